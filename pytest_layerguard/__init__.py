@@ -1,0 +1,11 @@
+"""Judge bets on compressing language models, and remember which ones were lost."""
+
+from typing import Final
+
+__all__ = ["LayerguardWarning", "__version__"]
+
+__version__: Final = "0.1.0"
+
+
+class LayerguardWarning(UserWarning):
+    """Something a reader of the verdicts should know that does not fail the build."""

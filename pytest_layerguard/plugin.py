@@ -1,0 +1,1 @@
+"""The hooks by which pytest knows this package."""
