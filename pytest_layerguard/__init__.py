@@ -1,10 +1,8 @@
 """Judge bets on compressing language models, and remember which ones were lost."""
 
-from typing import Final
-
 __all__ = ["LayerguardWarning", "__version__"]
 
-__version__: Final = "0.1.0"
+__version__ = "0.1.0"
 
 
 class LayerguardWarning(UserWarning):
