@@ -1,0 +1,380 @@
+"""The interventions of format 1, and what each may be told."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from pytest_layerguard.bet.part import BetPart, Whole, refusal
+from pytest_layerguard.bet.targets import LAYERS_FORMS, PAIRS_FORMS, LayersTarget, PairsTarget
+from pytest_layerguard.bet.texts import TextSource
+
+ALL_LAYERS: Final = LayersTarget(each=False, indices=None)
+_LARGEST_SEED: Final = 2**32 - 1
+
+Parts = Literal["experts", "linear"]
+Scale = Literal["tensor", "row", "group"]
+Count = Annotated[Whole, Field(ge=1, le=9_999)]
+Seed = Annotated[Whole, Field(ge=0, le=_LARGEST_SEED)]
+GroupSize = Annotated[Whole, Field(ge=2, le=65_536)]
+
+
+class Arguments(BetPart):
+    """What one intervention is told; the base of every kind, also of other packages' kinds.
+
+    ``measures`` names the metrics that only this kind of intervention gives.
+    """
+
+    measures: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether this is done to each of several targets in turn."""
+        return False
+
+    @property
+    def sweep_target(self) -> LayersTarget | PairsTarget | None:
+        """The target that is swept; two arms with equal ones have the same variants."""
+        return None
+
+    def variants(self, layers: int) -> tuple[Self, ...]:
+        """Return one set of arguments per variant on a model of ``layers``; raises TargetError."""
+        return (self,)
+
+    @abstractmethod
+    def slug(self) -> str:
+        """Return the variant's name: ``skip-3``."""
+
+    def target(self) -> str:
+        """Return what the variant touches, ``3`` or ``4-5``: the variants of several arms meet by it."""
+        return ""
+
+
+class LayersArguments(Arguments):
+    """Arguments of a kind that touches layers."""
+
+    layers: LayersTarget = Field(description=f"the layers: {LAYERS_FORMS}")
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether each layer is a variant of its own."""
+        return self.layers.each
+
+    @property
+    def sweep_target(self) -> LayersTarget | None:
+        """The layers that are swept."""
+        return self.layers if self.layers.each else None
+
+    def variants(self, layers: int) -> tuple[Self, ...]:
+        """Return one set of arguments per variant, with indices from 0; raises TargetError."""
+        resolved = self.layers.resolve(layers)
+        if self.layers.indices is None and not self.layers.each:
+            return (self,)
+        return tuple(
+            self.model_copy(update={"layers": LayersTarget(each=False, indices=indices)})
+            for indices in resolved
+        )
+
+    def target(self) -> str:
+        """Return ``3`` or ``3-5``, and nothing for all layers."""
+        return "" if self.layers.indices is None else self.layers.label()
+
+
+class PairsArguments(Arguments):
+    """Arguments of a kind that touches pairs of layers."""
+
+    measures: ClassVar[frozenset[str]] = frozenset({"swap_kl"})
+    pairs: PairsTarget = Field(description=f"the pairs of layers: {PAIRS_FORMS}")
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether each pair is a variant of its own."""
+        return self.pairs.each
+
+    @property
+    def sweep_target(self) -> PairsTarget | None:
+        """The pairs that are swept."""
+        return self.pairs if self.pairs.each else None
+
+    def variants(self, layers: int) -> tuple[Self, ...]:
+        """Return one set of arguments per variant, with pairs i < j; raises TargetError."""
+        return tuple(
+            self.model_copy(update={"pairs": PairsTarget(each=False, pairs=pairs)})
+            for pairs in self.pairs.resolve(layers)
+        )
+
+    def target(self) -> str:
+        """Return ``4-5``."""
+        return self.pairs.label()
+
+
+class SkipLayers(LayersArguments):
+    """The layer becomes the identity."""
+
+    def slug(self) -> str:
+        """Return ``skip-3``."""
+        return f"skip-{self.layers.label()}"
+
+
+class ZeroLayers(LayersArguments):
+    """Every parameter of the layer becomes zero, but for those that ``keep`` names."""
+
+    keep: Literal["post_norms", "none"] = Field(
+        default="post_norms",
+        description="post_norms keeps post-attention and post-feed-forward norms; none keeps nothing",
+    )
+
+    def slug(self) -> str:
+        """Return ``zero-3``."""
+        return f"zero-{self.layers.label()}"
+
+
+class ReinitializeLayers(LayersArguments):
+    """Parameters are drawn anew by the model's own initialiser."""
+
+    seed: Seed = Field(default=0, description="the seed of the draw")
+
+    def slug(self) -> str:
+        """Return ``reinitialize-3``."""
+        return f"reinitialize-{self.layers.label()}"
+
+
+class ReplaceLayers(PairsArguments):
+    """Slot i runs with layer j's weights; each pair is measured in both directions."""
+
+    def slug(self) -> str:
+        """Return ``replace-4-5``."""
+        return f"replace-{self.pairs.label()}"
+
+
+class InterchangeLayers(PairsArguments):
+    """Slots i and j exchange weights."""
+
+    def slug(self) -> str:
+        """Return ``interchange-4-5``."""
+        return f"interchange-{self.pairs.label()}"
+
+
+class RemoveLayers(Arguments):
+    """``count`` layers are dropped, chosen by a score, or those that are listed."""
+
+    count: Count | None = Field(default=None, description="how many layers to drop")
+    guided_by: Literal["replacement", "interchange", "block_influence"] | None = Field(
+        default=None, description="the score that chooses them"
+    )
+    layers: LayersTarget | None = Field(
+        default=None, description="the layers to drop, as an index or a list"
+    )
+
+    @model_validator(mode="after")
+    def _chosen_one_way(self) -> Self:
+        if self.layers is None:
+            if self.count is None or self.guided_by is None:
+                raise refusal(
+                    "must say what to drop; allowed: count and guided_by together, or layers"
+                )
+        elif self.count is not None or self.guided_by is not None:
+            key = "count" if self.count is not None else "guided_by"
+            raise refusal("does not go with layers; allowed: count and guided_by, or layers", key)
+        elif self.layers.each or self.layers.indices is None:
+            raise refusal(
+                "must be an index or a list; to drop one layer at a time sweep with skip_layers",
+                "layers",
+            )
+        return self
+
+    def variants(self, layers: int) -> tuple[Self, ...]:
+        """Return the one variant, with indices from 0; raises TargetError."""
+        if self.layers is None:
+            return (self,)
+        target = LayersTarget(each=False, indices=self.layers.resolve(layers)[0])
+        return (self.model_copy(update={"layers": target}),)
+
+    def slug(self) -> str:
+        """Return ``remove-3-by-interchange`` or ``remove-4-9``."""
+        if self.layers is not None:
+            return f"remove-{self.layers.label()}"
+        return f"remove-{self.count}-by-{str(self.guided_by).replace('_', '-')}"
+
+    def target(self) -> str:
+        """Return ``4-9``, or nothing where a score chooses."""
+        return "" if self.layers is None else self.layers.label()
+
+
+class WeightsArguments(LayersArguments):
+    """Arguments of a kind that stores weights otherwise, in all layers unless told which."""
+
+    measures: ClassVar[frozenset[str]] = frozenset({"size_ratio"})
+    layers: LayersTarget = Field(default=ALL_LAYERS, description=f"the layers: {LAYERS_FORMS}")
+
+    def _named(self, name: str) -> str:
+        return name if self.layers.indices is None else f"{name}-{self.layers.label()}"
+
+
+class AverageExperts(WeightsArguments):
+    """Every expert of a layer becomes the mean of its experts."""
+
+    def slug(self) -> str:
+        """Return ``average-experts`` or ``average-experts-3``."""
+        return self._named("average-experts")
+
+
+class DropExperts(WeightsArguments):
+    """The least used experts of a layer leave the router's choice."""
+
+    count: Count = Field(description="how many experts of each layer to drop")
+
+    def slug(self) -> str:
+        """Return ``drop-experts-4`` or ``drop-4-experts-at-3``."""
+        if self.layers.indices is None:
+            return f"drop-{self.count}-experts"
+        return f"drop-{self.count}-experts-{self.layers.label()}"
+
+
+class _Grouped(WeightsArguments):
+    """Arguments of a kind that stores scales."""
+
+    parts: Parts = Field(
+        default="linear", description="experts (their matrices only) or linear (every matrix)"
+    )
+    group_size: GroupSize | None = Field(
+        default=None, description="weights per scale, with scale: group"
+    )
+
+    @model_validator(mode="after")
+    def _group_has_a_size(self) -> Self:
+        grouped = getattr(self, "scale", None) == "group"
+        if grouped and self.group_size is None:
+            raise refusal("is missing; with scale: group, how many weights share one", "group_size")
+        if not grouped and self.group_size is not None:
+            raise refusal("means nothing here; allowed with scale: group only", "group_size")
+        return self
+
+
+class TernaryWeights(_Grouped):
+    """1.58-bit absmean weights: -1, 0 or 1 times a scale."""
+
+    scale: Scale = Field(default="tensor", description="what shares one scale: tensor, row, group")
+
+    def slug(self) -> str:
+        """Return ``ternary-tensor``."""
+        return self._named(f"ternary-{self.scale}")
+
+
+class QuantizeWeights(_Grouped):
+    """Round-to-nearest integers times a scale."""
+
+    bits: Annotated[Whole, Field(ge=2, le=8)] = Field(description="bits per weight, 2 to 8")
+    scale: Scale = Field(default="row", description="what shares one scale: tensor, row, group")
+
+    def slug(self) -> str:
+        """Return ``quantize-4``."""
+        return self._named(f"quantize-{self.bits}")
+
+
+class PruneWeights(WeightsArguments):
+    """A share of the weights becomes zero."""
+
+    parts: Parts = Field(
+        default="linear", description="experts (their matrices only) or linear (every matrix)"
+    )
+    sparsity: float = Field(ge=0, le=1, description="the share that becomes zero, 0 to 1")
+    by: Literal["magnitude", "random"] = Field(
+        default="magnitude", description="magnitude (the smallest go) or random"
+    )
+    seed: Seed = Field(default=0, description="the seed of by: random")
+
+    def slug(self) -> str:
+        """Return ``prune-magnitude-50``."""
+        percent = f"{self.sparsity * 100:.4g}".replace(".", "p").replace("e-", "e")
+        return self._named(f"prune-{self.by}-{percent}")
+
+
+def _one_or_several(value: Any) -> Any:
+    return [value] if isinstance(value, dict | BetPart) else value
+
+
+class Train(Arguments):
+    """Training after what stands before it in the list.
+
+    All weights on text, or with ``objective: layer_output`` one layer at a time by the L2 distance
+    to the original layer's output.
+    """
+
+    steps: Annotated[Whole, Field(ge=1)] = Field(description="how many optimiser steps")
+    lr: float = Field(default=5e-5, gt=0, le=10, description="the learning rate")
+    optimizer: Literal["adamw", "adam", "sgd"] = Field(default="adamw", description="the optimiser")
+    text: Annotated[
+        tuple[TextSource, ...],
+        Field(min_length=1, max_length=8, strict=False),
+        BeforeValidator(_one_or_several, json_schema_input_type=TextSource | list[TextSource]),
+    ] = Field(description="the text to train on, or a list of texts that are mixed evenly")
+    objective: Literal["language_model", "layer_output"] = Field(
+        default="language_model", description="language_model or layer_output"
+    )
+    layers: LayersTarget | None = Field(
+        default=None, description="with objective: layer_output, the layers to train"
+    )
+    batch: Annotated[Whole, Field(ge=1)] = Field(default=8, description="windows per step")
+    seed: Seed = Field(default=0, description="the seed of the order of windows")
+
+    @model_validator(mode="after")
+    def _layers_go_with_their_objective(self) -> Self:
+        if self.objective == "layer_output" and self.layers is None:
+            raise refusal("is missing; with objective: layer_output, the layers to train", "layers")
+        if self.objective == "language_model" and self.layers is not None:
+            raise refusal("means nothing here; allowed with objective: layer_output", "layers")
+        return self
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether each layer is trained in a variant of its own."""
+        return self.layers is not None and self.layers.each
+
+    @property
+    def sweep_target(self) -> LayersTarget | None:
+        """The layers that are swept."""
+        return self.layers if self.is_sweep else None
+
+    def variants(self, layers: int) -> tuple[Self, ...]:
+        """Return one set of arguments per variant, with indices from 0; raises TargetError."""
+        if self.layers is None:
+            return (self,)
+        resolved = self.layers.resolve(layers)
+        if self.layers.indices is None and not self.layers.each:
+            return (self,)
+        return tuple(
+            self.model_copy(update={"layers": LayersTarget(each=False, indices=indices)})
+            for indices in resolved
+        )
+
+    def slug(self) -> str:
+        """Return ``train-200``."""
+        return f"train-{self.steps}"
+
+    def target(self) -> str:
+        """Return ``3`` for the layer that is trained, and nothing for all weights."""
+        if self.layers is None or self.layers.indices is None:
+            return ""
+        return self.layers.label()
+
+
+Kinds = Mapping[str, type[Arguments]]
+
+BUILTIN_KINDS: Final[Kinds] = {
+    "skip_layers": SkipLayers,
+    "zero_layers": ZeroLayers,
+    "reinitialize_layers": ReinitializeLayers,
+    "replace_layers": ReplaceLayers,
+    "interchange_layers": InterchangeLayers,
+    "remove_layers": RemoveLayers,
+    "average_experts": AverageExperts,
+    "drop_experts": DropExperts,
+    "ternary_weights": TernaryWeights,
+    "prune_weights": PruneWeights,
+    "quantize_weights": QuantizeWeights,
+    "train": Train,
+}

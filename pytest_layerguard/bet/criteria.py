@@ -1,0 +1,481 @@
+"""Criteria: expressions over metrics, evaluated on intervals to true, false or undecided."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import Any, Final
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from pytest_layerguard.bet import interval as arithmetic
+from pytest_layerguard.bet import syntax
+from pytest_layerguard.bet.interval import Interval, Truth
+from pytest_layerguard.bet.metrics import METRICS
+from pytest_layerguard.bet.part import refusal, shown
+from pytest_layerguard.bet.syntax import CriterionError, Node
+
+__all__ = [
+    "CriterionError",
+    "Evaluation",
+    "Expression",
+    "Interval",
+    "Reference",
+    "Row",
+    "Straddle",
+    "Truth",
+]
+
+_DIMENSIONS: Final = ("arm", "text", "checkpoint")
+_MOST_TOLD: Final = 4
+_LONGEST_FILLED: Final = 800
+_LARGEST_JOIN: Final = 200_000
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A metric as a criterion names it: ``interchange.kl`` has the prefix ``("interchange",)``."""
+
+    prefix: tuple[str, ...]
+    metric: str
+    column: int = field(default=0, compare=False)
+
+    def __str__(self) -> str:
+        """Return it as written."""
+        return ".".join((*self.prefix, self.metric))
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one variant on one text and checkpoint."""
+
+    variant: str
+    target: str
+    arm: str | None
+    text: str | None
+    checkpoint: str | None
+    metrics: Mapping[str, Interval]
+
+    @property
+    def label(self) -> str:
+        """The variant's name, with arm, text and checkpoint where there are such."""
+        names = [name for name in (self.arm, self.text, self.checkpoint) if name is not None]
+        return ".".join([*names, self.variant])
+
+
+@dataclass(frozen=True)
+class Straddle:
+    """A comparison that cannot be decided: the interval lies across the bar.
+
+    ``interval`` and ``bar`` are the two sides; ``metric`` is the first side as written.
+    """
+
+    metric: str
+    variant: str
+    interval: Interval
+    bar: Interval
+    comparison: str
+
+    def tokens_to_decide(self, tokens: int) -> int | None:
+        """Return how many tokens in all would decide in 80 % of cases, given ``tokens`` measured.
+
+        The interval's half-width shrinks with the square root of the number of windows; the factor
+        (1.96 + 0.84) / 1.96 is the usual one for a power of 80 % at a two-sided 5 %. None where no
+        number can be told: the estimate lies on the bar, or the interval is unbounded.
+        """
+        sides = (self.interval, self.bar)
+        scale: Callable[[float], float] = lambda value: value  # noqa: E731
+        if all(side.low > 0 and math.isfinite(side.high) for side in sides):
+            # Ratios and perplexities have symmetric intervals in log space.
+            scale = math.log
+        value, bar = scale(self.interval.value), scale(self.bar.value)
+        gap = abs(value - bar)
+        below = value < bar
+        upper, lower = (self.interval, self.bar) if below else (self.bar, self.interval)
+        width = (scale(upper.high) - scale(upper.value)) + (scale(lower.value) - scale(lower.low))
+        if gap == 0 or not math.isfinite(width) or not math.isfinite(gap):
+            return None
+        factor = (_POWER * width / gap) ** 2
+        return math.ceil(tokens * factor) if factor < 1e12 else None
+
+
+_POWER: Final = (1.959964 + 0.841621) / 1.959964
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an expression came to, with its numbers filled in for a reader."""
+
+    truth: Truth
+    filled: str
+    straddling: tuple[Straddle, ...] = ()
+
+
+class Expression:
+    """A criterion, parsed; equal to every other spelling of the same tree."""
+
+    def __init__(self, text: str, node: Node) -> None:
+        self.text = text
+        self.node = node
+
+    @classmethod
+    def parse(cls, text: str) -> Expression:
+        """Return the criterion; raises CriterionError with the column of what is wrong."""
+        node = syntax.parse(text, quantifiers=True, texts=False)
+        expression = cls(text.strip(), node)
+        if not expression.references:
+            raise CriterionError("names no metric, so nothing measured could change it", 0)
+        return expression
+
+    @cached_property
+    def references(self) -> frozenset[Reference]:
+        """Every metric that is named, with its prefix."""
+        return frozenset(reference(name) for name in _names(self.node))
+
+    @property
+    def canonical(self) -> str:
+        """The one spelling of this tree."""
+        return syntax.written(self.node)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the trees are the same."""
+        return isinstance(other, Expression) and self.node == other.node
+
+    def __hash__(self) -> int:
+        """Return the tree's hash."""
+        return hash(self.node)
+
+    def __str__(self) -> str:
+        """Return the text."""
+        return " ".join(self.text.split())
+
+    def __repr__(self) -> str:
+        """Return the call that makes it."""
+        return f"Expression.parse({str(self)!r})"
+
+    def evaluate(self, rows: Sequence[Row]) -> Evaluation:
+        """Return whether the criterion holds on what was measured.
+
+        Raises CriterionError where a metric is missing, ambiguous or the arms do not line up.
+        """
+        finding = _Evaluator(rows).truth(self.node, None)
+        filled = f"{self}  ->  {finding.filled}"
+        if len(filled) > _LONGEST_FILLED:
+            filled = f"{filled[: _LONGEST_FILLED - 4]} ..."
+        return Evaluation(finding.truth, filled, finding.straddling)
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls._validated,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda expression: expression.canonical
+            ),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"type": "string", "minLength": 1, "maxLength": syntax.LONGEST}
+
+    @classmethod
+    def _validated(cls, value: object) -> Expression:
+        if isinstance(value, Expression):
+            return value
+        if not isinstance(value, str):
+            raise refusal(
+                f"must be an expression such as 'perplexity_ratio <= 3', not {shown(value)}"
+            )
+        try:
+            return cls.parse(value)
+        except CriterionError as error:
+            raise refusal(error.message, offset=error.column) from None
+
+
+def reference(name: syntax.Name) -> Reference:
+    """Return the metric that a dotted name stands for."""
+    return Reference(name.parts[:-1], name.parts[-1], name.column)
+
+
+def _names(node: Node) -> Iterable[syntax.Name]:
+    return (part for part in syntax.walk(node) if isinstance(part, syntax.Name))
+
+
+@dataclass(frozen=True)
+class _Finding:
+    truth: Truth
+    filled: str
+    straddling: tuple[Straddle, ...] = ()
+    distance: float = math.inf
+
+
+Binding = Mapping[Reference, Row]
+"""Which row each metric inside a quantifier is read from."""
+
+
+class _Evaluator:
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+
+    def truth(self, node: Node, binding: Binding | None) -> _Finding:
+        match node:
+            case syntax.Negation():
+                inner = self.truth(node.operand, binding)
+                return _Finding(~inner.truth, inner.filled, inner.straddling, inner.distance)
+            case syntax.Junction():
+                decide = Truth.all if node.word == "and" else Truth.any
+                parts = [self.truth(operand, binding) for operand in node.operands]
+                return _joined(decide(part.truth for part in parts), parts)
+            case syntax.Quantifier():
+                return self._quantified(node)
+            case syntax.Comparison():
+                return self._compared(node, binding)
+            case _:
+                raise AssertionError(f"not a truth: {node}")
+
+    def _quantified(self, node: syntax.Quantifier) -> _Finding:
+        decide = Truth.all if node.word == "all" else Truth.any
+        parts = []
+        for binding in self.bindings(node.operand):
+            part = self.truth(node.operand, binding)
+            parts.append(
+                _Finding(
+                    part.truth,
+                    f"{_label(binding)}: {part.filled}",
+                    part.straddling,
+                    part.distance,
+                )
+            )
+        return _joined(decide(part.truth for part in parts), parts)
+
+    def _compared(self, node: syntax.Comparison, binding: Binding | None) -> _Finding:
+        sides = [self.number(operand, binding) for operand in node.operands]
+        truths, straddling, distance = [], [], math.inf
+        for place, sign in enumerate(node.operators):
+            left, right = sides[place], sides[place + 1]
+            truths.append(left.compare(sign, right))
+            distance = min(distance, abs(left.value - right.value))
+            if truths[-1] is Truth.UNDECIDED:
+                straddling.append(self._straddle(node, place, left, right, binding))
+        truth = Truth.all(truths)
+        filled = self._filled(node.operands[0], sides[0], binding)
+        for sign, operand, side in zip(node.operators, node.operands[1:], sides[1:], strict=True):
+            filled = f"{filled} {sign} {self._filled(operand, side, binding)}"
+        undecided = tuple(straddling) if truth is Truth.UNDECIDED else ()
+        return _Finding(truth, f"{filled} is {truth.value}", undecided, distance)
+
+    def _straddle(
+        self,
+        node: syntax.Comparison,
+        place: int,
+        left: Interval,
+        right: Interval,
+        binding: Binding | None,
+    ) -> Straddle:
+        operands = (node.operands[place], node.operands[place + 1])
+        sides = (left, right)
+        if not any(True for _ in _names(operands[0])):
+            operands, sides = operands[::-1], sides[::-1]
+        if binding is not None:
+            variant = _label(binding)
+        else:
+            found = [self._extreme(part) for part in syntax.walk(operands[0])]
+            variant = next((label for label in found if label), "")
+        comparison = syntax.written(
+            syntax.Comparison((node.operands[place], node.operands[place + 1]), (node.operators[place],))
+        )
+        return Straddle(syntax.written(operands[0]), variant, *sides, comparison)
+
+    def _extreme(self, node: Node) -> str | None:
+        """Return the variant whose value a ``min`` or ``max`` is, or the one that a name means."""
+        if isinstance(node, syntax.Name):
+            try:
+                return self._only(reference(node)).label
+            except CriterionError:
+                return None
+        if not isinstance(node, syntax.Quantifier) or node.word not in ("min", "max"):
+            return None
+        choose = min if node.word == "min" else max
+        bindings = self.bindings(node.operand)
+        return _label(choose(bindings, key=lambda each: self.number(node.operand, each).value))
+
+    def _filled(self, node: Node, side: Interval, binding: Binding | None) -> str:
+        if isinstance(node, syntax.Number):
+            return syntax.number(node.value)
+        if isinstance(node, syntax.Name):
+            name = ".".join(node.parts)
+            return str(side) if binding is not None and len(node.parts) == 1 else f"{name} {side}"
+        extreme = self._extreme(node) if isinstance(node, syntax.Quantifier) else None
+        at = f" ({extreme})" if extreme else ""
+        return f"{syntax.written(node)} = {side}{at}"
+
+    def number(self, node: Node, binding: Binding | None) -> Interval:
+        match node:
+            case syntax.Number():
+                return Interval.point(node.value)
+            case syntax.Name():
+                named = reference(node)
+                row = binding[named] if binding is not None else self._only(named)
+                return row.metrics[named.metric]
+            case syntax.Negative():
+                return -self.number(node.operand, binding)
+            case syntax.Arithmetic():
+                left, right = self.number(node.left, binding), self.number(node.right, binding)
+                match node.operator:
+                    case "+":
+                        return left + right
+                    case "-":
+                        return left - right
+                    case "*":
+                        return left * right
+                    case _:
+                        return left / right
+            case syntax.Quantifier():
+                gather = {
+                    "min": arithmetic.least,
+                    "max": arithmetic.greatest,
+                    "mean": arithmetic.mean,
+                }[node.word]
+                bindings = self.bindings(node.operand)
+                return gather(self.number(node.operand, each) for each in bindings)
+            case _:
+                raise AssertionError(f"not a number: {node}")
+
+    def _only(self, named: Reference) -> Row:
+        rows = self._selected(named)
+        if len(rows) > 1:
+            labels = ", ".join(row.label for row in rows[:3])
+            raise CriterionError(
+                f"'{named}' means {len(rows)} measurements ({labels}, ...); say which by a "
+                "prefix, or range over them with any, all, min, max or mean",
+                named.column,
+            )
+        return rows[0]
+
+    def _selected(self, named: Reference) -> list[Row]:
+        """Return the rows that a reference ranges over; raises CriterionError if there are none."""
+        rows = [row for row in self.rows if all(_carries(row, name) for name in named.prefix)]
+        known = METRICS.get(named.metric)
+        having = [row for row in rows if named.metric in row.metrics]
+        if known is not None and known.spans_arms:
+            # One value for a pair of arms: whichever arm's rows carry it, it counts once.
+            having = list({(row.target, row.text, row.checkpoint): row for row in having}.values())
+        elif len(having) != len(rows):
+            missing = next(row for row in rows if named.metric not in row.metrics)
+            raise CriterionError(
+                f"'{named}' was not measured for {missing.label}", named.column
+            )
+        if not having:
+            raise CriterionError(f"'{named}' was not measured", named.column)
+        return having
+
+    def bindings(self, node: Node) -> list[Binding]:
+        """Return one binding for each thing that a quantifier ranges over.
+
+        References with different prefixes are joined by the target and by every dimension that
+        neither prefix names; one that has a single target goes with all targets of the others.
+        """
+        groups: dict[tuple[tuple[str, ...], bool], list[Reference]] = {}
+        for name in _names(node):
+            named = reference(name)
+            known = METRICS.get(named.metric)
+            spans = known is not None and known.spans_arms
+            groups.setdefault((tuple(sorted(named.prefix)), spans), []).append(named)
+        joined: list[_Match] | None = None
+        keyed: set[str] = set()
+        for (_, spans), references in groups.items():
+            rows = self._selected(references[0])
+            for other in references[1:]:
+                self._selected(other)
+            free = self._free(references[0], rows, spans=spans)
+            found = [_Match.of(row, free, references) for row in rows]
+            if joined is not None:
+                found = _natural_join(joined, found, sorted(keyed & free), references[0])
+            joined = found
+            keyed |= free
+        return [match.binding for match in joined or ()]
+
+    def _free(self, named: Reference, rows: Sequence[Row], *, spans: bool) -> set[str]:
+        """Return the dimensions in which the rows of a reference differ."""
+        names = set(named.prefix)
+        free = {
+            dimension
+            for dimension in _DIMENSIONS
+            if not any(getattr(row, dimension) in names for row in rows)
+        }
+        if spans:
+            free.discard("arm")
+        if len({row.target for row in rows}) > 1:
+            free.add("target")
+        return free
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A binding, and what its rows have in the dimensions that they are joined by."""
+
+    key: Mapping[str, object]
+    binding: Binding
+
+    @classmethod
+    def of(cls, row: Row, free: Iterable[str], references: Iterable[Reference]) -> _Match:
+        return cls({name: getattr(row, name) for name in free}, dict.fromkeys(references, row))
+
+    def at(self, names: Iterable[str]) -> tuple[object, ...]:
+        return tuple(self.key[name] for name in names)
+
+    def __or__(self, other: _Match) -> _Match:
+        return _Match({**self.key, **other.key}, {**self.binding, **other.binding})
+
+
+def _natural_join(
+    left: Sequence[_Match], right: Sequence[_Match], common: Sequence[str], named: Reference
+) -> list[_Match]:
+    """Return every pair that agrees in the common dimensions; raises if one stands alone."""
+    partners: dict[tuple[object, ...], list[_Match]] = {}
+    for match in right:
+        partners.setdefault(match.at(common), []).append(match)
+    lonely = {match.at(common): match for match in left if match.at(common) not in partners}
+    known = {match.at(common) for match in left}
+    lonely.update({at: found[0] for at, found in partners.items() if at not in known})
+    if lonely:
+        alone = _label(next(iter(lonely.values())).binding)
+        raise CriterionError(
+            f"around '{named}' the two sides do not line up: there is nothing beside {alone}; "
+            "use the same layers or pairs in both",
+            named.column,
+        )
+    joined: list[_Match] = []
+    for match in left:
+        joined.extend(match | partner for partner in partners[match.at(common)])
+        if len(joined) > _LARGEST_JOIN:
+            raise CriterionError("ranges over too many combinations", named.column)
+    return joined
+
+
+def _carries(row: Row, name: str) -> bool:
+    return name in (row.arm, row.text, row.checkpoint)
+
+
+def _label(binding: Binding) -> str:
+    rows = list(dict.fromkeys(row.label for row in binding.values()))
+    return " / ".join(rows)
+
+
+def _joined(truth: Truth, parts: Sequence[_Finding]) -> _Finding:
+    """Return what several come to, told by those that decide it, the closest call first."""
+    deciding = [part for part in parts if part.truth is truth]
+    deciding.sort(key=lambda part: part.distance)
+    told = [part.filled for part in islice(deciding, _MOST_TOLD)]
+    if len(deciding) > _MOST_TOLD:
+        told.append(f"and {len(deciding) - _MOST_TOLD} more")
+    straddling = tuple(straddle for part in deciding for straddle in part.straddling)
+    distance = min((part.distance for part in deciding), default=math.inf)
+    return _Finding(truth, "; ".join(told), straddling, distance)

@@ -1,0 +1,90 @@
+"""The metrics: one table for criteria, documentation and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
+
+Needs = Literal["nothing", "sample", "pairs", "protocols", "weights", "registered"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric that a criterion may name.
+
+    ``needs`` says what a bet must hold for it to be measured; ``low`` and ``high`` bound it by its
+    definition; ``whole`` means that it counts. ``spans_arms``: one value for a pair of arms.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    needs: Needs = "nothing"
+    low: float = float("-inf")
+    high: float = float("inf")
+    whole: bool = False
+    spans_arms: bool = False
+
+
+_TABLE: Final = (
+    Metric("perplexity", "1", "exp of the mean token loss", low=1),
+    Metric("base_perplexity", "1", "exp of the mean token loss of the untouched model", low=1),
+    Metric(
+        "perplexity_ratio",
+        "1",
+        "exp of the mean difference of token losses, variant minus base, on identical tokens",
+        low=0,
+    ),
+    Metric(
+        "unique_tokens",
+        "tokens",
+        "distinct token ids in a greedy sample (the fewest over the prompts)",
+        needs="sample",
+        low=1,
+        whole=True,
+    ),
+    Metric(
+        "base_unique_tokens",
+        "tokens",
+        "distinct token ids in a greedy sample of the untouched model (the fewest over the prompts)",
+        needs="sample",
+        low=1,
+        whole=True,
+    ),
+    Metric(
+        "kl", "nats per token", "mean KL(base || variant) of the next-token distributions", low=0
+    ),
+    Metric(
+        "swap_kl",
+        "nats per token",
+        "replacement: the larger of the two directed means; interchange: the one mean",
+        needs="pairs",
+        low=0,
+    ),
+    Metric(
+        "protocol_gap",
+        "nats per token",
+        "replacement swap_kl minus interchange swap_kl, of a pair or averaged over pairs",
+        needs="protocols",
+        spans_arms=True,
+    ),
+    Metric(
+        "top1_agreement",
+        "share",
+        "positions whose most likely token is the base's",
+        low=0,
+        high=1,
+    ),
+    Metric(
+        "size_ratio",
+        "share",
+        "bytes of the intervened weights as the intervention would store them, over the base's",
+        needs="weights",
+        low=0,
+    ),
+)
+
+METRICS: Final[Mapping[str, Metric]] = MappingProxyType({metric.name: metric for metric in _TABLE})
+"""The built-in metrics by name."""

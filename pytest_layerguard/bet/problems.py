@@ -1,0 +1,73 @@
+"""What is wrong with a bet file, told to the person who wrote it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Final
+
+_WIDEST_EXCERPT: Final = 100
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufff9-\ufffb]"
+)
+
+
+def printable(text: str) -> str:
+    """Return text on one line, with nothing in it that a terminal or a CI runner would obey."""
+    escaped = _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text.replace("\t", " "))
+    # GitHub's runner obeys this older form of a workflow command anywhere in a line.
+    return escaped.replace("##[", "## [")
+
+
+def suggestion(word: object, allowed: Iterable[str]) -> str:
+    """Return ", did you mean 'x'?" for a misspelt word, or nothing."""
+    if not isinstance(word, str):
+        return ""
+    close = get_close_matches(word[:100], list(allowed), n=1, cutoff=0.6)
+    return f", did you mean '{close[0]}'?" if close else ""
+
+
+def excerpt(line_text: str, line: int, column: int) -> str:
+    """Return the offending line with a caret under the 1-based column, both cut to a readable width."""
+    start = max(0, column - 1 - _WIDEST_EXCERPT // 2) if len(line_text) > _WIDEST_EXCERPT else 0
+    before = printable(line_text[start : column - 1])
+    after = printable(line_text[column - 1 : start + _WIDEST_EXCERPT])
+    lead = "..." if start else ""
+    tail = "..." if len(line_text) > start + _WIDEST_EXCERPT else ""
+    gutter = f"{line:>5} | "
+    caret = " " * (len(gutter) - 2) + "| " + " " * (len(lead) + len(before)) + "^"
+    return f"{gutter}{lead}{before}{after}{tail}\n{caret}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, with its place; line and column count from 1."""
+
+    path: Path
+    line: int
+    column: int
+    key: str
+    message: str
+    excerpt: str = ""
+
+    def __str__(self) -> str:
+        """``path:line:column: key.path: what is wrong; what is allowed``, then the line and a caret."""
+        key = f"{printable(self.key)}: " if self.key else ""
+        place = f"{printable(str(self.path))}:{self.line}:{self.column}"
+        head = f"{place}: {key}{printable(self.message)}"
+        return f"{head}\n{self.excerpt}" if self.excerpt else head
+
+
+class BetFileError(Exception):
+    """A bet file that cannot be taken, with everything that is wrong in it."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        """Every problem, one after the other."""
+        return "\n".join(str(problem) for problem in self.problems)

@@ -1,0 +1,193 @@
+"""Which models a falsification closes: an expression over what a configuration says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from pytest_layerguard.bet import syntax
+from pytest_layerguard.bet.interval import Interval, Truth
+from pytest_layerguard.bet.part import refusal, shown
+from pytest_layerguard.bet.problems import suggestion
+from pytest_layerguard.bet.syntax import CriterionError, Node
+
+FACTS: Final[Mapping[str, type]] = MappingProxyType(
+    {
+        "parameters": float,
+        "layers": float,
+        "experts": float,
+        "hidden_size": float,
+        "family": str,
+        "name": str,
+    }
+)
+"""What an expression over models may name, and whether it is a number or text."""
+
+Fact = float | str | None
+
+
+class ModelScope:
+    """``models:`` of a falsification, parsed; equal to every other spelling of the same tree."""
+
+    def __init__(self, text: str, node: Node) -> None:
+        self.text = text
+        self.node = node
+
+    @classmethod
+    def parse(cls, text: str) -> ModelScope:
+        """Return the scope; raises CriterionError with the column of what is wrong."""
+        node = syntax.parse(text, quantifiers=False, texts=True)
+        for part in syntax.walk(node):
+            _check(part)
+        return cls(text.strip(), node)
+
+    @property
+    def facts(self) -> frozenset[str]:
+        """The facts that are named."""
+        names = (part for part in syntax.walk(self.node) if isinstance(part, syntax.Name))
+        return frozenset(name.parts[0] for name in names)
+
+    @property
+    def canonical(self) -> str:
+        """The one spelling of this tree."""
+        return syntax.written(self.node)
+
+    def covers(self, facts: Mapping[str, Fact]) -> Truth:
+        """Return whether a model with these facts is inside; undecided where one is not known."""
+        return _truth(self.node, facts)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the trees are the same."""
+        return isinstance(other, ModelScope) and self.node == other.node
+
+    def __hash__(self) -> int:
+        """Return the tree's hash."""
+        return hash(self.node)
+
+    def __str__(self) -> str:
+        """Return the text."""
+        return " ".join(self.text.split())
+
+    def __repr__(self) -> str:
+        """Return the call that makes it."""
+        return f"ModelScope.parse({str(self)!r})"
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls._validated,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda scope: scope.canonical
+            ),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"type": "string", "minLength": 1, "maxLength": syntax.LONGEST}
+
+    @classmethod
+    def _validated(cls, value: object) -> ModelScope:
+        if isinstance(value, ModelScope):
+            return value
+        if not isinstance(value, str):
+            raise refusal(
+                f"must be an expression such as 'parameters <= 1e8', not {shown(value)}"
+            )
+        try:
+            return cls.parse(value)
+        except CriterionError as error:
+            raise refusal(error.message, offset=error.column) from None
+
+
+def _check(node: Node) -> None:
+    match node:
+        case syntax.Name() if node.parts[0] not in FACTS or len(node.parts) > 1:
+            name = ".".join(node.parts)
+            close = suggestion(name, FACTS) or ";"
+            raise CriterionError(
+                f"'{name}' is not known of a model{close} allowed: {', '.join(FACTS)}", node.column
+            )
+        case syntax.Comparison():
+            texts = [_is_text(operand) for operand in node.operands]
+            if any(texts) and not all(texts):
+                raise CriterionError(
+                    "compares text with a number; family and name are text in quotes, "
+                    "the others are numbers",
+                    node.column,
+                )
+            if any(texts) and set(node.operators) - {"==", "!="}:
+                raise CriterionError("text can only be compared with == or !=", node.column)
+        case syntax.Arithmetic() | syntax.Negative():
+            for part in syntax.parts_of(node):
+                if _is_text(part):
+                    raise CriterionError("is text where a number is wanted", part.column)
+        case _:
+            pass
+
+
+def _is_text(node: Node) -> bool:
+    return isinstance(node, syntax.Text) or (
+        isinstance(node, syntax.Name) and FACTS[node.parts[0]] is str
+    )
+
+
+def _truth(node: Node, facts: Mapping[str, Fact]) -> Truth:
+    match node:
+        case syntax.Negation():
+            return ~_truth(node.operand, facts)
+        case syntax.Junction():
+            decide = Truth.all if node.word == "and" else Truth.any
+            return decide(_truth(operand, facts) for operand in node.operands)
+        case syntax.Comparison():
+            sides = [_value(operand, facts) for operand in node.operands]
+            return Truth.all(
+                _compared(sign, left, right)
+                for sign, left, right in zip(node.operators, sides, sides[1:], strict=False)
+            )
+        case _:
+            raise AssertionError(f"not a truth: {node}")
+
+
+def _compared(sign: str, left: Interval | str | None, right: Interval | str | None) -> Truth:
+    if isinstance(left, Interval) and isinstance(right, Interval):
+        return left.compare(sign, right)
+    if isinstance(left, str) and isinstance(right, str):
+        return Truth.of((left == right) == (sign == "=="))
+    return Truth.UNDECIDED
+
+
+def _value(node: Node, facts: Mapping[str, Fact]) -> Interval | str | None:
+    match node:
+        case syntax.Number():
+            return Interval.point(node.value)
+        case syntax.Text():
+            return node.value
+        case syntax.Name():
+            fact = facts.get(node.parts[0])
+            return fact if fact is None or isinstance(fact, str) else Interval.point(float(fact))
+        case syntax.Negative():
+            operand = _value(node.operand, facts)
+            return -operand if isinstance(operand, Interval) else None
+        case syntax.Arithmetic():
+            left, right = _value(node.left, facts), _value(node.right, facts)
+            if not isinstance(left, Interval) or not isinstance(right, Interval):
+                return None
+            match node.operator:
+                case "+":
+                    return left + right
+                case "-":
+                    return left - right
+                case "*":
+                    return left * right
+                case _:
+                    return left / right
+        case _:
+            raise AssertionError(f"not a value: {node}")

@@ -1,0 +1,347 @@
+"""Which layers, or pairs of layers, an intervention touches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Final, Literal
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from pytest_layerguard.bet.limits import DEFAULT_LIMITS, LARGEST_LAYER
+from pytest_layerguard.bet.part import refusal, shown, whole
+from pytest_layerguard.bet.problems import suggestion
+
+LAYERS_FORMS: Final = "all, an index, a list of indices, or {each: all} / {each: [0, 3]}"
+PAIRS_FORMS: Final = (
+    "a list of pairs [[4, 5], [8, 9]], or {each: all}, {each: adjacent}, {each: {max_gap: 3}}, "
+    "{each: [[4, 5], [8, 9]]}"
+)
+
+_INDEX_SCHEMA: Final = {"type": "integer", "minimum": -LARGEST_LAYER - 1, "maximum": LARGEST_LAYER}
+_INDICES_SCHEMA: Final = {
+    "type": "array",
+    "items": _INDEX_SCHEMA,
+    "minItems": 1,
+    "maxItems": DEFAULT_LIMITS.targets,
+    "uniqueItems": True,
+}
+_PAIR_SCHEMA: Final = {
+    "type": "array",
+    "items": _INDEX_SCHEMA,
+    "minItems": 2,
+    "maxItems": 2,
+    "uniqueItems": True,
+}
+_PAIRS_SCHEMA: Final = {
+    "type": "array",
+    "items": _PAIR_SCHEMA,
+    "minItems": 1,
+    "maxItems": DEFAULT_LIMITS.targets,
+}
+
+Pair = tuple[int, int]
+PairRule = Literal["all", "adjacent"]
+
+
+class TargetError(ValueError):
+    """A target that the model does not have."""
+
+
+@dataclass(frozen=True)
+class LayersTarget:
+    """``layers:`` of a bet: together in one variant, or each in a variant of its own.
+
+    ``indices`` is None for all layers. Negative indices count from the end.
+    """
+
+    each: bool
+    indices: tuple[int, ...] | None
+
+    @classmethod
+    def parse(cls, value: object) -> LayersTarget:
+        """Return the target for plain data; raises pydantic's ValidationError."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, dict):
+            return cls(each=True, indices=_each_layers(_only_each(value, LAYERS_FORMS)))
+        return cls(each=False, indices=_layers(value, ()))
+
+    def written(self) -> object:
+        """Return the target as plain data, one spelling for each meaning."""
+        listed: object = "all" if self.indices is None else sorted(self.indices)
+        return {"each": listed} if self.each else listed
+
+    def resolve(self, layers: int) -> tuple[tuple[int, ...], ...]:
+        """Return the layer indices of each variant, all in 0..layers-1; raises TargetError."""
+        if self.indices is None:
+            chosen = tuple(range(layers))
+        else:
+            chosen = tuple(_resolved(index, layers) for index in self.indices)
+            _refuse_twice(chosen, self.indices)
+        return tuple((index,) for index in chosen) if self.each else (chosen,)
+
+    def label(self) -> str:
+        """Return ``3``, ``3-5`` or ``all``, the end of a slug."""
+        if self.indices is None:
+            return "all"
+        return _joined(_signed(index) for index in sorted(self.indices))
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return _plain(cls.parse)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {
+            "description": LAYERS_FORMS,
+            "anyOf": [
+                {"const": "all"},
+                _INDEX_SCHEMA,
+                _INDICES_SCHEMA,
+                _each_schema({"const": "all"}, _INDICES_SCHEMA),
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class PairsTarget:
+    """``pairs:`` of a bet: listed pairs together in one variant, or each in one of its own.
+
+    ``rule`` chooses pairs by themselves (only with ``each``); otherwise ``pairs`` lists them.
+    A pair has no direction.
+    """
+
+    each: bool
+    pairs: tuple[Pair, ...] = ()
+    rule: PairRule | None = None
+    max_gap: int | None = None
+
+    @classmethod
+    def parse(cls, value: object) -> PairsTarget:
+        """Return the target for plain data; raises pydantic's ValidationError."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, dict):
+            return cls._swept(_only_each(value, PAIRS_FORMS))
+        pairs = _pairs(value, ())
+        _refuse_shared(pairs)
+        return cls(each=False, pairs=pairs)
+
+    @classmethod
+    def _swept(cls, each: object) -> PairsTarget:
+        if each == "all" or each == "adjacent":
+            return cls(each=True, rule="all" if each == "all" else "adjacent")
+        if isinstance(each, dict):
+            gap = whole(each.get("max_gap"))
+            if set(each) != {"max_gap"}:
+                raise refusal(f"must be {{max_gap: n}}; allowed: {PAIRS_FORMS}", "each")
+            if not _is_int(gap) or not 1 <= gap <= LARGEST_LAYER:
+                raise refusal("must be a whole number, 1 or more", "each", "max_gap")
+            # A gap of one has two spellings and one meaning.
+            return cls(each=True, rule="adjacent") if gap == 1 else cls(each=True, max_gap=gap)
+        return cls(each=True, pairs=_pairs(each, ("each",)))
+
+    def written(self) -> object:
+        """Return the target as plain data, one spelling for each meaning."""
+        listed: object = self.rule or [list(pair) for pair in sorted(map(_ordered, self.pairs))]
+        if self.max_gap is not None:
+            listed = {"max_gap": self.max_gap}
+        return {"each": listed} if self.each else listed
+
+    def resolve(self, layers: int) -> tuple[tuple[Pair, ...], ...]:
+        """Return the pairs (i < j) of each variant; raises TargetError."""
+        if self.rule is not None or self.max_gap is not None:
+            gap = 1 if self.rule == "adjacent" else self.max_gap or layers
+            chosen = tuple((i, j) for i, j in combinations(range(layers), 2) if j - i <= gap)
+            if not chosen:
+                raise TargetError(f"a model with {layers} layer(s) has no such pair")
+        else:
+            chosen = tuple(
+                _ordered((_resolved(i, layers), _resolved(j, layers))) for i, j in self.pairs
+            )
+            for (i, j), pair in zip(chosen, self.pairs, strict=True):
+                if i == j:
+                    raise TargetError(f"the pair {list(pair)} is layer {i} twice")
+            _refuse_twice(chosen, self.pairs)
+            if not self.each:
+                _refuse_twice([i for pair in chosen for i in pair], self.pairs)
+        return tuple((pair,) for pair in chosen) if self.each else (chosen,)
+
+    def label(self) -> str:
+        """Return ``4-5``, or ``4-5-8-9`` for two pairs together."""
+        if self.rule is not None:
+            return self.rule
+        if self.max_gap is not None:
+            return f"gap-{self.max_gap}"
+        return _joined(_signed(index) for pair in sorted(self.pairs) for index in pair)
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return _plain(cls.parse)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        gap = {
+            "type": "object",
+            "properties": {"max_gap": {"type": "integer", "minimum": 1, "maximum": LARGEST_LAYER}},
+            "required": ["max_gap"],
+            "additionalProperties": False,
+        }
+        return {
+            "description": PAIRS_FORMS,
+            "anyOf": [
+                _PAIR_SCHEMA,
+                _PAIRS_SCHEMA,
+                _each_schema({"enum": ["all", "adjacent"]}, gap, _PAIR_SCHEMA, _PAIRS_SCHEMA),
+            ],
+        }
+
+
+def _plain(parse: Any) -> CoreSchema:
+    return core_schema.no_info_plain_validator_function(
+        parse,
+        serialization=core_schema.plain_serializer_function_ser_schema(
+            lambda target: target.written()
+        ),
+    )
+
+
+def _each_schema(*forms: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {"each": {"anyOf": list(forms)}},
+        "required": ["each"],
+        "additionalProperties": False,
+    }
+
+
+def _only_each(value: dict[Any, Any], forms: str) -> object:
+    unknown = [key for key in value if key != "each"]
+    if unknown:
+        raise refusal(
+            f"unknown key{suggestion(unknown[0], ['each']) or ';'} allowed: {forms}", unknown[0]
+        )
+    if "each" not in value:
+        raise refusal(f"must not be an empty mapping; allowed: {forms}")
+    return value["each"]
+
+
+def _each_layers(value: object) -> tuple[int, ...] | None:
+    if value != "all" and not isinstance(value, list | tuple):
+        raise refusal(f"must be all or a list of indices, not {shown(value)}", "each")
+    return _layers(value, ("each",))
+
+
+def _layers(value: object, loc: tuple[str, ...]) -> tuple[int, ...] | None:
+    if value == "all":
+        return None
+    value = whole(value)
+    if _is_int(value):
+        return (_index(value, loc),)
+    if not isinstance(value, list | tuple):
+        close = suggestion(value, ["all"]) or ";"
+        raise refusal(f"must not be {shown(value)}{close} allowed: {LAYERS_FORMS}", *loc)
+    _refuse_size(value, loc)
+    indices = tuple(_index(item, (*loc, place)) for place, item in enumerate(value))
+    for place, index in enumerate(indices):
+        if index in indices[:place]:
+            raise refusal(f"names layer {index} twice; each layer once", *loc, place)
+    return indices
+
+
+def _pairs(value: object, loc: tuple[str, ...]) -> tuple[Pair, ...]:
+    if not isinstance(value, list | tuple):
+        close = suggestion(value, ["all", "adjacent"]) if loc else ""
+        raise refusal(f"must not be {shown(value)}{close or ';'} allowed: {PAIRS_FORMS}", *loc)
+    _refuse_size(value, loc)
+    if len(value) == 2 and all(_is_int(whole(item)) for item in value):
+        return (_pair(value, loc),)
+    pairs = tuple(_pair(item, (*loc, place)) for place, item in enumerate(value))
+    ordered = [_ordered(pair) for pair in pairs]
+    for place, pair in enumerate(ordered):
+        if pair in ordered[:place]:
+            raise refusal(f"names the pair {list(pair)} twice; each pair once", *loc, place)
+    return pairs
+
+
+def _pair(value: object, loc: tuple[str | int, ...]) -> Pair:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise refusal(f"must be a pair of layers such as [4, 5], not {shown(value)}", *loc)
+    first, second = (_index(item, (*loc, place)) for place, item in enumerate(value))
+    if first == second:
+        raise refusal(f"pairs layer {first} with itself; two different layers", *loc)
+    return first, second
+
+
+def _index(value: object, loc: tuple[str | int, ...]) -> int:
+    value = whole(value)
+    if not _is_int(value):
+        raise refusal(f"must be a layer's index (a whole number), not {shown(value)}", *loc)
+    if not -LARGEST_LAYER - 1 <= value <= LARGEST_LAYER:
+        raise refusal(f"must lie between {-LARGEST_LAYER - 1} and {LARGEST_LAYER}", *loc)
+    return value
+
+
+def _is_int(value: object) -> Any:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _refuse_size(value: Sequence[object], loc: tuple[str, ...]) -> None:
+    if not value:
+        raise refusal("must not be empty; name at least one", *loc)
+    if len(value) > DEFAULT_LIMITS.targets:
+        raise refusal(f"must have at most {DEFAULT_LIMITS.targets} entries", *loc)
+
+
+def _refuse_shared(pairs: Sequence[Pair]) -> None:
+    seen: set[int] = set()
+    for place, pair in enumerate(pairs):
+        for index in pair:
+            if index in seen:
+                raise refusal(
+                    f"names layer {index} in two pairs of one variant; a layer can be in one, "
+                    "or write {each: ...} for a variant each",
+                    place,
+                )
+        seen.update(pair)
+
+
+def _resolved(index: int, layers: int) -> int:
+    if not -layers <= index < layers:
+        raise TargetError(
+            f"layer {index} is out of range: the model has {layers} layer(s), "
+            f"0 to {layers - 1} or -{layers} to -1"
+        )
+    return index + layers if index < 0 else index
+
+
+def _refuse_twice(chosen: Sequence[object], written: Sequence[object]) -> None:
+    if len(set(chosen)) != len(chosen):
+        names = ", ".join(str(item) for item in written)
+        raise TargetError(f"{names}: the same layer twice, once counted from the end")
+
+
+def _ordered(pair: Pair) -> Pair:
+    return pair if pair[0] < pair[1] else (pair[1], pair[0])
+
+
+def _signed(index: int) -> str:
+    return str(index) if index >= 0 else f"minus-{-index}"
+
+
+def _joined(parts: Any) -> str:
+    listed = list(parts)
+    if len(listed) <= 8:
+        return "-".join(listed)
+    return "-".join([*listed[:6], "and", str(len(listed) - 6), "more"])

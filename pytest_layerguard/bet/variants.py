@@ -1,0 +1,42 @@
+"""One list of interventions on a model of so many layers: its variants, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pytest_layerguard.bet.model import Intervention
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is done in one variant, with concrete targets, in order."""
+
+    slug: str
+    target: str
+    interventions: tuple[Intervention, ...]
+
+
+def variants(interventions: Sequence[Intervention], layers: int) -> tuple[Variant, ...]:
+    """Return the variants of a composition; sweeps in one composition go in step.
+
+    Raises TargetError where the model lacks a layer that is named.
+    """
+    columns = [intervention.arguments.variants(layers) for intervention in interventions]
+    count = max(len(column) for column in columns)
+    made = []
+    for place in range(count):
+        chosen = tuple(
+            Intervention(intervention.kind, column[place if len(column) > 1 else 0])
+            for intervention, column in zip(interventions, columns, strict=True)
+        )
+        swept = [
+            new.arguments
+            for new, old in zip(chosen, interventions, strict=True)
+            if old.arguments.is_sweep
+        ]
+        touched = swept[:1] or [each.arguments for each in chosen]
+        target = "-".join(dict.fromkeys(each.target() for each in touched if each.target()))
+        slug = "-then-".join(each.arguments.slug() for each in chosen)
+        made.append(Variant(slug, target, chosen))
+    return tuple(made)
