@@ -1,0 +1,108 @@
+"""The shapes of the reference models and the figures of their training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_layerguard.reference.tokenizer import VOCABULARY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from transformers import Qwen3MoeConfig
+
+CONTEXT: Final = 256
+LAYERS: Final = 4
+EXPERTS: Final = 16
+EXPERT_WIDTH: Final = 256
+HEADS: Final = 4
+HEAD_WIDTH: Final = 16
+ROPE_THETA: Final = 10_000.0
+NORM_EPSILON: Final = 1e-6
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One reference model and how it is trained.
+
+    Attributes:
+        name: The name that a bet gives the model.
+        width: The width of the residual stream.
+        steps: Optimiser steps.
+        learning_rate: The peak of the schedule.
+        batch: Windows of ``CONTEXT`` tokens in one step.
+        warmup: Steps up to the peak.
+        weight_decay: Of AdamW, on matrices only.
+        balance: The weight of the balancing loss, beside a loss in nats per token.
+    """
+
+    name: str
+    width: int
+    steps: int
+    learning_rate: float
+    batch: int = 16
+    warmup: int = 100
+    weight_decay: float = 0.1
+    balance: float = 0.01
+
+    @property
+    def initial_std(self) -> float:
+        """The standard deviation of the initial matrices."""
+        # A fixed 0.02 would leave the narrow model's layers near nothing for most of its training.
+        return 0.5 / math.sqrt(self.width)
+
+    @property
+    def tokens(self) -> int:
+        """The tokens seen in training, each of them once."""
+        return self.steps * self.batch * CONTEXT
+
+
+SHAPES: Final[Mapping[str, Shape]] = MappingProxyType(
+    {
+        "reference": Shape(name="reference", width=16, steps=3000, learning_rate=2e-2),
+        "reference-wide": Shape(name="reference-wide", width=64, steps=2500, learning_rate=8e-3),
+    }
+)
+
+
+def configuration(shape: Shape) -> Qwen3MoeConfig:
+    """Builds the transformers configuration of a shape.
+
+    The top-1 weight is left as the router's own probability (``norm_topk_prob=False``): normalised
+    it would be 1 whatever the router says, and the router would learn nothing from the text.
+
+    Args:
+        shape: The shape.
+
+    Returns:
+        A configuration for ``AutoModelForCausalLM.from_config``.
+    """
+    from transformers import Qwen3MoeConfig
+
+    figures: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": shape.width,
+        "intermediate_size": EXPERT_WIDTH,
+        "moe_intermediate_size": EXPERT_WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": HEADS,
+        "head_dim": HEAD_WIDTH,
+        "num_experts": EXPERTS,
+        "num_experts_per_tok": 1,
+        "norm_topk_prob": False,
+        "output_router_logits": False,
+        "router_aux_loss_coef": shape.balance,
+        "max_position_embeddings": CONTEXT,
+        "rope_theta": ROPE_THETA,
+        "rms_norm_eps": NORM_EPSILON,
+        "initializer_range": shape.initial_std,
+        "tie_word_embeddings": False,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+    }
+    return Qwen3MoeConfig(**figures)
