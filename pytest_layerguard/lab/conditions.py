@@ -1,0 +1,50 @@
+"""Under which conditions bets are measured here: what the user allows, and on what machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Progress = Callable[[str], None]
+"""Is told, in one line, what the laboratory is about to do."""
+
+ROOT_FLAG: Final = "--layerguard-root"
+UNPINNED_FLAG: Final = "--layerguard-allow-unpinned"
+REMOTE_CODE_FLAG: Final = "--layerguard-allow-remote-code"
+DEVICE_FLAG: Final = "--layerguard-device"
+
+
+def silent(_line: str) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the user who runs the bets allows; no bet can change it.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        worker: Number of this process among those that share the machine; ``auto`` and ``cuda``
+            deal the visible GPUs out by it.
+        roots: Folders outside a bet's own tree from which it may read.
+        allow_unpinned: Whether hub revisions that are not pinned may be measured.
+        allow_remote_code: Whether a model may bring Python code of its own.
+        cache: Where results are kept from run to run; ``None`` for nowhere.
+        largest_text: Bytes of the largest text file that is read.
+        patience: Seconds that are waited in all where the hub asks for patience (429).
+        progress: Is told what is about to happen.
+    """
+
+    device: str = "auto"
+    worker: int = 0
+    roots: tuple[Path, ...] = ()
+    allow_unpinned: bool = False
+    allow_remote_code: bool = False
+    cache: Path | None = None
+    largest_text: int = 2**30
+    patience: float = 60.0
+    progress: Progress = silent

@@ -1,0 +1,82 @@
+"""Which device a bet is measured on, and whether it is what the bet needs."""
+
+from __future__ import annotations
+
+from pytest_layerguard.lab.conditions import DEVICE_FLAG, Conditions
+from pytest_layerguard.lab.errors import UnavailableError
+
+
+def resolve(conditions: Conditions) -> str:
+    """Say which device is measured on, as torch names it.
+
+    Returns:
+        ``cpu``, ``cuda:N`` or ``mps``. ``auto`` takes a GPU where there is one; ``auto`` and
+        ``cuda`` deal the visible GPUs out by the worker's number.
+
+    Raises:
+        UnavailableError: If the device that was asked for is not there.
+    """
+    import torch
+
+    wanted = conditions.device
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    metal = torch.backends.mps.is_available()
+    if wanted == "auto":
+        wanted = "cuda" if gpus else "mps" if metal else "cpu"
+    if wanted == "cuda" and gpus:
+        return f"cuda:{conditions.worker % gpus}"
+    if wanted.startswith("cuda:") and int(wanted.removeprefix("cuda:")) < gpus:
+        return wanted
+    if wanted == "cpu" or (wanted == "mps" and metal):
+        return wanted
+    raise UnavailableError(
+        f"{DEVICE_FLAG} {conditions.device}: there is no such device here. There is: "
+        f"{', '.join(['cpu', *(['mps'] if metal else []), *map(_described, range(gpus))])}."
+    )
+
+
+def require_gpu(needed: int, device: str) -> None:
+    """Refuse a device with less memory than a bet needs.
+
+    Args:
+        needed: Bytes of GPU memory.
+        device: What :func:`resolve` returned.
+
+    Raises:
+        UnavailableError: If it has less, or is no GPU; says what is there and what is needed.
+    """
+    import torch
+
+    if not device.startswith("cuda"):
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        there = (
+            f"this run measures on {device}, though there is {', '.join(map(_described, range(gpus)))}"
+            if gpus
+            else f"this machine has no CUDA GPU (it measures on {device})"
+        )
+        raise UnavailableError(f"needs a GPU with {_size(needed)}; {there}")
+    index = int(device.removeprefix("cuda:"))
+    if torch.cuda.get_device_properties(index).total_memory < needed:
+        raise UnavailableError(f"needs a GPU with {_size(needed)}; there is {_described(index)}")
+
+
+def name(device: str) -> str:
+    """Return what people call a device: the GPU's name, or the processor's architecture."""
+    import platform
+
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return platform.machine()
+
+
+def _described(index: int) -> str:
+    import torch
+
+    properties = torch.cuda.get_device_properties(index)
+    return f"cuda:{index} ({properties.name}, {_size(properties.total_memory)})"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.3g} GiB"

@@ -1,0 +1,50 @@
+"""Digests of files and of token ids: what a result is bound to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from array import array
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+_known: dict[tuple[Path, int, int, int], str] = {}
+
+
+def of_file(path: Path) -> str:
+    """Return ``sha256:`` and 64 hex digits of a file's content, read in pieces.
+
+    A file that has not changed since, by size and time, is not read again.
+    """
+    resolved = path.resolve()
+    with resolved.open("rb") as file:
+        status = os.fstat(file.fileno())
+        key = (resolved, status.st_ino, status.st_size, status.st_mtime_ns)
+        if key not in _known:
+            _known[key] = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    return _known[key]
+
+
+def of_files(files: Mapping[str, Path]) -> str:
+    """Return the digest of one file as it is, or of several by name and content."""
+    if len(files) == 1:
+        return of_file(next(iter(files.values())))
+    lines = "".join(f"{of_file(files[name])} {name}\n" for name in sorted(files))
+    return of_text(lines)
+
+
+def of_text(text: str) -> str:
+    """Return the digest of a text in UTF-8."""
+    return f"sha256:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+def of_ids(ids: Sequence[int]) -> str:
+    """Return the digest of token ids as little-endian 64-bit integers."""
+    numbers = array("q", ids)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return f"sha256:{hashlib.sha256(numbers.tobytes()).hexdigest()}"

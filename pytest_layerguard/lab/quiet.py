@@ -1,0 +1,101 @@
+"""Keeping the libraries' chatter out of a run that has its own words."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import warnings
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LIBRARIES: Final = ("transformers", "huggingface_hub", "datasets", "accelerate", "fsspec", "torch")
+_TOKEN: Final = re.compile(r"\bhf_[A-Za-z0-9]{4,}|(?<=[Bb]earer )\S+")
+_TOKEN_VARIABLES: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+class _Kept(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@contextmanager
+def quiet() -> Iterator[list[str]]:
+    """Silence logs, warnings and progress bars of the model libraries for the time of a block.
+
+    Yields:
+        What they would have logged at warning level or above, for an error to be explained by.
+    """
+    kept = _Kept()
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        for name in _LIBRARIES:
+            stack.enter_context(_diverted(logging.getLogger(name), kept))
+        stack.enter_context(_transformers_bar())
+        stack.enter_context(_hub_bar())
+        yield kept.lines
+
+
+def scrubbed(text: str) -> str:
+    """Return a library's text without access tokens and without terminal control characters."""
+    for variable in _TOKEN_VARIABLES:
+        if token := os.environ.get(variable, "").strip():
+            text = text.replace(token, "***")
+    text = _TOKEN.sub("***", text)
+    return "".join(character for character in text if character.isprintable() or character == "\n")
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an exception says in its first line, fit to be shown."""
+    lines = [line.strip() for line in scrubbed(str(error)).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
+@contextmanager
+def _diverted(logger: logging.Logger, handler: logging.Handler) -> Iterator[None]:
+    handlers, propagate = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate
+
+
+@contextmanager
+def _transformers_bar() -> Iterator[None]:
+    from transformers.utils import logging as chatter
+
+    if not chatter.is_progress_bar_enabled():
+        yield
+        return
+    chatter.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        chatter.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _hub_bar() -> Iterator[None]:
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()

@@ -1,0 +1,172 @@
+"""The texts that bets are measured on.
+
+Rows of a dataset are joined by their own newlines: a row that is not empty and does not end with
+one gets one before the next row; empty rows leave no trace. With ``join`` that text stands between
+every two rows instead, empty ones included, and nothing else is added.
+
+A text may be endless, or larger than the disk. Whoever needs its first N tokens says so, and it is
+read, in whole rows, until it has plenty for them: at least 262,144 characters and at least eight
+for every token. If these make too few tokens, twice as much is read. So scoring the first 4,096
+tokens of a corpus reads neither all of it nor so little that the last of them could feel where the
+reading stopped, and how much is read depends on nothing but the text, the tokenizer and N.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from io import StringIO
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from pytest_layerguard import reference
+from pytest_layerguard.bet.texts import FileText, LocalDatasetText, ReferenceText
+from pytest_layerguard.lab import digests
+from pytest_layerguard.lab.errors import LabError
+from pytest_layerguard.lab.paths import Reach, quoted
+from pytest_layerguard.lab.tokens import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from transformers import PreTrainedTokenizerBase
+
+    from pytest_layerguard.bet.texts import TextSource
+    from pytest_layerguard.lab.conditions import Conditions
+
+_TRAINING_SEED: Final = 0
+"""The seed of the text that the shipped models were trained on."""
+_TRAINING_BOOKS: Final = 4_096
+"""Where that text ends for a bet: some 25 million characters."""
+_FIRST: Final = 2**18
+_PER_TOKEN: Final = 8
+_MARGIN: Final = 64
+"""Tokens next to where the reading stopped, which might differ if it had gone on."""
+
+
+class Texts:
+    """Reads the texts that one bet file may read.
+
+    Args:
+        conditions: What the user allows.
+        bet_file: The bet's file.
+        bets: The bet folder; files are read below the folder that holds it.
+    """
+
+    def __init__(self, conditions: Conditions, bet_file: Path, bets: Path) -> None:
+        self._conditions = conditions
+        self._reach = Reach.of(bet_file, bets, conditions)
+
+    def read(
+        self,
+        source: TextSource,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        tokens: int | None = None,
+    ) -> str:
+        """Read a text, whole or as much as is needed.
+
+        Args:
+            source: Where it is.
+            tokenizer: Of the model that is to read it; needed with ``tokens``.
+            tokens: How many tokens are wanted from its beginning; ``None`` for the whole text.
+
+        Returns:
+            Text that makes at least that many tokens, if there is so much of it.
+
+        Raises:
+            LabError: If the text is missing, is not what the bet says, or is no text.
+            UnavailableError: If it cannot be had here.
+        """
+        pieces = self._pieces(source)
+        largest = self._conditions.largest_text
+        if tokens is None or tokenizer is None:
+            text, ended = _taken(pieces, "", largest)
+            if not ended:
+                raise LabError(
+                    f"the text has more than {largest:,} characters; say with measure.tokens how "
+                    "much of it is wanted"
+                )
+            return text
+        text, budget = "", max(_FIRST, _PER_TOKEN * tokens)
+        while True:
+            text, ended = _taken(pieces, text, min(budget, largest))
+            enough = ended or len(encode(tokenizer, text)) >= tokens + _MARGIN
+            if enough or len(text) >= largest:
+                return text
+            budget *= 2
+
+    def _pieces(self, source: TextSource) -> Iterator[str]:
+        if isinstance(source, ReferenceText):
+            return _reference(source)
+        if isinstance(source, FileText):
+            # By lines, so that no more of a long file is tokenised than is needed.
+            return iter(StringIO(self._file(source)))
+        from pytest_layerguard.lab import rows
+
+        if isinstance(source, LocalDatasetText):
+            path = self._reach.file(source.file, "file", largest=self._conditions.largest_text)
+            _check_digest(digests.of_file(path), source.sha256, source.file)
+            return joined(rows.of_file(source, path), source.join)
+        return joined(rows.of_hub(source, self._conditions), source.join)
+
+    def _file(self, source: FileText) -> str:
+        path = self._reach.file(source.file, "file", largest=self._conditions.largest_text)
+        # The digest is that of the very bytes that are measured.
+        content = path.read_bytes()
+        _check_digest(f"sha256:{hashlib.sha256(content).hexdigest()}", source.sha256, source.file)
+        try:
+            return content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise LabError(
+                f"file: {quoted(source.file)} is not UTF-8: byte {error.start:,} is "
+                f"0x{content[error.start]:02x}. Save it as UTF-8."
+            ) from None
+
+
+def joined(rows: Iterable[str], join: str | None) -> Iterator[str]:
+    """Yield a dataset's rows with what stands between them; the module's text says what."""
+    if join is not None:
+        for number, row in enumerate(rows):
+            yield f"{join}{row}" if number else row
+        return
+    gap = ""
+    for row in rows:
+        if row:
+            yield gap + row
+            gap = "" if row.endswith("\n") else "\n"
+
+
+def _reference(source: ReferenceText) -> Iterator[str]:
+    if source.reference == "heldout":
+        content = reference.HELDOUT.read_bytes()
+        if (
+            f"sha256:{hashlib.sha256(content).hexdigest()}"
+            != reference.manifest()["heldout"]["sha256"]
+        ):
+            raise LabError(
+                "reference: heldout is not the text that was shipped; reinstall pytest-layerguard"
+            )
+        return iter([content.decode("utf-8")])
+    from pytest_layerguard.reference.stories import books
+
+    return joined(islice(books(_TRAINING_SEED), _TRAINING_BOOKS), "\n\n")
+
+
+def _taken(pieces: Iterator[str], text: str, size: int) -> tuple[str, bool]:
+    """Add pieces to a text until it has that many characters; say whether they came to an end."""
+    taken = [text]
+    length = len(text)
+    for piece in pieces:
+        taken.append(piece)
+        length += len(piece)
+        if length > size:
+            return "".join(taken), False
+    return "".join(taken), True
+
+
+def _check_digest(found: str, stated: str | None, written: str) -> None:
+    if stated is not None and found != f"sha256:{stated}":
+        raise LabError(
+            f"file: {quoted(written)} has changed: its sha256 is {found.removeprefix('sha256:')}, and "
+            f"the bet says {stated}. Bring the old file back, or make a new bet on the new one."
+        )
