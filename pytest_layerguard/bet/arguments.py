@@ -49,7 +49,7 @@ class Arguments(BetPart):
         """Return the variant's name: ``skip-3``."""
 
     def target(self) -> str:
-        """Return what the variant touches, ``3`` or ``4-5``: the variants of several arms meet by it."""
+        """Return what the variant touches, ``3`` or ``4-5``: by it the arms' variants meet."""
         return ""
 
 
@@ -124,7 +124,7 @@ class ZeroLayers(LayersArguments):
 
     keep: Literal["post_norms", "none"] = Field(
         default="post_norms",
-        description="post_norms keeps post-attention and post-feed-forward norms; none keeps nothing",
+        description="post_norms (after attention and feed-forward) keep theirs, or none does",
     )
 
     def slug(self) -> str:

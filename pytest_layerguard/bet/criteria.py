@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from pytest_layerguard.bet import interval as arithmetic
@@ -18,6 +17,9 @@ from pytest_layerguard.bet.interval import Interval, Truth
 from pytest_layerguard.bet.metrics import METRICS
 from pytest_layerguard.bet.part import refusal, shown
 from pytest_layerguard.bet.syntax import CriterionError, Node
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
 __all__ = [
     "CriterionError",
@@ -162,16 +164,14 @@ class Expression:
 
         Raises CriterionError where a metric is missing, ambiguous or the arms do not line up.
         """
-        finding = _Evaluator(rows).truth(self.node, None)
+        finding = Evaluator(rows).truth(self.node, None)
         filled = f"{self}  ->  {finding.filled}"
         if len(filled) > _LONGEST_FILLED:
             filled = f"{filled[: _LONGEST_FILLED - 4]} ..."
         return Evaluation(finding.truth, filled, finding.straddling)
 
     @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
             cls._validated,
             serialization=core_schema.plain_serializer_function_ser_schema(
@@ -220,7 +220,7 @@ Binding = Mapping[Reference, Row]
 """Which row each metric inside a quantifier is read from."""
 
 
-class _Evaluator:
+class Evaluator:
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
 
@@ -289,7 +289,9 @@ class _Evaluator:
             found = [self._extreme(part) for part in syntax.walk(operands[0])]
             variant = next((label for label in found if label), "")
         comparison = syntax.written(
-            syntax.Comparison((node.operands[place], node.operands[place + 1]), (node.operators[place],))
+            syntax.Comparison(
+                (node.operands[place], node.operands[place + 1]), (node.operators[place],)
+            )
         )
         return Straddle(syntax.written(operands[0]), variant, *sides, comparison)
 
@@ -297,7 +299,7 @@ class _Evaluator:
         """Return the variant whose value a ``min`` or ``max`` is, or the one that a name means."""
         if isinstance(node, syntax.Name):
             try:
-                return self._only(reference(node)).label
+                return self.only(reference(node)).label
             except CriterionError:
                 return None
         if not isinstance(node, syntax.Quantifier) or node.word not in ("min", "max"):
@@ -322,7 +324,7 @@ class _Evaluator:
                 return Interval.point(node.value)
             case syntax.Name():
                 named = reference(node)
-                row = binding[named] if binding is not None else self._only(named)
+                row = binding[named] if binding is not None else self.only(named)
                 return row.metrics[named.metric]
             case syntax.Negative():
                 return -self.number(node.operand, binding)
@@ -348,7 +350,7 @@ class _Evaluator:
             case _:
                 raise AssertionError(f"not a number: {node}")
 
-    def _only(self, named: Reference) -> Row:
+    def only(self, named: Reference) -> Row:
         rows = self._selected(named)
         if len(rows) > 1:
             labels = ", ".join(row.label for row in rows[:3])
@@ -369,9 +371,7 @@ class _Evaluator:
             having = list({(row.target, row.text, row.checkpoint): row for row in having}.values())
         elif len(having) != len(rows):
             missing = next(row for row in rows if named.metric not in row.metrics)
-            raise CriterionError(
-                f"'{named}' was not measured for {missing.label}", named.column
-            )
+            raise CriterionError(f"'{named}' was not measured for {missing.label}", named.column)
         if not having:
             raise CriterionError(f"'{named}' was not measured", named.column)
         return having

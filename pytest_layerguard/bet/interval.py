@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Truth(Enum):
@@ -78,9 +80,7 @@ class Interval:
 
     def __add__(self, other: Interval) -> Interval:
         """Return the interval of x + y."""
-        return _sound(
-            self.value + other.value, (self.low + other.low,), (self.high + other.high,)
-        )
+        return _sound(self.value + other.value, (self.low + other.low,), (self.high + other.high,))
 
     def __sub__(self, other: Interval) -> Interval:
         """Return the interval of x - y."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Needs = Literal["nothing", "sample", "pairs", "protocols", "weights", "registered"]
 
@@ -48,7 +50,7 @@ _TABLE: Final = (
     Metric(
         "base_unique_tokens",
         "tokens",
-        "distinct token ids in a greedy sample of the untouched model (the fewest over the prompts)",
+        "unique_tokens of the untouched model",
         needs="sample",
         low=1,
         whole=True,

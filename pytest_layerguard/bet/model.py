@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -14,7 +13,6 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
-    PlainSerializer,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
@@ -25,9 +23,10 @@ from pydantic_core import CoreSchema, core_schema
 
 from pytest_layerguard.bet import rules
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS, Arguments, Kinds, Seed
-from pytest_layerguard.bet.criteria import Expression
+from pytest_layerguard.bet.criteria import Expression  # noqa: TC001 - pydantic reads it
 from pytest_layerguard.bet.metrics import METRICS
 from pytest_layerguard.bet.part import (
+    KEY,
     BetPart,
     Whole,
     gathered,
@@ -36,11 +35,14 @@ from pytest_layerguard.bet.part import (
     retold,
     shown,
 )
-from pytest_layerguard.bet.paths import RelativePath
+from pytest_layerguard.bet.paths import RelativePath  # noqa: TC001 - pydantic reads it
 from pytest_layerguard.bet.problems import suggestion
-from pytest_layerguard.bet.scope import ModelScope
+from pytest_layerguard.bet.scope import ModelScope  # noqa: TC001 - pydantic reads it
 from pytest_layerguard.bet.syntax import RESERVED
 from pytest_layerguard.bet.texts import HUB_NAME, UNPINNED, Revision, TextSource
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Status = Literal["proposed", "upheld", "falsified"]
 ReferenceName = Literal["reference", "reference-wide", "reference@init", "reference-wide@init"]
@@ -81,9 +83,7 @@ class Intervention:
     arguments: Arguments
 
     @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_plain_validator_function(
             cls._validated,
             serialization=core_schema.plain_serializer_function_ser_schema(
@@ -117,7 +117,7 @@ class Intervention:
         if kind not in kinds:
             close = suggestion(kind, kinds) or ";"
             raise refusal(
-                f"unknown intervention {shown(kind)}{close} allowed: {', '.join(kinds)}", kind
+                f"unknown intervention {shown(kind)}{close} allowed: {', '.join(kinds)}", kind, KEY
             )
         try:
             return cls(kind, kinds[kind].model_validate(arguments, context=info.context))
@@ -145,7 +145,8 @@ Interventions = Annotated[
     tuple[Intervention, ...],
     Field(strict=False, min_length=1),
     BeforeValidator(
-        _one_or_several, json_schema_input_type=Intervention | Annotated[list[Intervention], Field(min_length=1)]
+        _one_or_several,
+        json_schema_input_type=Intervention | Annotated[list[Intervention], Field(min_length=1)],
     ),
     AfterValidator(_in_step),
 ]
@@ -366,11 +367,16 @@ class Measure(BetPart):
     preset: Preset | None = Field(
         default=None, description="a published contract instead of window, stride and bos"
     )
-    max_base_perplexity: Annotated[
-        float | Literal["none"],
-        BeforeValidator(_base_bound),
-        WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 1}, {"const": "none"}]}),
-    ] | None = Field(
+    max_base_perplexity: (
+        Annotated[
+            float | Literal["none"],
+            BeforeValidator(_base_bound),
+            WithJsonSchema(
+                {"anyOf": [{"type": "number", "exclusiveMinimum": 1}, {"const": "none"}]}
+            ),
+        ]
+        | None
+    ) = Field(
         default=None,
         description="above it the base is unsound; half the vocabulary's size, none for no bound",
     )
@@ -384,7 +390,9 @@ class Measure(BetPart):
     def _goes_together(self) -> Self:
         complaints: list[tuple[tuple[str, ...], str]] = []
         if self.text is None and self.texts is None:
-            complaints.append((("text",), "is missing; allowed: text, or texts for several by name"))
+            complaints.append(
+                (("text",), "is missing; allowed: text, or texts for several by name")
+            )
         if self.text is not None and self.texts is not None:
             complaints.append((("texts",), "does not go with text; one, or several by name"))
         if self.tokens is None and self.preset is None:
@@ -518,7 +526,9 @@ class Bet(BetPart):
         default=None, min_length=1, description="several interventions by name, to compare them"
     )
     measure: Measure = Field(description="what is measured, on which text")
-    criteria: Criteria = Field(description="when the claim holds: lenient, and strict, catastrophic")
+    criteria: Criteria = Field(
+        description="when the claim holds: lenient, and strict, catastrophic"
+    )
     closes: Closes | None = Field(
         default=None, description="which proposals this falsification rules out"
     )
@@ -540,7 +550,7 @@ class Bet(BetPart):
         """What is done, by arm; ``{None: ...}`` without arms."""
         if self.intervention is not None:
             return {None: self.intervention}
-        return {**(self.arms or {})}
+        return dict((self.arms or {}).items())
 
     @property
     def is_sweep(self) -> bool:
@@ -584,9 +594,11 @@ class Bet(BetPart):
                 continue
             if name in value:
                 adapter: TypeAdapter[Any] = TypeAdapter(
-                    Annotated[field.annotation, *field.metadata]  # type: ignore[misc]
+                    Annotated[field.annotation, field]  # type: ignore[arg-type]
                 )
-                parts[name] = adapter.validate_python(value[name], strict=True, context=info.context)
+                parts[name] = adapter.validate_python(
+                    value[name], strict=True, context=info.context
+                )
             else:
                 parts[name] = field.default
         return parts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 from pydantic import (
@@ -20,10 +19,15 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from pytest_layerguard.bet.problems import printable, suggestion
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
 Location = tuple[str | int, ...]
+
+KEY: Final = "[key]"
+"""The last step of the location of a message about a key, rather than about its value."""
 
 _QUOTED = re.compile(r"'([^']*)'")
 _LONGEST_SHOWN: Final = 60
@@ -38,7 +42,7 @@ def shown(value: object) -> str:
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list | tuple):
-        return "a list"
+        return "a list" if value else "an empty list"
     if isinstance(value, int | float):
         return f"{value:g}" if isinstance(value, float) else str(value)
     text = printable(str(value))
@@ -127,13 +131,25 @@ class BetPart(BaseModel):
 
 def retold(error: ValidationError, fields: Mapping[str, FieldInfo]) -> ValidationError:
     """Return pydantic's errors for a mapping with these fields in our own words."""
+    details = error.errors(include_url=False)
+    inner = {detail["loc"][:-1] for detail in details}
     return ValidationError.from_exception_data(
         "bet",
         [
-            InitErrorDetails(type=_retold(detail, fields), loc=detail["loc"], input=None)
-            for detail in error.errors(include_url=False)
+            InitErrorDetails(type=_retold(detail, fields), loc=_place(detail), input=None)
+            for detail in details
+            # A list that is too short only because its items are wrong is not too short.
+            if detail["type"] != "too_short" or not _holds(detail["loc"], inner)
         ],
     )
+
+
+def _holds(loc: Location, inner: Iterable[Location]) -> bool:
+    return any(place[: len(loc)] == loc and place for place in inner)
+
+
+def _place(detail: ErrorDetails) -> Location:
+    return (*detail["loc"], KEY) if detail["type"] == "extra_forbidden" else detail["loc"]
 
 
 def _retold(detail: ErrorDetails, fields: Mapping[str, FieldInfo]) -> PydanticCustomError:

@@ -1,4 +1,4 @@
-"""Paths in a bet file: checked here as text; whether they may be read is the laboratory's to say."""
+"""Paths in a bet file, checked as text; whether they may be read is the laboratory's to say."""
 
 from __future__ import annotations
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
 
 _WIDEST_EXCERPT: Final = 100
 _UNPRINTABLE = re.compile(
@@ -31,7 +33,7 @@ def suggestion(word: object, allowed: Iterable[str]) -> str:
 
 
 def excerpt(line_text: str, line: int, column: int) -> str:
-    """Return the offending line with a caret under the 1-based column, both cut to a readable width."""
+    """Return the offending line and a caret under the 1-based column, cut to a readable width."""
     start = max(0, column - 1 - _WIDEST_EXCERPT // 2) if len(line_text) > _WIDEST_EXCERPT else 0
     before = printable(line_text[start : column - 1])
     after = printable(line_text[column - 1 : start + _WIDEST_EXCERPT])
@@ -54,7 +56,7 @@ class Problem:
     excerpt: str = ""
 
     def __str__(self) -> str:
-        """``path:line:column: key.path: what is wrong; what is allowed``, then the line and a caret."""
+        """``path:line:column: key.path: what is wrong; what is allowed``, the line, a caret."""
         key = f"{printable(self.key)}: " if self.key else ""
         place = f"{printable(str(self.path))}:{self.line}:{self.column}"
         head = f"{place}: {key}{printable(self.message)}"

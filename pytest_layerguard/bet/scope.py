@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from pytest_layerguard.bet import syntax
@@ -14,6 +12,11 @@ from pytest_layerguard.bet.interval import Interval, Truth
 from pytest_layerguard.bet.part import refusal, shown
 from pytest_layerguard.bet.problems import suggestion
 from pytest_layerguard.bet.syntax import CriterionError, Node
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
 FACTS: Final[Mapping[str, type]] = MappingProxyType(
     {
@@ -77,9 +80,7 @@ class ModelScope:
         return f"ModelScope.parse({str(self)!r})"
 
     @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
             cls._validated,
             serialization=core_schema.plain_serializer_function_ser_schema(
@@ -98,9 +99,7 @@ class ModelScope:
         if isinstance(value, ModelScope):
             return value
         if not isinstance(value, str):
-            raise refusal(
-                f"must be an expression such as 'parameters <= 1e8', not {shown(value)}"
-            )
+            raise refusal(f"must be an expression such as 'parameters <= 1e8', not {shown(value)}")
         try:
             return cls.parse(value)
         except CriterionError as error:

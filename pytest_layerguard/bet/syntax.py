@@ -10,11 +10,13 @@ import ast
 import keyword
 import math
 import re
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from pytest_layerguard.bet.problems import printable, suggestion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 LONGEST: Final = 2_000
 _MOST_TOKENS: Final = 250
@@ -36,9 +38,9 @@ _HINTS: Final = {
     "≤": "write <=",
     "≥": "write >=",
     "≠": "write !=",
-    "×": "write *",
+    "\u00d7": "write *",
     "÷": "write /",
-    "−": "write - (a plain minus sign)",
+    "\u2212": "write - (a plain minus sign)",
     "%": "write a share, such as 0.05 for 5 %",
     "**": "powers are not part of it",
     "//": "write /",
@@ -136,18 +138,14 @@ class Quantifier:
     column: int = field(default=0, compare=False)
 
 
-Node = (
-    Number | Text | Name | Negative | Arithmetic | Comparison | Negation | Junction | Quantifier
-)
+Node = Number | Text | Name | Negative | Arithmetic | Comparison | Negation | Junction | Quantifier
 
 _TRUTHS: Final = (Comparison, Negation, Junction)
 
 
 def is_truth(node: Node) -> bool:
     """Whether a node is true or false, rather than a number."""
-    return isinstance(node, _TRUTHS) or (
-        isinstance(node, Quantifier) and node.word in OVER_TRUTHS
-    )
+    return isinstance(node, _TRUTHS) or (isinstance(node, Quantifier) and node.word in OVER_TRUTHS)
 
 
 def parse(text: str, *, quantifiers: bool, texts: bool) -> Node:
@@ -327,10 +325,10 @@ class _Reader:
         read = self.read(node, depth)
         if is_truth(read):
             inner = isinstance(read, Quantifier)
-            hint = "; put the comparison inside, as in 'any(perplexity_ratio <= 3)'" if inner else ""
-            raise CriterionError(
-                f"is true or false where a number is wanted{hint}", read.column
+            hint = (
+                "; put the comparison inside, as in 'any(perplexity_ratio <= 3)'" if inner else ""
             )
+            raise CriterionError(f"is true or false where a number is wanted{hint}", read.column)
         return read
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from pytest_layerguard.bet.limits import DEFAULT_LIMITS, LARGEST_LAYER
-from pytest_layerguard.bet.part import refusal, shown, whole
+from pytest_layerguard.bet.part import KEY, refusal, shown, whole
 from pytest_layerguard.bet.problems import suggestion
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
 LAYERS_FORMS: Final = "all, an index, a list of indices, or {each: all} / {each: [0, 3]}"
 PAIRS_FORMS: Final = (
@@ -83,6 +86,14 @@ class LayersTarget:
             _refuse_twice(chosen, self.indices)
         return tuple((index,) for index in chosen) if self.each else (chosen,)
 
+    def may_equal(self, other: LayersTarget | PairsTarget) -> bool:
+        """Whether some model has the same variants for both."""
+        if not isinstance(other, LayersTarget):
+            return False
+        if self.indices is None or other.indices is None:
+            return True
+        return set(self.indices) == set(other.indices) or min(*self.indices, *other.indices) < 0
+
     def label(self) -> str:
         """Return ``3``, ``3-5`` or ``all``, the end of a slug."""
         if self.indices is None:
@@ -90,9 +101,7 @@ class LayersTarget:
         return _joined(_signed(index) for index in sorted(self.indices))
 
     @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return _plain(cls.parse)
 
     @classmethod
@@ -174,6 +183,15 @@ class PairsTarget:
                 _refuse_twice([i for pair in chosen for i in pair], self.pairs)
         return tuple((pair,) for pair in chosen) if self.each else (chosen,)
 
+    def may_equal(self, other: LayersTarget | PairsTarget) -> bool:
+        """Whether some model has the same variants for both."""
+        if not isinstance(other, PairsTarget):
+            return False
+        if not self.pairs or not other.pairs:
+            return True
+        mine, yours = set(map(_ordered, self.pairs)), set(map(_ordered, other.pairs))
+        return mine == yours or any(index < 0 for pair in mine | yours for index in pair)
+
     def label(self) -> str:
         """Return ``4-5``, or ``4-5-8-9`` for two pairs together."""
         if self.rule is not None:
@@ -183,9 +201,7 @@ class PairsTarget:
         return _joined(_signed(index) for pair in sorted(self.pairs) for index in pair)
 
     @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return _plain(cls.parse)
 
     @classmethod
@@ -230,7 +246,9 @@ def _only_each(value: dict[Any, Any], forms: str) -> object:
     unknown = [key for key in value if key != "each"]
     if unknown:
         raise refusal(
-            f"unknown key{suggestion(unknown[0], ['each']) or ';'} allowed: {forms}", unknown[0]
+            f"unknown key{suggestion(unknown[0], ['each']) or ';'} allowed: {forms}",
+            unknown[0],
+            KEY,
         )
     if "each" not in value:
         raise refusal(f"must not be an empty mapping; allowed: {forms}")
@@ -293,7 +311,7 @@ def _index(value: object, loc: tuple[str | int, ...]) -> int:
     return value
 
 
-def _is_int(value: object) -> Any:
+def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Discriminator, Field, Tag
 
 from pytest_layerguard.bet.part import BetPart
-from pytest_layerguard.bet.paths import RelativePath
+from pytest_layerguard.bet.paths import RelativePath  # noqa: TC001 - pydantic reads it
 
 UNPINNED: Final = "unpinned"
 HUB_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from pytest_layerguard.bet.criteria import Evaluation, Row, Straddle
 from pytest_layerguard.bet.interval import Truth
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_layerguard.bet.criteria import Evaluation, Row, Straddle
     from pytest_layerguard.bet.model import Criteria
 
 

@@ -1,0 +1,414 @@
+"""Whether the criteria of one bet make sense together.
+
+Two ways that complete each other: what the shape of the expressions shows (``implication``), and
+measurements tried at, between and around the bars that the criteria name. A measurement found is a
+proof of what can happen; none found is one only where every case was tried.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, pairwise, product
+from typing import TYPE_CHECKING, Final
+
+from pytest_layerguard.bet import syntax
+from pytest_layerguard.bet.criteria import Evaluator, Expression, Row, reference
+from pytest_layerguard.bet.implication import implies
+from pytest_layerguard.bet.interval import Interval, short
+
+if TYPE_CHECKING:
+    from pytest_layerguard.bet.criteria import Binding, Reference
+    from pytest_layerguard.bet.metrics import Metric
+    from pytest_layerguard.bet.model import Criteria
+    from pytest_layerguard.bet.syntax import Node
+
+_MOST_TRIED: Final = 2_000
+_MOST_STEPS: Final = 300_000
+_SWEEPS_TRIED: Final = (1, 2, 3)
+
+Values = Sequence[float]
+Slot = tuple[str, str | None, str | None, str | None, str]
+"""A number that is measured: metric, arm, text, checkpoint and target."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a bet's measurements look like: its arms (and whether each sweeps), texts, checkpoints.
+
+    ``protocols`` names the arms of a replacement and an interchange of the same pairs;
+    ``interchanges`` the arms whose ``swap_kl`` is their ``kl``.
+    """
+
+    arms: Mapping[str | None, bool]
+    texts: Sequence[str | None]
+    checkpoints: Sequence[str | None]
+    sample_tokens: int
+    metrics: Mapping[str, Metric]
+    protocols: tuple[str, str] | None = None
+    interchanges: frozenset[str | None] = frozenset()
+
+
+def contradictions(criteria: Criteria, shape: Shape) -> Iterator[tuple[str, str]]:
+    """Yield the criterion at fault and a message for each way in which they contradict."""
+    strict, lenient, catastrophic = criteria.strict, criteria.lenient, criteria.catastrophic
+    follows = strict is None or implies(strict.node, lenient.node)
+    seen = _tried(criteria, shape, until_all=follows)
+    if not follows and seen.only_strict is not None:
+        yield (
+            "lenient",
+            f"is stricter than strict: where {seen.only_strict}, strict is true and lenient is "
+            "false; whenever strict holds, lenient must hold too",
+        )
+    if catastrophic is not None and implies(lenient.node, catastrophic.node):
+        yield (
+            "catastrophic",
+            "is true wherever lenient is, so that the claim can never hold; a catastrophic bar "
+            "lies beyond the lenient one",
+        )
+    elif seen.complete and not seen.holds:
+        yield "lenient", "can never hold, whatever is measured; a claim that can be kept"
+    elif seen.complete and not seen.fails:
+        yield "lenient", "can never fail, whatever is measured; a bet that can be lost"
+    elif (
+        strict is not None and catastrophic is not None and implies(strict.node, catastrophic.node)
+    ):
+        yield (
+            "catastrophic",
+            "is true wherever strict is, so that nothing can be STRICT; a catastrophic bar lies "
+            "beyond the others",
+        )
+
+
+@dataclass
+class _Seen:
+    """What was found by trying; ``complete``: there was nothing else to try."""
+
+    holds: bool = False
+    fails: bool = False
+    only_strict: str | None = None
+    complete: bool = True
+
+
+def _tried(criteria: Criteria, shape: Shape, *, until_all: bool) -> _Seen:
+    seen = _Seen()
+    for variants in _SWEEPS_TRIED if any(shape.arms.values()) else (1,):
+        trial = _Trial.of(criteria, shape, variants)
+        seen.complete &= trial.exhaustive
+        for values in trial.measurements():
+            try:
+                strict, lenient, catastrophic = (truth(values) for truth in trial.truths)
+            except ZeroDivisionError:
+                continue
+            seen.holds |= bool(lenient and not catastrophic)
+            seen.fails |= bool(catastrophic or not lenient)
+            if strict and not lenient and seen.only_strict is None:
+                seen.only_strict = trial.told(values)
+            if seen.holds and seen.fails and (until_all or seen.only_strict):
+                return seen
+    # A few variants show everything only where few are asked for at once.
+    seen.complete &= _quantifiers(criteria) <= _SWEEPS_TRIED[-1]
+    return seen
+
+
+def _expressions(criteria: Criteria) -> list[Expression]:
+    every = (criteria.strict, criteria.lenient, criteria.catastrophic)
+    return [expression for expression in every if expression is not None]
+
+
+def _quantifiers(criteria: Criteria) -> int:
+    return sum(
+        isinstance(node, syntax.Quantifier)
+        for expression in _expressions(criteria)
+        for node in syntax.walk(expression.node)
+    )
+
+
+@dataclass
+class _Trial:
+    """The criteria compiled for a number of variants, and the values that are worth trying."""
+
+    free: dict[Slot, list[float]]
+    truths: list[Callable[[Values], float]]
+    slots: dict[Slot, int]
+    derived: list[tuple[int, Callable[[Values], float]]]
+    exhaustive: bool
+    most: int
+    described: list[Slot] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, criteria: Criteria, shape: Shape, variants: int) -> _Trial:
+        expressions = _expressions(criteria)
+        references = {each for expression in expressions for each in expression.references}
+        metrics = sorted({each.metric for each in references})
+        rows = _rows(shape, references, variants, metrics)
+        slots: dict[Slot, int] = {}
+        for row in rows:
+            for metric in metrics:
+                slots.setdefault(_slot(metric, row), len(slots))
+        derived = list(_derived(slots, shape))
+        compiler = _Compiler(rows, slots)
+        truths = [
+            compiler.compiled(expression.node, None) if expression else (lambda _: 0.0)
+            for expression in (criteria.strict, criteria.lenient, criteria.catastrophic)
+        ]
+        bars = _Bars.of(expressions)
+        dependent = {place for place, _ in derived}
+        free = {
+            slot: bars.worth_trying(shape.metrics[slot[0]], shape.sample_tokens)
+            for slot, place in slots.items()
+            if place not in dependent
+        }
+        most = max(50, min(_MOST_TRIED, _MOST_STEPS // max(1, compiler.steps)))
+        cases = math.prod(len(values) for values in free.values())
+        exhaustive = cases <= most and bars.only_bars and not derived
+        return cls(free, truths, slots, derived, exhaustive, most, list(slots))
+
+    def measurements(self) -> Iterator[Values]:
+        """Yield what might be measured: every case if they are few, else a fixed draw of them."""
+        choices = list(self.free.values())
+        places = [self.slots[slot] for slot in self.free]
+        values = [0.0] * len(self.slots)
+        cases = math.prod(len(each) for each in choices)
+        drawn = product(*choices) if cases <= self.most else islice(_draws(choices), self.most)
+        for case in drawn:
+            for place, value in zip(places, case, strict=True):
+                values[place] = value
+            for place, calculate in self.derived:
+                values[place] = calculate(values)
+            yield values
+
+    def told(self, values: Values) -> str:
+        """Return the measured numbers in words."""
+        by_name: dict[str, list[str]] = {}
+        for (metric, arm, text, checkpoint, _), place in self.slots.items():
+            names = [name for name in (arm, text, checkpoint, metric) if name is not None]
+            by_name.setdefault(".".join(names), []).append(short(values[place]))
+        told = [f"{name} is {' and '.join(numbers)}" for name, numbers in by_name.items()]
+        return ", ".join(told[:6])
+
+
+def _draws(choices: Sequence[Sequence[float]]) -> Iterator[tuple[float, ...]]:
+    # Seeded, so that a bet is good or bad once and for all.
+    chance = random.Random(0)
+    while True:
+        yield tuple(chance.choice(each) for each in choices)
+
+
+def _rows(
+    shape: Shape, references: set[Reference], variants: int, metrics: Sequence[str]
+) -> list[Row]:
+    """Return one row for each that the criteria name, and for one more of each dimension."""
+    named = {name for each in references for name in each.prefix}
+
+    def some(names: Sequence[str | None]) -> list[str | None]:
+        others = [name for name in names if name not in named][:1]
+        return [name for name in names if name in named] + others
+
+    zero = {metric: Interval.point(0.0) for metric in metrics}
+    return [
+        Row(str(place), str(place) if shape.arms[arm] else "", arm, text, checkpoint, zero)
+        for arm in some(list(shape.arms))
+        for text in some(shape.texts)
+        for checkpoint in some(shape.checkpoints)
+        for place in range(variants if shape.arms[arm] else 1)
+    ]
+
+
+def _slot(metric: str, row: Row) -> Slot:
+    if metric.startswith("base_"):
+        return metric, None, row.text, row.checkpoint, ""
+    if metric == "protocol_gap":
+        return metric, None, row.text, row.checkpoint, row.target
+    return metric, row.arm, row.text, row.checkpoint, row.target
+
+
+def _derived(
+    slots: Mapping[Slot, int], shape: Shape
+) -> Iterator[tuple[int, Callable[[Values], float]]]:
+    """Yield the numbers that follow from others by the definition of the metrics."""
+    for (metric, arm, text, checkpoint, target), place in slots.items():
+        base = slots.get(("base_perplexity", None, text, checkpoint, ""))
+        ratio = slots.get(("perplexity_ratio", arm, text, checkpoint, target))
+        swap = slots.get(("swap_kl", arm, text, checkpoint, target))
+        if metric == "perplexity" and base is not None and ratio is not None:
+            yield place, _product(base, ratio)
+        elif metric == "kl" and arm in shape.interchanges and swap is not None:
+            yield place, _product(swap, None)
+        elif metric == "protocol_gap" and shape.protocols is not None:
+            pair = [
+                slots.get(("swap_kl", name, text, checkpoint, target)) for name in shape.protocols
+            ]
+            if pair[0] is not None and pair[1] is not None:
+                yield place, _difference(pair[0], pair[1])
+
+
+def _product(first: int, second: int | None) -> Callable[[Values], float]:
+    return lambda values: values[first] * (1.0 if second is None else values[second])
+
+
+def _difference(first: int, second: int) -> Callable[[Values], float]:
+    return lambda values: values[first] - values[second]
+
+
+class _Compiler:
+    """Turns an expression into a function of the numbers, by the rows that it would range over."""
+
+    def __init__(self, rows: Sequence[Row], slots: Mapping[Slot, int]) -> None:
+        self.evaluator = Evaluator(rows)
+        self.slots = slots
+        self.steps = 0
+
+    def compiled(self, node: Node, binding: Binding | None) -> Callable[[Values], float]:
+        self.steps += 1
+        match node:
+            case syntax.Number():
+                constant = node.value
+                return lambda _: constant
+            case syntax.Name():
+                named = reference(node)
+                row = binding[named] if binding is not None else self.evaluator.only(named)
+                place = self.slots[_slot(named.metric, row)]
+                return lambda values: values[place]
+            case syntax.Negative():
+                operand = self.compiled(node.operand, binding)
+                return lambda values: -operand(values)
+            case syntax.Negation():
+                operand = self.compiled(node.operand, binding)
+                return lambda values: not operand(values)
+            case syntax.Arithmetic():
+                return _calculation(
+                    node.operator, *(self.compiled(each, binding) for each in syntax.parts_of(node))
+                )
+            case syntax.Junction():
+                parts = [self.compiled(each, binding) for each in node.operands]
+                return _gathered("all" if node.word == "and" else "any", parts)
+            case syntax.Quantifier():
+                bindings = self.evaluator.bindings(node.operand)
+                return _gathered(
+                    node.word, [self.compiled(node.operand, each) for each in bindings]
+                )
+            case syntax.Comparison():
+                sides = [self.compiled(each, binding) for each in node.operands]
+                return _gathered(
+                    "all",
+                    [
+                        _comparison(sign, left, right)
+                        for sign, left, right in zip(node.operators, sides, sides[1:], strict=False)
+                    ],
+                )
+            case _:
+                raise AssertionError(f"not part of a criterion: {node}")
+
+
+def _calculation(
+    sign: str, left: Callable[[Values], float], right: Callable[[Values], float]
+) -> Callable[[Values], float]:
+    match sign:
+        case "+":
+            return lambda values: left(values) + right(values)
+        case "-":
+            return lambda values: left(values) - right(values)
+        case "*":
+            return lambda values: left(values) * right(values)
+        case _:
+            return lambda values: left(values) / right(values)
+
+
+def _comparison(
+    sign: str, left: Callable[[Values], float], right: Callable[[Values], float]
+) -> Callable[[Values], float]:
+    match sign:
+        case "<":
+            return lambda values: left(values) < right(values)
+        case "<=":
+            return lambda values: left(values) <= right(values)
+        case ">":
+            return lambda values: left(values) > right(values)
+        case ">=":
+            return lambda values: left(values) >= right(values)
+        case "==":
+            return lambda values: left(values) == right(values)
+        case _:
+            return lambda values: left(values) != right(values)
+
+
+def _gathered(word: str, parts: Sequence[Callable[[Values], float]]) -> Callable[[Values], float]:
+    match word:
+        case "all":
+            return lambda values: all(part(values) for part in parts)
+        case "any":
+            return lambda values: any(part(values) for part in parts)
+        case "min":
+            return lambda values: min(part(values) for part in parts)
+        case "max":
+            return lambda values: max(part(values) for part in parts)
+        case _:
+            return lambda values: math.fsum(part(values) for part in parts) / len(parts)
+
+
+@dataclass
+class _Bars:
+    """The numbers that the criteria compare each metric with.
+
+    ``only_bars``: nothing but a metric is ever compared with a number, so that only the order of a
+    value and the bars matters.
+    """
+
+    by_metric: dict[str, set[float]]
+    only_bars: bool = True
+
+    @classmethod
+    def of(cls, expressions: Sequence[Expression]) -> _Bars:
+        bars = cls({})
+        for expression in expressions:
+            for node in syntax.walk(expression.node):
+                if isinstance(node, syntax.Comparison):
+                    for left, right in zip(node.operands, node.operands[1:], strict=False):
+                        bars.add(left, right)
+        return bars
+
+    def add(self, left: Node, right: Node) -> None:
+        for side, other in ((left, right), (right, left)):
+            metric = _single(side)
+            if metric is not None and isinstance(other, syntax.Number):
+                self.by_metric.setdefault(metric, set()).add(other.value)
+                return
+        self.only_bars = False
+        parts = [*syntax.walk(left), *syntax.walk(right)]
+        numbers = {part.value for part in parts if isinstance(part, syntax.Number)}
+        for part in parts:
+            if isinstance(part, syntax.Name):
+                self.by_metric.setdefault(part.parts[-1], set()).update(numbers)
+
+    def worth_trying(self, metric: Metric, sample_tokens: int) -> list[float]:
+        """Return values at, between and around the bars, as the metric's definition allows."""
+        bars = sorted(self.by_metric.get(metric.name, ()))
+        high = min(metric.high, sample_tokens) if metric.needs == "sample" else metric.high
+        if not self.only_bars:
+            bars = sorted({bar * factor for bar in bars for factor in (0.5, 0.9, 1, 1.1, 2)})
+            bars += [1.0, 2.0, 10.0]
+        if metric.whole:
+            found = {
+                float(value)
+                for bar in bars
+                for value in range(math.floor(bar) - 1, math.ceil(bar) + 2)
+            }
+        else:
+            found = set(bars)
+            ends = sorted({*bars, *(end for end in (metric.low, high) if math.isfinite(end))})
+            found.update((low + up) / 2 for low, up in pairwise(ends))
+            if ends:
+                found.update((ends[0] - abs(ends[0]) - 1, ends[-1] + abs(ends[-1]) + 1))
+        found.update(end for end in (metric.low, high) if math.isfinite(end))
+        allowed = [value for value in sorted(found) if metric.low <= value <= high]
+        return allowed or [1.0]
+
+
+def _single(node: Node) -> str | None:
+    """Return the metric that a side is, alone or as the least or largest of the variants."""
+    if isinstance(node, syntax.Quantifier) and node.word in ("min", "max"):
+        node = node.operand
+    return node.parts[-1] if isinstance(node, syntax.Name) else None
