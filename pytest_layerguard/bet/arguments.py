@@ -208,7 +208,11 @@ class WeightsArguments(LayersArguments):
     """Arguments of a kind that stores weights otherwise, in all layers unless told which."""
 
     measures: ClassVar[frozenset[str]] = frozenset({"size_ratio"})
-    layers: LayersTarget = Field(default=ALL_LAYERS, description=f"the layers: {LAYERS_FORMS}")
+    layers: LayersTarget = Field(
+        default=ALL_LAYERS,
+        description=f"the layers: {LAYERS_FORMS}",
+        json_schema_extra={"default": "all"},
+    )
 
     def _named(self, name: str) -> str:
         return name if self.layers.indices is None else f"{name}-{self.layers.label()}"
@@ -310,7 +314,11 @@ class Train(Arguments):
     text: Annotated[
         tuple[TextSource, ...],
         Field(min_length=1, max_length=8, strict=False),
-        BeforeValidator(_one_or_several, json_schema_input_type=TextSource | list[TextSource]),
+        BeforeValidator(
+            _one_or_several,
+            json_schema_input_type=TextSource
+            | Annotated[list[TextSource], Field(min_length=1, max_length=8)],
+        ),
     ] = Field(description="the text to train on, or a list of texts that are mixed evenly")
     objective: Literal["language_model", "layer_output"] = Field(
         default="language_model", description="language_model or layer_output"

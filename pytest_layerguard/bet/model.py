@@ -75,6 +75,10 @@ Prose = Annotated[str, Field(min_length=1, max_length=20_000)]
 Prompt = Annotated[str, Field(min_length=1, max_length=10_000)]
 
 
+INTERVENTION_HERE: Final = {"$comment": "intervention"}
+"""Stands in a generated schema until the kinds are known."""
+
+
 @dataclass(frozen=True)
 class Intervention:
     """One thing that is done to the model: ``{skip_layers: {layers: 3}}``."""
@@ -95,7 +99,7 @@ class Intervention:
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {"$ref": "#/$defs/Intervention"}
+        return {**INTERVENTION_HERE}
 
     @classmethod
     def _validated(cls, value: object, info: ValidationInfo) -> Intervention:

@@ -90,8 +90,8 @@ def _arms(parts: Parts) -> Arms | None:
         return None
     if parts["intervention"] is not None:
         return {None: parts["intervention"]}
-    named: Arms | None = parts["arms"]
-    return named
+    arms: Arms | None = parts["arms"]
+    return arms
 
 
 def _texts(parts: Parts) -> list[str | None] | None:
@@ -167,8 +167,8 @@ class _World:
 
     def arms_of(self, named: Reference) -> Arms:
         """Return the arms that a reference ranges over."""
-        arms = self.arms or {}
-        chosen = {name: done for name, done in arms.items() if name in named.prefix}
+        arms: Arms = self.arms or {}
+        chosen: Arms = {name: done for name, done in arms.items() if name in named.prefix}
         return chosen or arms
 
 

@@ -49,7 +49,7 @@ _HINTS: Final = {
 QuantifierWord = Literal["any", "all", "min", "max", "mean"]
 QUANTIFIERS: Final[tuple[QuantifierWord, ...]] = ("any", "all", "min", "max", "mean")
 OVER_TRUTHS: Final = frozenset({"any", "all"})
-RESERVED: Final = frozenset({*QUANTIFIERS, *keyword.kwlist, *keyword.softkwlist})
+RESERVED: Final = frozenset({*QUANTIFIERS, *keyword.kwlist})
 
 
 class CriterionError(ValueError):

@@ -1,0 +1,79 @@
+"""What of a bet is bound by its record: the canonical form, its digest, and what differs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_layerguard.bet.model import Bet
+
+_ABSENT: Final = None
+
+
+def canonical(bet: Bet) -> str:
+    """Return the canonical JSON of claim, model, intervention or arms, measure and criteria.
+
+    What equals its default is left out, so that a key that a later release adds changes no digest;
+    for the same reason a default of format 1 can never change. Layers and pairs are written in
+    one order, criteria in one spelling, numbers in their shortest form.
+    """
+    data: dict[str, Any] = {
+        "claim": " ".join(bet.claim.split()),
+        "model": bet.model.model_dump(exclude_defaults=True),
+        "measure": _measure(bet),
+        "criteria": bet.criteria.model_dump(exclude_defaults=True),
+    }
+    for name in ("intervention", "arms"):
+        if getattr(bet, name) is not None:
+            data[name] = bet.model_dump(include={name})[name]
+    return json.dumps(_plain(data), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(bet: Bet) -> str:
+    """Return ``sha256:`` and the digest of the canonical form."""
+    return f"sha256:{hashlib.sha256(canonical(bet).encode()).hexdigest()}"
+
+
+def differences(old: str, new: str) -> list[tuple[str, Any, Any]]:
+    """Return ``(key path, old, new)`` for what differs between two canonical forms.
+
+    None stands for what is not there.
+    """
+    return list(_differences(json.loads(old), json.loads(new), ""))
+
+
+def _measure(bet: Bet) -> dict[str, Any]:
+    measure: dict[str, Any] = bet.measure.model_dump(exclude_defaults=True)
+    if measure.get("stride") == measure.get("window"):
+        # What a stride is unless it is told.
+        measure.pop("stride", None)
+    return measure
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON data with one spelling for each number."""
+    match value:
+        case dict():
+            return {str(key): _plain(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_plain(inner) for inner in value]
+        case float() if value.is_integer() and abs(value) < 2**53:
+            return int(value)
+        case _:
+            return value
+
+
+def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            inner = f"{path}.{key}" if path else key
+            yield from _differences(old.get(key, _ABSENT), new.get(key, _ABSENT), inner)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for place, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from _differences(before, after, f"{path}[{place}]")
+    elif old != new:
+        yield path, old, new
