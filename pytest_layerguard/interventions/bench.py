@@ -1,0 +1,53 @@
+"""What the laboratory offers an intervention that needs more than the layer's own tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pytest_layerguard.bet.arguments import Train
+    from pytest_layerguard.interventions.parts import LayerParts
+    from pytest_layerguard.interventions.plan import Plan
+
+
+class InterventionError(ValueError):
+    """An intervention that this model does not allow; the text says what it lacks and what would do."""
+
+
+class Bench(Protocol):
+    """One model at work, as an intervention may use it."""
+
+    @property
+    def layers(self) -> int:
+        """The number of layers, L."""
+
+    def parts(self, layer: int) -> LayerParts:
+        """A layer by what its tensors are for."""
+
+    def reinitialised(self, layer: int, seed: int) -> Mapping[str, Tensor]:
+        """A layer's tensors drawn anew by the model's own initialiser."""
+
+    def expert_use(self, plan: Plan) -> Mapping[tuple[int, str], Sequence[int]]:
+        """How many tokens of the bet's text each expert was chosen for, by slot and mixture."""
+
+    def pair_distances(self, plan: Plan, protocol: str) -> Mapping[tuple[int, int], float]:
+        """The swap-KL of every pair of slots, in nats per token, by ``replacement`` or ``interchange``."""
+
+    def block_influence(self, plan: Plan) -> Sequence[float]:
+        """1 minus the mean cosine of each slot's input and output (Men et al., arXiv 2403.03853)."""
+
+    def train(self, plan: Plan, arguments: Train) -> Plan:
+        """The plan with trained weights in place of those it had."""
+
+    def note(self, name: str, value: Any) -> None:
+        """Keeps a diagnostic with the variant's result; JSON-able."""
+
+
+Implementation = Callable[["Plan", Any, Bench], "tuple[Plan, ...]"]
+"""Carries out an intervention with concrete arguments on a plan.
+
+Returns one plan, or, for an intervention that is two directed changes (replacement), one plan for each.
+"""

@@ -1,0 +1,145 @@
+"""Interventions on the experts of mixtures: averaging them into one, dropping the least used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pytest_layerguard.interventions.bench import Bench, InterventionError
+from pytest_layerguard.interventions.plan import Edit, Plan, Tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pytest_layerguard.bet import arguments as args
+    from pytest_layerguard.interventions.parts import ExpertBank, LayerParts
+
+
+def average_experts(plan: Plan, arguments: args.AverageExperts, bench: Bench) -> tuple[Plan, ...]:
+    """Makes every expert the mean of the experts of its mixture, as a view of one tensor rather than copies."""
+    layers = layers_with_experts(arguments.layers, bench, "average_experts")
+    bench.note(
+        "expert_variance", {str(layer): expert_variance(bench.parts(layer)) for layer in layers}
+    )
+    edit = Edit(("average_experts",), lambda tensors, parts: dict(_averaged(tensors, parts)))
+    return (plan.edited(dict.fromkeys(layers, edit)),)
+
+
+def drop_experts(plan: Plan, arguments: args.DropExperts, bench: Bench) -> tuple[Plan, ...]:
+    """Takes the least used experts out of the router's choice, and out of the model."""
+    layers = layers_with_experts(arguments.layers, bench, "drop_experts")
+    use = bench.expert_use(plan)
+    edits: dict[int, Edit] = {}
+    dropped: dict[str, Any] = {}
+    for layer in layers:
+        banks = bench.parts(layer).banks
+        kept = {
+            bank.module: _most_used(bank, list(use[layer, bank.module]), arguments.count)
+            for bank in banks
+        }
+        dropped[str(layer)] = {
+            bank.module: sorted(set(range(bank.count)) - set(kept[bank.module])) for bank in banks
+        }
+        key = (
+            "drop_experts",
+            *sorted((module, tuple(experts)) for module, experts in kept.items()),
+        )
+        edits[layer] = Edit(key, _keeping(kept), settings=_counting(kept))
+    bench.note("dropped_experts", dropped)
+    return (plan.edited(edits),)
+
+
+def layers_with_experts(target: Any, bench: Bench, kind: str) -> tuple[int, ...]:
+    """The layers a target names, those with experts where it names all.
+
+    Raises:
+        InterventionError: If no layer has experts, or a layer named has none.
+    """
+    (named,) = target.resolve(bench.layers)
+    mixtures = tuple(layer for layer in named if bench.parts(layer).banks)
+    if not mixtures or (target.indices is not None and mixtures != named):
+        dense = sorted(set(named) - set(mixtures))
+        raise InterventionError(
+            f"{kind}: layer{'s' if len(dense) > 1 else ''} {', '.join(map(str, dense))} of this model "
+            f"{'have' if len(dense) > 1 else 'has'} no experts that could be found; looked for tensors whose first "
+            "dimension is the number of experts that their module states, and for lists of equal modules named experts"
+        )
+    return mixtures
+
+
+def expert_variance(parts: LayerParts) -> dict[str, float]:
+    """Variance of the experts' weights around their mean.
+
+    Returns:
+        ``variance``, the mean over all weights of the variance over experts (with 1/E), and ``relative``,
+        that over the mean square of the weights: near 0 for experts that are copies, near 1 for experts
+        that share no direction.
+    """
+    total = square = 0.0
+    count = 0
+    for bank in parts.banks:
+        for stack in _stacks(parts.tensors, bank):
+            values = stack.detach().float()
+            total += float(values.var(0, correction=0).sum())
+            square += float(values.square().mean(0).sum())
+            count += values[0].numel()
+    return {"variance": total / count, "relative": total / square if square else 0.0}
+
+
+def _stacks(tensors: Tensors, bank: ExpertBank) -> Iterator[Tensor]:
+    for name in bank.fused:
+        yield tensors[name]
+    for names in bank.listed:
+        yield torch.stack([tensors[name] for name in names])
+
+
+def _averaged(tensors: Tensors, parts: LayerParts) -> Iterator[tuple[str, Tensor]]:
+    for bank in parts.banks:
+        for name in bank.fused:
+            yield name, _mean(tensors[name]).expand_as(tensors[name])
+        for names in bank.listed:
+            mean = _mean(torch.stack([tensors[name] for name in names]))[0]
+            for name in names:
+                yield name, mean
+
+
+def _mean(experts: Tensor) -> Tensor:
+    """The mean of ``[E, ...]``, kept as ``[1, ...]``; exact where all experts are equal."""
+    first = experts[:1].float()
+    return (first + (experts.float() - first).mean(0, keepdim=True)).to(experts.dtype)
+
+
+def _most_used(bank: ExpertBank, use: list[int], count: int) -> list[int]:
+    if count >= bank.count:
+        raise InterventionError(
+            f"drop_experts: count {count} would leave none of the {bank.count} experts of {bank.module}"
+        )
+    if bank.listed or not bank.router or not bank.counters:
+        raise InterventionError(
+            f"drop_experts: cannot take experts out of {bank.module}: looked for experts in one tensor, a router of "
+            f"{bank.count} rows beside them and an attribute that states their number"
+        )
+    ranked = sorted(range(bank.count), key=lambda expert: (-use[expert], expert))
+    return sorted(ranked[: bank.count - count])
+
+
+def _keeping(kept: dict[str, list[int]]) -> Callable[[Tensors, LayerParts], Tensors]:
+    def apply(tensors: Tensors, parts: LayerParts) -> Tensors:
+        return {
+            name: tensors[name][kept[bank.module]]
+            for bank in parts.banks
+            for name in (*bank.fused, *bank.router)
+        }
+
+    return apply
+
+
+def _counting(kept: dict[str, list[int]]) -> Callable[[LayerParts], dict[str, int]]:
+    def settings(parts: LayerParts) -> dict[str, int]:
+        return {
+            counter: len(kept[bank.module]) for bank in parts.banks for counter in bank.counters
+        }
+
+    return settings

@@ -1,0 +1,122 @@
+"""Interventions on whole layers: skipping, zeroing, re-initialising, replacing, interchanging, removing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pytest_layerguard.interventions.bench import Bench, InterventionError
+from pytest_layerguard.interventions.plan import Edit, Plan, Tensors, Weights
+
+if TYPE_CHECKING:
+    from pytest_layerguard.bet import arguments as args
+    from pytest_layerguard.interventions.parts import LayerParts
+
+
+def skip_layers(plan: Plan, arguments: args.SkipLayers, bench: Bench) -> tuple[Plan, ...]:
+    """Makes each layer named the identity."""
+    (layers,) = arguments.layers.resolve(bench.layers)
+    return (plan.without(frozenset(layers)),)
+
+
+def zero_layers(plan: Plan, arguments: args.ZeroLayers, bench: Bench) -> tuple[Plan, ...]:
+    """Sets every tensor of each layer named to zero, but for its post-norms where these are kept."""
+    (layers,) = arguments.layers.resolve(bench.layers)
+    keep = arguments.keep == "post_norms"
+
+    def apply(tensors: Tensors, parts: LayerParts) -> Tensors:
+        kept = parts.post_norms if keep else ()
+        return {
+            name: torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+            for name, tensor in tensors.items()
+            if name not in kept and tensor.is_floating_point()
+        }
+
+    edit = Edit(("zero_layers", arguments.keep), apply)
+    return (plan.edited(dict.fromkeys(layers, edit)),)
+
+
+def reinitialize_layers(
+    plan: Plan, arguments: args.ReinitializeLayers, bench: Bench
+) -> tuple[Plan, ...]:
+    """Draws the parameters of each layer named anew, by the model's own initialiser."""
+    (layers,) = arguments.layers.resolve(bench.layers)
+
+    def apply(tensors: Tensors, parts: LayerParts) -> Tensors:
+        del tensors
+        return bench.reinitialised(parts.index, arguments.seed)
+
+    edit = Edit(("reinitialize_layers", arguments.seed), apply)
+    return (plan.edited(dict.fromkeys(layers, edit)),)
+
+
+def replace_layers(plan: Plan, arguments: args.ReplaceLayers, bench: Bench) -> tuple[Plan, ...]:
+    """Runs slot i with layer j's weights, and, as a plan of its own, slot j with layer i's."""
+    (pairs,) = arguments.pairs.resolve(bench.layers)
+    forward = {i: _weights(plan, j) for i, j in pairs}
+    backward = {j: _weights(plan, i) for i, j in pairs}
+    return plan.rebound(forward), plan.rebound(backward)
+
+
+def interchange_layers(
+    plan: Plan, arguments: args.InterchangeLayers, bench: Bench
+) -> tuple[Plan, ...]:
+    """Exchanges the weights of slots i and j."""
+    (pairs,) = arguments.pairs.resolve(bench.layers)
+    exchanged: dict[int, Weights] = {}
+    for i, j in pairs:
+        exchanged |= {i: _weights(plan, j), j: _weights(plan, i)}
+    return (plan.rebound(exchanged),)
+
+
+def remove_layers(plan: Plan, arguments: args.RemoveLayers, bench: Bench) -> tuple[Plan, ...]:
+    """Drops layers, chosen by a score or named."""
+    if arguments.layers is not None:
+        (layers,) = arguments.layers.resolve(bench.layers)
+        return (plan.without(frozenset(layers)),)
+    assert arguments.count is not None
+    scores = _scores(plan, arguments.guided_by, bench)
+    chosen = spaced(scores, arguments.count)
+    bench.note("removed", chosen)
+    bench.note("scores", {str(slot): score for slot, score in scores.items()})
+    return (plan.without(frozenset(chosen)),)
+
+
+def spaced(scores: dict[int, float], count: int) -> list[int]:
+    """Picks ``count`` layers in ascending order of their score, no two of them neighbours.
+
+    The greedy rule of "No Free Swap" (arXiv 2605.16234): spacing above 1.
+
+    Raises:
+        InterventionError: If so many layers cannot be picked.
+    """
+    chosen: list[int] = []
+    for layer in sorted(scores, key=lambda layer: (scores[layer], layer)):
+        if len(chosen) < count and all(abs(layer - other) > 1 for other in chosen):
+            chosen.append(layer)
+    if len(chosen) < count:
+        raise InterventionError(
+            f"remove_layers: {count} layers with spacing above 1 cannot be taken from {len(scores)}; "
+            f"the greedy rule finds {len(chosen)}. Lower count, or name the layers yourself (layers: [...])."
+        )
+    return sorted(chosen)
+
+
+def _scores(plan: Plan, guided_by: Any, bench: Bench) -> dict[int, float]:
+    if guided_by == "block_influence":
+        return dict(enumerate(bench.block_influence(plan)))
+    distances = bench.pair_distances(plan, guided_by)
+    return {
+        slot: min(distance for pair, distance in distances.items() if slot in pair)
+        for slot in range(bench.layers)
+    }
+
+
+def _weights(plan: Plan, slot: int) -> Weights:
+    weights = plan.weights_at(slot)
+    if weights is None:
+        raise InterventionError(
+            f"layer {slot} was left out by an intervention before; it has no weights to exchange"
+        )
+    return weights

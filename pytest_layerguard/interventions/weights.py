@@ -1,0 +1,205 @@
+"""Interventions on weights: pruning, ternary values, round-to-nearest integers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pytest_layerguard.interventions.bench import Bench, InterventionError
+from pytest_layerguard.interventions.plan import Edit, Plan, Tensors
+
+if TYPE_CHECKING:
+    from pytest_layerguard.bet import arguments as args
+    from pytest_layerguard.interventions.parts import LayerParts
+
+Change = Callable[[str, Tensor, "LayerParts"], Tensor]
+Apply = Callable[[Tensors, "LayerParts"], Tensors]
+Held = Callable[[Tensors, "LayerParts"], Callable[[Tensors], Tensors]]
+
+
+def prune_weights(plan: Plan, arguments: args.PruneWeights, bench: Bench) -> tuple[Plan, ...]:
+    """Zeroes a share of each weight matrix: its smallest by magnitude, or as many at random.
+
+    Each matrix is pruned by itself (Han et al., arXiv 1506.02626), each expert being a matrix of its own;
+    exactly ``floor(sparsity * n)`` of its n weights become zero.
+    """
+    if arguments.by == "random":
+
+        def score(name: str, matrices: Tensor, parts: LayerParts) -> Tensor:
+            return _random_like(matrices, arguments.seed, parts.index, name)
+    else:
+
+        def score(name: str, matrices: Tensor, parts: LayerParts) -> Tensor:
+            return matrices.abs()
+
+    def prune(name: str, matrices: Tensor, parts: LayerParts) -> Tensor:
+        flat = matrices.flatten(1)
+        count = int(arguments.sparsity * flat.shape[1] + 1e-9)
+        least = (
+            score(name, matrices, parts)
+            .flatten(1)
+            .topk(count, dim=1, largest=False, sorted=False)
+            .indices
+        )
+        return flat.scatter(1, least, 0.0).view_as(matrices)
+
+    key = ("prune_weights", arguments.parts, arguments.sparsity, arguments.by)
+    return _matrix_wise(
+        plan,
+        bench,
+        arguments,
+        (*key, arguments.seed if arguments.by == "random" else 0),
+        prune,
+        masked,
+    )
+
+
+def ternary_weights(plan: Plan, arguments: args.TernaryWeights, bench: Bench) -> tuple[Plan, ...]:
+    """Rounds weights to {-1, 0, 1} times the mean magnitude of their group (BitNet b1.58, arXiv 2402.17764).
+
+    A group whose weights already are {-s, 0, s} keeps s for its scale, so that making a ternary model
+    ternary changes nothing; the mean magnitude would shrink it by its share of zeros each time.
+    """
+
+    def ternary(name: str, matrices: Tensor, parts: LayerParts) -> Tensor:
+        del name, parts
+        groups, restore = _grouped(matrices.float(), arguments.scale, arguments.group_size)
+        magnitude = groups.abs()
+        largest = magnitude.amax(-1, keepdim=True)
+        already = ((magnitude == 0) | (magnitude == largest)).all(-1, keepdim=True)
+        scale = torch.where(already, largest, magnitude.mean(-1, keepdim=True))
+        signs = (groups / scale.clamp_min(torch.finfo(torch.float32).tiny)).round().clamp(-1, 1)
+        return restore(signs * scale).to(matrices.dtype)
+
+    key = ("ternary_weights", arguments.parts, arguments.scale, arguments.group_size)
+    return _matrix_wise(plan, bench, arguments, key, ternary, straight_through)
+
+
+def quantize_weights(plan: Plan, arguments: args.QuantizeWeights, bench: Bench) -> tuple[Plan, ...]:
+    """Rounds weights to the nearest of ``2^bits - 1`` symmetric levels, the largest magnitude at the end."""
+    levels = 2 ** (arguments.bits - 1) - 1
+
+    def quantize(name: str, matrices: Tensor, parts: LayerParts) -> Tensor:
+        del name, parts
+        groups, restore = _grouped(matrices.float(), arguments.scale, arguments.group_size)
+        scale = groups.abs().amax(-1, keepdim=True) / levels
+        whole = (
+            (groups / scale.clamp_min(torch.finfo(torch.float32).tiny))
+            .round()
+            .clamp(-levels, levels)
+        )
+        return restore(whole * scale).to(matrices.dtype)
+
+    key = (
+        "quantize_weights",
+        arguments.parts,
+        arguments.bits,
+        arguments.scale,
+        arguments.group_size,
+    )
+    return _matrix_wise(plan, bench, arguments, key, quantize, straight_through)
+
+
+def chosen_weights(parts: LayerParts, which: str) -> tuple[str, ...]:
+    """Names of the weights that ``experts`` or ``linear`` means in a layer."""
+    return parts.expert_weights if which == "experts" else parts.linear
+
+
+def _matrix_wise(
+    plan: Plan,
+    bench: Bench,
+    arguments: Any,
+    key: tuple[Any, ...],
+    change: Change,
+    held: Callable[[Apply], Held],
+) -> tuple[Plan, ...]:
+    """Edits every chosen weight as a stack of matrices ``[n, out, in]``; n is 1 but for fused experts."""
+    (named,) = arguments.layers.resolve(bench.layers)
+    layers = [layer for layer in named if chosen_weights(bench.parts(layer), arguments.parts)]
+    if not layers or (arguments.layers.indices is not None and len(layers) < len(named)):
+        bare = ", ".join(str(layer) for layer in named if layer not in layers)
+        raise InterventionError(
+            f"{key[0]}: no {'experts' if arguments.parts == 'experts' else 'linear maps'} could be found in layer "
+            f"{bare}; parts: {'linear takes the linear maps instead' if arguments.parts == 'experts' else 'experts'}"
+        )
+
+    def apply(tensors: Tensors, parts: LayerParts) -> Tensors:
+        def changed(name: str) -> Tensor:
+            return _in_rows(parts, name, tensors[name], lambda rows: change(name, rows, parts))
+
+        return {name: changed(name) for name in chosen_weights(parts, arguments.parts)}
+
+    return (plan.edited(dict.fromkeys(layers, Edit(key, apply, held=held(apply)))),)
+
+
+def straight_through(apply: Apply) -> Held:
+    """Holds a rounding during training: rounded weights forward, the gradient straight to those beneath.
+
+    The straight-through estimator of Bengio et al., arXiv 1308.3432.
+    """
+
+    def start(tensors: Tensors, parts: LayerParts) -> Callable[[Tensors], Tensors]:
+        def rounded(current: Tensors) -> Tensors:
+            with torch.no_grad():
+                changed = apply(current, parts)
+            return {
+                name: current[name] + (changed[name] - current[name]).detach() for name in changed
+            }
+
+        return rounded
+
+    return start
+
+
+def masked(apply: Apply) -> Held:
+    """Holds zeros during training: what was pruned at the start stays pruned."""
+
+    def start(tensors: Tensors, parts: LayerParts) -> Callable[[Tensors], Tensors]:
+        kept = {name: changed != 0 for name, changed in apply(tensors, parts).items()}
+        return lambda current: {name: current[name] * mask for name, mask in kept.items()}
+
+    return start
+
+
+def _in_rows(
+    parts: LayerParts, name: str, tensor: Tensor, change: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Applies a change that expects ``[n, out, in]``, whichever way round the model keeps the weight."""
+    owner = parts.module.get_submodule(name.rpartition(".")[0])
+    transposed = type(owner).__name__ == "Conv1D" or bool(getattr(owner, "is_transposed", False))
+    matrices = tensor if tensor.dim() == 3 else tensor.unsqueeze(0)
+    if transposed:
+        matrices = matrices.transpose(-1, -2)
+    changed = change(matrices)
+    if transposed:
+        changed = changed.transpose(-1, -2)
+    return changed if tensor.dim() == 3 else changed.squeeze(0)
+
+
+def _grouped(
+    matrices: Tensor, scale: str, group_size: int | None
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Views ``[n, out, in]`` so that the last dimension shares one scale; returns the way back, too."""
+    shape = matrices.shape
+    if scale == "tensor":
+        return matrices.flatten(1), lambda groups: groups.view(shape)
+    if scale == "row":
+        return matrices, lambda groups: groups
+    assert group_size is not None
+    if shape[-1] % group_size:
+        raise InterventionError(
+            f"group_size {group_size} does not divide the {shape[-1]} inputs of a weight matrix; "
+            "take one that does, or scale: row"
+        )
+    return matrices.view(*shape[:-1], -1, group_size), lambda groups: groups.flatten(-2)
+
+
+def _random_like(matrices: Tensor, seed: int, layer: int, name: str) -> Tensor:
+    """Random scores of a weight that depend on nothing but the seed and the weight's place."""
+    place = hashlib.sha256(f"{seed}:{layer}:{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(place[:8], "big") >> 1)
+    return torch.rand(matrices.shape, generator=generator).to(matrices.device)
