@@ -1,0 +1,1 @@
+"""How it is measured: loading, anatomy, sweeps, windows, metrics, intervals and samples."""

@@ -1,0 +1,74 @@
+"""Binding tensors and attributes over a model for the time of a block, and unbinding them after it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor, nn
+
+
+class Sites:
+    """Where each named tensor of a module lives, tied names included.
+
+    A tied tensor (an embedding that is also the head) has one name and several owners; binding it must
+    reach all of them, or half of the model would go on with the old one.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        owners: dict[int, list[tuple[dict[str, Any], str]]] = defaultdict(list)
+        self._identity: dict[str, int] = {}
+        for prefix, owner in module.named_modules(remove_duplicate=False):
+            for table in (owner._parameters, owner._buffers):
+                for leaf, tensor in table.items():
+                    if tensor is not None:
+                        owners[id(tensor)].append((table, leaf))
+                        self._identity[f"{prefix}.{leaf}" if prefix else leaf] = id(tensor)
+        self._owners = dict(owners)
+
+    @contextmanager
+    def bound(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Lays ``tensors`` over the parameters and buffers of these names, and takes them off again.
+
+        Raises:
+            KeyError: If the module has no parameter or buffer of a name.
+        """
+        undo: list[tuple[dict[str, Any], str, Any]] = []
+        try:
+            for name, tensor in tensors.items():
+                for table, leaf in self._owners[self._identity[name]]:
+                    undo.append((table, leaf, table[leaf]))
+                    table[leaf] = tensor
+            yield
+        finally:
+            for table, leaf, tensor in reversed(undo):
+                table[leaf] = tensor
+
+
+@contextmanager
+def attribute(owner: object, name: str, value: object) -> Iterator[None]:
+    """Sets an instance attribute for the time of a block; one that only the class has is deleted again."""
+    held = vars(owner)
+    before = held.get(name, held)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if before is held:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+@contextmanager
+def attributes(root: nn.Module, settings: Mapping[str, object]) -> Iterator[None]:
+    """Sets attributes named ``"module.path:attribute"`` below ``root`` for the time of a block."""
+    with ExitStack() as stack:
+        for place, value in settings.items():
+            path, _, name = place.partition(":")
+            stack.enter_context(attribute(root.get_submodule(path), name, value))
+        yield
