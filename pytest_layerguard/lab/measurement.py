@@ -1,0 +1,140 @@
+"""From token scores to metrics with intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+
+from pytest_layerguard.bet.criteria import Interval
+from pytest_layerguard.lab.intervals import Mean, clustered, exponential
+from pytest_layerguard.lab.results import LossProfile, TokenHarm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from pytest_layerguard.lab.head import Scores
+    from pytest_layerguard.lab.windows import Batch
+
+_FEWEST_PLACES: Final = 4
+_WORST_TOKENS: Final = 20
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where each scored token stands: its window, its position there and its id, each ``[n]``."""
+
+    windows: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, batches: Sequence[Batch]) -> Ground:
+        """Reads it off the micro-batches, in the order in which tokens are scored."""
+        windows, positions, tokens = [], [], []
+        for batch in batches:
+            rows, columns = torch.nonzero(batch.scored, as_tuple=True)
+            windows.append(torch.tensor(batch.windows)[rows])
+            positions.append(columns)
+            tokens.append(batch.labels[batch.scored])
+        return cls(*(torch.cat(each).numpy() for each in (windows, positions, tokens)))
+
+    @property
+    def count(self) -> int:
+        """How many windows there are."""
+        return int(self.windows.max()) + 1
+
+
+def base_metrics(losses: Tensor, ground: Ground) -> dict[str, Interval]:
+    """The base's perplexity, from its token losses ``[n]``."""
+    return {"perplexity": exponential(_mean(losses, ground).interval())}
+
+
+def variant_metrics(
+    base: Tensor, directions: Sequence[Scores], ground: Ground, comparisons: int
+) -> dict[str, Interval]:
+    """The metrics of a variant.
+
+    Args:
+        base: Token losses of the base, ``[n]``.
+        directions: Scores of the variant, one for each of its directed changes; the worse one counts.
+        ground: Where the tokens stand.
+        comparisons: Over how many variants the intervals hold together.
+
+    Returns:
+        Intervals of ``perplexity``, ``base_perplexity``, ``perplexity_ratio``, ``kl`` and ``top1_agreement``.
+    """
+
+    def worst(pick: Callable[[Scores], Tensor], sign: int = 1) -> Interval:
+        means = [_mean(pick(scores), ground) for scores in directions]
+        return max(means, key=lambda mean: sign * mean.value).interval(comparisons)
+
+    return {
+        "perplexity": exponential(worst(lambda scores: scores.losses)),
+        "base_perplexity": exponential(_mean(base, ground).interval()),
+        "perplexity_ratio": exponential(worst(lambda scores: scores.losses - base)),
+        "kl": worst(lambda scores: scores.kl),
+        "top1_agreement": worst(lambda scores: scores.agreement, -1),
+    }
+
+
+def overflowed(base: Tensor, ground: Ground) -> dict[str, Interval]:
+    """The metrics of a variant whose activations overflowed: nothing is likely any more."""
+    endless = Interval.point(float("inf"))
+    return {
+        "perplexity": endless,
+        "base_perplexity": exponential(_mean(base, ground).interval()),
+        "perplexity_ratio": endless,
+        "kl": endless,
+        "top1_agreement": Interval.point(0.0),
+    }
+
+
+def gap(
+    replacement: Sequence[Scores], interchange: Scores, ground: Ground, comparisons: int
+) -> Interval:
+    """Replacement swap-KL minus interchange swap-KL of one pair, paired token by token."""
+    worst = max(replacement, key=lambda scores: _mean(scores.kl, ground).value)
+    return _mean(worst.kl - interchange.kl, ground).interval(comparisons)
+
+
+def profile(
+    base: Tensor, scores: Scores, ground: Ground, decode: Callable[[int], str]
+) -> LossProfile:
+    """Which positions and which tokens suffer, from losses ``[n]`` of base and variant."""
+    difference = (scores.losses.double() - base.double()).numpy()
+    by_position = _means(ground.positions, difference)
+    length = int(ground.positions.max()) + 1
+    by_token = _means(ground.tokens, difference)
+    often = [
+        (token, mean, count) for token, (mean, count) in by_token.items() if count >= _FEWEST_PLACES
+    ]
+    worst = sorted(often, key=lambda each: (-each[1], each[0]))[:_WORST_TOKENS]
+    return LossProfile(
+        tuple(
+            round(by_position[index][0], 4) if index in by_position else None
+            for index in range(length)
+        ),
+        tuple(TokenHarm(decode(token), count, round(mean, 4)) for token, mean, count in worst),
+    )
+
+
+def _means(
+    groups: NDArray[np.int64], values: NDArray[np.float64]
+) -> Mapping[int, tuple[float, int]]:
+    labels, index = np.unique(groups, return_inverse=True)
+    counts = np.bincount(index)
+    sums = np.bincount(index, weights=values)
+    return {
+        int(label): (float(total / count), int(count))
+        for label, total, count in zip(labels, sums, counts, strict=True)
+    }
+
+
+def _mean(values: Tensor, ground: Ground) -> Mean:
+    return clustered(values.double().numpy(), ground.windows)

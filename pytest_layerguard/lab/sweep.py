@@ -1,0 +1,234 @@
+"""Running many plans of one model as a prefix trie: what two plans share, they share exactly.
+
+Skipping each of L layers in turn costs L(L+1)/2 layer evaluations, the untouched model included, because the
+variant that skips layer k agrees with it on the first k layers. The trie is walked depth first, one part of
+the windows at a time, so that no more states are held than a part's budget allows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+from pytest_layerguard.lab.head import Scores, compare, joined
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pytest_layerguard.interventions.plan import Plan, Shell, Step, Weights
+    from pytest_layerguard.lab.runner import Frame, Runner
+    from pytest_layerguard.lab.windows import Batch
+
+_STATE_BUDGET: Final = {"cpu": 2**30, "cuda": 2**33}
+"""Bytes of hidden states held at a time."""
+
+_TENSOR_BUDGET: Final = {"cpu": 2**30, "cuda": 2**33}
+"""Bytes of edited tensors kept from one part of the windows to the next."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Scores of a base and its variants on the same tokens.
+
+    Attributes:
+        base: Token losses of the base, ``[n]``.
+        variants: Scores of each variant, in the order asked for.
+    """
+
+    base: Tensor
+    variants: tuple[Scores, ...]
+
+
+@dataclass
+class _Kept:
+    """Edited tensors kept for the next part, as far as they fit; recomputing them is exact, only slower."""
+
+    runner: Runner
+    budget: int
+    held: dict[Weights, dict[str, Tensor]] = field(default_factory=dict)
+
+    def tensors(self, weights: Weights) -> dict[str, Tensor] | None:
+        if not weights.edits:
+            return None
+        if weights not in self.held:
+            made = self.runner.materialise(weights)
+            size = sum(tensor.untyped_storage().nbytes() for tensor in made.values())
+            if size > self.budget:
+                return made
+            self.budget -= size
+            self.held[weights] = made
+        return self.held[weights]
+
+
+def evaluations(plans: Sequence[Plan]) -> int:
+    """How many layer evaluations the trie of these plans makes per micro-batch."""
+    return len(
+        {
+            (plan.shell, plan.steps[: depth + 1])
+            for plan in plans
+            for depth in range(len(plan.steps))
+        }
+    )
+
+
+@torch.inference_mode()
+def sweep(
+    runner: Runner,
+    batches: Sequence[Batch],
+    base: Plan,
+    variants: Sequence[Plan],
+    vocabulary: int,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Swept:
+    """Scores a base and its variants, each on every micro-batch.
+
+    Args:
+        runner: The model.
+        batches: Micro-batches; base and variants see the same shapes, so that doing nothing changes nothing.
+        base: The plan that the variants are compared with.
+        variants: The plans to compare; equal plans are run once.
+        vocabulary: The number of logits.
+        advance: Called with the number of layer evaluations made since the last call.
+
+    Returns:
+        Scores in the order of the tokens.
+    """
+    distinct = list(dict.fromkeys([base, *variants]))
+    device = runner.device.type
+    kept = _Kept(runner, _TENSOR_BUDGET.get(device, _TENSOR_BUDGET["cpu"]))
+    base_losses: list[Tensor] = []
+    scores: dict[Plan, list[Scores]] = {plan: [] for plan in distinct}
+    for part in _parts(runner, batches):
+        walk = _Walk(runner, part, base, kept, vocabulary, advance)
+        losses, partial = walk.run(distinct)
+        base_losses.append(losses)
+        for plan, score in partial.items():
+            scores[plan].append(score)
+    whole = {plan: joined(parts) for plan, parts in scores.items()}
+    return Swept(torch.cat(base_losses), tuple(whole[plan] for plan in variants))
+
+
+def _parts(runner: Runner, batches: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
+    """Splits the micro-batches so that the states of one part fit the budget."""
+    budget = _STATE_BUDGET.get(runner.device.type, _STATE_BUDGET["cpu"]) // (
+        len(runner.anatomy) + 3
+    )
+    part: list[Batch] = []
+    size = 0
+    for batch in batches:
+        needed = batch.input_ids.numel() * runner.state_width
+        if part and size + needed > budget:
+            yield part
+            part, size = [], 0
+        part.append(batch)
+        size += needed
+    if part:
+        yield part
+
+
+class _Walk:
+    """One pass over the trie with one part of the windows."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        part: Sequence[Batch],
+        base: Plan,
+        kept: _Kept,
+        vocabulary: int,
+        advance: Callable[[int], None],
+    ) -> None:
+        self.runner = runner
+        self.part = part
+        self.base = base
+        self.kept = kept
+        self.vocabulary = vocabulary
+        self.advance = advance
+        self.labels = torch.cat([batch.labels[batch.scored] for batch in part])
+        self.masks = [batch.scored.to(runner.device) for batch in part]
+        self.base_final: Tensor | None = None
+        self.waiting: list[tuple[Plan, Tensor]] = []
+        self.waiting_bytes = 0
+        self.losses: Tensor | None = None
+        self.scores: dict[Plan, Scores] = {}
+
+    def run(self, plans: Sequence[Plan]) -> tuple[Tensor, dict[Plan, Scores]]:
+        """Returns the base's losses and every plan's scores on this part; the base is among the plans."""
+        shells = dict.fromkeys([self.base.shell, *(plan.shell for plan in plans)])
+        for shell in shells:
+            frames = [self.runner.begin(batch.input_ids, shell=shell) for batch in self.part]
+            states = [frame.embeddings for frame in frames]
+            self._descend(frames, [plan for plan in plans if plan.shell == shell], 0, states)
+        self._score()
+        assert self.losses is not None
+        return self.losses, self.scores
+
+    def _descend(
+        self, frames: Sequence[Frame], plans: Sequence[Plan], depth: int, states: list[Tensor]
+    ) -> None:
+        """Runs all plans that agree on their first ``depth`` steps, from the states these steps lead to.
+
+        The caller's list of states is emptied as soon as the last branch has read it.
+        """
+        branches: dict[Step, list[Plan]] = {}
+        for plan in plans:
+            if len(plan.steps) > depth:
+                branches.setdefault(plan.steps[depth], []).append(plan)
+        ended = [plan for plan in plans if len(plan.steps) == depth]
+        # The base goes first: the others are compared with its final hidden states.
+        order = sorted(branches.items(), key=lambda branch: self.base not in branch[1])
+        if self.base in ended:
+            self._arrive(frames, ended, states)
+            ended = []
+        for position, (step, members) in enumerate(order):
+            with self.runner.bound(step.slot, step.weights, self.kept.tensors(step.weights)):
+                further = []
+                for index, frame in enumerate(frames):
+                    further.append(self.runner.step(frame, step.slot, states[index]))
+                    if position == len(order) - 1 and not ended:
+                        states[index] = further[-1]
+                self.advance(len(frames))
+            if position == len(order) - 1 and not ended:
+                states.clear()
+            self._descend(frames, members, depth + 1, further)
+        if ended:
+            self._arrive(frames, ended, states)
+        states.clear()
+
+    def _arrive(
+        self, frames: Sequence[Frame], plans: Sequence[Plan], states: Sequence[Tensor]
+    ) -> None:
+        shell = plans[0].shell
+        final = torch.cat(
+            [
+                self.runner.finish(frame, state, shell)[mask]
+                for frame, state, mask in zip(frames, states, self.masks, strict=True)
+            ]
+        )
+        if self.base in plans:
+            self.base_final = final
+        self.waiting += [(plan, final) for plan in plans]
+        self.waiting_bytes += final.nbytes
+        if self.waiting_bytes > _STATE_BUDGET.get(final.device.type, _STATE_BUDGET["cpu"]) // 4:
+            self._score()
+
+    def _score(self) -> None:
+        if not self.waiting:
+            return
+        assert self.base_final is not None
+        losses, scores = compare(
+            (self.base_final, self._head(self.base.shell)),
+            [(final, self._head(plan.shell)) for plan, final in self.waiting],
+            self.labels,
+            self.vocabulary,
+        )
+        self.losses = losses
+        self.scores |= dict(zip((plan for plan, _ in self.waiting), scores, strict=True))
+        self.waiting = []
+        self.waiting_bytes = 0
+
+    def _head(self, shell: Shell) -> Callable[[Tensor], Tensor]:
+        return lambda rows: self.runner.logits(rows, shell)

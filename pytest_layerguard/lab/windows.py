@@ -1,0 +1,174 @@
+"""Cutting a tokenised text into windows, each scored token exactly once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+from pytest_layerguard.lab.errors import LabError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+IGNORED: Final = -100
+"""The label of a position that is read but not scored, as in ``torch.nn.functional.cross_entropy``."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Which tokens are scored, and in what context.
+
+    Attributes:
+        tokens: Scored tokens in all.
+        window: Scored tokens of a whole window.
+        stride: Tokens by which a window starts after the one before it; below ``window`` they overlap, and
+            each window after the first scores only its last ``stride`` tokens.
+        bos: Id of the token put before every window, or None for none.
+        last_only: Whether only the last position of each window counts.
+    """
+
+    tokens: int
+    window: int
+    stride: int
+    bos: int | None
+    last_only: bool = False
+
+    @property
+    def needed(self) -> int:
+        """How many tokens the text must have."""
+        return self.tokens if self.bos is not None else self.tokens + 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch of windows of one length: ``[B, T]`` token ids, ``[B, T]`` labels, the windows' numbers."""
+
+    input_ids: Tensor
+    labels: Tensor
+    windows: tuple[int, ...]
+
+    @property
+    def scored(self) -> Tensor:
+        """Mask ``[B, T]`` of the positions that count."""
+        return self.labels != IGNORED
+
+
+def cut(ids: Sequence[int], contract: Contract) -> list[tuple[Tensor, Tensor]]:
+    """Cuts a text into windows.
+
+    Window k of W scored tokens reads, with BOS, ``[BOS] t[kS] .. t[kS+W-2]`` and scores
+    ``t[kS] .. t[kS+W-1]``; without BOS it reads ``t[kS] .. t[kS+W-1]`` and scores ``t[kS+1] .. t[kS+W]``.
+
+    Args:
+        ids: The tokenised text, without special tokens.
+        contract: What to score.
+
+    Returns:
+        For each window its inputs ``[T]`` and labels ``[T]``, unscored positions labelled :data:`IGNORED`.
+
+    Raises:
+        LabError: If the text is too short.
+    """
+    if len(ids) < contract.needed:
+        raise LabError(
+            f"the text has {len(ids):,} tokens and {contract.needed:,} are needed to score "
+            f"{contract.tokens:,}; lower measure.tokens or take a longer text"
+        )
+    text = torch.tensor(ids[: contract.needed], dtype=torch.long)
+    if contract.bos is not None:
+        text = torch.cat([torch.tensor([contract.bos]), text])
+    windows: list[tuple[Tensor, Tensor]] = []
+    scored = 0
+    start = 0
+    while scored < contract.tokens:
+        end = min(start + contract.window, contract.tokens)
+        inputs = text[start:end].clone()
+        labels = text[start + 1 : end + 1].clone()
+        if contract.bos is not None:
+            inputs[0] = contract.bos
+        labels[: scored - start] = IGNORED
+        if contract.last_only:
+            labels[:-1] = IGNORED
+        windows.append((inputs, labels))
+        scored = end
+        start += contract.stride
+    return windows
+
+
+def cut_chunks(ids: Sequence[int], size: int, tokens: int | None) -> list[tuple[Tensor, Tensor]]:
+    """Cuts a text into whole chunks and scores all but the first token of each, as GPTQ's evaluation does.
+
+    Frantar et al., "GPTQ" (arXiv 2210.17323), ``datautils.py`` and ``opt_eval``: the text is tokenised with
+    its special tokens, chunks do not overlap, and what does not fill a chunk is left out.
+
+    Args:
+        ids: The tokenised text, special tokens included.
+        size: Tokens of a chunk.
+        tokens: Scored tokens at most, or None for all; rounded down to whole chunks.
+
+    Raises:
+        LabError: If there is not one whole chunk.
+    """
+    count = len(ids) // size
+    if tokens is not None:
+        count = min(count, tokens // (size - 1))
+    if count < 1:
+        raise LabError(
+            f"not one whole chunk of {size:,} tokens can be scored: the text has {len(ids):,} tokens and "
+            f"measure.tokens is {tokens if tokens is not None else 'not given'}; a chunk scores {size - 1:,}"
+        )
+    chunks = torch.tensor(ids[: count * size], dtype=torch.long).view(count, size)
+    return [(chunk[:-1], chunk[1:]) for chunk in chunks]
+
+
+def cut_rolling(ids: Sequence[int], context: int, prefix: int) -> list[tuple[Tensor, Tensor]]:
+    """Cuts a text as lm-evaluation-harness's ``get_rolling_token_windows`` with one token of context does.
+
+    The first window is a prefix token and all but the last of its tokens; each next one starts with the
+    token before its first scored one; the last is filled up with earlier text, which is read, not scored.
+
+    Args:
+        ids: The tokenised text, without special tokens.
+        context: The most tokens the model reads at a time.
+        prefix: The token before the text.
+
+    Raises:
+        LabError: If the text is empty.
+    """
+    if not ids:
+        raise LabError("the text has no tokens")
+    text = torch.tensor([prefix, *ids], dtype=torch.long)
+    windows: list[tuple[Tensor, Tensor]] = []
+    scored = 0
+    while scored < len(ids):
+        end = min(scored + context, len(ids))
+        start = max(0, end - context)
+        labels = text[start + 1 : end + 1].clone()
+        labels[: scored - start] = IGNORED
+        windows.append((text[start:end], labels))
+        scored = end
+    return windows
+
+
+def batched(windows: Sequence[tuple[Tensor, Tensor]], rows: int) -> list[Batch]:
+    """Groups windows of equal length into micro-batches of at most ``rows`` windows, in order."""
+    batches: list[Batch] = []
+    first = 0
+    while first < len(windows):
+        length = len(windows[first][0])
+        last = first
+        while last < len(windows) and last - first < rows and len(windows[last][0]) == length:
+            last += 1
+        taken = windows[first:last]
+        batches.append(
+            Batch(
+                torch.stack([inputs for inputs, _ in taken]),
+                torch.stack([labels for _, labels in taken]),
+                tuple(range(first, last)),
+            )
+        )
+        first = last
+    return batches
