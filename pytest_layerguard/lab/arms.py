@@ -1,0 +1,65 @@
+"""From the variants that a bet declares to the plans that carry them out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_layerguard.bet.targets import TargetError
+from pytest_layerguard.bet.variants import variants
+from pytest_layerguard.interventions.bench import InterventionError
+from pytest_layerguard.interventions.plan import Plan
+from pytest_layerguard.lab.errors import LabError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_layerguard.bet.model import Bet
+    from pytest_layerguard.interventions.registry import Registry
+    from pytest_layerguard.lab.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One variant of one arm, ready to run.
+
+    Attributes:
+        arm: The arm's name, or None where the bet has no arms.
+        name: The variant's slug.
+        target: What it touches.
+        kinds: What is done, in order.
+        plans: How it is run; several where a variant is several directed changes.
+        notes: What making the plans brought to light.
+    """
+
+    arm: str | None
+    name: str
+    target: str
+    kinds: tuple[str, ...]
+    plans: tuple[Plan, ...]
+    notes: Mapping[str, Any]
+
+
+def planned(bet: Bet, bench: Workbench, registry: Registry) -> list[Arm]:
+    """Plans every variant of every arm of a bet.
+
+    Raises:
+        LabError: If the model lacks what an intervention names, with the text of why.
+    """
+    arms: list[Arm] = []
+    for arm, interventions in bet.arm_interventions.items():
+        try:
+            for variant in variants(interventions, bench.layers):
+                plans: Sequence[Plan] = (Plan.untouched(bench.layers),)
+                for each in variant.interventions:
+                    carry_out = registry[each.kind].load()
+                    plans = [
+                        made for plan in plans for made in carry_out(plan, each.arguments, bench)
+                    ]
+                kinds = tuple(each.kind for each in variant.interventions)
+                arms.append(
+                    Arm(arm, variant.slug, variant.target, kinds, tuple(plans), bench.notes())
+                )
+        except (TargetError, InterventionError) as error:
+            raise LabError(f"{f'arm {arm}: ' if arm else ''}{error}") from error
+    return arms

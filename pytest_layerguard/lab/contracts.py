@@ -1,0 +1,172 @@
+"""From what a bet's ``measure`` says to the windows of one text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+from torch import Tensor
+
+from pytest_layerguard.lab import digests, tokens
+from pytest_layerguard.lab.errors import LabError
+from pytest_layerguard.lab.measurement import Ground
+from pytest_layerguard.lab.windows import Batch, Contract, batched, cut, cut_chunks, cut_rolling
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_layerguard.bet.model import Measure
+    from pytest_layerguard.lab.loading import Loaded
+
+_DEFAULT_WINDOW: Final = 512
+_GPTQ_WINDOW: Final = 2048
+_NFS: Final = (512, 256)
+_STRIDED: Final = ("nfs-512-256", "nfs-512-256-as-published")
+
+Window = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One text, cut into micro-batches for one model.
+
+    Attributes:
+        batches: Micro-batches of windows.
+        provenance: Digests and counts, enough to know what was read.
+    """
+
+    batches: tuple[Batch, ...]
+    provenance: Mapping[str, Any]
+
+    @cached_property
+    def ground(self) -> Ground:
+        """Where each scored token stands."""
+        return Ground.of(self.batches)
+
+    @property
+    def scored(self) -> int:
+        """Scored tokens in all."""
+        return len(self.ground.windows)
+
+    @property
+    def windows(self) -> int:
+        """How many windows there are."""
+        return self.ground.count
+
+
+def wanted(measure: Measure) -> int | None:
+    """How many tokens of a text a bet's contract can use; None for all of it."""
+    return None if measure.tokens is None else measure.tokens + 1
+
+
+def read(text: str, measure: Measure, loaded: Loaded, micro_batch: int) -> Reading:
+    """Tokenises a text once, without special tokens, and cuts it by the bet's contract.
+
+    Args:
+        text: The text.
+        measure: What the bet says of tokens, window, stride, BOS and positions, or a preset.
+        loaded: The model, whose context bounds the window, and its tokenizer.
+        micro_batch: Tokens that may go through a block at a time.
+
+    Raises:
+        LabError: If the text is too short or the window longer than the model's context.
+    """
+    bos = tokens.bos_id(loaded.tokenizer, measure.bos)
+    ids = tokens.encode(loaded.tokenizer, text)
+    tokens.check_ids(ids, loaded.model)
+    windows = _windows(ids, measure, loaded, bos)
+    length = max(len(inputs) for inputs, _ in windows)
+    batches = tuple(batched(windows, max(1, micro_batch // length)))
+    return Reading(
+        batches,
+        {
+            "text": digests.of_text(text),
+            "token_ids": digests.of_ids([token for row, _ in windows for token in row.tolist()]),
+            "scored_tokens": sum(int(batch.scored.sum()) for batch in batches),
+            "windows": len(windows),
+            "window": length,
+            "stride": measure.stride,
+            "bos": bos,
+            "positions": measure.positions,
+            "preset": measure.preset,
+        },
+    )
+
+
+def context_of(loaded: Loaded) -> int | None:
+    """The longest text the model was made for, in tokens, or None where it does not say."""
+    config = loaded.model.config.get_text_config(decoder=True)
+    stated = (
+        getattr(config, name, None)
+        for name in ("max_position_embeddings", "n_positions", "max_seq_len")
+    )
+    return next((int(value) for value in stated if isinstance(value, int) and value > 0), None)
+
+
+def default_window(measure: Measure, loaded: Loaded) -> int:
+    """Scored tokens per window: what the bet says, else 512 or the model's context if shorter.
+
+    Raises:
+        LabError: If the window is longer than the model's context.
+    """
+    context = context_of(loaded)
+    if measure.window is None:
+        return min(_DEFAULT_WINDOW, context or _DEFAULT_WINDOW)
+    if context is not None and measure.window > context:
+        raise LabError(
+            f"measure.window is {measure.window} and the model's context is {context} tokens; "
+            f"allowed: 1 to {context}"
+        )
+    return measure.window
+
+
+def _windows(ids: Sequence[int], measure: Measure, loaded: Loaded, bos: int | None) -> list[Window]:
+    if measure.preset == "gptq-2048":
+        start = [] if bos is None else [bos]
+        return cut_chunks([*start, *ids], _GPTQ_WINDOW, measure.tokens)
+    if measure.preset == "lm-eval":
+        context = context_of(loaded) or _GPTQ_WINDOW
+        prefix = loaded.tokenizer.bos_token_id
+        prefix = loaded.tokenizer.eos_token_id if prefix is None else prefix
+        if prefix is None:
+            raise LabError(
+                "preset lm-eval: the tokenizer has neither a BOS nor an end-of-text token to start with"
+            )
+        return cut_rolling(
+            ids if measure.tokens is None else ids[: measure.tokens], context, prefix
+        )
+    window, stride = (
+        _NFS if measure.preset in _STRIDED else (default_window(measure, loaded), measure.stride)
+    )
+    spare = 0 if bos is not None else 1
+    scored = measure.tokens if measure.tokens is not None else len(ids) - spare
+    contract = Contract(scored, window, stride or window, bos, measure.positions == "last")
+    return cut(ids, contract)
+
+
+def training_windows(
+    text_ids: Sequence[Sequence[int]], window: int, bos: int | None, most: int
+) -> list[Window]:
+    """Windows of several texts, evenly mixed: one of each in turn, at most ``most`` in all.
+
+    Args:
+        text_ids: Tokens of each text.
+        window: Tokens of a window.
+        bos: Put before every window, or None.
+        most: How many windows the training can use.
+
+    Raises:
+        LabError: If a text has not even one whole window.
+    """
+    columns: list[list[Window]] = []
+    for ids in text_ids:
+        spare = 0 if bos is not None else 1
+        count = min((len(ids) - spare) // window, -(-most // len(text_ids)))
+        if count < 1:
+            raise LabError(
+                f"train.text has {len(ids):,} tokens; one window of {window} needs {window + spare:,}"
+            )
+        columns.append(cut(ids, Contract(count * window, window, window, bos)))
+    shortest = min(map(len, columns))
+    return [column[index] for index in range(shortest) for column in columns]
