@@ -1,0 +1,252 @@
+"""Every family, every intervention: the laboratory agrees with a plain loop over deep copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support import families, plain
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from pytest_layerguard.bet.arguments import BUILTIN_KINDS
+from pytest_layerguard.interventions.bench import InterventionError
+from pytest_layerguard.interventions.plan import Edit, Plan
+from pytest_layerguard.interventions.registry import Registry
+from pytest_layerguard.lab.anatomy import Anatomy
+from pytest_layerguard.lab.errors import LabError
+from pytest_layerguard.lab.runner import Runner
+from pytest_layerguard.lab.sampling import greedy, speak
+from pytest_layerguard.lab.sweep import Swept, sweep
+from pytest_layerguard.lab.windows import Batch, Contract, batched, cut
+from pytest_layerguard.lab.workbench import Workbench
+
+WINDOWS = cut(families.text(41), Contract(40, 16, 16, bos=None))
+BATCHES = batched(WINDOWS, 2)
+
+
+def runner_of(family: str) -> Runner:
+    return Runner(Anatomy.of(families.model(family)))
+
+
+def planned(runner: Runner, kind: str, arguments: dict[str, object]) -> tuple[Plan, ...]:
+    told = BUILTIN_KINDS[kind].model_validate(arguments)
+    bench = Workbench(runner, BATCHES, families.VOCABULARY, lambda _: WINDOWS)
+    return Registry.of()[kind].load()(Plan.untouched(len(runner.anatomy)), told, bench)
+
+
+def swept(runner: Runner, *plans: Plan) -> Swept:
+    return sweep(runner, BATCHES, Plan.untouched(len(runner.anatomy)), plans, families.VOCABULARY)
+
+
+def agree(result: Swept, index: int, base: PreTrainedModel, changed: PreTrainedModel) -> None:
+    """Perplexity to 1e-5 relative, KL to 1e-6 absolute."""
+    ours = result.variants[index]
+    wanted = plain.losses(changed, WINDOWS)
+    assert float(ours.losses.double().mean().exp()) == pytest.approx(
+        float(wanted.mean().exp()), rel=1e-5
+    )
+    expected = plain.divergence(base, changed, WINDOWS)
+    assert float(ours.kl.double().mean()) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert float(result.base.double().mean().exp()) == pytest.approx(
+        float(plain.losses(base, WINDOWS).mean().exp()), rel=1e-5
+    )
+
+
+@contextmanager
+def unchanged(model: PreTrainedModel) -> Iterator[None]:
+    """Every tensor of the model is, bit for bit, what and where it was, and every attribute too."""
+    tensors = {
+        name: (tensor, tensor.clone()) for name, tensor in model.state_dict(keep_vars=True).items()
+    }
+    attributes = {name: dict(vars(module)) for name, module in model.named_modules()}
+    yield
+    after = model.state_dict(keep_vars=True)
+    assert after.keys() == tensors.keys()
+    for name, (tensor, copy) in tensors.items():
+        assert after[name] is tensor, name
+        assert torch.equal(tensor, copy), name
+    for name, module in model.named_modules():
+        assert vars(module).keys() == attributes[name].keys(), name
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_skipping_agrees_with_deep_copies(family: str) -> None:
+    model, runner = families.model(family), runner_of(family)
+    plans = [planned(runner, "skip_layers", {"layers": layer})[0] for layer in range(4)]
+    both = planned(runner, "skip_layers", {"layers": [0, 2]})[0]
+    result = swept(runner, *plans, both)
+    for layer in range(4):
+        agree(result, layer, model, plain.skipped(model, [layer]))
+    agree(result, 4, model, plain.skipped(model, [0, 2]))
+
+
+@pytest.mark.parametrize("family", families.MIXTURES)
+def test_averaging_experts_agrees_with_deep_copies(family: str) -> None:
+    model, runner = families.model(family), runner_of(family)
+    (plan,) = planned(runner, "average_experts", {})
+    mixtures = [index for index, parts in enumerate(runner.anatomy.parts) if parts.banks]
+    assert mixtures
+    with unchanged(model):
+        result = swept(runner, plan)
+    agree(result, 0, model, plain.averaged(model, mixtures))
+    assert float(result.variants[0].kl.mean()) > 1e-4
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_pruning_agrees_with_deep_copies(family: str) -> None:
+    model, runner = families.model(family), runner_of(family)
+    (plan,) = planned(runner, "prune_weights", {"sparsity": 0.5})
+    with unchanged(model):
+        result = swept(runner, plan)
+    agree(result, 0, model, plain.pruned(model, 0.5))
+
+
+@pytest.mark.parametrize(
+    "family", [f for f in families.FAMILIES if f not in families.UNLIKE_LAYERS]
+)
+def test_both_protocols_agree_with_deep_copies(family: str) -> None:
+    model, runner = families.model(family), runner_of(family)
+    (interchange,) = planned(runner, "interchange_layers", {"pairs": [[1, 2]]})
+    forward, backward = planned(runner, "replace_layers", {"pairs": [[0, 3]]})
+    with unchanged(model):
+        result = swept(runner, interchange, forward, backward)
+    agree(result, 0, model, plain.exchanged(model, 1, 2))
+    agree(result, 1, model, plain.replaced(model, 0, 3))
+    agree(result, 2, model, plain.replaced(model, 3, 0))
+
+
+@pytest.mark.parametrize("family", families.UNLIKE_LAYERS)
+def test_layers_of_different_structure_are_told_apart(family: str) -> None:
+    runner = runner_of(family)
+    plans = planned(runner, "interchange_layers", {"pairs": [[0, 1]]})
+    with unchanged(families.model(family)), pytest.raises(LabError, match="does not fit slot"):
+        swept(runner, *plans)
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_doing_nothing_is_exactly_nothing(family: str) -> None:
+    runner = runner_of(family)
+    nothing = Plan.untouched(4)
+    same = nothing.edited(
+        {
+            2: Edit(
+                ("a copy of every tensor",),
+                lambda tensors, _: {n: t.clone() for n, t in tensors.items()},
+            )
+        }
+    )
+    result = swept(runner, nothing, same)
+    for scores in result.variants:
+        assert torch.equal(scores.losses, result.base)
+        assert float(scores.kl.abs().max()) == 0.0
+        assert float(scores.agreement.min()) == 1.0
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_greedy_text_is_the_same_with_and_without_cache_and_by_hand(family: str) -> None:
+    model, runner = families.model(family), runner_of(family)
+    plans = [
+        Plan.untouched(4),
+        *(planned(runner, "skip_layers", {"layers": layer})[0] for layer in (0, 3)),
+        *planned(runner, "prune_weights", {"sparsity": 0.3}),
+    ]
+    copies = [model, plain.skipped(model, [0]), plain.skipped(model, [3]), plain.pruned(model, 0.3)]
+    prompts = [families.text(3, 1), families.text(5, 2), families.text(3, 3)]
+    cached = speak(runner, plans, prompts, 24, greedy, [2])
+    assert cached == speak(runner, plans, prompts, 24, greedy, [2], cached=False)
+    for said, changed in zip(cached, copies, strict=True):
+        assert said[0] == plain.continued(changed, prompts[0], 24, [2])
+    assert all(2 not in text for said in cached for text in said)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "qwen3_moe"])
+def test_the_text_model_is_found_inside_a_wrapper(family: str) -> None:
+    assert Anatomy.of(families.model(family)).path == "model.layers"
+
+
+def test_the_text_model_is_found_inside_a_multimodal_wrapper() -> None:
+    model = families.multimodal()
+    runner = Runner(Anatomy.of(model))
+    assert runner.anatomy.path == "model.language_model.layers"
+    (plan,) = planned(runner, "skip_layers", {"layers": 1})
+    agree(swept(runner, plan), 0, model, plain.skipped(model, [1]))
+
+
+def test_skipping_each_layer_makes_the_fewest_layer_evaluations() -> None:
+    runner = runner_of("llama")
+    batch = batched(WINDOWS[:2], 2)
+    plans = [planned(runner, "skip_layers", {"layers": layer})[0] for layer in range(4)]
+    before = runner.evaluations
+    sweep(runner, batch, Plan.untouched(4), plans, families.VOCABULARY)
+    assert runner.evaluations - before == 4 * (4 + 1) // 2
+
+
+def test_all_pairs_of_both_protocols_make_the_fewest_layer_evaluations() -> None:
+    layers = 4
+    runner = runner_of("llama")
+    batch = batched(WINDOWS[:2], 2)
+    plans = [
+        plan
+        for i in range(layers)
+        for j in range(i + 1, layers)
+        for kind in ("replace_layers", "interchange_layers")
+        for plan in planned(runner, kind, {"pairs": [[i, j]]})
+    ]
+    before = runner.evaluations
+    sweep(runner, batch, Plan.untouched(layers), plans, families.VOCABULARY)
+    assert runner.evaluations - before - layers == 2 * layers * (layers**2 - 1) // 3
+
+
+def broken(_tensors: object, _parts: object) -> dict[str, Tensor]:
+    raise InterventionError("broken on purpose")
+
+
+KINDS: dict[str, Callable[[], dict[str, object]]] = {
+    "skip_layers": lambda: {"layers": [1, 2]},
+    "zero_layers": lambda: {"layers": 2},
+    "reinitialize_layers": lambda: {"layers": 1, "seed": 3},
+    "replace_layers": lambda: {"pairs": [[1, 3]]},
+    "interchange_layers": lambda: {"pairs": [[1, 3]]},
+    "average_experts": dict,
+    "drop_experts": lambda: {"count": 1},
+    "ternary_weights": lambda: {"scale": "row"},
+    "prune_weights": lambda: {"sparsity": 0.4, "by": "random"},
+    "quantize_weights": lambda: {"bits": 4},
+    "train": lambda: {"steps": 1, "text": {"reference": "training"}, "batch": 1},
+}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    family=st.sampled_from(sorted(families.FAMILIES)),
+    kinds=st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=3),
+    fails=st.booleans(),
+)
+def test_the_base_is_never_written_to(family: str, kinds: list[str], fails: bool) -> None:
+    model = families.model(family)
+    runner = runner_of(family)
+    bench = Workbench(runner, BATCHES, families.VOCABULARY, lambda _: WINDOWS)
+    with unchanged(model):
+        try:
+            plans: tuple[Plan, ...] = (Plan.untouched(4),)
+            for kind in kinds:
+                told = BUILTIN_KINDS[kind].model_validate(KINDS[kind]())
+                carry_out = Registry.of()[kind].load()
+                plans = tuple(made for plan in plans for made in carry_out(plan, told, bench))
+            if fails:
+                plans = tuple(plan.edited({3: Edit(("broken",), broken)}) for plan in plans)
+            swept(runner, *plans)
+            speak(runner, plans, [families.text(3)], 3, greedy)
+        except (InterventionError, LabError):
+            pass
+
+
+def test_one_batch_reads_like_the_plain_loop() -> None:
+    batch: Batch = BATCHES[0]
+    assert batch.input_ids.shape == (2, 16)
+    assert BATCHES[-1].input_ids.shape == (1, 8)
