@@ -1,0 +1,332 @@
+"""What a bet comes to, from what it says, what is catalogued and what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from pytest_layerguard.bet.digest import digest
+from pytest_layerguard.bet.interval import Truth
+from pytest_layerguard.bet.problems import printable
+from pytest_layerguard.bet.verdict import Judgement, Verdict, judge
+from pytest_layerguard.catalogue import outcome
+from pytest_layerguard.catalogue.crossing import Bar, Crossing, Looks, bar, crossings, mistakes
+from pytest_layerguard.catalogue.numbers import measured
+from pytest_layerguard.catalogue.outcome import Case, Decision, Outcome, Word
+from pytest_layerguard.catalogue.records import Record, RecordError, closes_of, write_record
+from pytest_layerguard.catalogue.shelf import Catalogue, Entry, folders_for
+from pytest_layerguard.lab.errors import LabError, UnavailableError
+
+if TYPE_CHECKING:
+    from pathlib import Path, PurePosixPath
+
+    from pytest_layerguard.bet.arguments import Kinds
+    from pytest_layerguard.bet.metrics import Metric
+    from pytest_layerguard.bet.model import Bet
+    from pytest_layerguard.bet.reading import BetDocument
+    from pytest_layerguard.lab.results import BetResult
+
+Measures = Callable[[], "BetResult"]
+
+_DIFFERENCES: Final = 20
+
+
+@dataclass
+class Judge:
+    """Judges the bets of one run by one catalogue, which is read once for each bet folder.
+
+    Attributes:
+        scout: Sees which model a bet is about.
+        root: The project's folder; paths are told from here.
+        names: What bet folders are called, relative to a folder that holds one.
+        require: `all` (what cannot be measured here fails), `records` (so does what has none).
+        recording: Whether records are written.
+        kinds: The interventions that bets may name; None for the built-in ones.
+        metrics: The metrics that criteria may name; None for the built-in ones.
+    """
+
+    scout: Looks
+    root: Path
+    names: Sequence[PurePosixPath]
+    require: frozenset[str] = frozenset()
+    recording: bool = False
+    kinds: Kinds | None = None
+    metrics: Mapping[str, Metric] | None = None
+    _catalogues: dict[Path, Catalogue] = field(default_factory=dict)
+
+    def judge(self, document: BetDocument, bets: Path, measure: Measures) -> Outcome:
+        """Return what a bet of the folder `bets` comes to; `measure` is called only if it must be.
+
+        Whatever is wrong with the bet, its model or its record becomes an outcome; `measure` may
+        raise LabError and UnavailableError.
+        """
+        catalogue = self.catalogue(bets)
+        try:
+            crossed = crossings(document, bets, catalogue, self.scout)
+        except LabError as error:
+            return outcome.error(str(error))
+        file = _File.of(document, bets, catalogue, crossed)
+        case = file.case(require_records="records" in self.require and not self.recording)
+        decision = outcome.decide(case)
+        if decision.word is not None:
+            return self._refused(file, decision)
+        if case.is_newcomer and catalogue.unreadable:
+            return outcome.error(_BLIND + "\n" + "\n".join(catalogue.unreadable))
+        try:
+            result = measure()
+        except UnavailableError as error:
+            return outcome.unavailable(str(error), required="all" in self.require)
+        except LabError as error:
+            return outcome.error(str(error))
+        return self._judged(file, case, result)
+
+    def catalogue(self, bets: Path) -> Catalogue:
+        """Return the catalogue that counts for the bets of a folder."""
+        if bets not in self._catalogues:
+            folders = folders_for(bets, self.root, self.names)
+            self._catalogues[bets] = Catalogue.load(folders, kinds=self.kinds, metrics=self.metrics)
+        return self._catalogues[bets]
+
+    def _refused(self, file: _File, decision: Decision) -> Outcome:
+        """Return the outcome of a bet that is not measured."""
+        if decision.word is Word.SKIPPED and "all" in self.require:
+            required = outcome.unavailable("\n".join(decision.messages), required=True)
+            return replace(required, crossed=file.crossed, warnings=decision.warnings)
+        told = [*decision.messages]
+        if decision.word is Word.TAMPERED:
+            told.extend(file.tampering())
+        elif decision.word in (Word.CROSSED, Word.SKIPPED) and file.crossed:
+            told.extend("\n".join(each.lines(self.root)) for each in file.unchallenged)
+        if file.current is not None:
+            told.append(f"its record: {measured(file.current)}")
+        assert decision.word is not None
+        return Outcome(
+            decision.word,
+            decision.passed,
+            crossed=file.crossed if decision.word in (Word.CROSSED, Word.SKIPPED) else (),
+            messages=tuple(told),
+            warnings=decision.warnings,
+        )
+
+    def _judged(self, file: _File, case: Case, result: BetResult) -> Outcome:
+        """Return the outcome of a bet that was measured, and record it if that was asked."""
+        bet = file.document.bet
+        judgement = judge(bet.criteria, result.rows())
+        rows = result.rows()
+        bars = {each.id: bar(each, rows) for each in file.held_to}
+        truths = {name: each.truth for name, each in bars.items()}
+        decision = outcome.decide(replace(case, verdict=judgement.verdict, bars=truths))
+        assert decision.word is not None
+        lost = decision.word is Word.CROSSED
+        reached = Outcome(
+            decision.word,
+            decision.passed,
+            verdict=judgement.verdict,
+            judgement=judgement,
+            result=result,
+            crossed=tuple(each for each in file.held_to if truths[each.id] is not Truth.TRUE)
+            if lost
+            else (),
+            messages=(
+                *decision.messages,
+                *_bars_told(bars, held=decision.word),
+                *_more_tokens(judgement, result, decision.word),
+                *(
+                    "\n".join(each.lines(self.root, challenged=True))
+                    for each in file.held_to
+                    if lost
+                ),
+            ),
+            warnings=(*decision.warnings, *file.notes(), *_conditions(file, result, decision)),
+        )
+        return self._recorded(file, reached, truths) if self.recording else reached
+
+    def _recorded(self, file: _File, reached: Outcome, bars: Mapping[str, Truth]) -> Outcome:
+        """Write the record of a bet that was measured, unless that would hide that it got worse."""
+        assert reached.result is not None
+        assert reached.verdict is not None
+        if file.current is not None and (reason := _keeps(file.current, reached)):
+            return replace(reached, warnings=(*reached.warnings, reason))
+        try:
+            record = Record.of(
+                file.document.bet,
+                reached.verdict,
+                reached.result,
+                bars=bars,
+                facts={
+                    name or "": sighting.plain()
+                    for name, sighting in self.scout.look(file.document, file.bets).items()
+                },
+                before=file.record,
+            )
+            write_record(file.bets, record)
+        except (RecordError, LabError) as error:
+            return replace(
+                reached, word=Word.ERROR, passed=False, messages=(*reached.messages, str(error))
+            )
+        warnings = tuple(each for each in reached.warnings if not each.startswith("unrecorded"))
+        return replace(reached, warnings=warnings)
+
+
+_BLIND: Final = (
+    "the catalogue cannot be read whole, so it cannot be told that no door is closed; repair:"
+)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A bet with all that the catalogue has on it."""
+
+    document: BetDocument
+    bets: Path
+    record: Record | None
+    broken: str | None
+    crossed: tuple[Crossing, ...]
+    mistaken: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        document: BetDocument,
+        bets: Path,
+        catalogue: Catalogue,
+        crossed: tuple[Crossing, ...],
+    ) -> _File:
+        id_ = document.bet.id
+        own = (entry for entry in catalogue.of(id_) if entry.bets == bets)
+        entry = next(own, Entry(document, bets))
+        return cls(
+            document,
+            bets,
+            entry.record,
+            catalogue.broken.get(id_),
+            crossed,
+            tuple(mistakes(document, catalogue, crossed)),
+        )
+
+    @property
+    def bet(self) -> Bet:
+        """The bet."""
+        return self.document.bet
+
+    @property
+    def changed(self) -> bool:
+        """Whether the bet's digest is not its record's."""
+        return self.record is not None and self.record.digest != digest(self.bet)
+
+    @property
+    def amended(self) -> bool:
+        """Whether an amendment accounts for that."""
+        amends = self.bet.amends
+        return (
+            self.changed
+            and self.record is not None
+            and amends is not None
+            and amends.digest == self.record.digest
+        )
+
+    @property
+    def current(self) -> Record | None:
+        """The record, if it is of this very text."""
+        return None if self.changed else self.record
+
+    @property
+    def unchallenged(self) -> tuple[Crossing, ...]:
+        """The doors that the bet stands in without a word."""
+        return tuple(each for each in self.crossed if each.id not in self.bet.challenges)
+
+    @property
+    def held_to(self) -> tuple[Crossing, ...]:
+        """The doors whose bar the bet must meet once it is measured."""
+        if self.bet.status == "upheld":
+            return self.crossed
+        return tuple(each for each in self.crossed if each.id in self.bet.challenges)
+
+    def case(self, *, require_records: bool) -> Case:
+        """Return what decides, as far as it is known before measuring."""
+        current = self.current
+        return Case(
+            status=self.bet.status,
+            recorded=current.verdict if current is not None else None,
+            recorded_won=current is None or current.won,
+            tampered=self.changed and not self.amended,
+            amended=self.amended,
+            amended_before=bool(current is not None and current.amended),
+            inside=_ids(each for each in self.unchallenged if not each.absent),
+            undecided=_ids(each for each in self.unchallenged if each.absent),
+            challenged=_ids(each for each in self.crossed if each.id in self.bet.challenges),
+            mistaken=(self.broken,) if self.broken else self.mistaken,
+            require_records=require_records,
+        )
+
+    def tampering(self) -> Iterator[str]:
+        """Yield what was changed since the record, key by key."""
+        assert self.record is not None
+        changes = self.record.changes(self.bet)
+        lines = [f"changed since its record ({self.record.digest}):"]
+        lines += [f"  {change}" for change in changes[:_DIFFERENCES]]
+        if len(changes) > _DIFFERENCES:
+            lines.append(f"  and {len(changes) - _DIFFERENCES} more")
+        yield "\n".join(lines)
+        if self.bet.amends is not None:
+            yield "its amends: names another digest; each change after a result needs its own"
+
+    def notes(self) -> Iterator[str]:
+        """Yield what a reader should know of a bet that was measured."""
+        if self.record is not None and self.record.closes not in (None, closes_of(self.bet)):
+            yield "closes: was changed since its record"
+
+
+def _ids(found: Iterator[Crossing]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(each.id for each in found))
+
+
+def _bars_told(bars: Mapping[str, Bar], *, held: Word) -> Iterator[str]:
+    for id_, each in bars.items():
+        if each.truth is not Truth.TRUE and held in (Word.CROSSED, Word.INCONCLUSIVE):
+            yield f"the bar of {id_}: {each.told}"
+
+
+def _more_tokens(judgement: Judgement, result: BetResult, word: Word) -> Iterator[str]:
+    """Say for each interval that straddles a bar how many tokens would decide."""
+    if judgement.verdict is not Verdict.INCONCLUSIVE or word is Word.CROSSED:
+        return
+    for straddle in judgement.straddling:
+        tokens = straddle.tokens_to_decide(result.tokens)
+        enough = "no number of tokens can be told" if tokens is None else f"about {tokens:,} tokens"
+        at = f" ({straddle.variant})" if straddle.variant else ""
+        yield printable(
+            f"{straddle.comparison}{at}: {straddle.interval} against {straddle.bar}; "
+            f"measured on {result.tokens:,} tokens, {enough} would decide"
+        )
+
+
+def _conditions(file: _File, result: BetResult, decision: Decision) -> Iterator[str]:
+    """Say where a challenge that won was measured under easier conditions than what it challenges."""
+    if not decision.passed or file.bet.status == "falsified":
+        return
+    for each in file.held_to:
+        other = each.entry.document.bet
+        differ = []
+        if other.measure.tokens is not None and result.tokens < other.measure.tokens:
+            differ.append(f"on {result.tokens:,} tokens instead of {other.measure.tokens:,}")
+        if result.descriptive:
+            differ.append("without intervals, because of fewer than 8 windows")
+        if file.bet.measure.named_texts != other.measure.named_texts:
+            differ.append("on another text")
+        if file.bet.measure.max_base_perplexity == "none":
+            differ.append("with no bound on the base's perplexity")
+        if file.bet.model != other.model:
+            differ.append(f"on {file.bet.model.name} instead of {other.model.name}")
+        if differ:
+            yield printable(f"compared with {each.id} it was measured {', '.join(differ)}")
+
+
+def _keeps(record: Record, reached: Outcome) -> str | None:
+    """Return why the record that there is stays, or None if it may be replaced."""
+    if not reached.passed:
+        return "not recorded: the record that there is says something better; it stays"
+    if reached.verdict is Verdict.INCONCLUSIVE and record.verdict is not Verdict.INCONCLUSIVE:
+        return f"not recorded: the record that there is was decided ({record.verdict}); it stays"
+    return None

@@ -1,0 +1,336 @@
+"""What a bet came to: one pure table of status, verdict, record and challenge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from pytest_layerguard.bet.interval import Truth
+from pytest_layerguard.bet.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pytest_layerguard.bet.model import Status
+    from pytest_layerguard.bet.verdict import Judgement
+    from pytest_layerguard.catalogue.crossing import Crossing
+    from pytest_layerguard.lab.results import BetResult
+
+
+class Word(StrEnum):
+    """The word that a bet is reported by."""
+
+    STRICT = "STRICT"
+    LENIENT = "LENIENT"
+    FALSIFIED = "FALSIFIED"
+    CATASTROPHIC = "CATASTROPHIC"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    CROSSED = "CROSSED"
+    REGRESSED = "REGRESSED"
+    OVERTURNED = "OVERTURNED"
+    TAMPERED = "TAMPERED"
+    ERROR = "ERROR"
+    SKIPPED = "SKIPPED"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a bet came to; `messages` say why it failed or was skipped, `warnings` what to note.
+
+    A message may have several lines; whatever strangers wrote in it is already harmless.
+    """
+
+    word: Word
+    passed: bool
+    verdict: Verdict | None = None
+    judgement: Judgement | None = None
+    result: BetResult | None = None
+    crossed: tuple[Crossing, ...] = ()
+    messages: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the bet was neither judged nor refused."""
+        return self.word is Word.SKIPPED
+
+    @property
+    def reason(self) -> str:
+        """Everything there is to say, in one text."""
+        return "\n".join(self.messages)
+
+
+def error(message: str) -> Outcome:
+    """Return the outcome of a bet that cannot be measured honestly."""
+    return Outcome(Word.ERROR, passed=False, messages=(message,))
+
+
+def unavailable(reason: str, *, required: bool) -> Outcome:
+    """Return the outcome of a bet that cannot be measured here: a skip, or a failure if required."""
+    if not required:
+        return Outcome(Word.SKIPPED, passed=False, messages=(reason,))
+    demand = "--layerguard-require all: a bet that cannot be measured here is a failure"
+    return Outcome(Word.ERROR, passed=False, messages=(reason, demand))
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that decides what a bet comes to, as plain values.
+
+    Attributes:
+        status: What the bet says of itself.
+        verdict: What was measured, or None before anything is.
+        recorded: The verdict of its record, or None without a record of this very bet.
+        recorded_won: Whether the record met the bars of all that the bet challenges.
+        tampered: The bet's digest is not its record's, and no amendment says so.
+        amended: An amendment says so; the record is then of the text before it.
+        amended_before: The record followed an amendment.
+        inside: Falsifications whose closed door it stands in without challenging them.
+        undecided: Falsifications of which that cannot be told here.
+        challenged: Falsifications that it challenges, and stands in the door of.
+        mistaken: What is wrong with its challenges.
+        bars: Once measured, whether it meets the lenient criterion of each falsification in
+            `inside` or `challenged`.
+        require_records: Whether an upheld or falsified bet must have a record.
+    """
+
+    status: Status
+    verdict: Verdict | None = None
+    recorded: Verdict | None = None
+    recorded_won: bool = True
+    tampered: bool = False
+    amended: bool = False
+    amended_before: bool = False
+    inside: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
+    challenged: tuple[str, ...] = ()
+    mistaken: tuple[str, ...] = ()
+    bars: Mapping[str, Truth] = field(default_factory=dict)
+    require_records: bool = False
+
+    @property
+    def is_newcomer(self) -> bool:
+        """Whether the catalogue does not know this bet yet, whatever it says of itself."""
+        return self.status == "proposed" or (self.status == "upheld" and self.recorded is None)
+
+    @property
+    def bar(self) -> Truth:
+        """Whether every bar that the bet must meet beside its own is met."""
+        return Truth.all(self.bars.values())
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The word, whether the test passes, and why; ``word`` is None where measuring must decide."""
+
+    word: Word | None
+    passed: bool = False
+    messages: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+MEASURE: Final = Decision(None)
+
+
+def decide(case: Case) -> Decision:
+    """Return what a bet comes to; asked before it is measured, and again after."""
+    decision = _unmeasured(case)
+    if decision is None and case.verdict is None:
+        return MEASURE
+    if decision is None:
+        decision = _measured(case, case.verdict)
+        decision = _recorded(case, decision)
+    return replace(decision, warnings=(*decision.warnings, *_notes(case)))
+
+
+def _unmeasured(case: Case) -> Decision | None:
+    """Return what can be said before anything is measured, in the order in which it counts."""
+    if case.tampered:
+        return _failed(
+            Word.TAMPERED,
+            "claim, model, intervention, measure or criteria were changed after the result; "
+            "put them back, or write amends: with the digest of the record and why",
+        )
+    if case.mistaken:
+        return _failed(Word.ERROR, *case.mistaken)
+    if (contradiction := _contradiction(case)) is not None:
+        return contradiction
+    if case.inside and case.is_newcomer:
+        unproven = (
+            ()
+            if case.status == "proposed"
+            else ("it says upheld but has no record, so to the catalogue it is a proposal",)
+        )
+        return _failed(
+            Word.CROSSED,
+            f"{_listed(case.inside)} closed this door, so nothing was measured",
+            *unproven,
+        )
+    if case.undecided and case.is_newcomer:
+        return Decision(
+            Word.SKIPPED,
+            messages=(
+                f"not measured: whether {_listed(case.undecided)} closed this door cannot be told, "
+                "because the model's configuration cannot be had here",
+            ),
+        )
+    return None
+
+
+def _contradiction(case: Case) -> Decision | None:
+    """Return the failure of a bet whose record says something else than its status."""
+    recorded = case.recorded
+    if recorded is None:
+        return None
+    won = recorded.holds and case.recorded_won
+    lost = recorded.fails or not case.recorded_won
+    of = f"its record says {recorded}"
+    if not case.recorded_won:
+        of += " by its own criteria, but short of the bar that it challenged"
+    anew = "or, if that is no longer so, delete the record and run with --layerguard-record"
+    if case.status == "upheld" and not won:
+        return _failed(
+            Word.REGRESSED,
+            f"status: upheld contradicts the record: {of}; a bet that lost is kept as "
+            f"status: falsified, {anew}",
+        )
+    if case.status == "falsified" and won:
+        return _failed(
+            Word.OVERTURNED,
+            f"status: falsified contradicts the record: {of}; say status: upheld, {anew}",
+        )
+    if case.status == "proposed" and lost:
+        return _failed(
+            Word(recorded) if case.recorded_won else Word.CROSSED,
+            f"status: proposed contradicts the record: {of}; a bet that lost is kept as "
+            f"status: falsified, {anew}",
+        )
+    return None
+
+
+def _measured(case: Case, verdict: Verdict | None) -> Decision:
+    assert verdict is not None
+    match case.status:
+        case "proposed":
+            return _proposed(case, verdict)
+        case "upheld":
+            return _upheld(case, verdict)
+        case _:
+            return _falsified(case, verdict)
+
+
+def _proposed(case: Case, verdict: Verdict) -> Decision:
+    if not case.bars:
+        if verdict.holds:
+            return Decision(Word(verdict), passed=True)
+        if verdict.fails:
+            return _failed(
+                Word(verdict),
+                "the claim does not hold; keep the bet as status: falsified with a record, so that "
+                "nobody has to lose it again",
+            )
+        return _failed(Word.INCONCLUSIVE, _UNDECIDED)
+    if verdict.fails or case.bar is Truth.FALSE:
+        return _failed(Word.CROSSED, *_lost(case, verdict))
+    if not verdict.holds or case.bar is Truth.UNDECIDED:
+        return _failed(Word.INCONCLUSIVE, _UNDECIDED)
+    return Decision(
+        Word(verdict),
+        passed=True,
+        warnings=(
+            f"the challenge of {_listed(case.challenged)} won: the catalogue should be revisited "
+            "for this model",
+        ),
+    )
+
+
+def _upheld(case: Case, verdict: Verdict) -> Decision:
+    if not verdict.holds:
+        now = "no longer holds" if verdict.fails else "can no longer be told to hold"
+        if case.recorded is None:
+            now = "does not hold" if verdict.fails else "cannot be told to hold"
+        return _failed(
+            Word.REGRESSED,
+            f"status: upheld, but the claim {now}: {verdict}"
+            + (f", recorded as {case.recorded}" if case.recorded else ""),
+            *(() if verdict.fails else (_UNDECIDED,)),
+        )
+    if case.recorded is Verdict.STRICT and verdict is Verdict.LENIENT:
+        return _failed(Word.REGRESSED, "recorded as STRICT, now only LENIENT")
+    if case.bar is Truth.FALSE:
+        return _failed(Word.CROSSED, *_lost(case, verdict))
+    if case.bar is Truth.UNDECIDED:
+        return _failed(Word.INCONCLUSIVE, _UNDECIDED)
+    contradicted = (
+        f"upheld inside a door that {_listed(case.inside)} closed: the catalogue contradicts "
+        "itself; narrow closes: there, or name it in challenges: here",
+    )
+    return Decision(Word(verdict), passed=True, warnings=contradicted if case.inside else ())
+
+
+def _falsified(case: Case, verdict: Verdict) -> Decision:
+    if verdict.holds and case.bar is Truth.TRUE:
+        return _failed(
+            Word.OVERTURNED,
+            f"status: falsified, but the claim holds here: {verdict}; the falsification must be "
+            "revisited (what differs from its record?), not ignored",
+        )
+    if verdict.fails:
+        return Decision(Word(verdict), passed=True)
+    if case.bar is Truth.FALSE:
+        short = f"it holds by its own criteria; {'; '.join(_lost(case, verdict))}"
+        return Decision(Word(verdict), passed=True, warnings=(short,))
+    return Decision(
+        Word.INCONCLUSIVE,
+        passed=True,
+        warnings=("the falsification could neither be confirmed nor overturned here",),
+    )
+
+
+def _recorded(case: Case, decision: Decision) -> Decision:
+    """Say that a bet of the catalogue has no record of its present text, or fail for it."""
+    if case.status == "proposed" or case.recorded is not None:
+        return decision
+    what = "unrecorded"
+    if case.amended:
+        what = "unrecorded: its record is of the text before the amendment"
+    if not case.require_records:
+        return replace(decision, warnings=(*decision.warnings, what))
+    return replace(
+        decision,
+        passed=False,
+        messages=(
+            *decision.messages,
+            f"{what}; --layerguard-require records makes that a failure; run with "
+            "--layerguard-record and commit the record",
+        ),
+    )
+
+
+def _notes(case: Case) -> Iterator[str]:
+    if case.amended or case.amended_before:
+        yield "amended after the result"
+    won = case.recorded is not None and case.recorded.holds and case.recorded_won
+    if case.status == "proposed" and won:
+        yield "recorded and still proposed; it can be status: upheld"
+
+
+def _lost(case: Case, verdict: Verdict) -> Iterator[str]:
+    if not verdict.holds:
+        yield f"the claim does not hold: {verdict}; {_listed(case.bars)} stands"
+    missed = [name for name, truth in case.bars.items() if truth is Truth.FALSE]
+    if missed:
+        yield f"short of the bar (the lenient criterion) of {_listed(missed)}, which stands"
+
+
+_UNDECIDED: Final = "undecided: an interval straddles a bar; measure more tokens"
+
+
+def _failed(word: Word, *messages: str) -> Decision:
+    return Decision(word, messages=messages)
+
+
+def _listed(names: tuple[str, ...] | list[str] | Mapping[str, Truth]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last

@@ -1,0 +1,318 @@
+"""Records: what was measured, bound to the very text of the bet, in `bets/records/<id>.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import ValidationError
+
+from pytest_layerguard.bet.criteria import CriterionError
+from pytest_layerguard.bet.digest import canonical, differences, digest
+from pytest_layerguard.bet.interval import Truth
+from pytest_layerguard.bet.model import Criteria
+from pytest_layerguard.bet.problems import printable
+from pytest_layerguard.bet.texts import UNPINNED
+from pytest_layerguard.bet.verdict import Judgement, Verdict, judge
+from pytest_layerguard.catalogue.layout import laid_out, read_strictly
+from pytest_layerguard.catalogue.whole import write_whole
+from pytest_layerguard.lab.results import BetResult
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_layerguard.bet.model import Bet
+    from pytest_layerguard.bet.scope import Fact
+
+SCHEMA: Final = 1
+FOLDER: Final = "records"
+_LARGEST: Final = 256 * 1024 * 1024
+_LONGEST_VALUE: Final = 300
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,79}")
+_PASSING: Final = ("seconds", "cached")
+"""What differs from run to run without anything having been measured otherwise."""
+
+
+class RecordError(Exception):
+    """A record that cannot be read or written; the text names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class Amendment:
+    """A change of a bet after its result: the digest and verdict before it, and why."""
+
+    digest: str
+    because: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was measured of a bet.
+
+    Attributes:
+        id: The bet's id.
+        digest: The digest of the bet as it was measured.
+        bet: What the digest is of: claim, model, intervention, measure and criteria.
+        status: What the bet said of itself.
+        closes: The door that it closed, if it did: `interventions` and `models`.
+        verdict: What its own criteria say.
+        challenged: Of each falsification that it challenged, whether it met its bar.
+        amended: Every amendment so far, the first one first.
+        facts: What is known of each checkpoint's configuration, by name; `""` for the only one.
+        result: All that was measured, with intervals, samples, profiles, digests and versions.
+    """
+
+    id: str
+    digest: str
+    bet: Mapping[str, Any]
+    status: str
+    closes: Mapping[str, Any] | None
+    verdict: Verdict
+    challenged: Mapping[str, Truth]
+    amended: tuple[Amendment, ...]
+    facts: Mapping[str, Mapping[str, Fact]]
+    result: BetResult
+
+    @classmethod
+    def of(
+        cls,
+        bet: Bet,
+        verdict: Verdict,
+        result: BetResult,
+        *,
+        bars: Mapping[str, Truth],
+        facts: Mapping[str, Mapping[str, Fact]],
+        before: Record | None,
+    ) -> Record:
+        """Return the record of a bet that was just measured; `before` is the one it follows."""
+        amended = before.amended if before is not None else ()
+        if before is not None and bet.amends is not None and bet.amends.digest == before.digest:
+            because = printable(bet.amends.because)
+            amended = (*amended, Amendment(before.digest, because, str(before.verdict)))
+        return cls(
+            id=bet.id,
+            digest=digest(bet),
+            bet=json.loads(canonical(bet)),
+            status=bet.status,
+            closes=closes_of(bet),
+            verdict=verdict,
+            challenged={name: bars[name] for name in bet.challenges if name in bars},
+            amended=amended,
+            facts=facts,
+            result=result,
+        )
+
+    @property
+    def won(self) -> bool:
+        """Whether it met the bar of everything that it challenged."""
+        return all(truth is Truth.TRUE for truth in self.challenged.values())
+
+    @property
+    def judgement(self) -> Judgement:
+        """What the criteria say of the numbers, anew."""
+        return judge(Criteria.model_validate(self.bet["criteria"]), self.result.rows())
+
+    def changes(self, bet: Bet) -> tuple[str, ...]:
+        """Return what is otherwise in the bet than it was when it was measured: ``key: old -> new``."""
+        found = differences(json.dumps(self.bet), canonical(bet))
+        return tuple(f"{printable(key)}: {_value(old)} -> {_value(new)}" for key, old, new in found)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "schema": SCHEMA,
+            "id": self.id,
+            "digest": self.digest,
+            "status": self.status,
+            "verdict": str(self.verdict),
+            "challenged": {name: truth.value for name, truth in self.challenged.items()},
+            "amended": [vars(amendment) for amendment in self.amended],
+            "closes": self.closes,
+            "bet": self.bet,
+            "facts": self.facts,
+            "result": self.result.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Record:
+        """Return what `to_json` wrote; raises KeyError, TypeError or ValueError for what is not."""
+        if data["schema"] != SCHEMA:
+            raise ValueError(
+                f"has schema {data['schema']!r}; this version of pytest-layerguard reads {SCHEMA}"
+            )
+        record = cls(
+            id=_text(data["id"]),
+            digest=_text(data["digest"]),
+            bet=_mapping(data["bet"]),
+            status=_text(data["status"]),
+            closes=None if data["closes"] is None else _mapping(data["closes"]),
+            verdict=Verdict(data["verdict"]),
+            challenged={name: Truth(each) for name, each in _mapping(data["challenged"]).items()},
+            amended=tuple(
+                Amendment(
+                    _text(each["digest"]), _text(each["because"]), str(Verdict(each["verdict"]))
+                )
+                for each in data["amended"]
+            ),
+            facts={name: dict(_mapping(each)) for name, each in _mapping(data["facts"]).items()},
+            result=BetResult.from_json(_mapping(data["result"])),
+        )
+        record._check()
+        return record
+
+    def _check(self) -> None:
+        """Refuse a record that contradicts itself: one that was edited by hand or merged badly."""
+        if digest_of(self.bet) != self.digest:
+            raise ValueError("has a digest that is not that of the bet in it; it was edited")
+        verdict = self.judgement.verdict
+        if verdict is not self.verdict:
+            raise ValueError(
+                f"says {self.verdict}, but its numbers come to {verdict}; it was edited"
+            )
+
+    def same_result(self, other: Record) -> bool:
+        """Whether the two differ in nothing but how long it took."""
+        return self._lasting() == other._lasting()
+
+    def _lasting(self) -> dict[str, Any]:
+        data = self.to_json()
+        data["result"] = {key: each for key, each in data["result"].items() if key not in _PASSING}
+        return data
+
+
+def digest_of(bet: Mapping[str, Any]) -> str:
+    """Return the digest of a bet's canonical data, as `bet.digest` makes it of a bet."""
+    text = json.dumps(bet, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return f"sha256:{hashlib.sha256(text.encode('utf-8')).hexdigest()}"
+
+
+def closes_of(bet: Bet) -> dict[str, Any] | None:
+    """Return the door that a bet closes, as plain data with one spelling for each meaning."""
+    if bet.closes is None:
+        return None
+    return {
+        "interventions": sorted(bet.closes.interventions),
+        "models": bet.closes.models.canonical,
+    }
+
+
+def path_of(bets: Path, id_: str) -> Path:
+    """Return where the record of a bet lies."""
+    return bets / FOLDER / f"{id_}.json"
+
+
+def read_record(path: Path) -> Record:
+    """Return a record; raises RecordError."""
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise RecordError(f"{_shown(path)}: is not a plain file; a record is committed as one")
+        if status.st_size > _LARGEST:
+            raise RecordError(f"{_shown(path)}: has more than {_LARGEST:,} bytes")
+        record = Record.from_json(_mapping(read_strictly(path.read_text(encoding="utf-8"))))
+    except OSError as error:
+        raise RecordError(f"{_shown(path)}: cannot be read: {error.strerror}") from None
+    except KeyError as error:
+        raise RecordError(f"{_shown(path)}: is no record: {error} is missing; {_ANEW}") from None
+    except (ValueError, TypeError, AttributeError, ValidationError, CriterionError) as error:
+        reason = printable(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        raise RecordError(f"{_shown(path)}: {reason[:300]}; {_ANEW}") from None
+    if record.id != path.stem:
+        raise RecordError(f"{_shown(path)}: is the record of {printable(record.id)!r}; {_ANEW}")
+    return record
+
+
+_ANEW: Final = "take it from the history, or delete it and run with --layerguard-record"
+
+
+@dataclass(frozen=True)
+class Records:
+    """All records of a bet folder by id, and what is wrong with those that cannot be read."""
+
+    found: Mapping[str, Record] = field(default_factory=dict)
+    broken: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_records(bets: Path) -> Records:
+    """Return the records of a bet folder; a broken one is told, and hides no other."""
+    folder = bets / FOLDER
+    found: dict[str, Record] = {}
+    broken: dict[str, str] = {}
+    if not folder.is_dir():
+        return Records()
+    for path in sorted(folder.glob("*.json")):
+        if path.name.startswith("."):
+            continue
+        try:
+            found[path.stem] = read_record(path)
+        except RecordError as error:
+            broken[path.stem] = str(error)
+    return Records(found, broken)
+
+
+def write_record(bets: Path, record: Record) -> Path:
+    """Write a record whole or not at all, and not where it would only restate the one there is.
+
+    Raises RecordError where it cannot be written, or must not be: nothing leaves the folder, and a
+    model or text that is not pinned cannot be measured a second time.
+    """
+    if not _NAME.fullmatch(record.id):
+        raise RecordError(f"{printable(record.id)!r} is not the id of a bet")
+    if _unpinned(record.bet):
+        raise RecordError(
+            f"{record.id}: cannot be recorded: a revision is {UNPINNED}, so nobody could measure "
+            "the same again; write the full commit hash"
+        )
+    path = path_of(bets, record.id)
+    if path.parent.is_symlink():
+        raise RecordError(f"{_shown(path.parent)}: is a link; records stay in the bet folder")
+    try:
+        if read_record(path).same_result(record):
+            return path
+    except RecordError:
+        pass
+    data = replace(record, result=replace(record.result, cached=False)).to_json()
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, laid_out(data))
+    except OSError as error:
+        raise RecordError(f"{_shown(path)}: cannot be written: {error.strerror}") from None
+    return path
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "(not there)"
+    text = printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+def _unpinned(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(_unpinned(each) for each in value)
+    if not isinstance(value, Mapping):
+        return False
+    revisions = [value.get("revision"), *dict(value.get("revisions") or {}).values()]
+    return UNPINNED in revisions or any(_unpinned(each) for each in value.values())
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("is no record: text is wanted where something else stands")
+    return value
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("is no record: a mapping is wanted where something else stands")
+    return value
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path))

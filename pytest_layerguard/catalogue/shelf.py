@@ -1,0 +1,141 @@
+"""The catalogue as it lies on the disk: every bet of the bet folders, with its record."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final
+
+from pytest_layerguard.bet.model import Closes
+from pytest_layerguard.bet.problems import BetFileError, printable
+from pytest_layerguard.bet.reading import BetDocument, read_bets
+from pytest_layerguard.catalogue.records import FOLDER, Record, Records, load_records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from pytest_layerguard.bet.arguments import Kinds
+    from pytest_layerguard.bet.metrics import Metric
+
+SUFFIXES: Final = frozenset({".yaml", ".yml"})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A bet of the catalogue, the folder that it belongs to, and its record if it has one."""
+
+    document: BetDocument
+    bets: Path
+    record: Record | None = None
+
+    @property
+    def id(self) -> str:
+        """The bet's id."""
+        return self.document.bet.id
+
+    @property
+    def closes(self) -> Closes | None:
+        """The door that this bet holds closed.
+
+        A bet that lost, and whose status was changed since, still holds the door of its record: to
+        open it, the record must go too, which nobody overlooks in a diff.
+        """
+        bet, record = self.document.bet, self.record
+        if bet.closes is not None:
+            return bet.closes
+        if record is None or record.closes is None or bet.status == "falsified":
+            return None
+        # The kinds were checked when the bet was read; those of a plugin are not known here.
+        kinds = dict.fromkeys(record.closes["interventions"])
+        return Closes.model_validate(dict(record.closes), context={"kinds": kinds})
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Every bet of the folders that count for a bet.
+
+    Attributes:
+        entries: The bets that could be read, by file and line.
+        unreadable: What is wrong with bet files that could not: no door can be told open then.
+        broken: What is wrong with records, by the id of the bet.
+        orphans: Records whose bet is gone.
+    """
+
+    entries: tuple[Entry, ...]
+    unreadable: tuple[str, ...] = ()
+    broken: Mapping[str, str] = field(default_factory=dict)
+    orphans: tuple[Path, ...] = ()
+
+    @classmethod
+    def load(
+        cls,
+        folders: Iterable[Path],
+        *,
+        kinds: Kinds | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> Catalogue:
+        """Read bet folders whole, whichever of their files a run was asked for."""
+        entries: list[Entry] = []
+        unreadable: list[str] = []
+        broken: dict[str, str] = {}
+        orphans: list[Path] = []
+        for bets in dict.fromkeys(folders):
+            records = load_records(bets)
+            known: set[str] = set()
+            whole = True
+            for path in bet_files(bets):
+                try:
+                    documents = read_bets(path, kinds=kinds, metrics=metrics)
+                except BetFileError as error:
+                    unreadable.append(str(error.problems[0]).splitlines()[0])
+                    whole = False
+                    continue
+                known.update(document.bet.id for document in documents)
+                entries.extend(
+                    Entry(document, bets, records.found.get(document.bet.id))
+                    for document in documents
+                )
+            broken.update(records.broken)
+            if whole:
+                orphans.extend(_orphans(bets, records, known))
+        return cls(tuple(entries), tuple(unreadable), broken, tuple(orphans))
+
+    def of(self, id_: str) -> tuple[Entry, ...]:
+        """Return the bets of an id: one, or one in each of several folders."""
+        return tuple(entry for entry in self.entries if entry.id == id_)
+
+    @property
+    def doors(self) -> tuple[Entry, ...]:
+        """The bets that close a door."""
+        return tuple(entry for entry in self.entries if entry.closes is not None)
+
+
+def bet_files(bets: Path) -> Iterator[Path]:
+    """Yield the bet files below a folder, in one order on every machine; links to folders are not followed."""
+    for folder, names, files in os.walk(bets):
+        names[:] = sorted(name for name in names if name not in (FOLDER, "__pycache__"))
+        yield from (Path(folder, name) for name in sorted(files) if Path(name).suffix in SUFFIXES)
+
+
+def folders_for(bets: Path, root: Path, names: Sequence[PurePosixPath]) -> tuple[Path, ...]:
+    """Return the bet folders whose doors count for a bet of `bets`: its own, and those above it.
+
+    A folder counts where it lies in a directory that also holds `bets`, up to `root`: a bet does not
+    leave the catalogue of a project by lying deeper in it.
+    """
+    found = [bets]
+    above = [folder for folder in bets.parents if folder.is_relative_to(root)]
+    for folder in above:
+        found.extend(folder / name for name in names if (folder / name).is_dir())
+    return tuple(dict.fromkeys(found))
+
+
+def shown(path: Path, root: Path) -> str:
+    """Return a path as a reader can open it: relative to `root` where it lies below."""
+    return printable(str(path.relative_to(root) if path.is_relative_to(root) else path))
+
+
+def _orphans(bets: Path, records: Records, known: set[str]) -> Iterator[Path]:
+    for id_ in sorted({*records.found, *records.broken} - known):
+        yield bets / FOLDER / f"{id_}.json"
