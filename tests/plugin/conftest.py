@@ -1,0 +1,170 @@
+"""A project with bets, and a laboratory that returns what a test tells it to."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import hypothesis  # noqa: F401
+import pytest
+
+# pytest inside pytest forgets what it imported. Loaded here it is loaded once, not in every test;
+# hypothesis is what its own plugin imports at the end of each run.
+import pytest_layerguard.bet.reading
+import pytest_layerguard.lab.results
+import pytest_layerguard.report.failure
+import pytest_layerguard.report.json
+import pytest_layerguard.report.terminal  # noqa: F401
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FAKE_LABORATORY = """
+import json
+
+import pytest
+
+from pytest_layerguard.bet.interval import Interval
+from pytest_layerguard.lab.errors import LabError, UnavailableError
+from pytest_layerguard.lab.results import BaseResult, BetResult, Spoken, VariantResult
+
+
+def spoken(text):
+    return (Spoken("Once upon a time", text, len(set(text.split())), ()),)
+
+
+class FakeLaboratory:
+    def measure(self, document, *, bets):
+        told = json.loads((bets.parent / "fake.json").read_text(encoding="utf-8"))
+        told = told.get(document.bet.id, {})
+        with open(bets.parent / "measured.txt", "a", encoding="utf-8") as file:
+            file.write(document.bet.id + "\\n")
+        if "bug" in told:
+            raise ZeroDivisionError(told["bug"])
+        if "warning" in told:
+            import warnings
+
+            warnings.warn(told["warning"], DeprecationWarning)
+        if "error" in told:
+            raise LabError(told["error"])
+        if "unavailable" in told:
+            raise UnavailableError(told["unavailable"])
+        base = {"perplexity": Interval.point(10.0), "unique_tokens": Interval.point(60.0)}
+        variants = []
+        for name, (low, value, high) in told.get("ratios", {"skip-0": (2, 2.5, 3)}).items():
+            metrics = {
+                "perplexity": Interval.point(10.0 * value),
+                "perplexity_ratio": Interval(value, low, high),
+                "unique_tokens": Interval.point(told.get("unique", 50.0)),
+            }
+            variants.append(
+                VariantResult(
+                    name=name, target=name, arm=None, text=None, checkpoint=None, metrics=metrics,
+                    samples=spoken(told.get("says", "the the the")),
+                )
+            )
+        return BetResult(
+            bases=(BaseResult(None, None, base, spoken("there was a little girl")),),
+            variants=tuple(variants), tokens=1024, windows=8, descriptive=False, provenance={},
+            seconds=1.5, cached=told.get("cached", False),
+        )
+
+
+def pytest_layerguard_laboratory():
+    return FakeLaboratory()
+"""
+
+BET = """\
+id: {id}
+title: Skip each layer
+claim: At least one layer can be skipped at no more than 3x the perplexity.
+status: {status}
+model: {model}
+intervention:
+  skip_layers: {{layers: {{each: all}}}}
+measure:
+  text: {{reference: heldout}}
+  tokens: 1024
+  window: 128
+  sample: {{prompts: ["Once upon a time"], tokens: 100}}
+criteria:
+  strict: any(perplexity_ratio <= 1.5)
+  lenient: any(perplexity_ratio <= 3)
+  catastrophic: all(perplexity_ratio >= 10)
+"""
+
+EVIDENCE = """\
+evidence:
+  - {source: "Bet 40, Skip-each-layer ablation", model: FractalMoE 30M, verdict: CATASTROPHIC,
+     base: {perplexity: 89}, variants: {skip-0: {perplexity: 7120}}}
+"""
+
+MEASURED: dict[str, dict[str, Any]] = {
+    "CATASTROPHIC": {"ratios": {"skip-0": [70, 80, 90], "skip-3": [10.5, 11, 11.5]}, "unique": 2},
+    "FALSIFIED": {"ratios": {"skip-0": [4, 5, 6], "skip-3": [3.5, 4, 4.5]}},
+    "LENIENT": {"ratios": {"skip-0": [70, 80, 90], "skip-3": [2, 2.5, 2.9]}},
+    "STRICT": {"ratios": {"skip-0": [70, 80, 90], "skip-3": [1.1, 1.2, 1.3]}},
+    "INCONCLUSIVE": {"ratios": {"skip-0": [70, 80, 90], "skip-3": [2, 3.1, 4]}},
+}
+"""What the laboratory can find, by the verdict that it leads to."""
+
+
+class Project:
+    """A folder in which pytest runs, with a laboratory that does as it is told."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.pytester = pytester
+        self.path: Path = pytester.path
+        self.told: dict[str, Any] = {}
+        pytester.makeconftest(FAKE_LABORATORY)
+        self.ini()
+
+    def ini(self, *lines: str) -> None:
+        self.pytester.makepyprojecttoml("\n".join(["[tool.pytest.ini_options]", *lines, ""]))
+
+    def bet(
+        self,
+        id: str,  # noqa: A002
+        verdict: str = "LENIENT",
+        *,
+        status: str = "proposed",
+        model: str = "reference",
+        more: str = "",
+        file: str | None = None,
+        **told: Any,
+    ) -> Path:
+        """Write a bet, and what the laboratory is to find; one file of that name has them all."""
+        path = self.path / (file or f"bets/{id}.yaml")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = BET.format(id=id, status=status, model=model) + more
+        if status == "falsified" and "closes" not in more:
+            text += "closes: {interventions: [remove_layers], models: parameters <= 1}\n"
+        if path.exists():
+            text = path.read_text(encoding="utf-8") + "---\n" + text
+        path.write_text(text, encoding="utf-8")
+        self.told[id] = MEASURED[verdict] | told
+        (self.path / "fake.json").write_text(json.dumps(self.told), encoding="utf-8")
+        return path
+
+    def run(self, *args: str) -> pytest.RunResult:
+        return self.pytester.runpytest(*args)
+
+    def run_apart(self, *args: str) -> pytest.RunResult:
+        """Run in a process of its own, as pytest-xdist and what watches imports need it."""
+        return self.pytester.runpytest_subprocess(*args)
+
+    @property
+    def measured(self) -> list[str]:
+        path = self.path / "measured.txt"
+        return path.read_text(encoding="utf-8").split() if path.exists() else []
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester) -> Project:
+    return Project(pytester)
+
+
+@pytest.fixture
+def evidence() -> str:
+    """Published figures, as they stand in a bet file."""
+    return EVIDENCE
