@@ -1,0 +1,66 @@
+"""Text for people: strangers' words made harmless, numbers made short, columns lined up."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING, Final
+
+from pytest_layerguard.bet.problems import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CUT: Final = "..."
+
+
+def plain(text: str, limit: int) -> str:
+    """Make text from a bet file or a model safe to print on one line, and bound its length.
+
+    One hostile string can then neither steer a terminal or a CI runner nor drown a report.
+    """
+    return printable(text[:limit]) + (CUT if len(text) > limit else "")
+
+
+def columns(text: str) -> int:
+    """Columns that the text takes on a terminal: two for a wide character, none for an accent."""
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        for char in text
+    )
+
+
+def clip(text: str, width: int) -> str:
+    """Shorten text to at most `width` columns, saying so where something was cut."""
+    if columns(text) <= width:
+        return text
+    kept = ""
+    for char in text:
+        if columns(kept + char) > width - len(CUT):
+            break
+        kept += char
+    return (kept + CUT)[:width] if width < len(CUT) else kept + CUT
+
+
+def seconds(value: float) -> str:
+    """A duration as people say it: `0.4s`, `12s`, `3m 20s`."""
+    if value < 10:
+        return f"{value:.1f}s"
+    if value < 60:
+        return f"{value:.0f}s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes}m {rest:02d}s"
+
+
+def aligned(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> list[str]:
+    """Line up rows of cells, two spaces between columns; the columns in `right` to the right."""
+    widths = [max(columns(row[at]) for row in rows) for at in range(len(rows[0]))] if rows else []
+    lines = []
+    for row in rows:
+        cells = [
+            " " * (width - columns(cell)) + cell
+            if at in right
+            else cell + " " * (width - columns(cell))
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines

@@ -1,0 +1,141 @@
+"""The header and the table of bets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_layerguard.report import terminal, text
+from pytest_layerguard.report.entry import Told
+
+
+def told(**changes: Any) -> Told:
+    about = {name: changes.pop(name) for name in ("model", "intervention") if name in changes}
+    notes = changes.pop("notes", ())
+    entry = {
+        "id": "bet-40",
+        "status": "falsified",
+        "outcome": "passed",
+        "word": "CATASTROPHIC",
+        "seconds": 1.94,
+        "cached": False,
+        "base": {"perplexity": 89.0, "unique_tokens": 73.0},
+        "variants": [variant("skip-0", 7120, 80, 71.2, 89.9, 2), variant("skip-3", 980, 11)],
+    }
+    return Told(
+        entry | changes,
+        about.get("model", "reference"),
+        about.get("intervention", "skip_layers"),
+        notes,
+    )
+
+
+def variant(
+    name: str,
+    perplexity: float | str,
+    ratio: float | str,
+    low: float | None = None,
+    high: float | None = None,
+    unique: float | None = None,
+) -> dict[str, Any]:
+    interval = {} if low is None else {"low": low, "high": high}
+    metrics: dict[str, Any] = {
+        "perplexity": {"value": perplexity},
+        "perplexity_ratio": {"value": ratio, **interval},
+    }
+    if unique is not None:
+        metrics["unique_tokens"] = {"value": unique}
+    return {"name": name, "arm": None, "text": None, "checkpoint": None, "metrics": metrics}
+
+
+def table(*bets: Told, width: int = 160) -> list[str]:
+    return [line.text + line.word for line in terminal.summary(bets, width)]
+
+
+def test_a_sweep_shows_its_range_and_the_outermost_ends() -> None:
+    line = table(told())[1].split()
+    assert line == [
+        *("bet-40", "reference", "skip_layers", "89", "980..7120", "11..80"),
+        *("[71.2,", "89.9]", "2", "1.9s", "CATASTROPHIC"),
+    ]
+
+
+def test_an_overflow_is_infinite() -> None:
+    assert " inf " in table(told(variants=[variant("x", "inf", "inf")]))[1]
+
+
+def test_a_bet_that_was_not_measured() -> None:
+    line = table(told(base=None, variants=[], word="CROSSED", outcome="failed", seconds=0.0))[1]
+    assert line.split() == ["bet-40", "reference", "skip_layers", *"----", "0.0s", "CROSSED"]
+
+
+def test_each_variant_may_have_its_own_base() -> None:
+    variants = [
+        {**variant("skip-0", 20, 2), "base": {"perplexity": 10.0}},
+        {**variant("skip-0", 30, 2), "base": {"perplexity": 15.0}},
+    ]
+    assert "10..15" in table(told(base=None, variants=variants))[1]
+
+
+def test_a_cached_result_says_so() -> None:
+    assert "cached" in table(told(cached=True))[1].split()
+
+
+@pytest.mark.parametrize("width", [200, 120, 100, 80, 60, 40])
+def test_the_table_fits(width: int) -> None:
+    bets = [
+        told(id="bet-with-a-rather-long-name-indeed", model="SomeOrganisation/some-model-30b-a3b"),
+        told(id="b", intervention="average_experts, ternary_weights, train, prune_weights"),
+    ]
+    lines = table(*bets, width=width)
+    assert max(map(text.columns, lines)) <= width
+    assert all(line.endswith("CATASTROPHIC") for line in lines[1:])
+    assert lines[0].startswith("bet")
+
+
+def test_verdicts_start_in_one_column() -> None:
+    lines = table(told(), told(id="a-longer-one", word="STRICT", cached=True))
+    assert (
+        len({line.rindex(word) for line, word in zip(lines[1:], ("CATA", "STRICT"), strict=True)})
+        == 1
+    )
+
+
+def test_a_hostile_name_stays_on_its_line() -> None:
+    lines = table(told(model="\x1b[31mred\nnext", notes=["\x1b[2J", "x" * 5000]))
+    assert len(lines) == 4
+    assert "\x1b" not in "".join(lines)
+    assert len(lines[3]) < 1000
+
+
+def test_notes_stand_below_the_table() -> None:
+    lines = table(told(notes=["needs 24 GiB of GPU memory"]), told(id="b"))
+    assert lines[3:] == ["bet-40: needs 24 GiB of GPU memory"]
+
+
+@pytest.mark.parametrize(
+    ("word", "outcome", "colour"),
+    [
+        ("CATASTROPHIC", "passed", "green"),
+        ("CATASTROPHIC", "failed", "red"),
+        ("STRICT", "passed", "green"),
+        ("INCONCLUSIVE", "passed", "yellow"),
+        ("INCONCLUSIVE", "failed", "red"),
+        ("SKIPPED", "skipped", "yellow"),
+        ("SKIPPED", "failed", "red"),
+    ],
+)
+def test_the_colour_says_whether_the_build_stands(word: str, outcome: str, colour: str) -> None:
+    assert terminal.markup(word, outcome) == {colour: True}
+
+
+def test_the_header_says_what_a_missing_library_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name == "torch":
+            raise terminal.metadata.PackageNotFoundError(name)
+        return "5.0"
+
+    monkeypatch.setattr(terminal.metadata, "version", version)
+    (line,) = terminal.header("cpu", "reference 0123")
+    assert "device cpu, torch not installed, transformers 5.0, reference 0123" in line

@@ -1,0 +1,63 @@
+"""Strangers' words made harmless, columns lined up."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_layerguard.report import text
+
+
+@pytest.mark.parametrize(
+    ("hostile", "harmless"),
+    [
+        ("\x1b[2Jgone", "\\u001b[2Jgone"),
+        ("one\n::error::two", "one\\u000a::error::two"),
+        ("abc\u202edef", "abc\\u202edef"),
+        ("##[error]no", "## [error]no"),
+        ("a\ud800b", "a\\ud800b"),
+        ("café 日本", "café 日本"),
+    ],
+)
+def test_what_moves_the_cursor_is_written_out(hostile: str, harmless: str) -> None:
+    assert text.plain(hostile, 100) == harmless
+
+
+@given(st.text())
+def test_whatever_is_said_stays_on_one_line_and_can_be_encoded(said: str) -> None:
+    told = text.plain(said, 40)
+    assert not any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in told)
+    assert len(told.splitlines()) <= 1
+    told.encode("utf-8")
+
+
+def test_a_long_text_is_cut_and_says_so() -> None:
+    assert text.plain("x" * 50, 10) == "x" * 10 + "..."
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"), [(9, "日本語abc"), (8, "日本..."), (3, "..."), (2, ".."), (0, "")]
+)
+def test_clipping_counts_columns_not_characters(width: int, expected: str) -> None:
+    assert text.clip("日本語abc", width) == expected
+
+
+@given(st.text(), st.integers(0, 30))
+def test_what_is_clipped_fits(said: str, width: int) -> None:
+    assert text.columns(text.clip(said, width)) <= width
+
+
+def test_columns_line_up_whatever_is_in_them() -> None:
+    rows = [["bet", "n"], ["日本", "10"], ["e\u0301", "5"]]
+    assert text.aligned(rows, frozenset({1})) == ["bet    n", "日本  10", "e\u0301      5"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.04, "0.0s"), (9.96, "10.0s"), (12.4, "12s"), (59.7, "60s"), (200, "3m 20s")],
+)
+def test_durations(value: float, expected: str) -> None:
+    assert text.seconds(value) == expected
