@@ -1,1 +1,80 @@
-"""The hooks by which pytest knows this package."""
+"""The hooks by which pytest knows this package: each says what it does and hands on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_layerguard import collect, hookspecs, options, run
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from pytest_layerguard.guard import Laboratory
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Make this package's own hooks known."""
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options of the command line and the ini file."""
+    options.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the options, refuse what cannot be meant, and listen to reports."""
+    options.configure(config)
+    config.pluginmanager.register(run.Gathering(config), "layerguard-gathering")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_layerguard_laboratory(config: pytest.Config) -> Laboratory:
+    """Build the laboratory of this package, unless somebody has another."""
+    return collect.own_laboratory(config)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what bets are measured with, where there are bets."""
+    return run.header(config)
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Claim bet files."""
+    return collect.claim(file_path, parent)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put bets on one model next to each other."""
+    collect.group_by_model(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let a bet's report carry what the bet came to."""
+    return run.attach(item, (yield))
+
+
+def pytest_report_teststatus(
+    report: pytest.CollectReport | pytest.TestReport,
+) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+    """Make a bet's verdict its word."""
+    return run.status(report)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the reports that were asked for."""
+    run.write(session)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the table of bets."""
+    run.summarise(terminalreporter, config)

@@ -1,0 +1,236 @@
+"""Bet files as pytest sees them: a file is a collector, a bet is a test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from pytest_layerguard import LayerguardWarning
+from pytest_layerguard.options import SETTINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from pytest_layerguard.bet.problems import Problem
+    from pytest_layerguard.bet.reading import BetDocument
+    from pytest_layerguard.catalogue.outcome import Outcome
+    from pytest_layerguard.guard import Guard, Laboratory
+    from pytest_layerguard.interventions.registry import Registry
+    from pytest_layerguard.lab.conditions import Conditions
+    from pytest_layerguard.report.entry import Told
+
+SUFFIXES: Final = frozenset({".yaml", ".yml"})
+RECORDS: Final = "records"
+OUTCOME: Final[pytest.StashKey[Outcome]] = pytest.StashKey()
+GUARD: Final[pytest.StashKey[Guard]] = pytest.StashKey()
+REGISTRY: Final[pytest.StashKey[Registry]] = pytest.StashKey()
+SEEN: Final[pytest.StashKey[dict[str, tuple[Path, int]]]] = pytest.StashKey()
+
+
+def claim(path: Path, parent: pytest.Collector) -> BetFile | None:
+    """Claim a YAML file below a bet folder, by its path alone: every file of every run asks."""
+    if path.suffix not in SUFFIXES:
+        return None
+    folder = bet_folder(path, parent.config)
+    if folder is None or RECORDS in path.relative_to(folder).parts[:-1]:
+        return None
+    file: BetFile = BetFile.from_parent(parent, path=path)
+    file.folder = folder
+    return file
+
+
+def bet_folder(path: Path, config: pytest.Config) -> Path | None:
+    """Find the outermost bet folder that holds `path`, which need not exist.
+
+    A folder counts by its name below the root directory, and the root directory by its own name
+    only where no configuration file makes it a project: a checkout may be called anything.
+    """
+    start = config.rootpath if config.inipath is not None else config.rootpath.parent
+    if not path.is_relative_to(start):
+        start = Path(path.anchor)
+    parts = path.relative_to(start).parts
+    for end in range(1, len(parts)):
+        for folder in config.stash[SETTINGS].bets:
+            if parts[:end][-len(folder.parts) :] == folder.parts:
+                return start.joinpath(*parts[:end])
+    return None
+
+
+class BetFile(pytest.File):
+    """A file of bets."""
+
+    folder: Path
+    """The bet folder: the catalogue that the file belongs to."""
+
+    def collect(self) -> Iterator[BetItem]:
+        """Read every bet of the file; all that is wrong with any of them is one error."""
+        from pytest_layerguard.bet.problems import BetFileError
+        from pytest_layerguard.bet.reading import read_bets
+
+        try:
+            documents = read_bets(self.path, kinds=registry_of(self.config).arguments)
+        except BetFileError as error:
+            raise self.CollectError(self._told(error.problems)) from None
+        doubled = "\n".join(self._doubled(documents))
+        if doubled:
+            raise self.CollectError(doubled)
+        for document in documents:
+            yield BetItem.from_parent(self, name=document.bet.id, document=document)
+
+    def _told(self, problems: Iterable[Problem]) -> str:
+        path = shown(self.path, self.config)
+        return "\n".join(str(replace(problem, path=path)) for problem in problems)
+
+    def _doubled(self, documents: Sequence[BetDocument]) -> Iterator[str]:
+        """Find bets whose id another file has: records and challenges could mean either."""
+        seen = self.session.stash.setdefault(SEEN, {})
+        for document in documents:
+            here = (self.path, document.line)
+            path, line = seen.setdefault(document.bet.id, here)
+            if path != self.path:
+                yield (
+                    f"{shown(self.path, self.config)}:{document.line}:1: id: {document.bet.id!r} "
+                    f"is the id of another bet, {shown(path, self.config)}:{line}; "
+                    "allowed: an id that no other bet has"
+                )
+
+
+class BetItem(pytest.Item):
+    """A bet; running it asks the session's guard what it came to."""
+
+    def __init__(self, *, document: BetDocument, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.document = document
+        bet = document.bet
+        kinds = (each.kind for done in bet.arm_interventions.values() for each in done)
+        self.extra_keyword_matches.update([bet.status, bet.model.name, *kinds])
+
+    @property
+    def model(self) -> str:
+        """What tells models apart: bets with equal ones share a load."""
+        return repr(self.document.bet.model)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """The file and line of the bet, counted from 0 as pytest does."""
+        return self.path, self.document.line - 1, self.name
+
+    def runtest(self) -> None:
+        """Judge the bet, and fail, skip or warn as its outcome says."""
+        file = self.parent
+        assert isinstance(file, BetFile)
+        outcome = guard_of(self.session).judge(self.document, file.folder)
+        self.stash[OUTCOME] = outcome
+        for warning in outcome.warnings:
+            self.warn(LayerguardWarning(warning))
+        if outcome.skipped:
+            from pytest_layerguard.report.entry import why_skipped
+
+            pytest.skip("; ".join(why_skipped(self.document, outcome)))
+        if not outcome.passed:
+            from pytest_layerguard.report import failure
+
+            path = shown(self.path, self.config)
+            lines = failure.lines(self.document, outcome, path)
+            raise BetFailedError("\n".join(lines), failure.brief(outcome))
+
+    def told(self, report: pytest.TestReport) -> Told:
+        """What the bet came to; an ERROR where running it raised what nobody foresaw."""
+        from pytest_layerguard.report.entry import tell
+
+        file = shown(self.path, self.config).as_posix()
+        return tell(self.document, self.stash.get(OUTCOME, None), file, report.outcome)
+
+    def repr_failure(
+        self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Tell a failed bet in its own words; only what nobody foresaw has a traceback."""
+        error = excinfo.value
+        if not isinstance(error, BetFailedError | LayerguardWarning):
+            return super().repr_failure(excinfo, *args, **kwargs)
+        told = excinfo.getrepr(style="value", chain=False)
+        if told.reprcrash is not None:
+            # The summary, JUnit and --tb=line name this place; one of ours would help nobody.
+            told.reprcrash.path = str(self.path)
+            told.reprcrash.lineno = self.document.line
+            told.reprcrash.message = (
+                error.brief if isinstance(error, BetFailedError) else str(error)
+            )
+        return told
+
+
+class BetFailedError(Exception):
+    """A bet that fails the build: all that a reader needs, line by line, and that in brief."""
+
+    def __init__(self, text: str, brief: str) -> None:
+        super().__init__(text, brief)
+        self.brief = brief
+
+    def __str__(self) -> str:
+        """The whole text."""
+        return str(self.args[0])
+
+
+def guard_of(session: pytest.Session) -> Guard:
+    """The guard of this process, made when the first bet runs."""
+    if GUARD not in session.stash:
+        from pytest_layerguard import guard
+
+        config = session.config
+        judge = guard.judge(
+            config.stash[SETTINGS], conditions_of(config), registry_of(config), config.rootpath
+        )
+        session.stash[GUARD] = guard.Guard(
+            judge, lambda: config.hook.pytest_layerguard_laboratory(config=config)
+        )
+    return session.stash[GUARD]
+
+
+def registry_of(config: pytest.Config) -> Registry:
+    """The interventions of this package, of installed ones and of conftest files.
+
+    Raises:
+        pytest.UsageError: when two of them have one name.
+    """
+    if REGISTRY not in config.stash:
+        from pytest_layerguard.interventions.registry import Registry
+
+        kinds = config.hook.pytest_layerguard_interventions(config=config)
+        try:
+            config.stash[REGISTRY] = Registry.of(kind for some in kinds for kind in some)
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
+    return config.stash[REGISTRY]
+
+
+def conditions_of(config: pytest.Config) -> Conditions:
+    """What the user of this run allows, in this process of it."""
+    from pytest_layerguard.guard import conditions
+
+    worker = getattr(config, "workerinput", {}).get("workerid", "gw0")
+    return conditions(config.stash[SETTINGS], int(worker.removeprefix("gw")))
+
+
+def own_laboratory(config: pytest.Config) -> Laboratory:
+    """This package's own laboratory, on the terms of this run."""
+    from pytest_layerguard.guard import laboratory
+
+    return laboratory(conditions_of(config), registry_of(config))
+
+
+def group_by_model(items: list[pytest.Item]) -> None:
+    """Move bets on one model next to each other, so that it is loaded once; the rest stays put."""
+    bets = {at: item for at, item in enumerate(items) if isinstance(item, BetItem)}
+    groups: dict[str, list[BetItem]] = {}
+    for item in bets.values():
+        groups.setdefault(item.model, []).append(item)
+    ordered = (item for group in groups.values() for item in group)
+    for at, item in zip(bets, ordered, strict=True):
+        items[at] = item
+
+
+def shown(path: Path, config: pytest.Config) -> Path:
+    """A path as reports name it: from the root directory, like a node id."""
+    return path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path

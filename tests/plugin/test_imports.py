@@ -1,0 +1,120 @@
+"""What may import what: the plugin costs those little who have no bets, and arrows run one way."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import pytest_layerguard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGE = Path(pytest_layerguard.__file__).parent
+HEAVY = {"torch", "transformers", "numpy", "pydantic", "yaml", "scipy", "datasets"}
+ALWAYS_LOADED = ("plugin", "options", "collect", "hookspecs", "guard", "run")
+MAY_IMPORT = {
+    "bet": set(),
+    "interventions": {"bet"},
+    "reference": {"bet"},
+    "lab": {"bet", "interventions", "reference"},
+    "catalogue": {"bet", "interventions", "reference", "lab"},
+    "report": {"bet", "interventions", "reference", "lab", "catalogue"},
+}
+"""Rooms, and the rooms that each may look into besides itself."""
+
+
+def imports(path: Path, *, module_level: bool) -> Iterator[str]:
+    """Yield the dotted names that a file imports, but for those of type checking."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting.extend(node.orelse)
+        elif not (module_level and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+            waiting.extend(ast.iter_child_nodes(node))
+
+
+def files(*rooms: str) -> list[Path]:
+    return sorted(path for room in rooms for path in (PACKAGE / room).rglob("*.py"))
+
+
+def named(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+@pytest.mark.parametrize("name", ALWAYS_LOADED)
+def test_what_every_pytest_run_loads_imports_nothing_heavy(name: str) -> None:
+    found = {each.partition(".")[0] for each in imports(PACKAGE / f"{name}.py", module_level=True)}
+    assert not found & HEAVY
+
+
+@pytest.mark.parametrize("path", files("bet", "catalogue", "report"), ids=named)
+def test_bets_and_reports_never_need_torch_to_be_read(path: Path) -> None:
+    found = {each.partition(".")[0] for each in imports(path, module_level=True)}
+    assert not found & {"torch", "transformers"}
+
+
+@pytest.mark.parametrize("path", files("bet", "catalogue", "interventions", "lab"), ids=named)
+def test_the_core_has_never_heard_of_pytest(path: Path) -> None:
+    found = {each.partition(".")[0] for each in imports(path, module_level=False)}
+    assert not found & {"pytest", "_pytest"}
+
+
+@pytest.mark.parametrize("path", files(*MAY_IMPORT), ids=named)
+def test_arrows_run_one_way(path: Path) -> None:
+    room = path.relative_to(PACKAGE).parts[0]
+    ours = [
+        each.split(".")
+        for each in imports(path, module_level=False)
+        if each.startswith("pytest_layerguard.")
+    ]
+    rooms = {parts[1] for parts in ours}
+    top = {"__version__", "LayerguardWarning"}
+    assert rooms <= MAY_IMPORT[room] | {room} | top
+
+
+PROBE = """
+import json, os, sys
+
+def pytest_unconfigure(config):
+    with open(os.environ["PROBE"], "w") as file:
+        json.dump(sorted(sys.modules), file)
+"""
+
+
+def modules_of_a_run(folder: Path, *args: str) -> set[str]:
+    """The modules that a pytest run in `folder` has loaded at its end."""
+    import os
+
+    probe = folder / "modules.json"
+    subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *args],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PROBE": str(probe)},
+    )
+    return set(json.loads(probe.read_text(encoding="utf-8")))
+
+
+def test_a_run_without_bets_pays_next_to_nothing(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(PROBE, encoding="utf-8")
+    (tmp_path / "test_one.py").write_text("def test_one():\n    pass\n", encoding="utf-8")
+    (tmp_path / "config.yaml").write_text("no: bet\n", encoding="utf-8")
+    added = modules_of_a_run(tmp_path) - modules_of_a_run(tmp_path, "-p", "no:layerguard")
+    assert "pytest_layerguard.plugin" in added
+    assert len(added) <= 25, sorted(added)
+    assert not {name.partition(".")[0] for name in added} & HEAVY

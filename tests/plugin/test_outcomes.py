@@ -1,0 +1,205 @@
+"""What pytest is told of an outcome: passed, failed, skipped or warned of, and by which word."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Project
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict", "word", "outcome"),
+    [
+        ("proposed", "STRICT", "STRICT", "passed"),
+        ("proposed", "LENIENT", "LENIENT", "passed"),
+        ("proposed", "FALSIFIED", "FALSIFIED", "failed"),
+        ("proposed", "CATASTROPHIC", "CATASTROPHIC", "failed"),
+        ("proposed", "INCONCLUSIVE", "INCONCLUSIVE", "failed"),
+        ("falsified", "CATASTROPHIC", "CATASTROPHIC", "passed"),
+        ("falsified", "FALSIFIED", "FALSIFIED", "passed"),
+        ("falsified", "INCONCLUSIVE", "INCONCLUSIVE", "passed"),
+        ("falsified", "LENIENT", "OVERTURNED", "failed"),
+    ],
+)
+def test_the_word_and_whether_the_build_stands(
+    project: Project, status: str, verdict: str, word: str, outcome: str
+) -> None:
+    project.bet("bet-40", verdict, status=status)
+    result = project.run("bets/", "-v")
+    result.assert_outcomes(**{outcome: 1}, warnings=None)
+    assert result.ret == (0 if outcome == "passed" else 1)
+    result.stdout.fnmatch_lines([f"bets/bet-40.yaml::bet-40 {word} *"])
+    assert ("= FAILURES =" in result.stdout.str()) is (outcome == "failed")
+    assert project.measured == ["bet-40"]
+
+
+def test_the_catalogue_as_it_stands_is_green(project: Project) -> None:
+    for number, verdict in enumerate(["CATASTROPHIC", "FALSIFIED", "CATASTROPHIC"]):
+        project.bet(f"bet-{number}", verdict, status="falsified")
+    result = project.run("bets/", "--color=yes", "-v")
+    assert result.ret == 0
+    assert "\x1b[32mCATASTROPHIC\x1b[0m" in result.stdout.str()
+    assert "\x1b[31m" not in result.stdout.str()
+
+
+def test_a_bet_that_cannot_be_measured_here_is_skipped_with_its_reason(project: Project) -> None:
+    project.bet("bet-40", unavailable="needs 24 GiB of GPU memory, this machine has none")
+    result = project.run("bets/", "-v", "-rs")
+    result.assert_outcomes(skipped=1)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "bets/bet-40.yaml::bet-40 SKIPPED (needs 24 GiB of GPU memory*",
+            "bet-40 *SKIPPED",
+            "bet-40: needs 24 GiB of GPU memory, this machine has none",
+            "SKIPPED * bets/bet-40.yaml:1: needs 24 GiB of GPU memory, this machine has none*",
+        ]
+    )
+
+
+def test_a_skip_shows_the_published_evidence(project: Project, evidence: str) -> None:
+    project.bet("bet-40", unavailable="no GPU", more=evidence)
+    result = project.run("bets/")
+    result.stdout.fnmatch_lines(
+        ["bet-40: no GPU", "bet-40: published, not measured here: Bet 40, Skip-each-layer*"]
+    )
+
+
+def test_what_is_required_cannot_be_skipped(project: Project) -> None:
+    project.bet("bet-40", unavailable="needs 24 GiB of GPU memory")
+    result = project.run("bets/", "--layerguard-require=all")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["needs 24 GiB of GPU memory", "*--layerguard-require all: *", "bet-40 *ERROR"]
+    )
+
+
+def test_an_unrecorded_falsification_fails_where_records_are_required(project: Project) -> None:
+    project.bet("bet-40", "CATASTROPHIC", status="falsified")
+    assert project.run("bets/").ret == 0
+    result = project.run("bets/", "--layerguard-require=records")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["unrecorded; --layerguard-require records makes that a failure*"])
+
+
+def test_what_cannot_be_measured_honestly_is_an_error(project: Project) -> None:
+    project.bet("bet-40", error="the base model says nothing: its perplexity is 40,000")
+    result = project.run("bets/", "-v")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*::bet-40 ERROR *", "the base model says nothing: its perplexity is 40,000"]
+    )
+    result.stdout.no_fnmatch_line("*LabError*")
+
+
+def test_a_mistake_of_ours_has_a_traceback_and_is_an_error(project: Project) -> None:
+    project.bet("bet-40", bug="a mistake of ours")
+    result = project.run("bets/", "-v")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*::bet-40 ERROR *", "*ZeroDivisionError: a mistake of ours", "bet-40 *ERROR"]
+    )
+
+
+class TestWarnings:
+    """A falsification that cannot be decided here, and what `-W error` makes of it."""
+
+    def test_it_passes_with_a_warning_at_the_bet(self, project: Project) -> None:
+        project.bet("bet-40", "INCONCLUSIVE", status="falsified")
+        result = project.run("bets/")
+        assert result.ret == 0
+        result.stdout.fnmatch_lines(
+            ["*bets/bet-40.yaml:1: LayerguardWarning: the falsification could neither be *"]
+        )
+
+    def test_as_an_error_it_fails_without_a_traceback(self, project: Project) -> None:
+        project.bet("bet-40", "INCONCLUSIVE", status="falsified")
+        result = project.run("bets/", "-W", "error", "-v")
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(
+            ["*::bet-40 INCONCLUSIVE *", "the falsification could neither be confirmed nor *"]
+        )
+        result.stdout.no_fnmatch_line("*Traceback*")
+        result.stdout.no_fnmatch_line("*collect.py*")
+
+    def test_it_can_be_excepted(self, project: Project) -> None:
+        project.bet("bet-40", "INCONCLUSIVE", status="falsified")
+        excepted = "default::pytest_layerguard.LayerguardWarning"
+        result = project.run("bets/", "-W", "error", "-W", excepted)
+        result.assert_outcomes(passed=1, warnings=None)
+
+    def test_what_a_library_warns_of_never_fails_a_bet(self, project: Project) -> None:
+        project.bet("bet-40", warning="this is going away")
+        result = project.run("bets/", "-W", "error")
+        result.assert_outcomes(passed=1, warnings=1)
+        result.stdout.fnmatch_lines(["*DeprecationWarning: this is going away"])
+
+    def test_what_a_user_ignores_stays_ignored(self, project: Project) -> None:
+        project.bet("bet-40", warning="this is going away")
+        result = project.run("bets/", "-W", "ignore::DeprecationWarning")
+        result.assert_outcomes(passed=1, warnings=0)
+
+
+class TestFailure:
+    """What a failed bet says."""
+
+    def test_it_says_all_that_is_needed(self, project: Project, evidence: str) -> None:
+        project.bet("bet-40", "CATASTROPHIC", more=evidence)
+        result = project.run("bets/")
+        result.stdout.fnmatch_lines(
+            [
+                "*= FAILURES =*",
+                "_* bet-40 _*",
+                "bets/bet-40.yaml:1: bet-40 (Skip each layer), proposed: CATASTROPHIC",
+                "claim: *At least one layer can be skipped at no more than 3x the perplexity.",
+                "decided: *catastrophic is true: all(perplexity_ratio >= 10) * skip-3: 11 *",
+                "also: *lenient is false: any(perplexity_ratio <= 3) *",
+                "the claim does not hold; keep the bet as status: falsified*",
+                "*perplexity *perplexity ratio *unique tokens",
+                "base *10 *60",
+                "skip-0 *800 *80 [[]70, 90] *2",
+                "skip-3 *110 *11 [[]10.5, 11.5] *2",
+                "1,024 tokens in 8 windows; 95 % intervals, clustered by window",
+                'what it says after "Once upon a time"',
+                '*base: *"there was a little girl"',
+                '*skip-0: *"the the the"',
+                "published, not measured here: Bet 40, Skip-each-layer ablation (FractalMoE 30M): CATASTROPHIC: "
+                "base perplexity 89; skip-0 perplexity 7120",
+                "CATASTROPHIC bets/bet-40.yaml::bet-40 - catastrophic: *",
+            ]
+        )
+        for ours in ("Traceback", "BetFailedError", "collect.py", "guard.py"):
+            result.stdout.no_fnmatch_line(f"*{ours}*")
+
+    def test_hostile_words_do_no_harm(self, project: Project) -> None:
+        project.bet("bet-40", "CATASTROPHIC", says="\x1b[2J\n::error::gone ##[error] \u202e" * 90)
+        told = project.run("bets/").stdout.str()
+        assert "\x1b" not in told
+        assert "\u202e" not in told
+        assert "##[" not in told
+        assert not [line for line in told.splitlines() if line.lstrip().startswith("::")]
+        assert max(map(len, told.splitlines())) < 1000
+
+    @pytest.mark.parametrize("style", ["auto", "long", "short", "native"])
+    def test_it_says_the_same_under_every_traceback_style(
+        self, project: Project, style: str
+    ) -> None:
+        project.bet("bet-40", "CATASTROPHIC")
+        result = project.run("bets/", f"--tb={style}")
+        result.stdout.fnmatch_lines(["claim: *", "base *10 *60"])
+        result.stdout.no_fnmatch_line("*Traceback*")
+
+    def test_the_last_line_names_the_bet_and_what_decided(self, project: Project) -> None:
+        project.bet("bet-40", "CATASTROPHIC")
+        last = project.run("bets/", "--tb=line").outlines
+        place = f"{project.path / 'bets/bet-40.yaml'}:1: catastrophic: all(perplexity_ratio >= 10) "
+        assert [line for line in last if line.startswith(place)]
+
+    def test_without_tracebacks_the_table_is_left(self, project: Project) -> None:
+        project.bet("bet-40", "CATASTROPHIC")
+        result = project.run("bets/", "--tb=no")
+        result.stdout.no_fnmatch_line("claim: *")
+        result.stdout.fnmatch_lines(["bet-40 *CATASTROPHIC"])

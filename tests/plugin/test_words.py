@@ -1,0 +1,3 @@
+"""What pytest is told of each outcome: passed, failed, skipped or warned, and the word."""
+
+from __future__ import annotations
