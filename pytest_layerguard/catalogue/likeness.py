@@ -18,33 +18,37 @@ if TYPE_CHECKING:
 NOTHING_LEFT: Final = 0.99
 """From this sparsity on, pruning is taking out: no matrix computes with one weight in a hundred."""
 
-_TAKES_LAYERS_OUT: Final = ("remove_layers", "skip_layers", "zero_layers")
+_LEAVES_OUT: Final = "both leave layers out"
+_ADDS_NOTHING: Final = "a layer of zeros adds nothing, which is leaving it out"
+_TAKES_LAYERS_OUT: Final = {
+    "skip_layers": _LEAVES_OUT,
+    "remove_layers": _LEAVES_OUT,
+    "zero_layers": _ADDS_NOTHING,
+}
 
 
 def kinds_in_effect(intervention: Intervention) -> Mapping[str, str | None]:
     """Return every kind that an intervention is in effect, with the reason; None for its own name."""
-    kinds: dict[str, str | None] = {intervention.kind: None}
-    if reason := _takes_layers_out(intervention):
-        kinds.update({kind: reason for kind in _TAKES_LAYERS_OUT if kind not in kinds})
-    return kinds
-
-
-def _takes_layers_out(intervention: Intervention) -> str | None:
-    """Return why a layer is left with nothing to add to the residual stream, if it is."""
     arguments = intervention.arguments
-    match intervention.kind:
-        case "skip_layers" | "remove_layers":
-            return "both leave layers out"
-        case "zero_layers":
-            return "a layer of zeros adds nothing, which is leaving it out"
-        case "prune_weights" if (
-            isinstance(arguments, PruneWeights)
-            and arguments.parts == "linear"
-            and arguments.sparsity >= NOTHING_LEFT
-        ):
-            return (
-                f"pruning {arguments.sparsity:.4g} of every matrix leaves a layer nothing to add, "
-                "which is leaving it out"
-            )
-        case _:
-            return None
+    if (
+        isinstance(arguments, PruneWeights)
+        and arguments.parts == "linear"
+        and arguments.sparsity >= NOTHING_LEFT
+    ):
+        reason = f"without {arguments.sparsity:.4g} of every matrix {_ADDS_NOTHING}"
+        return {intervention.kind: None, **dict.fromkeys(_TAKES_LAYERS_OUT, reason)}
+    return kinds_like(intervention.kind)
+
+
+def kinds_like(kind: str) -> Mapping[str, str | None]:
+    """Return every kind that a kind is in effect whatever its arguments, as `kinds_in_effect`."""
+    if kind not in _TAKES_LAYERS_OUT:
+        return {kind: None}
+    return {
+        other: None
+        if other == kind
+        else _ADDS_NOTHING
+        if "zero_layers" in (kind, other)
+        else _LEAVES_OUT
+        for other in _TAKES_LAYERS_OUT
+    }

@@ -102,8 +102,7 @@ class Scout:
                     return Sighting(None, source.name, missing="not looked at", absent=True)
                 return self.folder(reach.directory(source.name, "model.path"), source.name, reach)
             case _:
-                key = ("hub", source.name, source.revision)
-                return self._once(key, partial(self._hub, source.name, source.revision))
+                return self.hub(source.name, source.revision)
 
     def folder(self, path: Path, shown: str, reach: Reach) -> Sighting:
         """Return what is known of a model folder."""
@@ -118,7 +117,11 @@ class Scout:
         """Return what is known of a reference model, or of a model on the hub in any revision."""
         if name in reference_names():
             return self._once(("reference", name), partial(_reference, name))
-        return self._once(("hub", name, None), partial(self._hub, name, None))
+        return self.hub(name)
+
+    def hub(self, name: str, revision: str | None = None) -> Sighting:
+        """Return what is known of a model on the hub; without a revision, of any that is at hand."""
+        return self._once(("hub", name, revision), partial(self._hub, name, revision))
 
     def _once(self, key: tuple[object, ...], look: Callable[[], Sighting]) -> Sighting:
         if key not in self._seen:
@@ -148,6 +151,19 @@ def reference_names() -> tuple[str, ...]:
     return (*reference.NAMES, *(f"{name}{_INIT}" for name in reference.NAMES))
 
 
+def _why(problem: Exception | None, *, offline: bool) -> str:
+    """Return why the hub gave no configuration; never its own words, which name addresses."""
+    kind = type(problem).__name__
+    if kind in ("RepositoryNotFoundError", "GatedRepoError"):
+        return "the hub has no such model, or not for everybody"
+    if kind in ("RevisionNotFoundError", "EntryNotFoundError", "RemoteEntryNotFoundError"):
+        return "the hub has no config.json of this revision"
+    if kind == "HFValidationError":
+        return "that is no name of a model on the hub"
+    where = "" if offline else f", and the hub did not answer ({kind})"
+    return f"it is not in the local cache{where}"
+
+
 def _hub_config(name: str, revision: str | None, *, offline: bool) -> Mapping[str, Any]:
     """Return a model's config.json from the hub's cache or the hub; raises NotHadError."""
     from huggingface_hub import hf_hub_download
@@ -171,9 +187,7 @@ def _hub_config(name: str, revision: str | None, *, offline: bool) -> Mapping[st
         except Exception as error:  # whatever a network, proxy or disk can come up with
             problem = error
     if path is None:
-        assert problem is not None
-        where = "not in the local cache" if offline else "neither in the local cache nor on the hub"
-        raise NotHadError(f"{where} ({type(problem).__name__}: {first_line(problem)[:120]})")
+        raise NotHadError(_why(problem, offline=offline))
     try:
         with open(path, "rb") as file:  # noqa: PTH123 - the hub's cache names files as text
             config = json.loads(file.read(1_000_001))
