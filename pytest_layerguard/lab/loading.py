@@ -319,7 +319,9 @@ def _provenance(
         ]
     weights = model.get_input_embeddings().weight
     return {
-        "model": {"kind": source.kind, "name": source.name, "revision": source.revision},
+        "model": {"kind": source.kind, "name": source.name, "revision": source.revision}
+        # The cache names the folder after the commit, also where the bet names none.
+        | ({"commit": folder.path.name} if source.kind == "hub" else {}),
         "digests": files,
         "class": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

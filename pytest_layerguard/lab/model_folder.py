@@ -37,7 +37,7 @@ TOKENIZER_FILES: Final[tuple[str, ...]] = (
     "chat_template.jinja",
 )
 OTHER_FILES: Final = ("generation_config.json",)
-_VOCABULARIES: Final = frozenset(TOKENIZER_FILES) - {
+VOCABULARIES: Final = frozenset(TOKENIZER_FILES) - {
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -146,9 +146,9 @@ def inspect(
     config = read_json(files, CONFIG, name)
     _refuse_indirections(files, config, name)
     tokenizer = {file: files[file] for file in TOKENIZER_FILES if file in files}
-    if not _VOCABULARIES & tokenizer.keys():
+    if not VOCABULARIES & tokenizer.keys():
         raise LabError(
-            f"{name}: has no tokenizer (looked for {', '.join(sorted(_VOCABULARIES))}). "
+            f"{name}: has no tokenizer (looked for {', '.join(sorted(VOCABULARIES))}). "
             "Save the model's own tokenizer beside its weights."
         )
     _refuse_code(config, files, name, allow_remote_code=allow_remote_code)

@@ -1,0 +1,1 @@
+"""A hub of the tests' own, on loopback."""

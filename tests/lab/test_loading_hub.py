@@ -1,0 +1,400 @@
+"""Models from a hub: every way in which they can be had, and in which they cannot."""
+
+from __future__ import annotations
+
+import errno
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hub.server import TOKEN, Hub, Trouble
+from hub.tiny import files, model, save, tokenizer
+
+from pytest_layerguard.lab.errors import LabError, UnavailableError
+from pytest_layerguard.lab.hub_errors import explained
+from pytest_layerguard.lab.patience import wanted_pause
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hub.visitor import Visitor
+
+WEIGHTS = r"model\.safetensors$"
+API = r"^/api/models/"
+
+
+def pinned(name: str, revision: str) -> dict[str, str]:
+    return {"hub": name, "revision": revision}
+
+
+def test_a_pinned_revision_is_the_one_that_is_loaded(
+    hub: Hub, visitor: Visitor, tiny_files: dict[str, bytes], tmp_path: Path
+) -> None:
+    first = hub.add("models", "acme/two", tiny_files)
+    second = hub.add("models", "acme/two", files(save(tmp_path, seed=1)))
+
+    one, two = (visitor.ask(model=pinned("acme/two", revision)) for revision in (first, second))
+
+    assert one["logits"] != two["logits"]
+    assert one["provenance"]["model"] == {
+        "kind": "hub",
+        "name": "acme/two",
+        "revision": first,
+        "commit": first,
+    }
+    assert one["provenance"]["digests"]["weights"] != two["provenance"]["digests"]["weights"]
+    assert one["told"] == [f"fetching model acme/two@{first}", f"loading model acme/two@{first}"]
+
+
+def test_what_is_not_needed_is_not_fetched(
+    hub: Hub, visitor: Visitor, tiny_files: dict[str, bytes]
+) -> None:
+    extra = {
+        "pytorch_model.bin": b"pickle",
+        "consolidated.safetensors": b"again",
+        "run.py": b"raise",
+    }
+    commit = hub.add("models", "acme/extra", tiny_files | extra)
+
+    assert "error" not in visitor.ask(model=pinned("acme/extra", commit))
+    assert not [seen for seen in hub.seen if seen.path.endswith(tuple(extra))]
+
+
+def test_a_sharded_model(hub: Hub, visitor: Visitor, tmp_path: Path) -> None:
+    model().save_pretrained(tmp_path, max_shard_size="8KB")
+    tokenizer().save_pretrained(tmp_path)
+    content = files(tmp_path)
+    commit = hub.add("models", "acme/shards", content)
+
+    assert len([name for name in content if name.endswith(".safetensors")]) > 1
+    assert "error" not in visitor.ask(model=pinned("acme/shards", commit))
+
+
+def test_an_unpinned_revision_needs_the_users_leave(
+    hub: Hub, visitor: Visitor, tiny_files: dict[str, bytes]
+) -> None:
+    commit = hub.add("models", "acme/moving", tiny_files)
+    question = {"hub": "acme/moving", "revision": "unpinned"}
+
+    refused = visitor.ask(model=question)
+    allowed = visitor.ask(model=question, conditions={"allow_unpinned": True})
+
+    assert refused["error"] == "UnavailableError"
+    assert "--layerguard-allow-unpinned" in refused["message"]
+    assert allowed["provenance"]["model"]["commit"] == commit
+
+
+class TestDoors:
+    def test_gated_without_a_token(
+        self, hub: Hub, visitor: Visitor, tiny_files: dict[str, bytes]
+    ) -> None:
+        commit = hub.add("models", "acme/gated", tiny_files)
+        hub.repositories["models", "acme/gated"].gated = True
+
+        found = visitor.ask(model=pinned("acme/gated", commit), environment={"HF_TOKEN": ""})
+
+        assert found["error"] == "UnavailableError"
+        assert "is gated" in found["message"]
+        assert "HF_TOKEN" in found["message"]
+
+    def test_gated_with_a_token_that_was_not_granted_access(
+        self, hub: Hub, visitor: Visitor, tiny_files: dict[str, bytes]
+    ) -> None:
+        commit = hub.add("models", "acme/gated-too", tiny_files)
+        hub.repositories["models", "acme/gated-too"].gated = True
+
+        found = visitor.ask(model=pinned("acme/gated-too", commit), environment={"HF_TOKEN": TOKEN})
+
+        assert found["error"] == "UnavailableError"
+        assert "Accept its conditions" in found["message"]
+        assert TOKEN not in json.dumps(found)
+
+    def test_a_token_opens_and_stays_with_the_hub(
+        self, hub: Hub, visitor: Visitor, tiny_files: dict[str, bytes]
+    ) -> None:
+        commit = hub.add("models", "acme/granted", tiny_files)
+        repository = hub.repositories["models", "acme/granted"]
+        repository.gated = repository.granted = True
+
+        found = visitor.ask(model=pinned("acme/granted", commit), environment={"HF_TOKEN": TOKEN})
+
+        assert "error" not in found
+        assert TOKEN not in json.dumps(found)
+        assert {seen.authorized for seen in hub.seen if seen.origin == "hub"} == {True}
+        assert {seen.authorized for seen in hub.seen if seen.origin == "cdn"} == {False}
+
+    @pytest.mark.parametrize(
+        ("token", "error", "told"),
+        [
+            ("", "UnavailableError", "does not exist, or is private"),
+            (TOKEN, "LabError", "nothing of that name"),
+            ("hf_wrongSecret987654321", "UnavailableError", "does not accept the token"),
+        ],
+    )
+    def test_no_such_model(
+        self, hub: Hub, visitor: Visitor, token: str, error: str, told: str
+    ) -> None:
+        found = visitor.ask(model=pinned("acme/nowhere", "0" * 40), environment={"HF_TOKEN": token})
+
+        assert found["error"] == error
+        assert told in found["message"]
+        assert not token or token not in json.dumps(found)
+
+    def test_no_such_revision(
+        self, hub: Hub, visitor: Visitor, tiny_files: dict[str, bytes]
+    ) -> None:
+        hub.add("models", "acme/other", tiny_files)
+
+        found = visitor.ask(model=pinned("acme/other", "0" * 40), environment={"HF_TOKEN": ""})
+
+        assert found["error"] == "LabError"
+        assert "no such revision" in found["message"]
+
+
+class TestTrouble:
+    @pytest.mark.parametrize("path", [API, r"config\.json$", WEIGHTS])
+    def test_a_busy_hub_is_given_the_time_it_asks_for(
+        self, hub: Hub, visitor: Visitor, tiny_files: dict[str, bytes], path: str
+    ) -> None:
+        name = f"acme/busy-{len(path)}"
+        commit = hub.add("models", name, tiny_files)
+        hub.troubles.append(Trouble(path, status=429, headers={"Retry-After": "7"}, times=2))
+
+        found = visitor.ask(model=pinned(name, commit))
+
+        assert "error" not in found
+        assert found["slept"]
+        assert all(7 <= seconds <= 8 for seconds in found["slept"])
+
+    @pytest.mark.parametrize("path", [API, r"config\.json$", f"^/models.*{WEIGHTS}"])
+    def test_patience_ends(
+        self, hub: Hub, visitor: Visitor, tiny_files: dict[str, bytes], path: str
+    ) -> None:
+        name = f"acme/busier-{len(path)}"
+        commit = hub.add("models", name, tiny_files)
+        hub.troubles.append(Trouble(path, status=429, headers={"Retry-After": "25"}))
+
+        found = visitor.ask(model=pinned(name, commit))
+
+        assert found["error"] == "UnavailableError"
+        assert "too many requests (429)" in found["message"]
+        assert sum(found["slept"]) <= 60
+
+    def test_a_day_is_too_long(
+        self, hub: Hub, visitor: Visitor, tiny_files: dict[str, bytes]
+    ) -> None:
+        commit = hub.add("models", "acme/day", tiny_files)
+        hub.troubles.append(Trouble(API, status=429, headers={"Retry-After": "86400"}))
+
+        found = visitor.ask(model=pinned("acme/day", commit))
+
+        assert found["error"] == "UnavailableError"
+        assert found["slept"] == []
+
+    @pytest.mark.parametrize("status", [500, 502, 503, 504])
+    def test_a_passing_failure(
+        self, hub: Hub, visitor: Visitor, tiny_files: dict[str, bytes], status: int
+    ) -> None:
+        commit = hub.add("models", f"acme/passing-{status}", tiny_files)
+        hub.troubles.append(Trouble(API, status=status, times=1))
+
+        assert "error" not in visitor.ask(model=pinned(f"acme/passing-{status}", commit))
+
+    @pytest.mark.parametrize("path", [API, r"config\.json$", WEIGHTS])
+    def test_a_lasting_failure(
+        self, hub: Hub, visitor: Visitor, tiny_files: dict[str, bytes], path: str
+    ) -> None:
+        name = f"acme/lasting-{len(path)}"
+        commit = hub.add("models", name, tiny_files)
+        hub.troubles.append(Trouble(path, status=500))
+
+        found = visitor.ask(model=pinned(name, commit))
+
+        assert found["error"] == "UnavailableError"
+        assert "500" in found["message"]
+
+    def test_a_connection_that_drops_is_taken_up_again(
+        self, hub: Hub, visitor: Visitor, tiny_files: dict[str, bytes]
+    ) -> None:
+        commit = hub.add("models", "acme/drops", tiny_files)
+        hub.troubles.append(Trouble(WEIGHTS, drop_after=1_000, times=1))
+
+        assert "error" not in visitor.ask(model=pinned("acme/drops", commit))
+        assert len([seen for seen in hub.seen if seen.origin == "cdn"]) == 2
+
+    def test_half_a_file_is_no_file(
+        self, hub: Hub, visitor: Visitor, tiny_files: dict[str, bytes], hub_home: Path
+    ) -> None:
+        commit = hub.add("models", "acme/half", tiny_files)
+        hub.troubles.append(Trouble(WEIGHTS, drop_after=0))
+
+        found = visitor.ask(model=pinned("acme/half", commit))
+
+        assert found["error"] == "UnavailableError"
+        assert not list(hub_home.rglob("models--acme--half/**/*.incomplete"))
+        hub.troubles.clear()
+        assert "error" not in visitor.ask(model=pinned("acme/half", commit))
+
+    def test_silence(self, hub: Hub, visitor: Visitor, tiny_files: dict[str, bytes]) -> None:
+        commit = hub.add("models", "acme/silent", tiny_files)
+        hub.troubles.append(Trouble(API, stall=4))
+
+        found = visitor.ask(model=pinned("acme/silent", commit))
+
+        assert found["error"] == "UnavailableError"
+        assert "does not answer in time" in found["message"]
+
+    def test_a_connection_that_is_closed_at_once(
+        self, hub: Hub, visitor: Visitor, tiny_files: dict[str, bytes]
+    ) -> None:
+        commit = hub.add("models", "acme/closed", tiny_files)
+        hub.troubles.append(Trouble(API, stall=0))
+
+        found = visitor.ask(model=pinned("acme/closed", commit))
+
+        assert found["error"] == "UnavailableError"
+        assert "out of reach" in found["message"]
+
+
+class TestCache:
+    def test_a_hub_that_fails_does_not_matter(
+        self, hub: Hub, visitor: Visitor, tiny_files: dict[str, bytes]
+    ) -> None:
+        commit = hub.add("models", "acme/kept", tiny_files)
+        before = visitor.ask(model=pinned("acme/kept", commit))
+        hub.troubles.append(Trouble(".", status=429, headers={"Retry-After": "5"}))
+
+        after = visitor.ask(model=pinned("acme/kept", commit))
+
+        assert after["logits"] == before["logits"]
+        assert after["slept"] == []
+
+    def test_offline(
+        self,
+        hub: Hub,
+        visitor: Visitor,
+        offline_visitor: Visitor,
+        tiny_files: dict[str, bytes],
+    ) -> None:
+        commit = hub.add("models", "acme/offline", tiny_files)
+
+        never = offline_visitor.ask(model=pinned("acme/offline", commit))
+        before = visitor.ask(model=pinned("acme/offline", commit))
+        hub.seen.clear()
+        after = offline_visitor.ask(model=pinned("acme/offline", commit))
+
+        assert never["error"] == "UnavailableError"
+        assert "HF_HUB_OFFLINE" in never["message"]
+        assert after["logits"] == before["logits"]
+        assert hub.seen == []
+
+    def test_another_revision_in_the_cache_does_not_count(
+        self,
+        hub: Hub,
+        visitor: Visitor,
+        offline_visitor: Visitor,
+        tiny_files: dict[str, bytes],
+        tmp_path: Path,
+    ) -> None:
+        first = hub.add("models", "acme/newer", tiny_files)
+        second = hub.add("models", "acme/newer", files(save(tmp_path, seed=2)))
+        visitor.ask(model=pinned("acme/newer", first))
+
+        assert (
+            offline_visitor.ask(model=pinned("acme/newer", second))["error"] == "UnavailableError"
+        )
+
+    def test_a_part_of_a_model_does_not_count(
+        self,
+        hub: Hub,
+        visitor: Visitor,
+        offline_visitor: Visitor,
+        tiny_files: dict[str, bytes],
+    ) -> None:
+        commit = hub.add("models", "acme/part", tiny_files)
+        hub.troubles.append(Trouble(WEIGHTS, status=404))
+        visitor.ask(model=pinned("acme/part", commit))
+
+        assert offline_visitor.ask(model=pinned("acme/part", commit))["error"] == "UnavailableError"
+
+    def test_a_flipped_bit_is_found(
+        self, hub: Hub, visitor: Visitor, tiny_files: dict[str, bytes], hub_home: Path
+    ) -> None:
+        commit = hub.add("models", "acme/flipped", tiny_files)
+        visitor.ask(model=pinned("acme/flipped", commit))
+        (blob,) = (
+            path for path in hub_home.rglob("models--acme--flipped/blobs/*") if len(path.name) == 64
+        )
+        content = bytearray(blob.read_bytes())
+        content[-3] ^= 1
+        blob.write_bytes(content)
+
+        found = visitor.ask(model=pinned("acme/flipped", commit))
+
+        assert found["error"] == "LabError"
+        assert "is damaged in the cache" in found["message"]
+
+
+class TestRefused:
+    def test_pickles(self, hub: Hub, visitor: Visitor, tiny_files: dict[str, bytes]) -> None:
+        content = {name: data for name, data in tiny_files.items() if name != "model.safetensors"}
+        commit = hub.add("models", "acme/pickle", content | {"pytorch_model.bin": b"pickle"})
+
+        found = visitor.ask(model=pinned("acme/pickle", commit))
+
+        assert found["error"] == "LabError"
+        assert "pickled" in found["message"]
+        assert not [seen for seen in hub.seen if seen.path.endswith(".bin")]
+
+    def test_code(self, hub: Hub, visitor: Visitor, tiny_files: dict[str, bytes]) -> None:
+        config = json.loads(tiny_files["config.json"])
+        config |= {"model_type": "evil", "auto_map": {"AutoModelForCausalLM": "evil.Evil"}}
+        content = {"config.json": json.dumps(config).encode(), "evil.py": b"raise SystemExit(1)"}
+        commit = hub.add("models", "acme/code", tiny_files | content)
+
+        found = visitor.ask(model=pinned("acme/code", commit))
+
+        assert found["error"] == "LabError"
+        assert "--layerguard-allow-remote-code" in found["message"]
+        assert not [seen for seen in hub.seen if seen.path.endswith(".py")]
+
+    def test_what_is_no_model(self, hub: Hub, visitor: Visitor) -> None:
+        commit = hub.add("models", "acme/empty", {"README.md": b"nothing"})
+
+        found = visitor.ask(model=pinned("acme/empty", commit))
+
+        assert found["error"] == "LabError"
+        assert "has no config.json" in found["message"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), LabError, "disk is full"),
+        (OSError(errno.EROFS, "Read-only file system"), LabError, "cannot be written"),
+        (PermissionError(errno.EACCES, "denied"), LabError, "cannot be written"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), UnavailableError, "out of reach"),
+        (ValueError("hf_abcdefSecret1234 is odd"), LabError, "*** is odd"),
+    ],
+)
+def test_what_the_machine_does_to_a_download(error: Exception, kind: type, told: str) -> None:
+    problem = explained(error, "model a/b@c")
+
+    assert type(problem) is kind
+    assert str(problem).startswith("model a/b@c: ")
+    assert told in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("12", 12),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("soon", None),
+        ("-3", None),
+        ("", None),
+    ],
+)
+def test_retry_after(header: str, seconds: float | None) -> None:
+    headers: dict[str, Any] = {"Retry-After": header}
+    assert wanted_pause(headers) == seconds
