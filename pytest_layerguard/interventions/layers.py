@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from pytest_layerguard.interventions.bench import Bench, InterventionError
 from pytest_layerguard.interventions.plan import Edit, Plan, Tensors, Weights
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pytest_layerguard.bet import arguments as args
     from pytest_layerguard.interventions.parts import LayerParts
 
@@ -28,7 +28,7 @@ def zero_layers(plan: Plan, arguments: args.ZeroLayers, bench: Bench) -> tuple[P
     def apply(tensors: Tensors, parts: LayerParts) -> Tensors:
         kept = parts.post_norms if keep else ()
         return {
-            name: torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+            name: _zeros_like(tensor)
             for name, tensor in tensors.items()
             if name not in kept and tensor.is_floating_point()
         }
@@ -120,3 +120,12 @@ def _weights(plan: Plan, slot: int) -> Weights:
             f"layer {slot} was left out by an intervention before; it has no weights to exchange"
         )
     return weights
+
+
+def _zeros_like(tensor: Tensor) -> Tensor:
+    """Zeros of a tensor's shape that take hardly any memory.
+
+    Fused experts are zeroed by one matrix for all of them: the grouped product wants the strides of a matrix.
+    """
+    stored = (1, *tensor.shape[1:]) if tensor.dim() == 3 else (1,) * tensor.dim()
+    return tensor.new_zeros(stored).expand(tensor.shape)

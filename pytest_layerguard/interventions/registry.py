@@ -29,6 +29,8 @@ _PLACES: Final = {
     "quantize_weights": "weights",
     "train": "training",
 }
+_RUN_THE_MODEL: Final = ("remove_layers", "drop_experts", "train")
+"""Kinds that must run the model before it is known what they do."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,13 @@ class Kind:
         arguments: What it may be told, a frozen pydantic model.
         implementation: What carries it out, as ``"package.module:function"``, so that naming a kind
             does not import torch; see :data:`~pytest_layerguard.interventions.bench.Implementation`.
+        light: Whether planning it runs no model, so that bets may be planned ahead and swept together.
     """
 
     name: str
     arguments: type[Arguments]
     implementation: str
+    light: bool = False
 
     def load(self) -> Implementation:
         """Imports what carries the intervention out."""
@@ -95,6 +99,11 @@ class Registry(Mapping[str, Kind]):
 
 def _builtin() -> list[Kind]:
     return [
-        Kind(name, arguments, f"pytest_layerguard.interventions.{_PLACES[name]}:{name}")
+        Kind(
+            name,
+            arguments,
+            f"pytest_layerguard.interventions.{_PLACES[name]}:{name}",
+            light=name not in _RUN_THE_MODEL,
+        )
         for name, arguments in BUILTIN_KINDS.items()
     ]

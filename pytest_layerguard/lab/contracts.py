@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +16,7 @@ from pytest_layerguard.lab.windows import Batch, Contract, batched, cut, cut_chu
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from pytest_layerguard.bet.model import Measure
     from pytest_layerguard.lab.loading import Loaded
@@ -44,6 +46,18 @@ class Reading:
         """Where each scored token stands."""
         return Ground.of(self.batches)
 
+    @cached_property
+    def key(self) -> str:
+        """Equal for readings that score the same tokens in the same windows."""
+        told = {name: value for name, value in self.provenance.items() if name != "text"}
+        return json.dumps(told, sort_keys=True)
+
+    @property
+    def start(self) -> str:
+        """How windows start, in words."""
+        bos = self.provenance["bos"]
+        return "windows start without BOS" if bos is None else f"windows start with token {bos}"
+
     @property
     def scored(self) -> int:
         """Scored tokens in all."""
@@ -53,6 +67,14 @@ class Reading:
     def windows(self) -> int:
         """How many windows there are."""
         return self.ground.count
+
+
+def contract_key(measure: Measure, bet_file: Path) -> str:
+    """Equal for two bets that score the same texts by the same contract."""
+    contract = measure.model_dump_json(
+        include={"text", "texts", "tokens", "window", "stride", "bos", "positions", "preset"}
+    )
+    return f"{bet_file.parent}\n{contract}"
 
 
 def wanted(measure: Measure) -> int | None:

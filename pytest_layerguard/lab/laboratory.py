@@ -3,66 +3,49 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from pytest_layerguard.interventions.plan import Plan
-from pytest_layerguard.lab import measurement, soundness, tokens
-from pytest_layerguard.lab.anatomy import Anatomy
 from pytest_layerguard.lab.arms import Arm, planned
-from pytest_layerguard.lab.contracts import Reading, default_window, read, training_windows, wanted
+from pytest_layerguard.lab.contracts import Reading, contract_key
+from pytest_layerguard.lab.errors import LabError
 from pytest_layerguard.lab.intervals import FEWEST_WINDOWS
-from pytest_layerguard.lab.loading import Loaded, load
+from pytest_layerguard.lab.loading import load
 from pytest_layerguard.lab.results import BaseResult, BetResult, VariantResult
-from pytest_layerguard.lab.runner import Runner
-from pytest_layerguard.lab.sweep import Swept, sweep
-from pytest_layerguard.lab.talk import Talk, fewest, sampled, spoken
+from pytest_layerguard.lab.subject import Subject
+from pytest_layerguard.lab.sweep import evaluations
+from pytest_layerguard.lab.talk import sampled, spoken
+from pytest_layerguard.lab.telling import told_base, told_variants
 from pytest_layerguard.lab.texts import Texts
 from pytest_layerguard.lab.workbench import Workbench
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from pytest_layerguard.bet.arguments import Train
-    from pytest_layerguard.bet.criteria import Interval
-    from pytest_layerguard.bet.model import Bet, Measure, ModelSource
+    from pytest_layerguard.bet.model import Bet, ModelSource
     from pytest_layerguard.bet.reading import BetDocument
-    from pytest_layerguard.bet.texts import TextSource
+    from pytest_layerguard.interventions.plan import Plan
     from pytest_layerguard.interventions.registry import Registry
     from pytest_layerguard.lab.conditions import Conditions
-    from pytest_layerguard.lab.head import Scores
-    from pytest_layerguard.lab.training import Windows
-
-_MICRO_BATCH: Final = {"cpu": 2048, "cuda": 16384}
-"""Tokens that go through a block at a time; fixed for a kind of device, because numbers move with shapes."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model that is loaded, with what is needed to run it."""
+class _Expected:
+    """A bet that will be measured in this process, with its bet folder."""
 
-    loaded: Loaded
-    runner: Runner
+    document: BetDocument
+    bets: Path
 
-    @property
-    def vocabulary(self) -> int:
-        """The number of logits."""
-        return int(self.loaded.model.config.get_text_config(decoder=True).vocab_size)
 
-    def reading(self, texts: Texts, text: TextSource, measure: Measure) -> Reading:
-        """Reads a text and cuts it into micro-batches by the bet's contract."""
-        wording = texts.read(text, self.loaded.tokenizer, wanted(measure))
-        return read(wording, measure, self.loaded, self.micro_batch)
+@dataclass(frozen=True)
+class _Part:
+    """What was measured at one checkpoint."""
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids."""
-        return str(self.loaded.tokenizer.decode(list(ids)))
-
-    @property
-    def micro_batch(self) -> int:
-        """Tokens that go through a block at a time."""
-        return _MICRO_BATCH.get(self.runner.device.type, _MICRO_BATCH["cpu"])
+    readings: tuple[Reading, ...]
+    bases: tuple[BaseResult, ...]
+    variants: tuple[VariantResult, ...]
+    provenance: Mapping[str, Any]
 
 
 class Laboratory:
@@ -79,8 +62,16 @@ class Laboratory:
     def __init__(self, conditions: Conditions, registry: Registry) -> None:
         self._conditions = conditions
         self._registry = registry
+        self._expected: list[_Expected] = []
         self._held: tuple[tuple[Any, ...], Subject] | None = None
         self.loads = 0
+
+    def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
+        """Says which bets will be measured, so that those of one model and text share a sweep.
+
+        Sharing changes no number: every plan is run at the same shapes, alone or not.
+        """
+        self._expected = [_Expected(document, bets) for document, bets in documents]
 
     def measure(self, document: BetDocument, *, bets: Path) -> BetResult:
         """Measures a bet: its base and every variant, on every text and checkpoint.
@@ -94,11 +85,12 @@ class Laboratory:
             UnavailableError: If the machine or the hub lacks what the bet needs.
         """
         started = time.perf_counter()
-        texts = Texts(self._conditions, document.path, bets)
+        self._expected = [each for each in self._expected if each.document is not document]
         parts = [
-            self._at(document, bets, texts, checkpoint, source)
+            self._at(document, bets, checkpoint, source)
             for checkpoint, source in document.bet.model.checkpoints().items()
         ]
+        self._release(document)
         readings = [reading for part in parts for reading in part.readings]
         return BetResult(
             bases=tuple(base for part in parts for base in part.bases),
@@ -111,206 +103,116 @@ class Laboratory:
         )
 
     def _at(
-        self,
-        document: BetDocument,
-        bets: Path,
-        texts: Texts,
-        checkpoint: str | None,
-        source: ModelSource,
+        self, document: BetDocument, bets: Path, checkpoint: str | None, source: ModelSource
     ) -> _Part:
         """Measures a bet at one checkpoint of its model."""
         bet = document.bet
         subject = self._take(document, bets, source)
+        texts = Texts(self._conditions, document.path, bets)
         readings = {
             name: subject.reading(texts, text, bet.measure)
             for name, text in bet.measure.named_texts.items()
         }
-        first = next(iter(readings.values()))
-        soundness.check_head(subject.runner, first.batches[0])
-
-        def training(arguments: Train) -> Windows:
-            return self._training(subject, bet, texts, arguments)
-
-        bench = Workbench(subject.runner, first.batches, subject.vocabulary, training)
-        arms = planned(bet, bench, self._registry)
+        arms = self._arms(bet, subject, texts, next(iter(readings.values())))
         samples = sampled(subject.runner, subject.loaded, arms, bet.measure.sample)
         eye_test = spoken(subject.runner, subject.loaded, arms, bet.measure.speak)
-        before = subject.runner.evaluations
-        measured = [
-            _judged_text(subject, bet, checkpoint, name, reading, arms, samples, eye_test)
-            for name, reading in readings.items()
-        ]
+        plans = [plan for arm in arms for plan in arm.plans]
+        also = self._companions(document, subject, source)
+        bases: list[BaseResult] = []
+        variants: list[VariantResult] = []
+        for name, reading in readings.items():
+            losses, scores = subject.scores(reading, plans, also)
+            place = (samples, eye_test, name, checkpoint)
+            bases.append(told_base(subject, bet.measure, reading, losses, *place))
+            variants += told_variants(subject, reading, losses, scores, arms, *place)
+        alone = evaluations([subject.base, *plans])
         return _Part(
             readings=tuple(readings.values()),
-            bases=tuple(base for base, _ in measured),
-            variants=tuple(variant for _, variants in measured for variant in variants),
+            bases=tuple(bases),
+            variants=tuple(variants),
             provenance={
                 "checkpoint": checkpoint,
                 **subject.loaded.provenance,
                 "micro_batch": subject.micro_batch,
-                "layer_evaluations": subject.runner.evaluations - before,
+                "layer_evaluations": alone * sum(len(each.batches) for each in readings.values()),
                 "texts": [
                     {"name": name, **reading.provenance} for name, reading in readings.items()
                 ],
             },
         )
 
-    def _take(self, document: BetDocument, bets: Path, source: ModelSource) -> Subject:
-        """Returns a model, loaded unless it is the one that is held."""
+    def _arms(self, bet: Bet, subject: Subject, texts: Texts, reading: Reading) -> list[Arm]:
+        """Plans a bet's variants; choices that rest on a text are made on its first."""
+        bench = Workbench(
+            subject.runner,
+            reading.batches,
+            subject.vocabulary,
+            lambda arguments: subject.training(texts, bet.measure, arguments),
+        )
+        return planned(bet, bench, self._registry)
+
+    def _companions(
+        self, document: BetDocument, subject: Subject, source: ModelSource
+    ) -> list[Plan]:
+        """Plans of bets still to come that can be run in the same sweep as this one."""
+        wanted = (self._key(document, source), contract_key(document.bet.measure, document.path))
+        plans: list[Plan] = []
+        for each in self._expected:
+            bet = each.document.bet
+            same = any(
+                (self._key(each.document, other), contract_key(bet.measure, each.document.path))
+                == wanted
+                for other in bet.model.checkpoints().values()
+            )
+            if not same or not self._light(bet):
+                continue
+            try:
+                texts = Texts(self._conditions, each.document.path, each.bets)
+                first = next(iter(bet.measure.named_texts.values()))
+                arms = self._arms(bet, subject, texts, subject.reading(texts, first, bet.measure))
+            except LabError:
+                # Told when that bet itself is measured.
+                continue
+            plans += [plan for arm in arms for plan in arm.plans]
+        return plans
+
+    def _light(self, bet: Bet) -> bool:
+        """Whether a bet's variants can be planned without running the model."""
+        return all(
+            self._registry[each.kind].light
+            for interventions in bet.arm_interventions.values()
+            for each in interventions
+        )
+
+    def _key(self, document: BetDocument, source: ModelSource) -> tuple[Any, ...]:
+        """What makes two checkpoints of two bets the same model in memory."""
         spec = document.bet.model
         anchor = document.path.parent if source.kind == "path" else None
-        key = (
-            source,
-            anchor,
-            spec.dtype,
-            spec.device_map,
-            spec.attn_implementation,
-            spec.placement,
-        )
+        how = (spec.dtype, spec.device_map, spec.attn_implementation, spec.placement)
+        return (source, anchor, *how)
+
+    def _take(self, document: BetDocument, bets: Path, source: ModelSource) -> Subject:
+        """Returns a model, loaded unless it is the one that is held."""
+        key = self._key(document, source)
         if self._held is None or self._held[0] != key:
             self._held = None
             loaded = load(
-                spec, source, bet_file=document.path, bets=bets, conditions=self._conditions
+                document.bet.model,
+                source,
+                bet_file=document.path,
+                bets=bets,
+                conditions=self._conditions,
             )
             self.loads += 1
-            self._held = (key, Subject(loaded, Runner(Anatomy.of(loaded.model))))
+            self._held = (key, Subject(loaded))
         return self._held[1]
 
-    def _training(self, subject: Subject, bet: Bet, texts: Texts, arguments: Train) -> Windows:
-        tokenizer = subject.loaded.tokenizer
-        window = default_window(bet.measure, subject.loaded)
-        most = arguments.steps * arguments.batch
-        each = -(-most // len(arguments.text)) * window + 1
-        ids = [
-            tokens.encode(tokenizer, texts.read(text, tokenizer, each))[:each]
-            for text in arguments.text
+    def _release(self, document: BetDocument) -> None:
+        """Lets go of the model that is held if no bet to come wants it, where it is known what is to come."""
+        wanted: Sequence[tuple[Any, ...]] = [
+            self._key(each.document, source)
+            for each in self._expected
+            for source in each.document.bet.model.checkpoints().values()
         ]
-        return training_windows(ids, window, tokens.bos_id(tokenizer, bet.measure.bos), most)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What was measured at one checkpoint."""
-
-    readings: tuple[Reading, ...]
-    bases: tuple[BaseResult, ...]
-    variants: tuple[VariantResult, ...]
-    provenance: Mapping[str, Any]
-
-
-def _judged_text(
-    subject: Subject,
-    bet: Bet,
-    checkpoint: str | None,
-    text: str | None,
-    reading: Reading,
-    arms: Sequence[Arm],
-    samples: Talk,
-    eye_test: Talk,
-) -> tuple[BaseResult, list[VariantResult]]:
-    """Scores base and variants on one text."""
-    base = Plan.untouched(len(subject.runner.anatomy))
-    plans = [plan for arm in arms for plan in arm.plans]
-    swept = sweep(subject.runner, reading.batches, base, plans, subject.vocabulary)
-    base_metrics = measurement.base_metrics(swept.base, reading.ground)
-    soundness.check_base(
-        swept.base,
-        base_metrics["perplexity"],
-        samples.base,
-        bet.measure,
-        subject.vocabulary,
-        _bos_told(reading),
-    )
-    unique = samples.fewest
-    if unique is not None:
-        base_metrics["unique_tokens"] = unique
-    by_plan = dict(zip(plans, swept.variants, strict=True))
-    variants = [
-        _variant(subject, reading, swept, by_plan, arm, len(arms), checkpoint, text) for arm in arms
-    ]
-    told = [
-        replace(
-            variant,
-            metrics={**variant.metrics, **_unique(unique, fewest(samples.variants[index]))},
-            samples=samples.variants[index],
-            spoken=eye_test.variants[index],
-        )
-        for index, variant in enumerate(variants)
-    ]
-    gaps = _gaps(reading, by_plan, arms)
-    told = [
-        replace(variant, metrics={**variant.metrics, **gaps.get(variant.target, {})})
-        if {"replace_layers", "interchange_layers"} & set(arm.kinds)
-        else variant
-        for variant, arm in zip(told, arms, strict=True)
-    ]
-    return BaseResult(text, checkpoint, base_metrics, samples.base, eye_test.base), told
-
-
-def _variant(
-    subject: Subject,
-    reading: Reading,
-    swept: Swept,
-    by_plan: Mapping[Plan, Scores],
-    arm: Arm,
-    comparisons: int,
-    checkpoint: str | None,
-    text: str | None,
-) -> VariantResult:
-    directions = [by_plan[plan] for plan in arm.plans]
-    notes = [soundness.overflow(by_plan[plan].losses, plan, subject.runner) for plan in arm.plans]
-    note = next(filter(None, notes), None)
-    if note is None:
-        metrics = measurement.variant_metrics(swept.base, directions, reading.ground, comparisons)
-        worst = max(directions, key=lambda scores: float(scores.losses.double().mean()))
-        profile = measurement.profile(
-            swept.base,
-            worst,
-            reading.ground,
-            lambda token: subject.decode([token]),
-        )
-    else:
-        metrics = measurement.overflowed(swept.base, reading.ground)
-        profile = None
-    if {"replace_layers", "interchange_layers"} & set(arm.kinds):
-        metrics["swap_kl"] = metrics["kl"]
-    return VariantResult(
-        arm.name,
-        arm.target,
-        arm.arm,
-        text,
-        checkpoint,
-        metrics,
-        profile=profile,
-        diagnostics=arm.notes,
-        note=note,
-    )
-
-
-def _unique(base: Interval | None, variant: Interval | None) -> dict[str, Interval]:
-    return {"unique_tokens": variant, "base_unique_tokens": base} if base and variant else {}
-
-
-def _gaps(
-    reading: Reading, by_plan: Mapping[Plan, Scores], arms: Sequence[Arm]
-) -> dict[str, dict[str, Interval]]:
-    """The protocol gap of each target that has both a replacement and an interchange."""
-    replaced = {arm.target: arm for arm in arms if arm.kinds == ("replace_layers",)}
-    interchanged = {arm.target: arm for arm in arms if arm.kinds == ("interchange_layers",)}
-    both = replaced.keys() & interchanged.keys()
-    return {
-        target: {
-            "protocol_gap": measurement.gap(
-                [by_plan[plan] for plan in replaced[target].plans],
-                by_plan[interchanged[target].plans[0]],
-                reading.ground,
-                len(both),
-            )
-        }
-        for target in both
-    }
-
-
-def _bos_told(reading: Reading) -> str:
-    bos = reading.provenance["bos"]
-    return "windows start without BOS" if bos is None else f"windows start with token {bos}"
+        if self._expected and self._held is not None and self._held[0] not in wanted:
+            self._held = None

@@ -29,6 +29,23 @@ _TENSOR_BUDGET: Final = {"cpu": 2**30, "cuda": 2**33}
 """Bytes of edited tensors kept from one part of the windows to the next."""
 
 
+_BASE_BUDGET: Final = {"cpu": 2**28, "cuda": 2**31}
+"""Bytes of the base's final hidden states kept for later sweeps over the same tokens."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base that was run already.
+
+    Attributes:
+        losses: Its token losses, ``[n]``.
+        final: Its final hidden states on the scored tokens, one tensor for each part of the windows.
+    """
+
+    losses: Tensor
+    final: tuple[Tensor, ...]
+
+
 @dataclass(frozen=True)
 class Swept:
     """Scores of a base and its variants on the same tokens.
@@ -36,10 +53,12 @@ class Swept:
     Attributes:
         base: Token losses of the base, ``[n]``.
         variants: Scores of each variant, in the order asked for.
+        kept: The base for a later sweep over the same tokens, or None where it is too large to keep.
     """
 
     base: Tensor
     variants: tuple[Scores, ...]
+    kept: Base | None
 
 
 @dataclass
@@ -81,6 +100,8 @@ def sweep(
     base: Plan,
     variants: Sequence[Plan],
     vocabulary: int,
+    *,
+    known: Base | None = None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Swept:
     """Scores a base and its variants, each on every micro-batch.
@@ -91,24 +112,35 @@ def sweep(
         base: The plan that the variants are compared with.
         variants: The plans to compare; equal plans are run once.
         vocabulary: The number of logits.
+        known: The base, where a sweep over the same micro-batches has run it already.
         advance: Called with the number of layer evaluations made since the last call.
 
     Returns:
         Scores in the order of the tokens.
     """
-    distinct = list(dict.fromkeys([base, *variants]))
+    distinct = list(dict.fromkeys([*variants] if known is not None else [base, *variants]))
     device = runner.device.type
     kept = _Kept(runner, _TENSOR_BUDGET.get(device, _TENSOR_BUDGET["cpu"]))
     base_losses: list[Tensor] = []
+    base_final: list[Tensor] = []
+    room = _BASE_BUDGET.get(device, _BASE_BUDGET["cpu"])
     scores: dict[Plan, list[Scores]] = {plan: [] for plan in distinct}
-    for part in _parts(runner, batches):
+    for number, part in enumerate(_parts(runner, batches)):
         walk = _Walk(runner, part, base, kept, vocabulary, advance)
-        losses, partial = walk.run(distinct)
+        losses, partial = walk.run(distinct, None if known is None else known.final[number])
         base_losses.append(losses)
+        room -= walk.base_final.nbytes
+        if room >= 0:
+            base_final.append(walk.base_final)
         for plan, score in partial.items():
             scores[plan].append(score)
     whole = {plan: joined(parts) for plan, parts in scores.items()}
-    return Swept(torch.cat(base_losses), tuple(whole[plan] for plan in variants))
+    losses = torch.cat(base_losses)
+    return Swept(
+        losses,
+        tuple(whole[plan] for plan in variants),
+        Base(losses, tuple(base_final)) if room >= 0 else None,
+    )
 
 
 def _parts(runner: Runner, batches: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
@@ -149,14 +181,20 @@ class _Walk:
         self.advance = advance
         self.labels = torch.cat([batch.labels[batch.scored] for batch in part])
         self.masks = [batch.scored.to(runner.device) for batch in part]
-        self.base_final: Tensor | None = None
+        self.base_final: Tensor
         self.waiting: list[tuple[Plan, Tensor]] = []
         self.waiting_bytes = 0
         self.losses: Tensor | None = None
         self.scores: dict[Plan, Scores] = {}
 
-    def run(self, plans: Sequence[Plan]) -> tuple[Tensor, dict[Plan, Scores]]:
-        """Returns the base's losses and every plan's scores on this part; the base is among the plans."""
+    def run(self, plans: Sequence[Plan], known: Tensor | None) -> tuple[Tensor, dict[Plan, Scores]]:
+        """Returns the base's losses and every plan's scores on this part.
+
+        The base is among the plans, or its final hidden states are known.
+        """
+        if known is not None:
+            self.base_final = known
+        # The base's shell goes first: the others are compared with its final hidden states.
         shells = dict.fromkeys([self.base.shell, *(plan.shell for plan in plans)])
         for shell in shells:
             frames = [self.runner.begin(batch.input_ids, shell=shell) for batch in self.part]
@@ -216,9 +254,8 @@ class _Walk:
             self._score()
 
     def _score(self) -> None:
-        if not self.waiting:
+        if not self.waiting and self.losses is not None:
             return
-        assert self.base_final is not None
         losses, scores = compare(
             (self.base_final, self._head(self.base.shell)),
             [(final, self._head(plan.shell)) for plan, final in self.waiting],

@@ -1,0 +1,121 @@
+"""A model that is loaded, with what was read and scored with it so far."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pytest_layerguard.interventions.plan import Plan
+from pytest_layerguard.lab import soundness, tokens
+from pytest_layerguard.lab.anatomy import Anatomy
+from pytest_layerguard.lab.contracts import Reading, default_window, read, training_windows, wanted
+from pytest_layerguard.lab.runner import Runner
+from pytest_layerguard.lab.sweep import Base, sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from pytest_layerguard.bet.arguments import Train
+    from pytest_layerguard.bet.model import Measure
+    from pytest_layerguard.bet.texts import TextSource
+    from pytest_layerguard.lab.head import Scores
+    from pytest_layerguard.lab.loading import Loaded
+    from pytest_layerguard.lab.texts import Texts
+    from pytest_layerguard.lab.training import Windows
+
+_MICRO_BATCH: Final = {"cpu": 2048, "cuda": 16384}
+"""Tokens that go through a block at a time; fixed for a kind of device, because numbers move with shapes."""
+
+
+class Subject:
+    """One model at work. What is read or scored once is not read or scored again.
+
+    Attributes:
+        loaded: The model and its tokenizer.
+        runner: What runs it.
+        sweeps: How many sweeps were made so far.
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+        self.runner = Runner(Anatomy.of(loaded.model))
+        self.sweeps = 0
+        self._readings: dict[str, Reading] = {}
+        self._bases: dict[str, Base] = {}
+        self._scores: dict[str, dict[Plan, Scores]] = {}
+
+    @property
+    def base(self) -> Plan:
+        """The untouched model."""
+        return Plan.untouched(len(self.runner.anatomy))
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of logits."""
+        return int(self.loaded.model.config.get_text_config(decoder=True).vocab_size)
+
+    @property
+    def micro_batch(self) -> int:
+        """Tokens that go through a block at a time."""
+        return _MICRO_BATCH.get(self.runner.device.type, _MICRO_BATCH["cpu"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        return str(self.loaded.tokenizer.decode(list(ids)))
+
+    def reading(self, texts: Texts, text: TextSource, measure: Measure) -> Reading:
+        """Reads a text and cuts it into micro-batches by the bet's contract.
+
+        The first reading also proves that the model, run slot by slot, is the model.
+        """
+        wording = texts.read(text, self.loaded.tokenizer, wanted(measure))
+        reading = read(wording, measure, self.loaded, self.micro_batch)
+        if not self._readings:
+            soundness.check_head(self.runner, reading.batches[0])
+        return self._readings.setdefault(reading.key, reading)
+
+    def training(self, texts: Texts, measure: Measure, arguments: Train) -> Windows:
+        """The windows that a training is to see."""
+        tokenizer = self.loaded.tokenizer
+        window = default_window(measure, self.loaded)
+        most = arguments.steps * arguments.batch
+        each = -(-most // len(arguments.text)) * window + 1
+        ids = [
+            tokens.encode(tokenizer, texts.read(text, tokenizer, each))[:each]
+            for text in arguments.text
+        ]
+        return training_windows(ids, window, tokens.bos_id(tokenizer, measure.bos), most)
+
+    def scores(
+        self, reading: Reading, plans: Sequence[Plan], also: Sequence[Plan] = ()
+    ) -> tuple[Tensor, Mapping[Plan, Scores]]:
+        """Scores plans on what was read.
+
+        Args:
+            reading: The windows.
+            plans: What is asked for; a plan that was scored before is not run again.
+            also: What will be asked for later; run in the same sweep, if there is one, so that what these
+                plans share with the others is computed once.
+
+        Returns:
+            The base's token losses ``[n]``, and the scores of each plan asked for.
+        """
+        held = self._scores.setdefault(reading.key, {})
+        known = self._bases.get(reading.key)
+        missing = [plan for plan in dict.fromkeys(plans) if plan not in held]
+        if missing or known is None:
+            missing += [plan for plan in dict.fromkeys(also) if plan not in held]
+            swept = sweep(
+                self.runner, reading.batches, self.base, missing, self.vocabulary, known=known
+            )
+            self.sweeps += 1
+            held |= dict(zip(missing, swept.variants, strict=True))
+            if swept.kept is None:
+                return swept.base, {plan: held.pop(plan) for plan in dict.fromkeys(plans)}
+            known = self._bases[reading.key] = swept.kept
+        # A plan is asked for once by each bet; what later bets ask for stays until they do.
+        waiting = set(also)
+        return known.losses, {
+            plan: held[plan] if plan in waiting else held.pop(plan) for plan in dict.fromkeys(plans)
+        }

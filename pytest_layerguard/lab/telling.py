@@ -1,0 +1,141 @@
+"""From scores and samples to the results of a bet on one text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pytest_layerguard.lab import measurement, soundness
+from pytest_layerguard.lab.results import BaseResult, VariantResult
+from pytest_layerguard.lab.talk import Talk, fewest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from pytest_layerguard.bet.criteria import Interval
+    from pytest_layerguard.bet.model import Measure
+    from pytest_layerguard.interventions.plan import Plan
+    from pytest_layerguard.lab.arms import Arm
+    from pytest_layerguard.lab.contracts import Reading
+    from pytest_layerguard.lab.head import Scores
+    from pytest_layerguard.lab.subject import Subject
+
+_PAIRS = frozenset({"replace_layers", "interchange_layers"})
+
+
+def told_base(
+    subject: Subject,
+    measure: Measure,
+    reading: Reading,
+    losses: Tensor,
+    samples: Talk,
+    eye_test: Talk,
+    text: str | None,
+    checkpoint: str | None,
+) -> BaseResult:
+    """The untouched model on one text.
+
+    Raises:
+        LabError: If it is no base to compare anything with.
+    """
+    metrics = measurement.base_metrics(losses, reading.ground)
+    soundness.check_base(
+        losses, metrics["perplexity"], samples.base, measure, subject.vocabulary, reading.start
+    )
+    unique = samples.fewest
+    if unique is not None:
+        metrics["unique_tokens"] = unique
+    return BaseResult(text, checkpoint, metrics, samples.base, eye_test.base)
+
+
+def told_variants(
+    subject: Subject,
+    reading: Reading,
+    losses: Tensor,
+    scores: Mapping[Plan, Scores],
+    arms: Sequence[Arm],
+    samples: Talk,
+    eye_test: Talk,
+    text: str | None,
+    checkpoint: str | None,
+) -> list[VariantResult]:
+    """Every variant on one text, in order."""
+    gaps = _gaps(reading, scores, arms)
+    variants: list[VariantResult] = []
+    for index, arm in enumerate(arms):
+        scored = _scored(subject, reading, losses, scores, arm, len(arms))
+        metrics = {**scored.metrics, **_unique(samples.fewest, fewest(samples.variants[index]))}
+        if _PAIRS & set(arm.kinds):
+            metrics |= gaps.get(arm.target, {})
+        variants.append(
+            replace(
+                scored,
+                text=text,
+                checkpoint=checkpoint,
+                metrics=metrics,
+                samples=samples.variants[index],
+                spoken=eye_test.variants[index],
+            )
+        )
+    return variants
+
+
+def _scored(
+    subject: Subject,
+    reading: Reading,
+    losses: Tensor,
+    scores: Mapping[Plan, Scores],
+    arm: Arm,
+    comparisons: int,
+) -> VariantResult:
+    directions = [scores[plan] for plan in arm.plans]
+    notes = [soundness.overflow(scores[plan].losses, plan, subject.runner) for plan in arm.plans]
+    note = next(filter(None, notes), None)
+    profile = None
+    if note is None:
+        metrics = measurement.variant_metrics(losses, directions, reading.ground, comparisons)
+        worst = max(directions, key=lambda each: float(each.losses.double().mean()))
+        profile = measurement.profile(
+            losses, worst, reading.ground, lambda token: subject.decode([token])
+        )
+    else:
+        metrics = measurement.overflowed(losses, reading.ground)
+    if _PAIRS & set(arm.kinds):
+        metrics["swap_kl"] = metrics["kl"]
+    return VariantResult(
+        arm.name,
+        arm.target,
+        arm.arm,
+        None,
+        None,
+        metrics,
+        profile=profile,
+        diagnostics=arm.notes,
+        note=note,
+    )
+
+
+def _unique(base: Interval | None, variant: Interval | None) -> dict[str, Interval]:
+    return {"unique_tokens": variant, "base_unique_tokens": base} if base and variant else {}
+
+
+def _gaps(
+    reading: Reading, scores: Mapping[Plan, Scores], arms: Sequence[Arm]
+) -> dict[str, dict[str, Interval]]:
+    """The protocol gap of each target that has both a replacement and an interchange."""
+    replaced = {arm.target: arm for arm in arms if arm.kinds == ("replace_layers",)}
+    interchanged = {arm.target: arm for arm in arms if arm.kinds == ("interchange_layers",)}
+    both = replaced.keys() & interchanged.keys()
+    return {
+        target: {
+            "protocol_gap": measurement.gap(
+                [scores[plan] for plan in replaced[target].plans],
+                scores[interchanged[target].plans[0]],
+                reading.ground,
+                len(both),
+            )
+        }
+        for target in both
+    }
