@@ -94,7 +94,7 @@ class Interval:
     def __truediv__(self, other: Interval) -> Interval:
         """Return the interval of x / y, unbounded where y may be zero."""
         if other.low <= 0 <= other.high:
-            return Interval(_quotient(self.value, other.value), -math.inf, math.inf)
+            return _sound(_quotient(self.value, other.value), (-math.inf,), (math.inf,))
         ends = [_quotient(x, y) for x in (self.low, self.high) for y in (other.low, other.high)]
         return _sound(_quotient(self.value, other.value), ends, ends)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import (
@@ -36,7 +37,7 @@ from pytest_layerguard.bet.part import (
     shown,
 )
 from pytest_layerguard.bet.paths import RelativePath  # noqa: TC001 - pydantic reads it
-from pytest_layerguard.bet.problems import suggestion
+from pytest_layerguard.bet.problems import closest, suggestion
 from pytest_layerguard.bet.scope import ModelScope  # noqa: TC001 - pydantic reads it
 from pytest_layerguard.bet.syntax import RESERVED
 from pytest_layerguard.bet.texts import HUB_NAME, UNPINNED, Revision, TextSource
@@ -310,8 +311,8 @@ class ModelSpec(BetPart):
     ) -> dict[str, Any]:
         written = handler.resolve_ref_schema(handler(schema))
         forms = [["reference"], ["path"], ["paths"], ["hub", "revision"], ["hub", "revisions"]]
-        written["oneOf"] = [{"required": keys} for keys in forms]
-        return {"anyOf": [{"enum": list(REFERENCE_NAMES)}, handler(schema)]}
+        one = {**written, "oneOf": [{"required": keys} for keys in forms]}
+        return {"anyOf": [{"enum": list(REFERENCE_NAMES)}, one]}
 
 
 class SampleSpec(BetPart):
@@ -592,17 +593,21 @@ class Bet(BetPart):
     ) -> dict[str, Any]:
         """Return the fields without an error, so that what they say together is checked too."""
         wrong = {detail["loc"][0] for detail in error.errors() if detail["loc"]}
+        # What is only misspelt is not missing.
+        unknown = (key for key in value if key not in cls.model_fields)
+        wrong.update(close for key in unknown for close in closest(key, cls.model_fields))
         parts: dict[str, Any] = {}
         for name, field in cls.model_fields.items():
             if name in wrong:
                 continue
             if name in value:
-                adapter: TypeAdapter[Any] = TypeAdapter(
-                    Annotated[field.annotation, field]  # type: ignore[arg-type]
-                )
-                parts[name] = adapter.validate_python(
-                    value[name], strict=True, context=info.context
-                )
-            else:
+                parts[name] = _adapter(name).validate_python(value[name], context=info.context)
+            elif not field.is_required():
                 parts[name] = field.default
         return parts
+
+
+@cache
+def _adapter(name: str) -> TypeAdapter[Any]:
+    field = Bet.model_fields[name]
+    return TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from pytest_layerguard.bet.problems import printable, suggestion
+from pytest_layerguard.bet.problems import closest, printable, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -133,13 +133,21 @@ def retold(error: ValidationError, fields: Mapping[str, FieldInfo]) -> Validatio
     """Return pydantic's errors for a mapping with these fields in our own words."""
     details = error.errors(include_url=False)
     inner = {detail["loc"][:-1] for detail in details}
+    misspelt = {
+        key
+        for detail in details
+        if detail["type"] == "extra_forbidden"
+        for key in closest(detail["loc"][-1], fields)
+    }
     return ValidationError.from_exception_data(
         "bet",
         [
             InitErrorDetails(type=_retold(detail, fields), loc=_place(detail), input=None)
             for detail in details
             # A list that is too short only because its items are wrong is not too short.
-            if detail["type"] != "too_short" or not _holds(detail["loc"], inner)
+            if not (detail["type"] == "too_short" and _holds(detail["loc"], inner))
+            # A key that is only misspelt is not missing as well.
+            and not (detail["type"] == "missing" and detail["loc"][-1] in misspelt)
         ],
     )
 

@@ -26,10 +26,15 @@ def printable(text: str) -> str:
 
 def suggestion(word: object, allowed: Iterable[str]) -> str:
     """Return ", did you mean 'x'?" for a misspelt word, or nothing."""
-    if not isinstance(word, str):
-        return ""
-    close = get_close_matches(word[:100], list(allowed), n=1, cutoff=0.6)
+    close = closest(word, allowed)
     return f", did you mean '{close[0]}'?" if close else ""
+
+
+def closest(word: object, allowed: Iterable[str]) -> list[str]:
+    """Return the allowed word that a misspelt one is nearest to, if any is near."""
+    if not isinstance(word, str):
+        return []
+    return get_close_matches(word[:100], list(allowed), n=1, cutoff=0.6)
 
 
 def excerpt(line_text: str, line: int, column: int) -> str:

@@ -45,6 +45,9 @@ class ModelScope:
         """Return the scope; raises CriterionError with the column of what is wrong."""
         node = syntax.parse(text, quantifiers=False, texts=True)
         for part in syntax.walk(node):
+            if isinstance(part, syntax.Name):
+                _check_name(part)
+        for part in syntax.walk(node):
             _check(part)
         return cls(text.strip(), node)
 
@@ -106,14 +109,17 @@ class ModelScope:
             raise refusal(error.message, offset=error.column) from None
 
 
+def _check_name(node: syntax.Name) -> None:
+    if node.parts[0] not in FACTS or len(node.parts) > 1:
+        name = ".".join(node.parts)
+        close = suggestion(name, FACTS) or ";"
+        raise CriterionError(
+            f"'{name}' is not known of a model{close} allowed: {', '.join(FACTS)}", node.column
+        )
+
+
 def _check(node: Node) -> None:
     match node:
-        case syntax.Name() if node.parts[0] not in FACTS or len(node.parts) > 1:
-            name = ".".join(node.parts)
-            close = suggestion(name, FACTS) or ";"
-            raise CriterionError(
-                f"'{name}' is not known of a model{close} allowed: {', '.join(FACTS)}", node.column
-            )
         case syntax.Comparison():
             texts = [_is_text(operand) for operand in node.operands]
             if any(texts) and not all(texts):

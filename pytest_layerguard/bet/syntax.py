@@ -175,6 +175,7 @@ def parse(text: str, *, quantifiers: bool, texts: bool) -> Node:
 def _check_tokens(text: str, *, texts: bool) -> None:
     position = depth = count = 0
     previous = "space"
+    last = ""
     while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None:
@@ -182,6 +183,9 @@ def _check_tokens(text: str, *, texts: bool) -> None:
         kind, token = str(match.lastgroup), match[0]
         if kind in ("number", "name") and previous == "number":
             raise CriterionError("a number runs into what follows; write '3 * x'", position)
+        starts = kind in ("number", "name", "string") and token not in ("and", "or")
+        if starts and last and last not in _UNFINISHED:
+            raise CriterionError(f"nothing stands between '{last}' and '{token}'", position)
         if kind == "string" and not texts:
             raise CriterionError("quoted text is not part of a criterion", position)
         if kind == "string" and not (token.isascii() and token.isprintable()):
@@ -194,14 +198,26 @@ def _check_tokens(text: str, *, texts: bool) -> None:
             _number(token, position)
         depth += {"(": 1, ")": -1}.get(token, 0)
         count += kind != "space"
+        if depth < 0:
+            raise CriterionError("')' without a '(' before it", position)
         if depth > _DEEPEST:
             raise CriterionError(f"has more than {_DEEPEST} nested parentheses", position)
         if count > _MOST_TOKENS:
             raise CriterionError(f"has more than {_MOST_TOKENS} words and signs", position)
         previous = kind
+        last = last if kind == "space" else token
         position = match.end()
     if not count:
         raise CriterionError("must not be empty; an expression such as 'perplexity_ratio <= 3'", 0)
+    if last in _UNFINISHED:
+        raise CriterionError(f"ends after '{last}', where something must follow", position)
+    if depth:
+        raise CriterionError("a '(' without a ')' after it", position)
+
+
+_UNFINISHED: Final = frozenset(
+    ["<", "<=", ">", ">=", "==", "!=", "+", "-", "*", "/", "(", ".", ",", "and", "or", "not"]
+)
 
 
 def _unexpected(sign: str) -> str:
@@ -212,6 +228,10 @@ def _unexpected(sign: str) -> str:
 def _number(token: str, column: int) -> float:
     if len(token) > _LONGEST_NUMBER:
         raise CriterionError(f"a number with more than {_LONGEST_NUMBER} characters", column)
+    if re.match(r"0\d", token):
+        raise CriterionError(
+            f"a number that starts with 0; write {token.lstrip('0') or '0'}", column
+        )
     value = float(token)
     if not math.isfinite(value):
         raise CriterionError("a number that is too large", column)

@@ -275,7 +275,9 @@ def _meant(tag: str, text: str) -> object:
 
 def _integer(text: str) -> int:
     if len(text) > _LONGEST_NUMBER:
-        raise ValueError(f"is a number with more than {_LONGEST_NUMBER} digits")
+        raise ValueError(
+            f"is a number with more than {_LONGEST_NUMBER} digits; in quotes it is text"
+        )
     base = {"0o": 8, "0x": 16}.get(text[:2], 10)
     value = int(text, base)
     if abs(value) >= _LARGEST_INTEGER:
@@ -285,7 +287,9 @@ def _integer(text: str) -> int:
 
 def _float(text: str) -> float:
     if len(text) > _LONGEST_NUMBER:
-        raise ValueError(f"is a number with more than {_LONGEST_NUMBER} characters")
+        raise ValueError(
+            f"is a number with more than {_LONGEST_NUMBER} characters; in quotes it is text"
+        )
     value = float(text)
     if not math.isfinite(value):
         raise ValueError("must be a finite number; this one is too large")

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import pytest
+
+ARMS = """\
+arms:
+  r: {replace_layers: {pairs: {each: adjacent}}}
+  i: {interchange_layers: {pairs: {each: adjacent}}}
+"""
+ALONE = """\
+arms:
+  a: {skip_layers: {layers: 1}}
+  b: {prune_weights: {sparsity: 0.5}}
+"""
+INTERVENTION = "intervention:\n  skip_layers: {layers: {each: all}}\n"
+STRICT = "  strict: any(perplexity_ratio <= 1.5)\n"
+CATASTROPHIC = "  catastrophic: all(perplexity_ratio >= 10)\n"
+LENIENT = "any(perplexity_ratio <= 3)"
+TEXTS = "  texts: {wiki: {reference: heldout}, web: {file: a.txt}}\n"
+TEXT = "  text: {reference: heldout}\n"
+MODEL = "model: reference\n"
+MODELS = "model: {reference: reference, revisions: {first: init, last: trained}}\n"
+
+GOOD_CRITERIA = [
+    (ARMS, "any(i.swap_kl * 2 <= r.swap_kl)"),
+    (ARMS, "mean(protocol_gap) >= 0.05"),
+    (ARMS, "max(swap_kl) <= 0.1"),
+    (ARMS, "any(i.kl < r.kl) and min(base_perplexity) < 100"),
+    (ALONE, "a.perplexity_ratio * 2 <= b.perplexity_ratio"),
+    (ALONE, "b.size_ratio <= 0.6 and max(perplexity_ratio) <= 3"),
+    (INTERVENTION, "any(unique_tokens >= 5 and perplexity_ratio <= 3)"),
+]
+
+
+@pytest.mark.parametrize(("done", "criterion"), GOOD_CRITERIA)
+def test_what_a_bet_measures_can_be_named(edited, read, done, criterion):
+    text = edited((INTERVENTION, done), (STRICT, ""), (CATASTROPHIC, ""), (LENIENT, criterion))
+    assert str(read(text).bet.criteria.lenient) == criterion
+
+
+BAD_CRITERIA = [
+    (ARMS, "i.swap_kl <= 1", "'i.swap_kl' has a value for each variant of the sweep"),
+    (ARMS, "any(r.protocol_gap <= 1)", "belongs to two arms; write it without an arm"),
+    (ARMS, "any(r.i.kl <= 1)", "names two arms, 'r' and 'i'; one at most"),
+    (ARMS, "any(s.kl <= 1)", "'s' is no arm, text or checkpoint of this bet; allowed: r, i"),
+    (ARMS, "any(r <= 1)", "'r' is no metric; write 'r.perplexity_ratio'"),
+    (ARMS, "any(size_ratio <= 1)", "'size_ratio' is not measured in arm 'r'"),
+    (ALONE, "kl <= 1", "'kl' has a value for each arm; name one (a.kl, b.kl)"),
+    (ALONE, "a.size_ratio <= 1", "'size_ratio' is not measured in arm 'a'"),
+    (ALONE, "a.swap_kl <= 1", "'swap_kl' is not measured in arm 'a'"),
+    (ALONE, "any(protocol_gap <= 1)", "it needs two arms, one with replace_layers"),
+    (ARMS.replace("each: adjacent", "each: all", 1), "any(i.kl <= r.kl) and any(protocol_gap < 1)",
+     "'protocol_gap' is not measured"),
+    ("arms:\n  x: {skip_layers: {layers: {each: [0, 1]}}}\n"
+     "  y: {zero_layers: {layers: {each: [0, 2]}}}\n", "any(x.kl <= y.kl)",
+     "'x' and 'y' sweep over different targets"),
+    ("arms:\n  x: {skip_layers: {layers: {each: all}}}\n"
+     "  y: {replace_layers: {pairs: {each: all}}}\n", "any(x.kl <= y.kl)",
+     "'x' and 'y' sweep over different targets"),
+    ("intervention:\n  - interchange_layers: {pairs: [[0, 1]]}\n  - average_experts: {}\n",
+     "swap_kl <= 1", "it needs replace_layers or interchange_layers alone"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("done", "criterion", "message"), BAD_CRITERIA)
+def test_what_a_bet_does_not_measure_is_an_error(edited, told, done, criterion, message):
+    problems = told(
+        edited((INTERVENTION, done), (STRICT, ""), (CATASTROPHIC, ""), (LENIENT, criterion))
+    )
+    assert {problem.key for problem in problems} == {"criteria.lenient"}
+    assert any(message in problem.message for problem in problems), problems
+
+
+def test_samples_are_needed_for_unique_tokens(edited, told):
+    sample = '  sample: {prompts: ["Once upon a time"], tokens: 100}\n'
+    problems = told(edited((sample, ""), (LENIENT, "any(unique_tokens > 5)"), (STRICT, "")))
+    assert "it needs measure.sample" in problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("replaced", "names", "what"),
+    [((TEXT, TEXTS), "wiki, web", "text"), ((MODEL, MODELS), "first, last", "checkpoint")],
+)
+def test_texts_and_checkpoints_are_named(edited, read, told, replaced, names, what):
+    done = "intervention:\n  skip_layers: {layers: 1}\n"
+    first, second = names.split(", ")
+    common = [replaced, (INTERVENTION, done), (STRICT, ""), (CATASTROPHIC, "")]
+    for good in (f"{first}.kl <= {second}.kl", "max(kl) <= 1", f"{first}.kl < 1"):
+        read(edited(*common, (LENIENT, good)))
+    (problem,) = told(edited(*common, (LENIENT, "kl <= 1")))
+    assert (
+        f"'kl' has a value for each {what}; name one ({first}.kl, {second}.kl)" in problem.message
+    )
+    (problem,) = told(edited(*common, (LENIENT, f"{first}x.kl <= 1")))
+    assert f"did you mean '{first}'?" in problem.message
+
+
+def test_one_name_means_one_thing(edited, told):
+    arms = "arms:\n  wiki: {skip_layers: {layers: 1}}\n"
+    text = edited((INTERVENTION, arms), (TEXT, TEXTS), (MODEL, MODELS.replace("first", "web")))
+    messages = {problem.key: problem.message for problem in told(text)}
+    assert messages["measure.texts.wiki"] == "is already the name of an arm; another name"
+    assert messages["model.revisions.web"] == "is already the name of a text; another name"
+
+
+def test_neither_intervention_nor_arms(edited, told):
+    (problem,) = told(edited((INTERVENTION, "")))
+    assert (problem.key, problem.line) == ("intervention", 1)
+
+
+def test_sweeps_in_one_list_must_be_over_the_same(edited, told):
+    done = (
+        "intervention:\n  - skip_layers: {layers: {each: all}}\n"
+        "  - zero_layers: {layers: {each: [0]}}\n"
+    )
+    (problem,) = told(edited((INTERVENTION, done)))
+    assert "sweeps over different targets in one list" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("remove_layers: {count: 3}", "count and guided_by together, or layers"),
+        ("remove_layers: {count: 3, layers: 1}", "does not go with layers"),
+        ("remove_layers: {layers: {each: all}}", "sweep with skip_layers"),
+        ("remove_layers: {count: 3, guided_by: replacment}", "did you mean 'replacement'?"),
+        ("drop_experts: {count: 0}", "must be at least 1"),
+        ("ternary_weights: {scale: group}", "with scale: group, how many weights share one"),
+        ("quantize_weights: {bits: 4, group_size: 8}", "allowed with scale: group only"),
+        ("quantize_weights: {bits: 9}", "must be at most 8"),
+        ("quantize_weights: {}", "is missing; bits per weight"),
+        ("prune_weights: {sparsity: 1.01}", "must be at most 1"),
+        ("prune_weights: {sparsity: 0.5, by: magnitud}", "did you mean 'magnitude'?"),
+        ("prune_weights: {sparsity: 0.5, seed: -1}", "must be at least 0"),
+        ("train: {steps: 9, text: {reference: training}, lr: 0}", "must be more than 0"),
+        ("train: {steps: 1e6, text: {reference: training}}", "is too much: 1000000 steps"),
+        ("train: {steps: 9, text: {reference: training}, layers: 1}", "objective: layer_output"),
+        ("train: {steps: 9, text: {reference: a}, objective: layer_output}", "heldout, training"),
+        ("train: {steps: 9, text: []}", "at least 1 item"),
+        ("zero_layers: {layers: 1, keep: all}", "allowed: post_norms, none"),
+    ],
+)
+def test_arguments_are_checked(edited, told, arguments, message):
+    text = edited((INTERVENTION, f"intervention:\n  {arguments}\n"), (STRICT, ""))
+    problems = told(text.replace("any(", "max(perplexity_ratio) < 5 or any("))
+    assert any(message in problem.message for problem in problems), problems
+
+
+def test_presets_measure_all_of_a_text(edited, read):
+    text = edited(("  tokens: 1024\n  window: 128\n", "  preset: gptq-2048\n"))
+    assert read(text).bet.measure.tokens is None
+
+
+def test_sizes_are_bytes(good, read):
+    needs = read(f"{good}needs: {{gpu: 24GiB, memory: 1.5GB}}\n").bet.needs
+    assert (needs.gpu, needs.memory) == (24 * 2**30, 1_500_000_000)
+
+
+@pytest.mark.parametrize(
+    ("model", "checkpoints"),
+    [
+        ("reference-wide@init", {None: ("reference", "reference-wide@init", None)}),
+        ("{path: ./a//b}", {None: ("path", "a/b", None)}),
+        ("{hub: a/b, revision: unpinned}", {None: ("hub", "a/b", "unpinned")}),
+        (f"{{hub: a/b, revisions: {{s0: {'a' * 40}, s1: {'b' * 40}}}}}",
+         {"s0": ("hub", "a/b", "a" * 40), "s1": ("hub", "a/b", "b" * 40)}),
+        ("{paths: {s0: a, s1: b}}", {"s0": ("path", "a", None), "s1": ("path", "b", None)}),
+        ("{reference: reference, revisions: {s0: init, s1: trained}}",
+         {"s0": ("reference", "reference@init", None), "s1": ("reference", "reference", None)}),
+    ],
+)  # fmt: skip
+def test_models_and_their_checkpoints(edited, read, model, checkpoints):
+    found = read(edited(("model: reference", f"model: {model}"))).bet.model.checkpoints()
+    assert {
+        name: (source.kind, source.name, source.revision) for name, source in found.items()
+    } == checkpoints
