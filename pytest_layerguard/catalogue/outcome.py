@@ -262,11 +262,16 @@ def _upheld(case: Case, verdict: Verdict) -> Decision:
         return _failed(Word.CROSSED, *_lost(case, verdict))
     if case.bar is Truth.UNDECIDED:
         return _failed(Word.INCONCLUSIVE, _UNDECIDED)
-    contradicted = (
-        f"upheld inside a door that {_listed(case.inside)} closed: the catalogue contradicts "
-        "itself; narrow closes: there, or name it in challenges: here",
+    if not case.inside:
+        return Decision(Word(verdict), passed=True)
+    return Decision(
+        Word(verdict),
+        passed=True,
+        warnings=(
+            f"upheld inside a door that {_listed(case.inside)} closed: the catalogue contradicts "
+            "itself; narrow closes: there, or name it in challenges: here",
+        ),
     )
-    return Decision(Word(verdict), passed=True, warnings=contradicted if case.inside else ())
 
 
 def _falsified(case: Case, verdict: Verdict) -> Decision:

@@ -20,8 +20,8 @@ from pytest_layerguard.bet.problems import printable
 from pytest_layerguard.bet.texts import UNPINNED
 from pytest_layerguard.bet.verdict import Judgement, Verdict, judge
 from pytest_layerguard.catalogue.layout import laid_out, read_strictly
-from pytest_layerguard.catalogue.whole import write_whole
 from pytest_layerguard.lab.results import BetResult
+from pytest_layerguard.lab.whole import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path

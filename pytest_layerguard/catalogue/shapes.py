@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_layerguard import reference
 from pytest_layerguard.bet.problems import printable
 from pytest_layerguard.catalogue.layout import laid_out
-from pytest_layerguard.catalogue.whole import write_whole
+from pytest_layerguard.lab.whole import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from pytest_layerguard.catalogue.outcome import Case, decide
 from pytest_layerguard.catalogue.records import closes_of, path_of
 from pytest_layerguard.catalogue.shapes import Shape
 from pytest_layerguard.catalogue.sight import Sighting
-from pytest_layerguard.catalogue.whole import write_whole
+from pytest_layerguard.lab.whole import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -1,0 +1,259 @@
+"""From bets on the disk to outcomes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_layerguard.catalogue.outcome import Word
+from pytest_layerguard.catalogue.records import path_of
+from tests.catalogue.conftest import BET_40, RATIOS
+
+if TYPE_CHECKING:
+    from pytest_layerguard.catalogue.outcome import Outcome
+    from tests.catalogue.conftest import Bets
+
+
+def told(outcome: Outcome) -> str:
+    return "\n".join(outcome.messages)
+
+
+def test_a_crossing_proposal_is_met_by_all_that_it_needs_to_know(bets: Bets) -> None:
+    bets.put(BET_40)
+    outcome = bets.judge(bets.put())
+    assert (outcome.word, outcome.passed, bets.measured) == (Word.CROSSED, False, [])
+    assert [each.id for each in outcome.crossed] == ["bet-40"]
+    for words in (
+        "bet-40 (Skip each layer), bets/bet-40.yaml:1",
+        "claim that failed: At least one layer can be skipped at no more than 3x the perplexity.",
+        "it closes: skip_layers, remove_layers on models with parameters <= 1e8",
+        "its evidence (published, not measured here): Bet 40, Skip-each-layer ablation, "
+        "FractalMoE 30M: CATASTROPHIC; base perplexity 89; skip-0 perplexity 7120",
+        "you stand in it with: skip_layers",
+        "on: reference (parameters 836,880)",
+        "another intervention; a model outside 'parameters <= 1e8'; or 'challenges: [bet-40]', "
+        "which is measured and must also meet 'any(perplexity_ratio <= 3)'",
+    ):
+        assert words in told(outcome)
+
+
+def test_the_record_of_a_falsification_is_told_rather_than_its_evidence(bets: Bets) -> None:
+    bets.record(bets.put(BET_40), 80, 24)
+    outcome = bets.judge(bets.put())
+    assert "its record: CATASTROPHIC: all(perplexity_ratio >= 10)" in told(outcome)
+    assert "skip-1: 24 [22.86, 25.2] >= 10 is true" in told(outcome)
+    assert "(on 1,024 tokens)" in told(outcome)
+    assert "evidence" not in told(outcome)
+
+
+def test_several_crossings_are_all_told(bets: Bets) -> None:
+    bets.put(BET_40)
+    bets.put(BET_40, id="bet-41", title="Skip the last")
+    outcome = bets.judge(bets.put())
+    assert "bet-40 and bet-41 closed this door" in told(outcome)
+    assert [each.id for each in outcome.crossed] == ["bet-40", "bet-41"]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "word", "passed"),
+    [(1.2, "STRICT", True), (2.5, "LENIENT", True), (5, "CROSSED", False), (80, "CROSSED", False)],
+)
+def test_a_challenge_must_meet_the_bar_of_what_it_challenges(
+    bets: Bets, ratio: float, word: str, passed: bool
+) -> None:
+    bets.put(BET_40)
+    outcome = bets.judge(bets.put(challenges=["bet-40"]), ratio)
+    assert (str(outcome.word), outcome.passed) == (word, passed)
+    assert bets.measured == ["drop-one"]
+    if passed:
+        assert any("the catalogue should be revisited" in each for each in outcome.warnings)
+    else:
+        assert "bet-40" in [each.id for each in outcome.crossed]
+        assert f"skip-0: {ratio:g} [" in told(outcome)
+
+
+def test_a_challenge_at_the_bar_is_inconclusive(bets: Bets) -> None:
+    bets.put(BET_40)
+    outcome = bets.judge(bets.put(challenges=["bet-40"]), 2.9, spread=1.2)
+    assert (outcome.word, outcome.passed) == (Word.INCONCLUSIVE, False)
+    assert "the bar of bet-40: any(perplexity_ratio <= 3)" in told(outcome)
+
+
+@pytest.mark.parametrize(
+    ("challenges", "said"),
+    [
+        (["bet-39"], "challenges: 'bet-39' is no bet of the catalogue; allowed: bet-40"),
+        (["other"], "challenges: 'other' is proposed and closes no door; allowed: bet-40"),
+        (["bet-38"], "challenges: 'bet-38' closed a door that this bet does not stand in"),
+    ],
+)
+def test_a_mistaken_challenge_is_an_error_and_not_measured(
+    bets: Bets, challenges: list[str], said: str
+) -> None:
+    bets.put(BET_40)
+    bets.put(id="other", intervention={"train": {"steps": 1, "text": {"reference": "training"}}})
+    closes = {"interventions": ["average_experts"], "models": "experts >= 2"}
+    bets.put(BET_40, id="bet-38", intervention={"average_experts": {}}, closes=closes,
+             criteria={"lenient": "perplexity_ratio <= 3"})  # fmt: skip
+    outcome = bets.judge(bets.put(challenges=challenges))
+    assert (outcome.word, outcome.passed, bets.measured) == (Word.ERROR, False, [])
+    assert said in told(outcome)
+
+
+def test_a_challenge_must_measure_what_the_bar_is_about(bets: Bets) -> None:
+    sample = {"prompts": ["Once upon a time"], "tokens": 100}
+    bets.put(
+        BET_40,
+        measure={**BET_40["measure"], "sample": sample},
+        criteria={"lenient": "any(unique_tokens >= 20)"},
+    )
+    outcome = bets.judge(bets.put(challenges=["bet-40"]))
+    assert outcome.word is Word.ERROR
+    assert "its bar needs unique_tokens; add measure.sample" in told(outcome)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "STRICT"),
+        ({"status": "upheld"}, "STRICT"),
+        ({"criteria": {"lenient": "perplexity_ratio <= 1"}}, "FALSIFIED"),
+    ],
+)
+def test_a_bet_outside_every_door_is_measured(
+    bets: Bets, changes: dict[str, Any], expected: str
+) -> None:
+    bets.put(BET_40)
+    bets.put(**{"intervention": {"average_experts": {}}, **changes})
+    outcome = bets.judge("drop-one", 1.2)
+    assert outcome.verdict is not None
+    assert str(outcome.verdict) == expected
+    assert bets.measured == ["drop-one"]
+
+
+def test_a_door_holds_where_the_falsification_itself_cannot_run(bets: Bets) -> None:
+    hub = {"hub": "ORG/large", "revision": "0" * 40}
+    bets.put(BET_40, model=hub, needs={"gpu": "640GiB"})
+    assert bets.judge(bets.put()).word is Word.CROSSED
+
+
+def test_a_model_whose_configuration_is_out_of_reach_is_neither_measured_nor_passed(
+    bets: Bets,
+) -> None:
+    bets.put(BET_40)
+    id_ = bets.put(model={"hub": "nobody/nothing-here", "revision": "0" * 40})
+    outcome = bets.judge(id_)
+    assert (outcome.word, outcome.passed, bets.measured) == (Word.SKIPPED, False, [])
+    assert "whether bet-40 closed this door cannot be told" in told(outcome)
+    assert "it is not in the local cache" in told(outcome)
+    required = bets.judge(id_, require={"all"})
+    assert (required.word, required.passed) == (Word.ERROR, False)
+
+
+def test_a_model_that_a_name_alone_puts_outside_needs_no_configuration(bets: Bets) -> None:
+    closes = {"interventions": ["skip_layers"], "models": 'name == "ORG/other" and layers < 9'}
+    bets.put(BET_40, closes=closes)
+    id_ = bets.put(model={"hub": "nobody/nothing-here", "revision": "0" * 40})
+    assert bets.judge(id_).word is Word.STRICT
+
+
+@pytest.mark.parametrize("status", ["proposed", "upheld"])
+def test_no_door_can_be_told_open_while_a_bet_file_cannot_be_read(bets: Bets, status: str) -> None:
+    (bets.path / "broken.yaml").write_text("id: [", encoding="utf-8")
+    outcome = bets.judge(bets.put(status=status))
+    assert (outcome.word, outcome.passed, bets.measured) == (Word.ERROR, False, [])
+    assert "the catalogue cannot be read whole" in told(outcome)
+    assert "broken.yaml:1" in told(outcome)
+
+
+def test_a_falsification_is_judged_whatever_else_is_broken(bets: Bets) -> None:
+    (bets.path / "broken.yaml").write_text("id: [", encoding="utf-8")
+    assert bets.judge(bets.put(BET_40), 80).passed
+
+
+@pytest.mark.parametrize("verdict", ["STRICT", "LENIENT", "FALSIFIED", "CATASTROPHIC"])
+@pytest.mark.parametrize("later", ["STRICT", "LENIENT", "FALSIFIED", "CATASTROPHIC"])
+def test_an_upheld_bet_may_not_get_worse(bets: Bets, verdict: str, later: str) -> None:
+    id_ = bets.put(BET_40, status="upheld", closes=None)
+    bets.record(id_, RATIOS[verdict])
+    outcome = bets.judge(id_, RATIOS[later])
+    holds = ("STRICT", "LENIENT")
+    fine = verdict in holds and later in holds and (verdict, later) != ("STRICT", "LENIENT")
+    assert outcome.passed == fine
+    assert outcome.word == (Word(later) if fine else Word.REGRESSED)
+
+
+def test_an_upheld_bet_inside_a_door_is_held_to_its_bar(bets: Bets) -> None:
+    id_ = bets.put(status="upheld")
+    bets.record(id_, 2.5)
+    bets.put(BET_40)
+    outcome = bets.judge(id_, 2.5)
+    assert outcome.passed
+    assert any("the catalogue contradicts itself" in each for each in outcome.warnings)
+    outcome = bets.judge(id_, 20)
+    assert (outcome.word, outcome.passed) == (Word.CROSSED, False)
+    assert "short of the bar (the lenient criterion) of bet-40" in told(outcome)
+
+
+def test_a_challenge_that_won_under_easier_conditions_says_so(bets: Bets) -> None:
+    bets.put(BET_40)
+    measure = {"text": {"reference": "training"}, "tokens": 64, "max_base_perplexity": "none"}
+    id_ = bets.put(challenges=["bet-40"], measure=measure, model="reference@init")
+    outcome = bets.judge(id_, 1.2, tokens=64, windows=1, descriptive=True)
+    assert outcome.passed
+    (said,) = (each for each in outcome.warnings if each.startswith("compared with bet-40"))
+    for words in (
+        "on 64 tokens instead of 1,024",
+        "fewer than 8 windows",
+        "on another text",
+        "with no bound on the base's perplexity",
+        "on reference@init instead of reference",
+    ):
+        assert words in said
+
+
+def test_inconclusive_says_how_many_tokens_would_decide(bets: Bets) -> None:
+    outcome = bets.judge(bets.put(criteria={"lenient": "perplexity_ratio <= 3"}), 2.9, spread=1.2)
+    assert outcome.word is Word.INCONCLUSIVE
+    assert "perplexity_ratio <= 3" in told(outcome)
+    assert "measured on 1,024 tokens, about " in told(outcome)
+
+
+def test_records_can_be_required(bets: Bets) -> None:
+    id_ = bets.put(BET_40)
+    assert bets.judge(id_, 80).warnings == ("unrecorded",)
+    outcome = bets.judge(id_, 80, require={"records"})
+    assert (outcome.word, outcome.passed) == (Word.CATASTROPHIC, False)
+    assert "--layerguard-require records makes that a failure" in told(outcome)
+    recording = bets.judge(id_, 80, require={"records"}, recording=True)
+    assert recording.passed
+    assert recording.warnings == ()
+    assert bets.judge(id_, 80, require={"records"}).passed
+
+
+def test_a_record_that_cannot_be_written_fails_the_bet(bets: Bets) -> None:
+    id_ = bets.put(BET_40)
+    (bets.path / "records").write_text("in the way", encoding="utf-8")
+    outcome = bets.judge(id_, 80, recording=True)
+    assert (outcome.word, outcome.passed) == (Word.ERROR, False)
+    assert "cannot be written" in told(outcome)
+    assert str(outcome.verdict) == "CATASTROPHIC"
+
+
+def test_a_record_is_not_replaced_by_a_worse_result(bets: Bets) -> None:
+    id_ = bets.put(status="upheld", intervention={"average_experts": {}})
+    before = bets.record(id_, 1.2).read_text(encoding="utf-8")
+    outcome = bets.judge(id_, 20, recording=True)
+    assert outcome.word is Word.REGRESSED
+    assert any("it stays" in each for each in outcome.warnings)
+    assert path_of(bets.path, id_).read_text(encoding="utf-8") == before
+
+
+def test_a_decided_record_is_not_replaced_by_an_undecided_result(bets: Bets) -> None:
+    id_ = bets.put(BET_40)
+    before = bets.record(id_, 80).read_text(encoding="utf-8")
+    outcome = bets.judge(id_, 2.9, spread=1.2, recording=True)
+    assert outcome.passed
+    assert any("was decided (CATASTROPHIC); it stays" in each for each in outcome.warnings)
+    assert path_of(bets.path, id_).read_text(encoding="utf-8") == before
