@@ -141,7 +141,8 @@ class BetItem(pytest.Item):
         from pytest_layerguard.report.entry import tell
 
         file = shown(self.path, self.config).as_posix()
-        return tell(self.document, self.stash.get(OUTCOME, None), file, report.outcome)
+        outcome = self.stash.get(OUTCOME, None)
+        return tell(self.document, outcome, file, report.outcome, self.config.rootpath)
 
     def repr_failure(
         self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any, **kwargs: Any

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_layerguard.report.evidence import published
+from pytest_layerguard.report.story import Story, story
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from pytest_layerguard.bet.interval import Interval
     from pytest_layerguard.bet.model import Bet
@@ -31,6 +33,8 @@ class Told:
     model: str
     intervention: str
     notes: tuple[str, ...] = ()
+    story: Story = field(default_factory=Story)
+    """What the page and the pull request tell of it."""
 
     def to_json(self) -> str:
         """Write as one string: the one form in which pytest-xdist lets an attribute travel."""
@@ -40,6 +44,7 @@ class Told:
                 "model": self.model,
                 "intervention": self.intervention,
                 "notes": self.notes,
+                "story": self.story.to_json(),
             },
             allow_nan=False,
         )
@@ -48,7 +53,13 @@ class Told:
     def from_json(cls, text: str) -> Told:
         """Read what `to_json` wrote."""
         data = json.loads(text)
-        return cls(data["entry"], data["model"], data["intervention"], tuple(data["notes"]))
+        return cls(
+            data["entry"],
+            data["model"],
+            data["intervention"],
+            tuple(data["notes"]),
+            Story.from_json(data["story"]),
+        )
 
     def properties(self) -> list[tuple[str, Scalar]]:
         """Flat values for JUnit XML and for whatever else reads `user_properties`."""
@@ -82,10 +93,13 @@ def by_place(bets: Iterable[Told]) -> list[Told]:
     return sorted(bets, key=lambda told: (told.entry["file"], told.entry["line"]))
 
 
-def tell(document: BetDocument, outcome: Outcome | None, file: str, passed: str) -> Told:
+def tell(
+    document: BetDocument, outcome: Outcome | None, file: str, passed: str, root: Path
+) -> Told:
     """Tell what a bet came to; without an outcome it is an ERROR, whatever raised it.
 
-    `file` is the bet's path as reports name it, and `passed` is pytest's word for the test.
+    `file` is the bet's path as reports name it, from `root`, and `passed` is pytest's word for
+    the test.
     """
     from pytest_layerguard.bet.digest import digest
 
@@ -109,7 +123,7 @@ def tell(document: BetDocument, outcome: Outcome | None, file: str, passed: str)
         "variants": [_variant(result, each) for each in result.variants] if result else [],
     }
     notes = () if outcome is None else (*outcome.warnings, *why_skipped(document, outcome))
-    return Told(entry, bet.model.name, done(bet), notes)
+    return Told(entry, bet.model.name, done(bet), notes, story(document, outcome, root))
 
 
 def why_skipped(document: BetDocument, outcome: Outcome) -> Iterator[str]:

@@ -21,6 +21,12 @@ def plain(text: str, limit: int) -> str:
     return printable(text[:limit]) + (CUT if len(text) > limit else "")
 
 
+def block(text: str, limit: int) -> str:
+    """Make text safe as `plain` does, but keep the line breaks that its author meant."""
+    lines = text[:limit].replace("\r\n", "\n").split("\n")
+    return "\n".join(map(printable, lines)) + (CUT if len(text) > limit else "")
+
+
 def columns(text: str) -> int:
     """Columns that the text takes on a terminal: two for a wide character, none for an accent."""
     return sum(
