@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.model import Criteria
     from pytest_layerguard.bet.syntax import Node
 
-_MOST_TRIED: Final = 2_000
+_MOST_TRIED: Final = 1_000
 _MOST_STEPS: Final = 300_000
 _SWEEPS_TRIED: Final = (1, 2, 3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,9 @@ def read_bets(
 ) -> tuple[BetDocument, ...]:
     """Return the bets of a file; raises BetFileError with everything that is wrong in it."""
     try:
+        # A pipe or a device would be waited for without end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BetFileError([_at_start(path, "cannot be read: not a regular file")])
         with path.open("rb") as file:
             content = file.read(limits.file_bytes + 1)
     except OSError as error:

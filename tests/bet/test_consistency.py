@@ -156,3 +156,30 @@ def test_the_normal_form_says_the_same(text):
     same = Expression("", normal(expression.node))
     for rows in CASES[::2]:
         assert same.evaluate(rows).truth is expression.evaluate(rows).truth
+
+
+@pytest.mark.parametrize(
+    ("strict", "lenient"),
+    [
+        # What follows from the definitions of the metrics, not from the shape.
+        ("all(protocol_gap >= 0.1)", "all(r.swap_kl >= i.swap_kl)"),
+        ("all(i.kl <= 0.1)", "all(i.swap_kl <= 0.2)"),
+        ("mean(protocol_gap) >= 0.1", "mean(protocol_gap) >= 0"),
+        ("all(not -i.kl / 2 < -0.1)", "all(i.kl - 0.1 <= 0.1)"),
+        ("all(r.kl != 3)", "all(r.kl < 3 or r.kl > 3)"),
+    ],
+)
+def test_definitions_of_the_metrics_are_known(edited, read, strict, lenient):
+    arms = (
+        "intervention:\n  skip_layers: {layers: {each: all}}\n",
+        "arms:\n  r: {replace_layers: {pairs: {each: all}}}\n"
+        "  i: {interchange_layers: {pairs: {each: all}}}\n",
+    )
+    read(
+        edited(
+            arms,
+            ("any(perplexity_ratio <= 1.5)", strict),
+            ("any(perplexity_ratio <= 3)", lenient),
+            ("  catastrophic: all(perplexity_ratio >= 10)\n", ""),
+        )
+    )

@@ -341,7 +341,7 @@ def test_limits_can_be_set(good):
 def test_a_file_that_cannot_be_read(tmp_path: Path):
     with pytest.raises(BetFileError, match="cannot be read: No such file"):
         read_bets(tmp_path / "none.yaml")
-    with pytest.raises(BetFileError, match="cannot be read: Is a directory"):
+    with pytest.raises(BetFileError, match="cannot be read: not a regular file"):
         read_bets(tmp_path)
 
 
@@ -386,3 +386,16 @@ def test_a_long_line_is_cut_around_the_mistake():
     shown, caret = excerpt("x" * 500 + "HERE" + "y" * 500, 7, 501).splitlines()
     assert shown[caret.index("^") :].startswith("HERE")
     assert len(shown) < 130
+
+
+def test_a_message_about_a_criterion_points_into_it_however_it_is_written(edited, told):
+    for written, place in [
+        ("any(kl @ 1.5)", (14, 18)),
+        ("'any(kl @ 1.5)'", (14, 19)),
+        ("|\n    any(kl\n    @ 1.5)", (16, 5)),
+        (">\n    any(kl @\n    1.5)", (15, 12)),
+        # Over several lines without a mark of its own: the start of the value.
+        ("any(kl\n    @ 1.5)", (14, 11)),
+    ]:
+        (problem,) = told(edited(("any(perplexity_ratio <= 1.5)", written)))
+        assert (problem.line, problem.column) == place, written
