@@ -109,6 +109,12 @@ class BetItem(pytest.Item):
         self.extra_keyword_matches.update([bet.status, bet.model.name, *kinds])
 
     @property
+    def folder(self) -> Path:
+        """The bet folder that the bet belongs to."""
+        assert isinstance(self.parent, BetFile)
+        return self.parent.folder
+
+    @property
     def model(self) -> str:
         """What tells models apart: bets with equal ones share a load."""
         return repr(self.document.bet.model)
@@ -119,12 +125,11 @@ class BetItem(pytest.Item):
 
     def runtest(self) -> None:
         """Judge the bet, and fail, skip or warn as its outcome says."""
-        file = self.parent
-        assert isinstance(file, BetFile)
-        outcome = guard_of(self.session).judge(self.document, file.folder)
+        outcome = guard_of(self.session).judge(self.document, self.folder)
         self.stash[OUTCOME] = outcome
-        for warning in outcome.warnings:
-            self.warn(LayerguardWarning(warning))
+        if outcome.passed and outcome.word == "INCONCLUSIVE":
+            # All else that is to be noted stands below the table: it must not fail under -W error.
+            self.warn(LayerguardWarning("; ".join(outcome.warnings)))
         if outcome.skipped:
             from pytest_layerguard.report.entry import why_skipped
 
@@ -184,7 +189,9 @@ def guard_of(session: pytest.Session) -> Guard:
             config.stash[SETTINGS], conditions_of(config), registry_of(config), config.rootpath
         )
         session.stash[GUARD] = guard.Guard(
-            judge, lambda: config.hook.pytest_layerguard_laboratory(config=config)
+            judge,
+            lambda: config.hook.pytest_layerguard_laboratory(config=config),
+            [(item.document, item.folder) for item in session.items if isinstance(item, BetItem)],
         )
     return session.stash[GUARD]
 
@@ -211,7 +218,10 @@ def conditions_of(config: pytest.Config) -> Conditions:
     from pytest_layerguard.guard import conditions
 
     worker = getattr(config, "workerinput", {}).get("workerid", "gw0")
-    return conditions(config.stash[SETTINGS], int(worker.removeprefix("gw")))
+    # pytest leaves the attribute out where its cache plugin is switched off.
+    cache: pytest.Cache | None = getattr(config, "cache", None)
+    kept = cache.mkdir("layerguard") if cache is not None else None
+    return conditions(config.stash[SETTINGS], int(worker.removeprefix("gw")), kept)
 
 
 def own_laboratory(config: pytest.Config) -> Laboratory:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from pytest_layerguard.bet.reading import BetDocument
@@ -34,13 +34,25 @@ class Laboratory(Protocol):
             UnavailableError: something the bet needs cannot be had here.
         """
 
+    def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
+        """Say which bets, each with its bet folder, are to be measured in this process."""
+
 
 class Guard:
-    """Judges bets; `laboratory` makes what measures them, and is asked when the first one must be."""
+    """Judges bets; `laboratory` makes what measures them, and is asked when the first one must be.
 
-    def __init__(self, judge: Judge, laboratory: Callable[[], Laboratory]) -> None:
+    `expected` are the bets of this process, each with its bet folder.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        laboratory: Callable[[], Laboratory],
+        expected: Iterable[tuple[BetDocument, Path]] = (),
+    ) -> None:
         self._judge = judge
         self._open = laboratory
+        self._expected = expected
         self._laboratory: Laboratory | None = None
 
     def judge(self, document: BetDocument, bets: Path) -> Outcome:
@@ -50,6 +62,7 @@ class Guard:
             with library_warnings_shown():
                 if self._laboratory is None:
                     self._laboratory = self._open()
+                    self._laboratory.expect(self._expected)
                 return self._laboratory.measure(document, bets=bets)
 
         return self._judge.judge(document, bets, measure)
@@ -70,14 +83,20 @@ def library_warnings_shown() -> Iterator[None]:
         yield
 
 
-def conditions(settings: Settings, worker: int) -> Conditions:
-    """What the user allows; `worker` numbers this process among those that share the machine."""
+def conditions(settings: Settings, worker: int, cache: Path | None) -> Conditions:
+    """What the user allows.
+
+    `worker` numbers this process among those that share the machine; `cache` is where results are
+    kept if the user names no folder.
+    """
     from pytest_layerguard.lab.conditions import Conditions
 
     return Conditions(
         device=settings.device,
         worker=worker,
         roots=settings.roots,
+        cache=settings.cache or cache,
+        fresh=settings.fresh,
         allow_unpinned=settings.allow_unpinned,
         allow_remote_code=settings.allow_remote_code,
     )
@@ -99,7 +118,7 @@ def judge(settings: Settings, terms: Conditions, registry: Registry, root: Path)
 
 
 def laboratory(terms: Conditions, registry: Registry) -> Laboratory:
-    """Build this package's own laboratory, for which torch is imported."""
-    from pytest_layerguard.lab.laboratory import Laboratory
+    """Build this package's own laboratory; torch is imported for the first bet it has to measure."""
+    from pytest_layerguard.lab.cache import RememberingLaboratory
 
-    return Laboratory(terms, registry)
+    return RememberingLaboratory(terms, registry)

@@ -29,6 +29,9 @@ class Settings:
     require: frozenset[str]
     """What must not be missing: of `REQUIREMENTS`."""
     record: bool
+    cache: Path | None
+    """Where results are kept from run to run; `None` for below pytest's own cache directory."""
+    fresh: bool
     allow_unpinned: bool
     allow_remote_code: bool
 
@@ -83,6 +86,16 @@ def read_report_path(words: Sequence[str], start: Path) -> Path | None:
     path = start / Path(words[-1]).expanduser()
     if path.is_dir():
         raise ValueError(f"{words[-1]!r} is a directory; allowed: the path of a file to write")
+    return path
+
+
+def read_folder_path(words: Sequence[str], start: Path) -> Path | None:
+    """Read the path of a folder that is made when it is needed."""
+    if not words or not words[-1]:
+        return None
+    path = start / Path(words[-1]).expanduser()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{words[-1]!r} is a file; allowed: the path of a folder")
     return path
 
 
@@ -151,6 +164,18 @@ OPTIONS: Final = (
         "record",
         "write bets/records/<id>.json for each bet that is measured",
         flag="--layerguard-record",
+    ),
+    Option(
+        "cache",
+        "keep the results of unchanged bets in this folder (default: below pytest's cache directory)",
+        read=read_folder_path,
+        metavar="DIR",
+        flag="--layerguard-cache",
+    ),
+    Option(
+        "fresh",
+        "measure also what was measured before and has not changed since",
+        flag="--layerguard-fresh",
     ),
     Option(
         "allow_unpinned",

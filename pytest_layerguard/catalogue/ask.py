@@ -81,7 +81,7 @@ def _model(kinds: tuple[str, ...], text: str, scout: Scout, start: Path) -> Idea
         except LabError as error:
             raise AskError(str(error)) from None
     if (hub := _HUB.fullmatch(text)) is not None:
-        sighting = scout.hub(hub["name"], hub["revision"])
+        sighting = scout.named(hub["name"], hub["revision"])
         if sighting.shape.parameters is None:
             hinted = replace(sighting.shape, parameters=_size(text))
             return Idea(kinds, replace(sighting, shape=hinted), hinted=_size(text) is not None)

@@ -35,6 +35,8 @@ class Finding:
     commit: Commit
     what: str
     details: tuple[str, ...] = ()
+    openly: bool = False
+    """Whether an amendment in the bet says so and why."""
 
     def lines(self) -> Iterator[str]:
         """Yield the finding for people."""
@@ -58,6 +60,11 @@ class Audit:
     recorded: int
     commits: int
     limits: tuple[str, ...] = ()
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every change was made in the open."""
+        return all(finding.openly for finding in self.findings)
 
     def lines(self) -> Iterator[str]:
         """Yield the audit for people."""
@@ -251,11 +258,12 @@ def _of_bet(
                 printable(f"{key}: {json.dumps(was)} -> {json.dumps(new)}")[:300]
                 for key, was, new in changed[:_SHOWN]
             ),
+            openly,
         )
     for name in ("status", "closes"):
-        value = getattr(now, name)
-        if all(getattr(seen, name) != value for seen in before):
-            was = getattr(before[0], name)
+        value, was = getattr(now, name), getattr(before[0], name)
+        earned = name == "status" and was == "proposed"
+        if all(getattr(seen, name) != value for seen in before) and not earned:
             yield Finding(
                 id_,
                 commit,

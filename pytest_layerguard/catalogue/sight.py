@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +11,8 @@ from pytest_layerguard.bet.interval import Truth
 from pytest_layerguard.bet.texts import UNPINNED
 from pytest_layerguard.catalogue import shapes
 from pytest_layerguard.catalogue.shapes import Shape, ShapeError
+from pytest_layerguard.lab.errors import LabError, UnavailableError
+from pytest_layerguard.lab.hub import Repository
 from pytest_layerguard.lab.model_folder import CONFIG, read_json
 from pytest_layerguard.lab.paths import Reach
 
@@ -25,12 +26,6 @@ if TYPE_CHECKING:
     from pytest_layerguard.lab.conditions import Conditions
 
 _INIT: Final = "@init"
-_PATIENCE: Final = 10.0
-"""Seconds that the hub has to answer for a file of a few kilobytes."""
-
-
-class NotHadError(Exception):
-    """A configuration that cannot be had here; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +78,8 @@ class Scout:
     def look(self, document: BetDocument, bets: Path) -> Mapping[str | None, Sighting]:
         """Return what is known of every checkpoint of a bet.
 
-        Raises LabError for a folder that is missing, damaged or out of the bet's reach: it cannot
-        be measured either.
+        Raises LabError for a model that does not exist, is damaged or out of the bet's reach: it
+        cannot be measured either.
         """
         reach = Reach.of(document.path, bets, self.conditions)
         return {
@@ -92,17 +87,15 @@ class Scout:
             for name, source in document.bet.model.checkpoints().items()
         }
 
-    def source(self, source: ModelSource, reach: Reach | None) -> Sighting:
-        """Return what is known of one checkpoint; without a reach no folder is looked at."""
+    def source(self, source: ModelSource, reach: Reach) -> Sighting:
+        """Return what is known of one checkpoint; raises LabError as `look`."""
         match source.kind:
             case "reference":
                 return self._once(("reference", source.name), partial(_reference, source.name))
             case "path":
-                if reach is None:
-                    return Sighting(None, source.name, missing="not looked at", absent=True)
                 return self.folder(reach.directory(source.name, "model.path"), source.name, reach)
             case _:
-                return self.hub(source.name, source.revision)
+                return self._hub(source.name, source.revision)
 
     def folder(self, path: Path, shown: str, reach: Reach) -> Sighting:
         """Return what is known of a model folder."""
@@ -113,27 +106,39 @@ class Scout:
 
         return self._once(("path", file), look)
 
-    def named(self, name: str) -> Sighting:
-        """Return what is known of a reference model, or of a model on the hub in any revision."""
+    def named(self, name: str, revision: str | None = None) -> Sighting:
+        """Return what is known of a reference model, or of a model on the hub, if there is one."""
         if name in reference_names():
             return self._once(("reference", name), partial(_reference, name))
-        return self.hub(name)
+        try:
+            return self._hub(name, revision)
+        except LabError as error:
+            return Sighting(name, name, missing=str(error), absent=True)
 
-    def hub(self, name: str, revision: str | None = None) -> Sighting:
-        """Return what is known of a model on the hub; without a revision, of any that is at hand."""
-        return self._once(("hub", name, revision), partial(self._hub, name, revision))
+    def _hub(self, name: str, revision: str | None) -> Sighting:
+        pinned = None if revision == UNPINNED else revision
+        repository = Repository("model", name, pinned, replace(self.conditions, patience=0))
+        return self._once(("hub", name, pinned), partial(self._fetched, repository))
+
+    def _fetched(self, repository: Repository) -> Sighting:
+        """Read config.json from the hub's cache, or else from the hub, which is asked only once."""
+        name = repository.name
+        # The cache first: a pinned file cannot have changed, and asking takes seconds.
+        path = repository.cached(CONFIG)
+        if path is None and self.offline:
+            return Sighting(name, name, missing=f"{repository}: not in the cache", absent=True)
+        try:
+            if path is None:
+                commit, _ = repository.listing(patience=0)
+                path = repository.fetch(CONFIG, commit)
+        except UnavailableError as error:
+            return Sighting(name, name, missing=str(error), absent=True)
+        return self._shaped(name, name, read_json({CONFIG: path}, CONFIG, str(repository)))
 
     def _once(self, key: tuple[object, ...], look: Callable[[], Sighting]) -> Sighting:
         if key not in self._seen:
             self._seen[key] = look()
         return self._seen[key]
-
-    def _hub(self, name: str, revision: str | None) -> Sighting:
-        try:
-            config = _hub_config(name, revision, offline=self.offline)
-        except NotHadError as error:
-            return Sighting(name, name, missing=str(error), absent=True)
-        return self._shaped(name, name, config)
 
     def _shaped(self, name: str | None, shown: str, config: Mapping[str, Any]) -> Sighting:
         try:
@@ -149,50 +154,3 @@ def _reference(name: str) -> Sighting:
 def reference_names() -> tuple[str, ...]:
     """Return every name of an embedded model."""
     return (*reference.NAMES, *(f"{name}{_INIT}" for name in reference.NAMES))
-
-
-def _why(problem: Exception | None, *, offline: bool) -> str:
-    """Return why the hub gave no configuration; never its own words, which name addresses."""
-    kind = type(problem).__name__
-    if kind in ("RepositoryNotFoundError", "GatedRepoError"):
-        return "the hub has no such model, or not for everybody"
-    if kind in ("RevisionNotFoundError", "EntryNotFoundError", "RemoteEntryNotFoundError"):
-        return "the hub has no config.json of this revision"
-    if kind == "HFValidationError":
-        return "that is no name of a model on the hub"
-    where = "" if offline else f", and the hub did not answer ({kind})"
-    return f"it is not in the local cache{where}"
-
-
-def _hub_config(name: str, revision: str | None, *, offline: bool) -> Mapping[str, Any]:
-    """Return a model's config.json from the hub's cache or the hub; raises NotHadError."""
-    from huggingface_hub import hf_hub_download
-
-    from pytest_layerguard.lab.quiet import first_line
-
-    pinned = None if revision == UNPINNED else revision
-    path: str | None = None
-    problem: Exception | None = None
-    # The cache first: a pinned file cannot have changed, and asking costs seconds.
-    for local in (True,) if offline else (True, False):
-        try:
-            path = hf_hub_download(
-                name,
-                CONFIG,
-                revision=pinned,
-                local_files_only=local,
-                etag_timeout=_PATIENCE,
-            )
-            break
-        except Exception as error:  # whatever a network, proxy or disk can come up with
-            problem = error
-    if path is None:
-        raise NotHadError(_why(problem, offline=offline))
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123 - the hub's cache names files as text
-            config = json.loads(file.read(1_000_001))
-    except (OSError, ValueError, RecursionError) as error:
-        raise NotHadError(f"its config.json cannot be read: {first_line(error)}") from None
-    if not isinstance(config, dict):
-        raise NotHadError("its config.json is not a JSON mapping")
-    return config

@@ -34,6 +34,7 @@ class Conditions:
         allow_unpinned: Whether hub revisions that are not pinned may be measured.
         allow_remote_code: Whether a model may bring Python code of its own.
         cache: Where results are kept from run to run; ``None`` for nowhere.
+        fresh: Whether results that are kept are measured again.
         largest_text: Bytes of the largest text file that is read.
         patience: Seconds that are waited in all where the hub asks for patience (429).
         progress: Is told what is about to happen.
@@ -45,6 +46,7 @@ class Conditions:
     allow_unpinned: bool = False
     allow_remote_code: bool = False
     cache: Path | None = None
+    fresh: bool = False
     largest_text: int = 2**30
     patience: float = 60.0
     progress: Progress = silent

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, cast
 
 from pytest_layerguard.bet.criteria import Interval, Row
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ class BetResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; infinite numbers become the strings ``"inf"`` and ``"-inf"``, which JSON cannot say."""
-        return cast("dict[str, Any]", _plain(asdict(self)))
+        return cast("dict[str, Any]", _plain(self))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> BetResult:
@@ -204,7 +202,9 @@ def _intervals(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Interval]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
+    if is_dataclass(value):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_layerguard.catalogue.whole import write_whole
+from pytest_layerguard.lab.whole import write_whole
 from pytest_layerguard.report.entry import by_place
 
 if TYPE_CHECKING:

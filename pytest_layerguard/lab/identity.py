@@ -1,0 +1,121 @@
+"""What decides the numbers of a bet, known without loading a model or importing torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest_layerguard
+from pytest_layerguard import reference
+from pytest_layerguard.bet.digest import digest
+from pytest_layerguard.bet.texts import UNPINNED, DatasetText, ReferenceText
+from pytest_layerguard.lab import digests
+from pytest_layerguard.lab.loading import model_key
+from pytest_layerguard.lab.paths import Reach
+from pytest_layerguard.lab.versions import versions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_layerguard.bet.model import Bet
+    from pytest_layerguard.bet.reading import BetDocument
+    from pytest_layerguard.bet.texts import TextSource
+    from pytest_layerguard.interventions.registry import Registry
+    from pytest_layerguard.lab.conditions import Conditions
+
+_NVIDIA: Final = Path("/proc/driver/nvidia/gpus")
+
+
+def identity(
+    document: BetDocument, bets: Path, conditions: Conditions, registry: Registry
+) -> str | None:
+    """A digest of everything that decides a bet's numbers.
+
+    Weights, tokenizer, texts, the bet itself, versions, the code that measures, the kind of device.
+
+    Returns:
+        The digest, or None where something that decides cannot be known beforehand: a revision that is
+        not pinned, an intervention of another package whose code may change under one version.
+
+    Raises:
+        LabError: If something the bet names is not there.
+    """
+    bet = document.bet
+    if not _known_kinds(bet, registry):
+        return None
+    models = [
+        model_key(bet.model, source, bet_file=document.path, bets=bets, conditions=conditions)
+        for source in bet.model.checkpoints().values()
+    ]
+    reach = Reach.of(document.path, bets, conditions)
+    texts = [_text(text, reach, conditions) for text in _texts(bet)]
+    if None in models or None in texts:
+        return None
+    content = {
+        "bet": digest(bet),
+        # Shown, not judged, and so not of the digest.
+        "speak": bet.measure.speak and bet.measure.speak.model_dump(mode="json"),
+        "models": models,
+        "texts": texts,
+        "versions": dict(versions()),
+        "machine": [platform.machine(), platform.system(), device_kind(conditions)],
+        "code": code(),
+    }
+    return digests.of_text(json.dumps(content, sort_keys=True))
+
+
+def device_kind(conditions: Conditions) -> str:
+    """What numbers may depend on of the device: which kind it is, not which of several alike."""
+    if conditions.device == "cpu":
+        return "cpu"
+    if _NVIDIA.is_dir():
+        cards = sorted(
+            line.partition(":")[2].strip()
+            for file in _NVIDIA.glob("*/information")
+            for line in file.read_text(encoding="utf-8", errors="replace").splitlines()
+            if line.startswith("Model:")
+        )
+        return f"{conditions.device} {cards}"
+    return conditions.device if sys.platform == "darwin" else "cpu"
+
+
+@cache
+def code() -> str:
+    """A digest of the code that measures: a cached number is that of the code that would measure it now."""
+    package = Path(pytest_layerguard.__file__).parent
+    hashed = hashlib.sha256()
+    for room in ("bet", "interventions", "lab", "reference"):
+        for file in sorted((package / room).rglob("*.py")):
+            hashed.update(file.relative_to(package).as_posix().encode())
+            hashed.update(file.read_bytes())
+    return hashed.hexdigest()
+
+
+def _known_kinds(bet: Bet, registry: Registry) -> bool:
+    return all(
+        registry[each.kind].implementation.startswith("pytest_layerguard.")
+        for interventions in bet.arm_interventions.values()
+        for each in interventions
+    )
+
+
+def _texts(bet: Bet) -> Iterator[TextSource]:
+    yield from bet.measure.named_texts.values()
+    for interventions in bet.arm_interventions.values():
+        for each in interventions:
+            yield from getattr(each.arguments, "text", ())
+
+
+def _text(text: TextSource, reach: Reach, conditions: Conditions) -> Any:
+    told = text.model_dump(mode="json")
+    if isinstance(text, ReferenceText):
+        return [told, reference.manifest()["heldout"]["sha256"]]
+    if isinstance(text, DatasetText):
+        return None if text.revision == UNPINNED else told
+    path = reach.file(text.file, "file", largest=conditions.largest_text)
+    return [told, digests.of_file(path)]
