@@ -1,6 +1,7 @@
 """``python -m pytest_layerguard.reference``: trains the reference models again, offline.
 
-Without --card and --verify it trains, on one CPU thread, and writes the model folders.
+Without --verify, --loss, --measure and --card it trains, on one CPU thread, and writes the model
+folders.
 """
 
 import argparse
@@ -23,10 +24,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.verify is not None:
         return _verify(options.verify)
-    if options.card:
-        from pytest_layerguard.reference.shipping import ship
+    if options.loss:
+        return _losses()
+    if options.measure or options.card:
+        from pytest_layerguard.reference.shipping import measure_models, write_cards
 
-        ship(options.out, options.again)
+        if options.measure:
+            measure_models(options.out, options.again)
+        if options.card:
+            write_cards(options.out)
         return 0
     from pytest_layerguard.reference.recipe import make
 
@@ -44,6 +50,14 @@ def _verify(run: Path) -> int:
     }
     print(json.dumps(found, indent=2))
     return 0 if found and all(said["identical"] for said in found.values()) else 1
+
+
+def _losses() -> int:
+    from pytest_layerguard.reference.figures import losses
+
+    for name in NAMES:
+        print(json.dumps(losses(name)))
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,9 +78,19 @@ def _parser() -> argparse.ArgumentParser:
         "--verify", type=Path, metavar="DIR", help="compare the run in DIR with the shipped models"
     )
     parser.add_argument(
+        "--loss",
+        action="store_true",
+        help="measure the shipped models on the held-out text under this version of transformers",
+    )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="measure the models in --out, harm them, and write measured.json beside each",
+    )
+    parser.add_argument(
         "--card",
         action="store_true",
-        help="measure the models in --out and write their cards and the manifest",
+        help="write the manifest and the cards of the models in --out from their figures",
     )
     parser.add_argument(
         "--again",
@@ -74,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         action="append",
         default=[],
-        help="with --card: a further run that the cards are to tell of; repeatable",
+        help="with --measure: a further run to compare with those in --out; repeatable",
     )
     return parser
 

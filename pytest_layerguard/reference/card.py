@@ -30,6 +30,7 @@ def render(
     shipped: Mapping[str, Any],
     tried: Sequence[Mapping[str, Any]],
     again: Sequence[Mapping[str, Any]],
+    losses: Sequence[Mapping[str, Any]],
 ) -> str:
     """Writes a model card.
 
@@ -40,6 +41,7 @@ def render(
         shipped: The manifest.
         tried: Every shape and seed that was tried, as in ``tried.json``.
         again: What ``compare`` said of further runs of this model.
+        losses: What ``--loss`` printed of it under several versions of transformers.
 
     Returns:
         Markdown.
@@ -48,6 +50,7 @@ def render(
         _what(name, training, measured),
         _how(training, shipped["models"][name]),
         _again(training, again),
+        _versions(losses),
         _text(measured, shipped["heldout"]),
         _experts(measured),
         _harm(measured),
@@ -59,6 +62,13 @@ def render(
 
 def _what(name: str, training: Mapping[str, Any], measured: Mapping[str, Any]) -> str:
     return f"""\
+---
+license: apache-2.0
+language: en
+library_name: transformers
+pipeline_tag: text-generation
+---
+
 # {name}
 
 A small mixture of experts that writes children's stories, trained so that bets on harming language
@@ -71,7 +81,7 @@ generator's stories and no fact.
 | layers, experts in each, experts per token | 4, 16, 1 |
 | width of the residual stream, of an expert | {training["width"]}, 256 |
 | attention | 4 heads of 16 |
-| context | 256 tokens |
+| context | 256 tokens, as in training |
 | parameters | {_count(training["parameters"])} |
 | stored | float16, meant to be computed in fp32 |
 | perplexity on held-out text | {measured["base"]["perplexity"]:.4f} |
@@ -82,9 +92,9 @@ the text. And no beginning-of-text token is added by default: training windows a
 from one stream, so a window without one is what the model knows.
 
 The widths of the two reference models were chosen after verdicts of a feasibility study had been
-seen: the narrow one so that four published findings can be seen, the wide one because some of them
-turn there. Seed, text and thresholds were not chosen so; seed 0 was the first and is shipped.
-Everything that was tried stands [below](#everything-that-was-tried).
+seen: the narrow one because published findings could be seen at its width, the wide one because
+some of them turned there. Seed and text were not chosen so: seed 0 was fixed before the first run
+and is shipped. Everything that was tried stands [below](#everything-that-was-tried).
 """
 
 
@@ -138,12 +148,34 @@ def _again(training: Mapping[str, Any], again: Sequence[Mapping[str, Any]]) -> s
     return f"""\
 ## How far another run differs
 
-`{_COMMAND} --only {training["name"]} --out again`, with `--seed` where it is not 0, on the same
-machine; then `{_COMMAND} --verify again`. Other processors and other versions of torch sum in
-another order, and were not tried.
+```
+{_COMMAND} --only {training["name"]} --out again
+{_COMMAND} --verify again
+```
+
+On the same machine, with `--seed` where it is not 0. Other processors and other versions of torch
+sum in another order, and were not tried.
 
 | seed | time | same trained weights | largest difference of a stored weight | held-out loss, nats |
 |---|---|---|---|---|
+{rows}
+"""
+
+
+def _versions(losses: Sequence[Mapping[str, Any]]) -> str:
+    rows = "\n".join(
+        f"| {entry['transformers']} | {entry['torch']} | {entry['loss']:.8f} "
+        f"| `{entry['token_losses'][:19]}` |"
+        for entry in losses
+    )
+    return f"""\
+## Under other versions of transformers
+
+The stored model on {_count(4096)} held-out tokens in windows of 128, in fp32, by
+`{_COMMAND} --loss`. The same digest means the same bits for every token.
+
+| transformers | torch | held-out loss, nats per token | digest of all token losses |
+|---|---|---|---|
 {rows}
 """
 
@@ -155,20 +187,25 @@ def _text(measured: Mapping[str, Any], heldout: Mapping[str, Any]) -> str:
 
 Training and held-out text come from one seeded generator of English stories (`stories.py`) and
 different seeds. It fills templates, so that whole sentences come back with other stories in them;
-names, colours, things and numbers are drawn for each story and come back within it. The held-out
-text (`heldout.txt`, `{heldout["sha256"]}`) has {_count(heldout["stories"])} stories and
-{_count(heldout["tokens"])} tokens. Of it, this stands word for word in the
-{_count(measured["stories_read"])} stories that this model has read:
+names, colours, things and numbers are drawn for each story and come back within it. All of this is
+measured by `{_COMMAND} --measure`.
 
-| stories | sentences | sequences of 8 words | sequences of 13 words |
-|---|---|---|---|
-| {_share(shares["stories"])} | {_share(shares["sentences"])} | {_share(shares["8-grams"])} \
-| {_share(shares["13-grams"])} |
+| | |
+|---|---|
+| held-out text | `heldout.txt`, `{heldout["sha256"]}` |
+| held-out stories, tokens | {_count(heldout["stories"])}, {_count(heldout["tokens"])} |
+| stories that this model has read | {_count(measured["stories_read"])} |
+| held-out stories that stand there word for word | {_share(shares["stories"])} |
+| held-out sentences that do | {_share(shares["sentences"])} |
+| held-out sequences of 8 words that do | {_share(shares["8-grams"])} |
+| held-out sequences of 13 words that do | {_share(shares["13-grams"])} |
+| perplexity on the first {_count(measured["tokens"])} tokens of its training text \
+| {measured["perplexity_on_its_training_text"]:.4f} |
+| perplexity on the first {_count(measured["tokens"])} held-out tokens \
+| {measured["base"]["perplexity"]:.4f} |
 
-The perplexity on the first {_count(measured["tokens"])} tokens of its training text is
-{measured["perplexity_on_its_training_text"]:.4f}, against
-{measured["base"]["perplexity"]:.4f} on as many held-out ones. What this held-out text measures is
-whether a model still knows the generator, not whether it knows English.
+What this held-out text measures is whether a model still knows the generator, not whether it knows
+English.
 """
 
 
@@ -202,10 +239,10 @@ def _harm(measured: Mapping[str, Any]) -> str:
     return f"""\
 ## What harms it
 
-`{_COMMAND} --card` measures this, by deep copies and plain loops that share no code with the
-plugin's laboratory: {_count(measured["tokens"])} held-out tokens in windows of
-{measured["window"]}, no BOS, fp32; distinct tokens of 100 greedy ones after "Once upon a time",
-end-of-text masked out.
+Measured by `{_COMMAND} --measure`,
+with deep copies and plain loops that share no code with the plugin's laboratory:
+{_count(measured["tokens"])} held-out tokens in windows of {measured["window"]}, no BOS, fp32;
+distinct tokens of 100 greedy ones after "Once upon a time", end-of-text masked out.
 
 | | perplexity | ratio | distinct tokens |
 |---|---|---|---|
@@ -220,8 +257,8 @@ def _tried(tried: Sequence[Mapping[str, Any]]) -> str:
 ## Everything that was tried
 
 Ratios to each model's own perplexity; distinct tokens in brackets. The feasibility study had
-another text and another recipe. The short runs chose a learning rate by training loss alone; no
-harm was measured on them.
+another text and another recipe. The short runs, whose learning rate falls to nothing as in the long
+ones, chose a learning rate by training loss alone; no harm was measured on them.
 
 | by | width | parameters | tokens seen | seed | base | layer 0 / 1 / 2 / 3 skipped | averaged \
 | averaged, recovered | ternary per row | half pruned |

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pytest_layerguard.reference import folder, harming
+from pytest_layerguard.reference.initial import weights_digest
 from pytest_layerguard.reference.loading import load
 from pytest_layerguard.reference.measuring import (
     TOKENS,
@@ -14,6 +15,7 @@ from pytest_layerguard.reference.measuring import (
     heldout_ids,
     perplexity,
     sample,
+    token_losses,
 )
 from pytest_layerguard.reference.overlap import overlap, training_stories
 from pytest_layerguard.reference.shape import LAYERS
@@ -69,6 +71,31 @@ def measure(name: str, out: Path) -> dict[str, Any]:
             "heldout_tokens": len(ids),
             "sample": tokenizer.decode(spoken),
         }
+
+
+def losses(name: str) -> dict[str, Any]:
+    """Measures a shipped model on the held-out text, under any version of transformers.
+
+    Args:
+        name: ``reference`` or ``reference-wide``.
+
+    Returns:
+        The mean ``loss`` in nats per token, a digest of all token losses, which tells whether two
+        versions compute the same bits, and the versions.
+    """
+    import torch
+    import transformers
+
+    model, tokenizer = load(folder(name))
+    with one_thread():
+        found = token_losses(model, heldout_ids(tokenizer))
+    return {
+        "model": name,
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+        "loss": found.double().mean().item(),
+        "token_losses": weights_digest({"losses": found}),
+    }
 
 
 def compare(name: str, first: Path, second: Path) -> dict[str, Any]:

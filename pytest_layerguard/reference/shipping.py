@@ -15,25 +15,33 @@ from pytest_layerguard.reference.saving import write_json, write_text
 from pytest_layerguard.reference.shape import SHAPES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 
-def ship(out: Path, again: Sequence[Path] = ()) -> None:
-    """Measures the models that stand in a folder and writes their cards and the manifest.
+def measure_models(out: Path, again: Sequence[Path] = ()) -> None:
+    """Measures the models that stand in a folder and writes the figures beside them.
 
     Args:
-        out: The folder; it must hold every model and ``tried.json``.
+        out: The folder that holds the models' folders.
         again: Folders of further runs, to be compared with these. What was said of earlier ones
-            stays, so that a run need not be kept.
+            stays where there are none, so that a run need not be kept.
     """
-    names = [name for name in NAMES if (out / folder(name).name).is_dir()]
-    for name in names:
+    for name in _names(out):
         home = out / folder(name).name
         write_json(home / "measured.json", measure(name, out))
         runs = [compare(name, out, run) for run in again if (run / home.name).is_dir()]
         if runs:
             write_json(home / "again.json", {"runs": runs})
+
+
+def write_cards(out: Path) -> None:
+    """Writes the manifest and the models' cards from their figures.
+
+    Args:
+        out: The folder that holds the models' folders and ``tried.json``.
+    """
+    names = _names(out)
     first = _read(out / folder(names[0]).name / "measured.json")
     manifest = {
         "models": {name: _digests(name, out) for name in names},
@@ -45,17 +53,47 @@ def ship(out: Path, again: Sequence[Path] = ()) -> None:
     }
     write_json(out / MANIFEST.name, manifest)
     for name in names:
-        home = out / folder(name).name
-        again_file = home / "again.json"
-        card = render(
-            name,
-            _read(home / "training.json"),
-            _read(home / "measured.json"),
-            manifest,
-            [*_read(out / "tried.json"), *(_row(each, out) for each in names)],
-            _read(again_file)["runs"] if again_file.exists() else [],
-        )
-        write_text(home / "README.md", card)
+        write_text(out / folder(name).name / "README.md", card(name, out, manifest))
+
+
+def card(name: str, out: Path, manifest: Mapping[str, Any]) -> str:
+    """Writes a model's card from the figures in a folder.
+
+    Args:
+        name: The model.
+        out: The folder that holds the models' folders and ``tried.json``.
+        manifest: The manifest of that folder.
+
+    Returns:
+        Markdown.
+    """
+    home = out / folder(name).name
+    again = home / "again.json"
+    shipped = [row(each, out) | {"by": "recipe, **shipped**"} for each in manifest["models"]]
+    return render(
+        name,
+        _read(home / "training.json"),
+        _read(home / "measured.json"),
+        manifest,
+        [*_read(out / "tried.json"), *shipped],
+        _read(again)["runs"] if again.exists() else [],
+        losses_measured(name, out),
+    )
+
+
+def losses_measured(name: str, out: Path) -> list[dict[str, Any]]:
+    """Reads what ``--loss`` printed under several versions of transformers.
+
+    Args:
+        name: The model.
+        out: The folder that holds ``losses.jsonl``.
+
+    Returns:
+        One entry for each version; none where there is no such file.
+    """
+    path = out / "losses.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [entry for entry in map(json.loads, lines) if entry["model"] == name]
 
 
 def file_digest(path: Path) -> str:
@@ -99,8 +137,8 @@ def row(name: str, out: Path) -> dict[str, Any]:
     }
 
 
-def _row(name: str, out: Path) -> dict[str, Any]:
-    return row(name, out) | {"by": "recipe, **shipped**"}
+def _names(out: Path) -> list[str]:
+    return [name for name in NAMES if (out / folder(name).name).is_dir()]
 
 
 def _digests(name: str, out: Path) -> dict[str, str]:

@@ -102,7 +102,8 @@ def _pick_two(rng: Random, options: Sequence[T]) -> tuple[T, T]:
 
 def _pick_three(rng: Random, options: Sequence[T]) -> tuple[T, T, T]:
     left = list(options)
-    return tuple(left.pop(int(rng.random() * len(left))) for _ in range(3))  # type: ignore[return-value]
+    first, second, third = (left.pop(int(rng.random() * len(left))) for _ in range(3))
+    return first, second, third
 
 
 def _cast(rng: Random) -> Mapping[str, str]:

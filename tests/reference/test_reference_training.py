@@ -24,8 +24,15 @@ def tokenizer():
     return train_tokenizer(0)
 
 
-def test_a_few_steps_learn_and_learn_alike(tokenizer):
-    torch.set_num_threads(threads := 2)
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield 2
+    torch.set_num_threads(before)
+
+
+def test_a_few_steps_learn_and_learn_alike(tokenizer, threads):
     seen = []
     first = train(TINY, tokenizer, seed=0, progress=lambda step, loss: seen.append((step, loss)))
     second = train(TINY, tokenizer, seed=0)
