@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
 from pytest_layerguard.lab.conditions import DEVICE_FLAG, Conditions
 from pytest_layerguard.lab.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from pytest_layerguard.bet.model import Needs
 
 
 def resolve(conditions: Conditions) -> str:
@@ -35,16 +41,23 @@ def resolve(conditions: Conditions) -> str:
     )
 
 
-def require_gpu(needed: int, device: str) -> None:
-    """Refuse a device with less memory than a bet needs.
-
-    Args:
-        needed: Bytes of GPU memory.
-        device: What :func:`resolve` returned.
+def require(needs: Needs | None, conditions: Conditions) -> None:
+    """Refuse a machine that has less than a bet needs.
 
     Raises:
-        UnavailableError: If it has less, or is no GPU; says what is there and what is needed.
+        UnavailableError: If it has; says what is there and what is needed.
     """
+    if needs is None:
+        return
+    if needs.memory is not None and _host_memory() < needs.memory:
+        raise UnavailableError(
+            f"needs {_size(needs.memory)} of memory; this machine has {_size(_host_memory())}"
+        )
+    if needs.gpu is not None:
+        _require_gpu(needs.gpu, resolve(conditions))
+
+
+def _require_gpu(needed: int, device: str) -> None:
     import torch
 
     if not device.startswith("cuda"):
@@ -76,6 +89,10 @@ def _described(index: int) -> str:
 
     properties = torch.cuda.get_device_properties(index)
     return f"cuda:{index} ({properties.name}, {_size(properties.total_memory)})"
+
+
+def _host_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _size(count: int) -> str:

@@ -34,7 +34,7 @@ def explained(error: Exception, what: str) -> Exception:
     for cause in _chain(error):
         if problem := _of_network(cause, what):
             return problem
-    return LabError(f"{what}: cannot be fetched: {type(error).__name__}: {first_line(error)}")
+    return LabError(f"{what}: cannot be fetched: {first_line(error)}")
 
 
 def status_of(error: BaseException) -> tuple[int | None, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,9 +14,9 @@ from pytest_layerguard.bet.texts import UNPINNED
 from pytest_layerguard.lab import devices, digests
 from pytest_layerguard.lab.conditions import UNPINNED_FLAG, Conditions
 from pytest_layerguard.lab.errors import LabError, UnavailableError
-from pytest_layerguard.lab.model_folder import ModelFolder, inspect
+from pytest_layerguard.lab.model_folder import ModelFolder, inspect, refuse_code
 from pytest_layerguard.lab.paths import Reach, quoted
-from pytest_layerguard.lab.quiet import first_line, quiet
+from pytest_layerguard.lab.quiet import first_line, quiet, scrubbed
 from pytest_layerguard.lab.tokens import check_tokenizer
 from pytest_layerguard.lab.versions import versions
 from pytest_layerguard.lab.weights import check_weights
@@ -32,6 +33,9 @@ LARGEST_IN_FP32: Final = 2_000_000_000
 """Up to so many parameters a model computes in fp32, whatever it is stored in."""
 
 _INIT: Final = "@init"
+_MISMATCH: Final = re.compile(
+    r"^(\S+) *\|.*ckpt: *torch\.Size\((.*?)\) vs model: *torch\.Size\((.*?)\)", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,9 @@ def load(
     tokenizer = _tokenizer(folder, conditions)
     check_weights(model, folder.name)
     check_tokenizer(tokenizer, model, folder.name)
-    if spec.device_map is None:
+    if spec.device_map is not None:
+        _check_places(model, folder)
+    else:
         model = _moved(model, device, folder)
     model.requires_grad_(False)
     model.eval()  # type: ignore[no-untyped-call]
@@ -88,25 +94,14 @@ def locate(source: ModelSource, reach: Reach, conditions: Conditions) -> ModelFo
         UnavailableError: If it cannot be had here.
     """
     if source.kind == "reference":
-        path = reference.folder(source.name.removesuffix(_INIT))
-        return inspect(path, f"model {source.name}", allow_remote_code=False, inside=_anywhere)
+        return _shipped(source.name)
     if source.kind == "path":
         path = reach.directory(source.name, "model.path")
-        return inspect(
-            path,
-            f"model {quoted(source.name)}",
-            allow_remote_code=conditions.allow_remote_code,
-            inside=reach.holds,
-        )
+        return inspect(path, f"model {quoted(source.name)}", inside=reach.holds)
     from pytest_layerguard.lab.hub import fetch_model
 
     path = fetch_model(source.name, _allowed_revision(source, conditions), conditions)
-    return inspect(
-        path,
-        f"model {source.name}@{source.revision}",
-        allow_remote_code=conditions.allow_remote_code,
-        inside=_anywhere,
-    )
+    return inspect(path, f"model {source.name}@{source.revision}", inside=_anywhere)
 
 
 def model_key(
@@ -131,6 +126,16 @@ def model_key(
         content = files | {"init": source.name.endswith(_INIT)}
     how = {"dtype": spec.dtype, "attention": spec.attn_implementation, "map": spec.device_map}
     return digests.of_text(json.dumps([content, how], sort_keys=True))
+
+
+def _shipped(name: str) -> ModelFolder:
+    base = name.removesuffix(_INIT)
+    folder = inspect(reference.folder(base), f"model {name}", inside=_anywhere)
+    if folder.digests()["weights"] != reference.manifest()["models"][base]["weights"]:
+        raise LabError(
+            f"{folder.name}: its weights are not those that were shipped; reinstall pytest-layerguard"
+        )
+    return folder
 
 
 def _allowed_revision(source: ModelSource, conditions: Conditions) -> str | None:
@@ -165,6 +170,8 @@ def _initial(name: str, spec: ModelSpec) -> PreTrainedModel:
 def _from_folder(folder: ModelFolder, spec: ModelSpec, conditions: Conditions) -> PreTrainedModel:
     from transformers import AutoConfig
 
+    if not conditions.allow_remote_code:
+        refuse_code(folder)
     trusted = {"trust_remote_code": conditions.allow_remote_code, "local_files_only": True}
     stored = folder.stored_dtype
     small = folder.parameters <= LARGEST_IN_FP32
@@ -232,24 +239,25 @@ def _explained(error: Exception, folder: ModelFolder, chatter: list[str]) -> Exc
 
 
 def _mismatches(chatter: list[str]) -> list[str]:
-    """Pick the lines on tensors of a wrong shape out of the table that transformers logs."""
-    from pytest_layerguard.lab.quiet import scrubbed
-
-    lines = [" ".join(scrubbed(line).split()) for text in chatter for line in text.splitlines()]
-    return [line for line in lines if "ckpt:" in line or "size mismatch" in line][:4]
+    """Pick the tensors of a wrong shape out of the table that transformers logs."""
+    return [
+        f"{found[1]} is {found[2]} in its files and {found[3]} by config.json"
+        for text in chatter
+        for found in _MISMATCH.finditer(scrubbed(text))
+    ][:4]
 
 
 def _check_report(report: Mapping[str, Any], folder: ModelFolder) -> None:
     """Refuse a model of which transformers made up a part, or left one out."""
     if missing := sorted(report["missing_keys"]):
         raise LabError(
-            f"{folder.name}: {len(missing)} weights are missing from its files, and would be drawn at "
-            f"random: {_some(missing)}. The checkpoint does not fit its config.json."
+            f"{folder.name}: {len(missing)} weight(s) are missing from its files, and would be "
+            f"drawn at random: {_some(missing)}. The checkpoint does not fit its config.json."
         )
     unexpected = sorted(key for key in report["unexpected_keys"] if not _may_be_left_out(key))
     if unexpected:
         raise LabError(
-            f"{folder.name}: {len(unexpected)} stored weights have no place in the model, and would "
+            f"{folder.name}: {len(unexpected)} stored weight(s) have no place in the model, and would "
             f"be left out: {_some(unexpected)}. The checkpoint does not fit its config.json."
         )
 
@@ -297,6 +305,15 @@ def _moved(model: PreTrainedModel, device: str, folder: ModelFolder) -> PreTrain
     # Only now is the half that was moved unreferenced.
     gc.collect()
     raise needed
+
+
+def _check_places(model: PreTrainedModel, folder: ModelFolder) -> None:
+    """Refuse a model of which a part would be fetched from slow memory for every token."""
+    places = {str(place) for place in getattr(model, "hf_device_map", {}).values()}
+    if len(places) > 1 and places & {"cpu", "disk"}:
+        raise UnavailableError(
+            f"{folder.name}: its {folder.parameters:,} parameters do not fit on the GPUs here"
+        )
 
 
 def _out_of_memory(folder: ModelFolder, where: str) -> LabError:

@@ -122,20 +122,17 @@ class ModelFolder:
             ) from None
 
 
-def inspect(
-    path: Path, name: str, *, allow_remote_code: bool, inside: Callable[[Path], bool]
-) -> ModelFolder:
+def inspect(path: Path, name: str, *, inside: Callable[[Path], bool]) -> ModelFolder:
     """Look at a model folder without loading it.
 
     Args:
         path: The folder.
         name: What messages call the model.
-        allow_remote_code: Whether the model may bring code.
         inside: Whether a resolved path may be read.
 
     Raises:
         LabError: If something that is needed is missing or damaged, or if the folder would have
-            code run, other models loaded, or files read from elsewhere.
+            other models or kernels loaded, or files read from elsewhere.
     """
     files = {entry.name: entry for entry in sorted(path.iterdir())}
     for file in files.values():
@@ -151,7 +148,6 @@ def inspect(
             f"{name}: has no tokenizer (looked for {', '.join(sorted(VOCABULARIES))}). "
             "Save the model's own tokenizer beside its weights."
         )
-    _refuse_code(config, files, name, allow_remote_code=allow_remote_code)
     return ModelFolder(name, path, config, weight_files(files, name), tokenizer)
 
 
@@ -242,30 +238,30 @@ def _refuse_indirections(files: Mapping[str, Path], config: Mapping[str, Any], n
             raise LabError(f"{name}: config.json names a kernel to download ({key}); never loaded")
 
 
-def _refuse_code(
-    config: Mapping[str, Any], files: Mapping[str, Path], name: str, *, allow_remote_code: bool
-) -> None:
-    if allow_remote_code:
-        return
+def refuse_code(folder: ModelFolder) -> None:
+    """Refuse a model that cannot be loaded without code of its own, or at all.
+
+    One that transformers knows may bring code for older versions; that is not needed, nor run.
+
+    Raises:
+        LabError: If transformers does not know the architecture.
+    """
     from transformers import CONFIG_MAPPING
 
-    kind = config.get("model_type")
-    tokenizer_file = "tokenizer_config.json"
-    tokenizer = read_json(files, tokenizer_file, name) if tokenizer_file in files else {}
+    kind = folder.config.get("model_type")
     known = isinstance(kind, str) and kind in CONFIG_MAPPING
-    # A model that transformers knows brings code for older versions often enough; it is not needed.
-    if (not known and config.get("auto_map")) or (
-        "auto_map" in tokenizer and "tokenizer.json" not in files
-    ):
+    if not known and folder.config.get("auto_map"):
         raise LabError(
-            f"{name}: wants to run Python code of its own (auto_map); refused. If you have read that "
+            f"{folder.name}: wants to run Python code of its own (auto_map); refused. If you have read that "
             f"code and trust it, {REMOTE_CODE_FLAG} allows it; a bet cannot."
         )
+    if kind is None:
+        raise LabError(f"{folder.name}: config.json has no model_type; transformers cannot load it")
     if not known:
         import transformers
 
         raise LabError(
-            f"{name}: config.json says model_type {quoted(str(kind))}, an architecture that "
+            f"{folder.name}: config.json says model_type {quoted(str(kind))}, an architecture that "
             f"transformers {transformers.__version__} does not know. A newer version may."
         )
 

@@ -37,9 +37,10 @@ class Reach:
             bets: The bet folder that it belongs to; the bet's tree is this folder's parent.
             conditions: The user's say.
         """
-        tree = bets.resolve().parent
+        # Were the bet folder itself a link, its target must not decide what may be read.
+        tree = bets.absolute().parent.resolve()
         return cls(
-            bet_file.resolve().parent, (tree, *(root.resolve() for root in conditions.roots))
+            bet_file.parent.resolve(), (tree, *(root.resolve() for root in conditions.roots))
         )
 
     def file(self, written: str, key: str, *, largest: int | None = None) -> Path:

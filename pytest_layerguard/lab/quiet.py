@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LIBRARIES: Final = ("transformers", "huggingface_hub", "datasets", "accelerate", "fsspec", "torch")
-_TOKEN: Final = re.compile(r"\bhf_[A-Za-z0-9]{4,}|(?<=[Bb]earer )\S+")
+_TOKEN: Final = re.compile(r"\bhf_[A-Za-z0-9]{10,}|(?<=[Bb]earer )\S+")
+_LONGEST: Final = 300
 _TOKEN_VARIABLES: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
@@ -54,9 +55,15 @@ def scrubbed(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an exception says in its first line, fit to be shown."""
+    """Return what an exception says first, fit to be shown; with its kind if that says more."""
     lines = [line.strip() for line in scrubbed(str(error)).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    if len(lines) > 1 and lines[0].endswith(":"):
+        lines[0] += f" {lines[1]}"
+    kind = type(error).__name__
+    if not lines:
+        return kind
+    told = lines[0][:_LONGEST]
+    return told if isinstance(error, OSError | ValueError | RuntimeError) else f"{kind}: {told}"
 
 
 @contextmanager

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
+
+import yaml
 
 from pytest_layerguard.bet.texts import UNPINNED
 from pytest_layerguard.lab import digests
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 _README: Final = "README.md"
 _AT_A_TIME: Final = 1_000
+_LONGEST_HEAD: Final = 1_000_000
+_ELSEWHERE: Final = re.compile(r"::|://|^[/~]|(^|/)\.\.(/|$)")
 _MOST_FILES: Final = 100_000
 _READERS: Final = ("parquet", "json", "csv", "text", "arrow")
 """Formats that are data and nothing else; others may hold pickles."""
@@ -138,7 +143,9 @@ def _resolved(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         if _README in files:
-            shutil.copyfile(repository.fetch(_README, commit), root / _README)
+            readme = repository.fetch(_README, commit)
+            refuse_elsewhere(readme.read_bytes(), str(repository))
+            shutil.copyfile(readme, root / _README)
         with quiet():
             try:
                 builder = datasets.load_dataset_builder(str(root), source.config)
@@ -165,6 +172,45 @@ def _resolved(
             ),
             commit=commit,
         )
+
+
+def refuse_elsewhere(readme: bytes, what: str) -> None:
+    """Refuse a README that says a split's files lie elsewhere, before they are looked for.
+
+    Raises:
+        LabError: If its head names an address, or a path that leaves the repository.
+    """
+    if not readme.startswith(b"---"):
+        return
+    head = readme[3:_LONGEST_HEAD].decode("utf-8", "replace").partition("\n---")[0]
+    try:
+        stated = yaml.safe_load(head)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        raise LabError(f"{what}: the head of its {_README} is not YAML") from None
+    if not isinstance(stated, dict):
+        return
+    configs = stated.get("configs")
+    for entry in [stated, *(configs if isinstance(configs, list) else [])]:
+        places = (
+            [entry.get(key) for key in ("data_files", "data_dir")]
+            if isinstance(entry, dict)
+            else []
+        )
+        for place in _strings(places, set()):
+            if _ELSEWHERE.search(place):
+                raise LabError(
+                    f"{what}: its {_README} names {quoted(place)}; allowed: files of its own"
+                )
+
+
+def _strings(value: Any, seen: set[int]) -> Iterator[str]:
+    """Yield every text in a value, those below an alias once."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list) and id(value) not in seen:
+        seen.add(id(value))
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _strings(inner, seen)
 
 
 def _options(config: Any) -> dict[str, Any]:

@@ -113,3 +113,6 @@ if __name__ == "__main__":
     time.sleep = slept.append
     for asked in sys.stdin:
         print(json.dumps(answer(json.loads(asked))), flush=True)
+    # Taking torch and datasets down in order takes seconds and proves nothing.
+    sys.stderr.flush()
+    os._exit(0)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import warnings
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +25,7 @@ from transformers import (
 )
 
 from pytest_layerguard import reference
-from pytest_layerguard.bet.model import ModelSpec
+from pytest_layerguard.bet.model import ModelSpec, Needs
 from pytest_layerguard.lab import devices, loading
 from pytest_layerguard.lab.conditions import Conditions
 from pytest_layerguard.lab.errors import LabError, UnavailableError
@@ -108,6 +111,13 @@ class TestWhole:
             "float16",
             "float32",
         )
+
+    def test_a_reference_model_that_was_changed(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(reference, "folder", lambda _name: folder)
+
+        assert "not those that were shipped" in refused(folder, "reference")
 
     def test_the_reference_before_training(self, folder: Path) -> None:
         loaded = asked(load, folder, "reference@init")
@@ -281,7 +291,7 @@ class TestDamaged:
 
         told = refused(folder)
 
-        assert "1 weights are missing" in told
+        assert "1 weight(s) are missing" in told
         assert "model.layers.0.mlp.up_proj.weight" in told
 
     def test_weights_of_a_layer_too_many(self, folder: Path) -> None:
@@ -298,7 +308,7 @@ class TestDamaged:
 
         change_weights(folder, harm)
 
-        assert "model.norm.weight" in refused(folder)
+        assert "model.norm.weight is [17] in its files and [16] by config.json" in refused(folder)
 
     @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000])
     def test_a_configuration_that_cannot_be_read(self, folder: Path, content: bytes) -> None:
@@ -324,7 +334,7 @@ class TestDamaged:
 
     @pytest.mark.parametrize(
         ("kind", "told"),
-        [("brand_new", "does not know"), (None, "does not know"), (3, "does not know")],
+        [("brand_new", "does not know"), (None, "has no model_type"), (3, "does not know")],
     )
     def test_an_unknown_architecture(self, folder: Path, kind: Any, told: str) -> None:
         change_config(folder, model_type=kind)
@@ -485,6 +495,21 @@ class TestKey:
         assert asked(model_key, folder) != before
         assert asked(model_key, copied, {"path": "../copy"}) == before
 
+    def test_it_needs_no_torch(self, folder: Path) -> None:
+        code = (
+            "import sys; from pathlib import Path; from pytest_layerguard.bet.model import ModelSpec;"
+            "from pytest_layerguard.lab.conditions import Conditions;"
+            "from pytest_layerguard.lab.loading import model_key;"
+            "spec = ModelSpec.model_validate({'path': '../model'}); bets = Path(sys.argv[1], 'bets');"
+            "print(model_key(spec, spec.checkpoints()[None], bet_file=bets / 'b.yaml', bets=bets,"
+            " conditions=Conditions()), 'torch' in sys.modules, 'transformers' in sys.modules)"
+        )
+        ran = subprocess.run(
+            [sys.executable, "-c", code, folder.parent], capture_output=True, text=True, check=True
+        )
+
+        assert ran.stdout.split() == [asked(model_key, folder), "False", "False"]
+
     def test_it_needs_no_hub(self, folder: Path) -> None:
         written = {"hub": "acme/any", "revision": "0" * 40}
 
@@ -528,6 +553,44 @@ class TestMachine:
         assert chosen("cuda", 1) == "cuda:1"
         assert chosen("cuda:0", 1) == "cuda:0"
         assert chosen("cpu", 1) == "cpu"
+
+
+class TestNeeds:
+    def test_none(self) -> None:
+        devices.require(None, Conditions(device="cpu"))
+        devices.require(Needs(memory="1MiB"), Conditions(device="cpu"))
+
+    def test_more_memory_than_there_is(self) -> None:
+        with pytest.raises(
+            UnavailableError, match=r"needs 9e\+03 GiB of memory; this machine has "
+        ):
+            devices.require(Needs(memory="9000GiB"), Conditions(device="cpu"))
+
+    def test_a_gpu_where_the_user_chose_the_cpu(self, gpus: None) -> None:
+        with pytest.raises(
+            UnavailableError, match=r"measures on cpu, though there is cuda:0 \(H, 24 GiB\)"
+        ):
+            devices.require(Needs(gpu="1GiB"), Conditions(device="cpu"))
+
+    def test_a_gpu_where_there_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+        with pytest.raises(
+            UnavailableError, match="needs a GPU with 24 GiB; this machine has no CUDA GPU"
+        ):
+            devices.require(Needs(gpu="24GiB"), Conditions())
+
+    def test_a_larger_gpu(self, gpus: None) -> None:
+        devices.require(Needs(gpu="24GiB"), Conditions())
+        with pytest.raises(UnavailableError, match=r"with 80 GiB; there is cuda:0 \(H, 24 GiB\)"):
+            devices.require(Needs(gpu="80GiB"), Conditions())
+
+    @pytest.fixture
+    def gpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        card = SimpleNamespace(name="H", total_memory=24 * 2**30)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _index: card)
 
 
 def test_tokens_are_scrubbed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,6 +165,18 @@ class TestPaths:
         with pytest.raises(LabError, match="leads outside"):
             read({"file": "out/secret.txt"})
 
+    def test_a_bet_folder_that_is_a_link(self, bets: Path) -> None:
+        secrets = bets.parents[1] / "secrets"
+        (secrets / "bets").mkdir(parents=True)
+        (secrets / "text.txt").write_text("secret")
+        linked = bets.parent / "linked"
+        linked.symlink_to(secrets / "bets")
+
+        with pytest.raises(LabError, match="leads outside"):
+            Texts(Conditions(), linked / "bet.yaml", linked).read(
+                SOURCE.validate_python({"file": "../text.txt"})
+            )
+
     def test_a_link_that_leads_to_itself(self, read: Read, bets: Path) -> None:
         (bets / "loop").symlink_to(bets / "loop")
 

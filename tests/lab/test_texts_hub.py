@@ -11,6 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from hub.server import TOKEN, Hub, Trouble
 
+from pytest_layerguard.lab.errors import LabError
+from pytest_layerguard.lab.rows import refuse_elsewhere
+
 if TYPE_CHECKING:
     from hub.visitor import Visitor
 
@@ -134,6 +137,44 @@ def test_formats_that_may_run_code_are_refused(hub: Hub, visitor: Visitor) -> No
 
     assert found["error"] == "LabError"
     assert not [seen for seen in hub.seen if seen.path.endswith(".py")]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "https://evil.example/x.csv",
+        "hf://datasets/other/x.csv",
+        "/etc/passwd",
+        "../*",
+        "a/../../b",
+        "zip://x::y",
+    ],
+)
+def test_a_readme_that_names_files_elsewhere(place: str) -> None:
+    for written in (
+        f"'{place}'",
+        f"['{place}']",
+        f"[{{split: test, path: ['{place}']}}]",
+        f"{{test: '{place}'}}",
+    ):
+        readme = f"---\nconfigs:\n- config_name: x\n  data_files: {written}\n---\n".encode()
+        with pytest.raises(LabError, match="allowed: files of its own"):
+            refuse_elsewhere(readme, "dataset a/b")
+
+
+def test_a_readme_whose_head_is_no_yaml(hub: Hub, visitor: Visitor) -> None:
+    commit = hub.add("datasets", "acme/head", {"README.md": b"---\n[\n---\n", "train.txt": b"a"})
+
+    found = visitor.ask(text=named("acme/head", commit, config=None, split="train"))
+
+    assert "is not YAML" in found["message"]
+
+
+@pytest.mark.parametrize(
+    "readme", [b"", b"# no head", README, b"---\na: &a [*a]\nconfigs: *a\n---"]
+)
+def test_a_readme_that_may_be_shown_to_datasets(readme: bytes) -> None:
+    refuse_elsewhere(readme, "dataset a/b")
 
 
 def test_a_damaged_file(hub: Hub, visitor: Visitor) -> None:
