@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_layerguard import collect, hookspecs, options, run
+from pytest_layerguard import collect, commands, hookspecs, options, run
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -23,6 +23,12 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options of the command line and the ini file."""
     options.add_options(parser)
+    commands.add_options(parser)
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Answer what needs no test, and exit."""
+    return commands.main(config)
 
 
 def pytest_configure(config: pytest.Config) -> None:

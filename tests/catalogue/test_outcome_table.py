@@ -19,37 +19,50 @@ CHALLENGES: Final = ("none", "won", "undecided", "lost", "inside", "inside-won",
 """`won` to `lost`: a challenge and its bar. `inside`: in a closed door without a challenge, where
 the bar would be missed, or (`inside-won`) met. `unknown`: whether it is inside cannot be told."""
 
+GROUPS: Final = {
+    "*": RECORDS,
+    "held": ("STRICT", "LENIENT"),
+    "lost": ("FALSIFIED", "CATASTROPHIC", "short"),
+    "not-held": ("INCONCLUSIVE", "FALSIFIED", "CATASTROPHIC", "short"),
+    "not-lost": ("none", "STRICT", "LENIENT", "INCONCLUSIVE"),
+}
+"""What stands for several records in the table."""
+CHALLENGE_GROUPS: Final = {
+    "*": CHALLENGES,
+    "not-barred": ("none", "won", "inside", "inside-won", "unknown"),
+}
+
 TABLE: Final = """
-status    record                           challenge       | STRICT LENIENT INCONCLUSIVE FALSIFIED CATASTROPHIC
-proposed  none,STRICT,LENIENT,INCONCLUSIVE none            | pass   pass    undecided    fails     fails
-proposed  none,STRICT,LENIENT,INCONCLUSIVE won             | won    won     undecided    loses     loses
-proposed  none,STRICT,LENIENT,INCONCLUSIVE undecided       | undecided undecided undecided loses   loses
-proposed  none,STRICT,LENIENT,INCONCLUSIVE lost            | short  short   short        loses     loses
-proposed  none,STRICT,LENIENT,INCONCLUSIVE inside,inside-won | crossed crossed crossed    crossed   crossed
-proposed  none,STRICT,LENIENT,INCONCLUSIVE unknown         | skip   skip    skip         skip      skip
-proposed  FALSIFIED,CATASTROPHIC,short     *               | proposed-but-lost * * * *
-upheld    none                             none            | new    new     new-undecided new-fails new-fails
-upheld    none                             won             | new    new     new-undecided new-fails new-fails
-upheld    none                             undecided       | undecided undecided new-undecided new-fails new-fails
-upheld    none                             lost            | short  short   new-undecided new-fails new-fails
-upheld    none                             inside,inside-won | crossed-new * * * *
-upheld    none                             unknown         | skip   skip    skip         skip      skip
-upheld    STRICT                           none,won,unknown | pass  worse   regressed-undecided regressed regressed
-upheld    STRICT                           undecided       | undecided worse regressed-undecided regressed regressed
-upheld    STRICT                           lost,inside     | short  worse   regressed-undecided regressed regressed
-upheld    STRICT                           inside-won      | contradicts worse regressed-undecided regressed regressed
-upheld    LENIENT                          none,won,unknown | pass  pass    regressed-undecided regressed regressed
-upheld    LENIENT                          undecided       | undecided undecided regressed-undecided regressed regressed
-upheld    LENIENT                          lost,inside     | short  short   regressed-undecided regressed regressed
-upheld    LENIENT                          inside-won      | contradicts contradicts regressed-undecided regressed regressed
-upheld    INCONCLUSIVE,FALSIFIED,CATASTROPHIC,short *      | upheld-but-lost * * * *
-falsified none                             none,won,inside,inside-won,unknown | overturned overturned new-unsure new-stands new-stands
-falsified none                             undecided       | new-unsure new-unsure new-unsure new-stands new-stands
-falsified none                             lost            | new-short  new-short  new-short  new-stands new-stands
-falsified STRICT,LENIENT                   *               | falsified-but-won * * * *
-falsified INCONCLUSIVE,FALSIFIED,CATASTROPHIC,short none,won,inside,inside-won,unknown | overturned overturned unsure stands stands
-falsified INCONCLUSIVE,FALSIFIED,CATASTROPHIC,short undecided | unsure unsure unsure stands stands
-falsified INCONCLUSIVE,FALSIFIED,CATASTROPHIC,short lost    | stays-short stays-short stays-short stands stands
+status    record   challenge         | STRICT       LENIENT      INCONCLUSIVE FALSIFIED    CATASTROPHIC
+proposed  not-lost none              | pass         pass         undecided    fails        fails
+proposed  not-lost won               | won          won          undecided    loses        loses
+proposed  not-lost undecided         | undecided    undecided    undecided    loses        loses
+proposed  not-lost lost              | short        short        short        loses        loses
+proposed  not-lost inside,inside-won | crossed      crossed      crossed      crossed      crossed
+proposed  not-lost unknown           | skip         skip         skip         skip         skip
+proposed  lost     *                 | has-lost     *            *            *            *
+upheld    none     none              | new          new          new-unproven new-fails    new-fails
+upheld    none     won               | new          new          new-unproven new-fails    new-fails
+upheld    none     undecided         | undecided    undecided    new-unproven new-fails    new-fails
+upheld    none     lost              | short        short        new-unproven new-fails    new-fails
+upheld    none     inside,inside-won | crossed-new  *            *            *            *
+upheld    none     unknown           | skip         skip         skip         skip         skip
+upheld    STRICT   none,won,unknown  | pass         worse        worse-unsure regressed    regressed
+upheld    STRICT   undecided         | undecided    worse        worse-unsure regressed    regressed
+upheld    STRICT   lost,inside       | short        worse        worse-unsure regressed    regressed
+upheld    STRICT   inside-won        | contradicts  worse        worse-unsure regressed    regressed
+upheld    LENIENT  none,won,unknown  | pass         pass         worse-unsure regressed    regressed
+upheld    LENIENT  undecided         | undecided    undecided    worse-unsure regressed    regressed
+upheld    LENIENT  lost,inside       | short        short        worse-unsure regressed    regressed
+upheld    LENIENT  inside-won        | contradicts  contradicts  worse-unsure regressed    regressed
+upheld    not-held *                 | never-held   *            *            *            *
+falsified none     not-barred        | overturned   overturned   new-unsure   new-stands   new-stands
+falsified none     undecided         | new-unsure   new-unsure   new-unsure   new-stands   new-stands
+falsified none     lost              | new-short    new-short    new-short    new-stands   new-stands
+falsified held     *                 | has-won      *            *            *            *
+falsified not-held not-barred        | overturned   overturned   unsure       stands       stands
+falsified not-held undecided         | unsure       unsure       unsure       stands       stands
+falsified not-held lost              | stays-short  stays-short  stays-short  stands       stands
 """
 
 MEASURED: Final = "measured"
@@ -66,15 +79,15 @@ ENDS: Final[dict[str, tuple[str, bool, str]]] = {
     "crossed": ("CROSSED", False, "bet-40 closed this door, so nothing was measured"),
     "crossed-new": ("CROSSED", False, "says upheld but has no record"),
     "skip": ("SKIPPED", False, "whether bet-40 closed this door cannot be told"),
-    "proposed-but-lost": ("{lost}", False, "status: proposed contradicts the record"),
-    "upheld-but-lost": ("REGRESSED", False, "status: upheld contradicts the record"),
-    "falsified-but-won": ("OVERTURNED", False, "status: falsified contradicts the record"),
+    "has-lost": ("{lost}", False, "status: proposed contradicts the record"),
+    "never-held": ("REGRESSED", False, "status: upheld contradicts the record"),
+    "has-won": ("OVERTURNED", False, "status: falsified contradicts the record"),
     "new": (MEASURED, True, "unrecorded"),
-    "new-undecided": ("REGRESSED", False, "the claim cannot be told to hold: {verdict}"),
+    "new-unproven": ("REGRESSED", False, "the claim cannot be told to hold: {verdict}"),
     "new-fails": ("REGRESSED", False, "the claim does not hold: {verdict}"),
     "worse": ("REGRESSED", False, "recorded as STRICT, now only LENIENT"),
     "regressed": ("REGRESSED", False, "the claim no longer holds: {verdict}, recorded as"),
-    "regressed-undecided": ("REGRESSED", False, "can no longer be told to hold: INCONCLUSIVE"),
+    "worse-unsure": ("REGRESSED", False, "can no longer be told to hold: INCONCLUSIVE"),
     "contradicts": (MEASURED, True, "the catalogue contradicts itself"),
     "overturned": ("OVERTURNED", False, "the claim holds here: {verdict}"),
     "stands": (MEASURED, True, ""),
@@ -84,9 +97,7 @@ ENDS: Final[dict[str, tuple[str, bool, str]]] = {
     "stays-short": (MEASURED, True, "short of the bar (the lenient criterion) of bet-40"),
     "new-short": (MEASURED, True, "short of the bar (the lenient criterion) of bet-40"),
 }
-REFUSED: Final = frozenset(
-    {"crossed", "crossed-new", "skip", "proposed-but-lost", "upheld-but-lost", "falsified-but-won"}
-)
+REFUSED: Final = frozenset({"crossed", "crossed-new", "skip", "has-lost", "never-held", "has-won"})
 """Cells that are told without measuring."""
 
 Key = tuple[str, str, str, str]
@@ -100,8 +111,8 @@ def expanded() -> dict[Key, str]:
         columns = right.split()
         columns = [column if column != "*" else columns[0] for column in columns]
         for record, challenge in itertools.product(
-            RECORDS if records == "*" else records.split(","),
-            CHALLENGES if challenges == "*" else challenges.split(","),
+            GROUPS.get(records, (records,)),
+            CHALLENGE_GROUPS.get(challenges) or challenges.split(","),
         ):
             for verdict, cell in zip(VERDICTS, columns, strict=True):
                 key = (status, record, challenge, verdict)
