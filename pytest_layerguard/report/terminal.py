@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from pytest_layerguard.report.entry import Told
 
 HEADINGS: Final = (
-    "bet", "model", "done", "base", "variant", "ratio", "unique", "time", "verdict",
+    "bet", "model", "done", "base", "variant", "ratio", "interval", "unique", "time", "verdict",
 )  # fmt: skip
-NUMBERS: Final = frozenset({"base", "variant", "unique", "time"})
+NUMBERS: Final = frozenset({"base", "variant", "ratio", "unique", "time"})
 ELASTIC: Final = frozenset({"bet", "model", "done"})
 LIMITS: Final = (60, 30, 20, 14)
 """Widths that the elastic columns are cut to, one after the other, until the table fits."""
-EXPENDABLE: Final = ("time", "done", "model", "base", "unique", "variant", "ratio")
+EXPENDABLE: Final = ("time", "done", "interval", "base", "unique", "model", "variant", "ratio")
 """Columns that a narrow terminal goes without, the first to go first."""
 
 
@@ -93,7 +93,8 @@ def _row(told: Told) -> dict[str, str]:
         "done": text.plain(told.intervention, LIMITS[0]),
         "base": _bases(told),
         "variant": _spread(told.points("perplexity")),
-        "ratio": _ratio(told),
+        "ratio": _spread(told.points("perplexity_ratio")),
+        "interval": _interval(told),
         "unique": _spread(told.points("unique_tokens")),
         "time": "cached" if entry["cached"] else text.seconds(entry["seconds"]),
         "verdict": entry["word"],
@@ -106,12 +107,11 @@ def _bases(told: Told) -> str:
     return _spread([float(each["perplexity"]) for each in bases if each and "perplexity" in each])
 
 
-def _ratio(told: Told) -> str:
-    """The range of the ratio over the variants, and the outermost ends of their intervals."""
-    points = _spread(told.points("perplexity_ratio"))
+def _interval(told: Told) -> str:
+    """The outermost ends of the ratio's intervals over the variants."""
     found = [each["metrics"].get("perplexity_ratio", {}) for each in told.entry["variants"]]
     ends = [float(ratio[end]) for ratio in found for end in ("low", "high") if end in ratio]
-    return f"{points} [{short(min(ends))}, {short(max(ends))}]" if ends else points
+    return f"[{short(min(ends))}, {short(max(ends))}]" if ends else "-"
 
 
 def _spread(values: Sequence[float]) -> str:

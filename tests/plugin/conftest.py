@@ -34,6 +34,9 @@ def spoken(text):
 
 
 class FakeLaboratory:
+    def expect(self, documents):
+        pass
+
     def measure(self, document, *, bets):
         told = json.loads((bets.parent / "fake.json").read_text(encoding="utf-8"))
         told = told.get(document.bet.id, {})

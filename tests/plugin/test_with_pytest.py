@@ -139,7 +139,7 @@ class TestTable:
                 "layerguard: *, device cpu, torch 2*, transformers *, reference ????????????, *",
                 "*= bets =*",
                 "bet *verdict",
-                "bet-1 *10 *110..800 *11..80 [[]10.5, 90] *2 *CATASTROPHIC",
+                "bet-1 *reference *110..800 *11..80 *2 *CATASTROPHIC",
                 "*= 1 passed*",
             ]
         )

@@ -67,7 +67,7 @@ def test_an_overflow_is_infinite() -> None:
 
 def test_a_bet_that_was_not_measured() -> None:
     line = table(told(base=None, variants=[], word="CROSSED", outcome="failed", seconds=0.0))[1]
-    assert line.split() == ["bet-40", "reference", "skip_layers", *"----", "0.0s", "CROSSED"]
+    assert line.split() == ["bet-40", "reference", "skip_layers", *"-----", "0.0s", "CROSSED"]
 
 
 def test_each_variant_may_have_its_own_base() -> None:
