@@ -28,7 +28,17 @@ def average_experts(plan: Plan, arguments: args.AverageExperts, bench: Bench) ->
 
 
 def drop_experts(plan: Plan, arguments: args.DropExperts, bench: Bench) -> tuple[Plan, ...]:
-    """Takes the least used experts out of the router's choice, and out of the model."""
+    """Takes the least used experts out of the router's choice, and out of the model.
+
+    Use is counted on the bet's own text: how many tokens choose an expert. Of experts used equally often
+    the later ones go.
+
+    What is left is the model that has only the experts that stay: their rows of the router and their
+    weights, nothing of the others. A router's softmax (or sigmoid with its normalisation) is therefore
+    taken over the experts that stay, which is the same as giving the dropped ones a logit of minus
+    infinity. It is not the same as masking them after a softmax over all experts, where the others' shares
+    would not grow.
+    """
     layers = layers_with_experts(arguments.layers, bench, "drop_experts")
     use = bench.expert_use(plan)
     edits: dict[int, Edit] = {}

@@ -44,8 +44,13 @@ def reinitialize_layers(
     (layers,) = arguments.layers.resolve(bench.layers)
 
     def apply(tensors: Tensors, parts: LayerParts) -> Tensors:
-        del tensors
-        return bench.reinitialised(parts.index, arguments.seed)
+        drawn = bench.reinitialised(parts.index, arguments.seed)
+        if any(tensors[name].shape != tensor.shape for name, tensor in drawn.items()):
+            raise InterventionError(
+                f"reinitialize_layers: layer {parts.index} has lost experts to an intervention before; draw it anew "
+                "first and drop experts afterwards"
+            )
+        return drawn
 
     edit = Edit(("reinitialize_layers", arguments.seed), apply)
     return (plan.edited(dict.fromkeys(layers, edit)),)

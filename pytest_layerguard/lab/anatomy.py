@@ -19,10 +19,12 @@ from pytest_layerguard.lab.binding import Sites
 from pytest_layerguard.lab.errors import LabError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from transformers import PreTrainedModel
 
 _POST_NORM: Final = re.compile(
-    r"post_(attention|attn|self_attn|feedforward|ffn|mlp|ff)_?(layer)?_?norm", re.IGNORECASE
+    r"post_(attention|attn|self_attn|feedforward|ffn|mlp|ff)_?(?:layer)?_?norm", re.IGNORECASE
 )
 _ROUTER: Final = re.compile(r"(^|\.)(gate|router)(\.|$)")
 _COUNTERS: Final = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -129,8 +131,18 @@ def _parts(index: int, layer: nn.Module) -> LayerParts:
         if name in experts
         or (tensor.dim() == 2 and name not in routers and _is_linear(layer, name))
     )
-    post = tuple(name for name in tensors if _POST_NORM.search(name))
-    return LayerParts(index, layer, tensors, banks, linear, post)
+    return LayerParts(index, layer, tensors, banks, linear, _post_norms(tensors))
+
+
+def _post_norms(names: Iterable[str]) -> tuple[str, ...]:
+    """Norms behind attention and behind the feed-forward, for layers that have both.
+
+    A layer that has the first alone (Llama's ``post_attention_layernorm``) names by it the norm that stands
+    in front of its feed-forward, outside the residual branch.
+    """
+    found = {name: match for name in names if (match := _POST_NORM.search(name))}
+    behind = {match[1].startswith(("attention", "attn", "self")) for match in found.values()}
+    return tuple(found) if behind == {True, False} else ()
 
 
 def _is_linear(layer: nn.Module, name: str) -> bool:

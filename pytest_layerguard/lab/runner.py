@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pytest_layerguard.interventions.bench import InterventionError
 from pytest_layerguard.lab import binding
 from pytest_layerguard.lab.errors import LabError
 
@@ -151,12 +152,19 @@ class Runner:
             yield
 
     def materialise(self, weights: Weights) -> dict[str, Tensor]:
-        """Computes a layer's tensors after its edits; those that no edit touches are the model's own."""
+        """Computes a layer's tensors after its edits; those that no edit touches are the model's own.
+
+        Raises:
+            LabError: If an edit does not go with this layer.
+        """
         parts = self.anatomy.parts[weights.layer]
         tensors = dict(parts.tensors)
-        with torch.no_grad():
-            for edit in weights.edits:
-                tensors |= edit.apply(tensors, parts)
+        try:
+            with torch.no_grad():
+                for edit in weights.edits:
+                    tensors |= edit.apply(tensors, parts)
+        except InterventionError as error:
+            raise LabError(str(error)) from error
         return tensors
 
     def step(

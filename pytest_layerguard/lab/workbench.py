@@ -69,23 +69,26 @@ class Workbench:
     def reinitialised(self, layer: int, seed: int) -> Mapping[str, Tensor]:
         """Draws a layer's parameters by the model's own initialiser, on the CPU in fp32, from a seed.
 
-        Buffers stay as they are: they are not drawn.
+        The initialiser is that of the text decoder, as transformers itself chooses it inside a multimodal
+        wrapper. Buffers stay as they are: they are not drawn.
 
         Raises:
             InterventionError: If the initialiser leaves a parameter untouched.
         """
-        block = self._runner.anatomy.layers[layer]
+        anatomy = self._runner.anatomy
+        block = anatomy.layers[layer]
+        initialise = getattr(anatomy.decoder, "_init_weights", anatomy.model._init_weights)
         fresh = copy.deepcopy(block).to(device="cpu", dtype=torch.float32)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             for parameter in fresh.parameters():
                 parameter.fill_(torch.nan)
             torch.manual_seed(seed * 10_007 + layer)
-            fresh.apply(self._runner.anatomy.model._init_weights)
+            fresh.apply(initialise)
         drawn = dict(fresh.named_parameters())
         untouched = [name for name, tensor in drawn.items() if tensor.isnan().any()]
         if untouched:
             raise InterventionError(
-                f"reinitialize_layers: the initialiser of {type(self._runner.anatomy.model).__name__} leaves "
+                f"reinitialize_layers: the initialiser of {type(anatomy.model).__name__} leaves "
                 f"{', '.join(untouched[:4])} as they are; there is nothing to draw them from"
             )
         own = dict(block.named_parameters())
