@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import families, plain
+from support.workshop import (
+    BATCHES,
+    WINDOWS,
+    agree,
+    exactly_the_base,
+    planned,
+    runner_of,
+    swept,
+    unchanged,
+)
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
 from pytest_layerguard.interventions.bench import InterventionError
@@ -21,57 +28,9 @@ from pytest_layerguard.lab.anatomy import Anatomy
 from pytest_layerguard.lab.errors import LabError
 from pytest_layerguard.lab.runner import Runner
 from pytest_layerguard.lab.sampling import greedy, speak
-from pytest_layerguard.lab.sweep import Swept, sweep
-from pytest_layerguard.lab.windows import Batch, Contract, batched, cut
+from pytest_layerguard.lab.sweep import sweep
+from pytest_layerguard.lab.windows import Batch, batched
 from pytest_layerguard.lab.workbench import Workbench
-
-WINDOWS = cut(families.text(41), Contract(40, 16, 16, bos=None))
-BATCHES = batched(WINDOWS, 2)
-
-
-def runner_of(family: str) -> Runner:
-    return Runner(Anatomy.of(families.model(family)))
-
-
-def planned(runner: Runner, kind: str, arguments: dict[str, object]) -> tuple[Plan, ...]:
-    told = BUILTIN_KINDS[kind].model_validate(arguments)
-    bench = Workbench(runner, BATCHES, families.VOCABULARY, lambda _: WINDOWS)
-    return Registry.of()[kind].load()(Plan.untouched(len(runner.anatomy)), told, bench)
-
-
-def swept(runner: Runner, *plans: Plan) -> Swept:
-    return sweep(runner, BATCHES, Plan.untouched(len(runner.anatomy)), plans, families.VOCABULARY)
-
-
-def agree(result: Swept, index: int, base: PreTrainedModel, changed: PreTrainedModel) -> None:
-    """Perplexity to 1e-5 relative, KL to 1e-6 absolute."""
-    ours = result.variants[index]
-    wanted = plain.losses(changed, WINDOWS)
-    assert float(ours.losses.double().mean().exp()) == pytest.approx(
-        float(wanted.mean().exp()), rel=1e-5
-    )
-    expected = plain.divergence(base, changed, WINDOWS)
-    assert float(ours.kl.double().mean()) == pytest.approx(expected, rel=1e-5, abs=1e-6)
-    assert float(result.base.double().mean().exp()) == pytest.approx(
-        float(plain.losses(base, WINDOWS).mean().exp()), rel=1e-5
-    )
-
-
-@contextmanager
-def unchanged(model: PreTrainedModel) -> Iterator[None]:
-    """Every tensor of the model is, bit for bit, what and where it was, and every attribute too."""
-    tensors = {
-        name: (tensor, tensor.clone()) for name, tensor in model.state_dict(keep_vars=True).items()
-    }
-    attributes = {name: dict(vars(module)) for name, module in model.named_modules()}
-    yield
-    after = model.state_dict(keep_vars=True)
-    assert after.keys() == tensors.keys()
-    for name, (tensor, copy) in tensors.items():
-        assert after[name] is tensor, name
-        assert torch.equal(tensor, copy), name
-    for name, module in model.named_modules():
-        assert vars(module).keys() == attributes[name].keys(), name
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
@@ -140,11 +99,7 @@ def test_doing_nothing_is_exactly_nothing(family: str) -> None:
             )
         }
     )
-    result = swept(runner, nothing, same)
-    for scores in result.variants:
-        assert torch.equal(scores.losses, result.base)
-        assert float(scores.kl.abs().max()) == 0.0
-        assert float(scores.agreement.min()) == 1.0
+    exactly_the_base(swept(runner, nothing, same))
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)

@@ -6,7 +6,7 @@ Nothing here uses the laboratory, so that agreement with it means something.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -147,3 +147,110 @@ def continued(
         logits[list(forbidden)] = -torch.inf
         ids.append(int(logits.argmax()))
     return ids[len(prompt) :]
+
+
+def zeroed(model: PreTrainedModel, layer: int, keep: Sequence[str] = ()) -> PreTrainedModel:
+    """A copy with every parameter of a layer zero but for those whose name holds a word of ``keep``."""
+    changed = copy.deepcopy(model)
+    for name, parameter in layers_of(changed)[layer].named_parameters():
+        if not any(word in name for word in keep):
+            parameter.zero_()
+    return changed
+
+
+def written(model: PreTrainedModel, tensors: Mapping[int, Mapping[str, Tensor]]) -> PreTrainedModel:
+    """A copy with tensors written into its layers."""
+    changed = copy.deepcopy(model)
+    for layer, named in tensors.items():
+        state = layers_of(changed)[layer].state_dict()
+        for name, tensor in named.items():
+            state[name].copy_(tensor)
+    return changed
+
+
+def in_columns(model: PreTrainedModel) -> bool:
+    """Whether this model keeps an output of a matrix in a column: Conv1D, and the experts of GPT-OSS."""
+    return type(model).__name__.startswith(("GPT2", "GptOss"))
+
+
+def rounded(
+    model: PreTrainedModel, scale: str, group: int | None, to: Callable[[Tensor], Tensor]
+) -> PreTrainedModel:
+    """A copy with each matrix rounded group by group, one number at a time of ``to``'s choosing."""
+    changed = copy.deepcopy(model)
+    for block in layers_of(changed):
+        for name, matrix in matrices(block):
+            experts = name.rpartition(".")[2].isdigit()
+            columns = in_columns(model) and (experts or not type(model).__name__.startswith("Gpt"))
+            rows = matrix.T.clone() if columns else matrix.clone()
+            if scale == "tensor":
+                rows = to(rows.flatten()).view_as(rows)
+            else:
+                for row in rows:
+                    for piece in row.split(group or len(row)):
+                        piece.copy_(to(piece))
+            matrix.copy_(rows.T if columns else rows)
+    return changed
+
+
+def absmean(weights: Tensor) -> Tensor:
+    """Each weight is -1, 0 or 1 times the mean magnitude (arXiv 2402.17764, equations 1 to 3)."""
+    scale = sum(abs(weight) for weight in weights.tolist()) / len(weights)
+    return torch.tensor([max(-1, min(1, round(w / scale))) * scale for w in weights.tolist()])
+
+
+def nearest(bits: int) -> Callable[[Tensor], Tensor]:
+    """Each weight is the nearest of ``2^bits - 1`` multiples of a step, the largest magnitude at the end."""
+
+    def to(weights: Tensor) -> Tensor:
+        step = float(weights.abs().max()) / (2 ** (bits - 1) - 1)
+        return torch.tensor([round(weight / step) * step for weight in weights.tolist()])
+
+    return to
+
+
+def with_fewer_experts(
+    model: PreTrainedModel, dropped: Mapping[int, Mapping[str, Sequence[int]]]
+) -> PreTrainedModel:
+    """A model that its configuration builds with fewer experts, given the rows of those that stay."""
+    count = len(next(iter(next(iter(dropped.values())).values())))
+    config = copy.deepcopy(model.config)
+    for name in ("num_experts", "num_local_experts", "n_routed_experts"):
+        if name in config.to_dict():
+            setattr(config, name, getattr(config, name) - count)
+    smaller = type(model)(config).eval().requires_grad_(False)
+    taken = model.state_dict()
+    for layer, mixtures in dropped.items():
+        for module, experts in mixtures.items():
+            start = f"model.layers.{layer}.{module}."
+            for name, tensor in smaller.state_dict().items():
+                whole = taken[name]
+                if name.startswith(start) and len(tensor) < len(whole):
+                    stay = [index for index in range(len(whole)) if index not in experts]
+                    taken[name] = whole[stay]
+    smaller.load_state_dict(taken)
+    return smaller
+
+
+def influence(model: PreTrainedModel, windows: Windows) -> list[float]:
+    """1 minus the mean cosine between what goes into a layer and what comes out of it."""
+    sums: dict[int, list[float]] = {}
+    handles = []
+    for index, block in enumerate(layers_of(model)):
+
+        def hook(
+            _: nn.Module, args: object, kwargs: object, out: object, index: int = index
+        ) -> None:
+            assert isinstance(args, tuple)
+            assert isinstance(kwargs, dict)
+            before = (args[0] if args else kwargs["hidden_states"])[0].double()
+            after = (out[0] if isinstance(out, tuple) else out)[0].double()  # type: ignore[index]
+            for one, other in zip(before, after, strict=True):
+                cosine = one @ other / (one.norm() * other.norm())
+                sums.setdefault(index, []).append(float(cosine))
+
+        handles.append(block.register_forward_hook(hook, with_kwargs=True))
+    log_probabilities(model, windows)
+    for handle in handles:
+        handle.remove()
+    return [1 - sum(each) / len(each) for each in sums.values()]
