@@ -29,6 +29,8 @@ def test_nothing_asked(pytester: pytest.Pytester) -> None:
         roots=(),
         require=frozenset(),
         record=False,
+        cache=None,
+        fresh=False,
         allow_unpinned=False,
         allow_remote_code=False,
     )
@@ -99,7 +101,7 @@ def test_no_requirement(pytester: pytest.Pytester) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["record", "allow_unpinned", "allow_remote_code"])
+@pytest.mark.parametrize("name", ["record", "fresh", "allow_unpinned", "allow_remote_code"])
 def test_a_flag(pytester: pytest.Pytester, name: str) -> None:
     assert not getattr(settings(pytester), name)
     assert getattr(settings(pytester, f"--layerguard-{name.replace('_', '-')}"), name)
@@ -108,6 +110,10 @@ def test_a_flag(pytester: pytest.Pytester, name: str) -> None:
 
 def test_a_report_path_starts_from_here(pytester: pytest.Pytester) -> None:
     assert settings(pytester, "--layerguard-json=out/a.json").json == pytester.path / "out/a.json"
+
+
+def test_a_cache_folder_starts_from_here_and_need_not_exist(pytester: pytest.Pytester) -> None:
+    assert settings(pytester, "--layerguard-cache=kept").cache == pytester.path / "kept"
 
 
 def test_a_report_cannot_be_a_directory(pytester: pytest.Pytester) -> None:
