@@ -146,8 +146,9 @@ def straight_through(apply: Apply) -> Held:
         def rounded(current: Tensors) -> Tensors:
             with torch.no_grad():
                 changed = apply(current, parts)
+            # Exactly the rounded value: what is added to it is zero, but for its gradient.
             return {
-                name: current[name] + (changed[name] - current[name]).detach() for name in changed
+                name: changed[name] + (current[name] - current[name].detach()) for name in changed
             }
 
         return rounded
@@ -176,7 +177,8 @@ def _in_rows(
         matrices = matrices.transpose(-1, -2)
     changed = change(matrices)
     if transposed:
-        changed = changed.transpose(-1, -2)
+        # Laid out in memory as before: a matrix product rounds otherwise with another layout.
+        changed = changed.transpose(-1, -2).contiguous()
     return changed if tensor.dim() == 3 else changed.squeeze(0)
 
 
