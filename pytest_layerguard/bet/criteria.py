@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic_core import CoreSchema, core_schema
 
 from pytest_layerguard.bet import interval as arithmetic
-from pytest_layerguard.bet import syntax
+from pytest_layerguard.bet import power, syntax
 from pytest_layerguard.bet.interval import Interval, Truth
 from pytest_layerguard.bet.metrics import METRICS
 from pytest_layerguard.bet.part import refusal, shown
@@ -82,30 +82,13 @@ class Straddle:
     bar: Interval
     comparison: str
 
-    def tokens_to_decide(self, tokens: int) -> int | None:
-        """Return how many tokens in all would decide in 80 % of cases, given ``tokens`` measured.
+    def tokens_to_decide(self, tokens: int, windows: int, comparisons: int = 1) -> int | None:
+        """Return how many tokens in all would decide with a probability of 80 %.
 
-        The interval's half-width shrinks with the square root of the number of windows; the factor
-        (1.96 + 0.84) / 1.96 is the usual one for a power of 80 % at a two-sided 5 %. None where no
-        number can be told: the estimate lies on the bar, or the interval is unbounded.
+        Of what was measured on ``tokens`` tokens in ``windows`` windows, with intervals that hold together
+        over ``comparisons``; see :func:`power.tokens_for_gap`. None where no number can be told.
         """
-        sides = (self.interval, self.bar)
-        scale: Callable[[float], float] = lambda value: value  # noqa: E731
-        if all(side.low > 0 and math.isfinite(side.high) for side in sides):
-            # Ratios and perplexities have symmetric intervals in log space.
-            scale = math.log
-        value, bar = scale(self.interval.value), scale(self.bar.value)
-        gap = abs(value - bar)
-        below = value < bar
-        upper, lower = (self.interval, self.bar) if below else (self.bar, self.interval)
-        width = (scale(upper.high) - scale(upper.value)) + (scale(lower.value) - scale(lower.low))
-        if gap == 0 or not math.isfinite(width) or not math.isfinite(gap):
-            return None
-        factor = (_POWER * width / gap) ** 2
-        return math.ceil(tokens * factor) if factor < 1e12 else None
-
-
-_POWER: Final = (1.959964 + 0.841621) / 1.959964
+        return power.tokens_for_gap(self.interval, self.bar, tokens, windows, comparisons)
 
 
 @dataclass(frozen=True)

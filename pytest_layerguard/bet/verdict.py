@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from pytest_layerguard.bet import power
 from pytest_layerguard.bet.interval import Truth
 
 if TYPE_CHECKING:
@@ -74,6 +75,29 @@ def judge(criteria: Criteria, rows: Sequence[Row]) -> Judgement:
         catastrophic.truth if catastrophic else Truth.FALSE,
     )
     return Judgement(verdict, strict, lenient, catastrophic, decided_by)
+
+
+def tokens_for_verdict(
+    criteria: Criteria, rows: Sequence[Row], tokens: int, windows: int, comparisons: int
+) -> int | None:
+    """Return on how many tokens there would be a verdict with a probability of 80 %.
+
+    Of what was measured on ``tokens`` tokens in ``windows`` windows, with intervals that hold together
+    over ``comparisons``; see :mod:`power`. None where no number can be told.
+    """
+    given = (criteria.strict, criteria.lenient, criteria.catastrophic)
+    names = {each.metric for criterion in given if criterion for each in criterion.references}
+    lean = [
+        replace(row, metrics={name: row.metrics[name] for name in names & row.metrics.keys()})
+        for row in rows
+    ]
+    return power.tokens_for_rows(
+        lambda drawn: judge(criteria, drawn).verdict is not Verdict.INCONCLUSIVE,
+        lean,
+        tokens,
+        windows,
+        comparisons,
+    )
 
 
 def _verdict(strict: Truth, lenient: Truth, catastrophic: Truth) -> tuple[Verdict, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from pytest_layerguard.bet.digest import digest
 from pytest_layerguard.bet.interval import Truth
 from pytest_layerguard.bet.problems import printable
-from pytest_layerguard.bet.verdict import Judgement, Verdict, judge
+from pytest_layerguard.bet.verdict import Judgement, Verdict, judge, tokens_for_verdict
 from pytest_layerguard.catalogue import outcome
 from pytest_layerguard.catalogue.crossing import Bar, Crossing, Looks, bar, crossings, mistakes
 from pytest_layerguard.catalogue.numbers import measured
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet.arguments import Kinds
     from pytest_layerguard.bet.metrics import Metric
-    from pytest_layerguard.bet.model import Bet
+    from pytest_layerguard.bet.model import Bet, Criteria
     from pytest_layerguard.bet.reading import BetDocument
     from pytest_layerguard.lab.results import BetResult
 
@@ -131,7 +131,7 @@ class Judge:
             messages=(
                 *decision.messages,
                 *_bars_told(bars, held=decision.word),
-                *_more_tokens(judgement, result, decision.word),
+                *_more_tokens(bet.criteria, judgement, result, decision.word),
                 *(
                     "\n".join(each.lines(self.root, challenged=True))
                     for each in file.held_to
@@ -288,18 +288,25 @@ def _bars_told(bars: Mapping[str, Bar], *, held: Word) -> Iterator[str]:
             yield f"the bar of {id_}: {each.told}"
 
 
-def _more_tokens(judgement: Judgement, result: BetResult, word: Word) -> Iterator[str]:
-    """Say for each interval that straddles a bar how many tokens would decide."""
+def _more_tokens(
+    criteria: Criteria, judgement: Judgement, result: BetResult, word: Word
+) -> Iterator[str]:
+    """Say for each interval that straddles a bar how many tokens would decide, and how many all together."""
     if judgement.verdict is not Verdict.INCONCLUSIVE or word is Word.CROSSED:
         return
+    ground = (result.tokens, result.windows, len(result.variants))
     for straddle in judgement.straddling:
-        tokens = straddle.tokens_to_decide(result.tokens)
+        tokens = straddle.tokens_to_decide(*ground)
         enough = "no number of tokens can be told" if tokens is None else f"about {tokens:,} tokens"
         at = f" ({straddle.variant})" if straddle.variant else ""
         yield printable(
             f"{straddle.comparison}{at}: {straddle.interval} against {straddle.bar}; "
             f"measured on {result.tokens:,} tokens, {enough} would decide"
         )
+    if len(judgement.straddling) > 1:
+        tokens = tokens_for_verdict(criteria, result.rows(), *ground)
+        if tokens is not None:
+            yield f"a verdict would take about {tokens:,} tokens"
 
 
 def _conditions(file: _File, result: BetResult, decision: Decision) -> Iterator[str]:

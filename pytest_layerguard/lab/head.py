@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 _CHUNK_ELEMENTS: Final = {"cpu": 2**22, "cuda": 2**27}
 """Logits held at a time, in elements; enough for the matrix product to run at full speed."""
 
+_FAINT: Final = -69.0
+"""Log-probability of 1e-30, below which a token counts as ruled out: 1/p must not overflow."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -58,17 +61,16 @@ def compare(
     for start in range(0, len(labels), rows):
         span = slice(start, start + rows)
         wanted = labels[span].to(base[0].device)
-        reference = _log_probabilities(base, span)
+        likeliest, reference = _predicted(base, span)
         base_losses.append(_losses(reference, wanted))
-        likeliest = reference.argmax(-1)
-        probabilities = reference.exp()
+        divergence = _Divergence(reference)
         for part, variant in zip(parts, variants, strict=True):
-            log_probabilities = _log_probabilities(variant, span)
+            likeliest_now, log_probabilities = _predicted(variant, span)
             part.append(
                 Scores(
                     _losses(log_probabilities, wanted),
-                    _divergence(probabilities, reference, log_probabilities),
-                    (log_probabilities.argmax(-1) == likeliest).float().cpu(),
+                    divergence.to(log_probabilities),
+                    (likeliest_now == likeliest).float().cpu(),
                 )
             )
     return torch.cat(base_losses), [joined(part) for part in parts]
@@ -83,17 +85,40 @@ def joined(parts: Sequence[Scores]) -> Scores:
     )
 
 
-def _log_probabilities(source: tuple[Tensor, Callable[[Tensor], Tensor]], span: slice) -> Tensor:
+def _predicted(
+    source: tuple[Tensor, Callable[[Tensor], Tensor]], span: slice
+) -> tuple[Tensor, Tensor]:
+    """The most likely token of each row ``[n]`` and the log-probabilities ``[n, V]``."""
     hidden, head = source
-    return head(hidden[span]).float().log_softmax(-1)
+    logits = head(hidden[span]).float()
+    # Of the logits: normalising rounds, and would make equals of two tokens that are not.
+    return logits.argmax(-1), logits.log_softmax(-1)
 
 
 def _losses(log_probabilities: Tensor, labels: Tensor) -> Tensor:
     return -log_probabilities.gather(-1, labels.unsqueeze(-1)).squeeze(-1).cpu()
 
 
-def _divergence(probabilities: Tensor, reference: Tensor, other: Tensor) -> Tensor:
-    # A token that the base rules out entirely adds nothing, whatever the variant makes of it; without the
-    # mask, minus infinity less minus infinity would make it NaN.
-    terms = torch.where(probabilities > 0, probabilities * (reference - other), 0.0)
-    return terms.sum(-1).cpu()
+class _Divergence:
+    """KL from one base to many variants, summed as p(r + exp(-r) - 1) with r = ln p - ln q.
+
+    The terms add up to the sum of p r, because p and q each add up to 1, but none is below 0, and an error
+    of r, which rounding makes of the same size for all tokens of a row, counts by its square only. So a
+    divergence far below the rounding of a log-probability is still right.
+    """
+
+    def __init__(self, reference: Tensor) -> None:
+        """Args: ``reference``: log-probabilities of the base, ``[n, V]``."""
+        faint = reference < _FAINT
+        self._faint = faint if bool(faint.any()) else None
+        self._reference = reference if self._faint is None else reference.clamp_min(_FAINT)
+        self._probabilities = self._reference.exp()
+
+    def to(self, other: Tensor) -> Tensor:
+        """KL(base ‖ other) of each row, ``[n]``, on the CPU; infinite where the other rules out too much."""
+        if self._faint is not None:
+            # What the base rules out adds the other's probability, whether or not that is 0 as well.
+            other = torch.where(self._faint, other.clamp_min(_FAINT), other)
+        ratio = self._reference - other
+        terms = self._probabilities * (ratio + torch.expm1(-ratio))
+        return terms.sum(-1).cpu()

@@ -118,13 +118,15 @@ class Laboratory:
         eye_test = spoken(subject.runner, subject.loaded, arms, bet.measure.speak)
         plans = [plan for arm in arms for plan in arm.plans]
         also = self._companions(document, subject, source)
+        # A criterion may range over all of them, so their intervals hold together.
+        comparisons = len(arms) * len(readings) * len(bet.model.checkpoints())
         bases: list[BaseResult] = []
         variants: list[VariantResult] = []
         for name, reading in readings.items():
             losses, scores = subject.scores(reading, plans, also)
             place = (samples, eye_test, name, checkpoint)
             bases.append(told_base(subject, bet.measure, reading, losses, *place))
-            variants += told_variants(subject, reading, losses, scores, arms, *place)
+            variants += told_variants(subject, reading, losses, scores, arms, comparisons, *place)
         alone = evaluations([subject.base, *plans])
         return _Part(
             readings=tuple(readings.values()),

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from pytest_layerguard.bet.criteria import Interval
-from pytest_layerguard.lab.intervals import Mean, clustered, exponential
+from pytest_layerguard.bet.interval import greatest, least
+from pytest_layerguard.lab.intervals import Mean, clustered, exponential, share
 from pytest_layerguard.lab.results import LossProfile, TokenHarm
 
 if TYPE_CHECKING:
@@ -69,17 +70,17 @@ def variant_metrics(
     Returns:
         Intervals of ``perplexity``, ``base_perplexity``, ``perplexity_ratio``, ``kl`` and ``top1_agreement``.
     """
+    together = comparisons * len(directions)
 
-    def worst(pick: Callable[[Scores], Tensor], sign: int = 1) -> Interval:
-        means = [_mean(pick(scores), ground) for scores in directions]
-        return max(means, key=lambda mean: sign * mean.value).interval(comparisons)
+    def worst(pick: Callable[[Scores], Tensor]) -> Interval:
+        return greatest(_mean(pick(scores), ground).interval(together) for scores in directions)
 
     return {
         "perplexity": exponential(worst(lambda scores: scores.losses)),
         "base_perplexity": exponential(_mean(base, ground).interval()),
         "perplexity_ratio": exponential(worst(lambda scores: scores.losses - base)),
-        "kl": worst(lambda scores: scores.kl),
-        "top1_agreement": worst(lambda scores: scores.agreement, -1),
+        "kl": _not_negative(worst(lambda scores: scores.kl)),
+        "top1_agreement": least(_agreement(scores, ground, together) for scores in directions),
     }
 
 
@@ -99,8 +100,10 @@ def gap(
     replacement: Sequence[Scores], interchange: Scores, ground: Ground, comparisons: int
 ) -> Interval:
     """Replacement swap-KL minus interchange swap-KL of one pair, paired token by token."""
-    worst = max(replacement, key=lambda scores: _mean(scores.kl, ground).value)
-    return _mean(worst.kl - interchange.kl, ground).interval(comparisons)
+    together = comparisons * len(replacement)
+    return greatest(
+        _mean(scores.kl - interchange.kl, ground).interval(together) for scores in replacement
+    )
 
 
 def profile(
@@ -138,3 +141,14 @@ def _means(
 
 def _mean(values: Tensor, ground: Ground) -> Mean:
     return clustered(values.double().numpy(), ground.windows)
+
+
+def _agreement(scores: Scores, ground: Ground, comparisons: int) -> Interval:
+    if not bool(scores.kl.any()):
+        # Nothing changed at all, which is known and not estimated.
+        return Interval.point(float(scores.agreement.double().mean()))
+    return share(scores.agreement.double().numpy(), ground.windows, comparisons)
+
+
+def _not_negative(interval: Interval) -> Interval:
+    return Interval(interval.value, max(0.0, interval.low), interval.high)

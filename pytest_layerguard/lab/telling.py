@@ -56,16 +56,17 @@ def told_variants(
     losses: Tensor,
     scores: Mapping[Plan, Scores],
     arms: Sequence[Arm],
+    comparisons: int,
     samples: Talk,
     eye_test: Talk,
     text: str | None,
     checkpoint: str | None,
 ) -> list[VariantResult]:
-    """Every variant on one text, in order."""
-    gaps = _gaps(reading, scores, arms)
+    """Every variant on one text, in order; the intervals hold together over so many comparisons."""
+    gaps = _gaps(reading, scores, arms, comparisons)
     variants: list[VariantResult] = []
     for index, arm in enumerate(arms):
-        scored = _scored(subject, reading, losses, scores, arm, len(arms))
+        scored = _scored(subject, reading, losses, scores, arm, comparisons)
         metrics = {**scored.metrics, **_unique(samples.fewest, fewest(samples.variants[index]))}
         if _PAIRS & set(arm.kinds):
             metrics |= gaps.get(arm.target, {})
@@ -122,7 +123,7 @@ def _unique(base: Interval | None, variant: Interval | None) -> dict[str, Interv
 
 
 def _gaps(
-    reading: Reading, scores: Mapping[Plan, Scores], arms: Sequence[Arm]
+    reading: Reading, scores: Mapping[Plan, Scores], arms: Sequence[Arm], comparisons: int
 ) -> dict[str, dict[str, Interval]]:
     """The protocol gap of each target that has both a replacement and an interchange."""
     replaced = {arm.target: arm for arm in arms if arm.kinds == ("replace_layers",)}
@@ -134,7 +135,7 @@ def _gaps(
                 [scores[plan] for plan in replaced[target].plans],
                 scores[interchanged[target].plans[0]],
                 reading.ground,
-                len(both),
+                comparisons,
             )
         }
         for target in both

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_layerguard.bet.criteria import CriterionError, Expression, Interval, Row, Straddle
+from pytest_layerguard.bet.criteria import CriterionError, Expression, Interval, Row
 from pytest_layerguard.bet.interval import Truth, greatest, least, mean
 
 
@@ -445,25 +445,6 @@ def test_only_what_keeps_from_deciding_straddles():
     assert not Expression.parse("perplexity_ratio <= 3 and kl > 5").evaluate(rows).straddling
     (only,) = Expression.parse("perplexity_ratio <= 3 and kl < 5").evaluate(rows).straddling
     assert only.metric == "perplexity_ratio"
-
-
-def straddle(low: float, value: float, high: float, bar: float) -> Straddle:
-    return Straddle("kl", "skip-0", Interval(value, low, high), Interval.point(bar), "kl <= 1")
-
-
-def test_tokens_to_decide_grow_with_the_square_of_what_is_missing():
-    power = ((1.959964 + 0.841621) / 1.959964) ** 2
-    assert straddle(-1, 1, 3, 2).tokens_to_decide(1_000) == math.ceil(4_000 * power)
-    assert straddle(-1, 1, 3, -0.5).tokens_to_decide(1_000) == math.ceil(
-        1_000 * (2 / 1.5) ** 2 * power
-    )
-    # In log space where a ratio is: from 2 to the bar 4 as far as from 2 to its end 8.
-    assert straddle(0.5, 2, 8, 4).tokens_to_decide(1_000) == math.ceil(4_000 * power)
-
-
-def test_tokens_to_decide_are_not_told_where_none_would():
-    assert straddle(1, 2, 3, 2).tokens_to_decide(1_000) is None
-    assert straddle(-math.inf, 0, math.inf, 2).tokens_to_decide(1_000) is None
 
 
 @pytest.mark.parametrize("ends", [(math.nan, 0, 1), (0, 2, 1), (0, math.nan, 1), (0, 0, math.nan)])

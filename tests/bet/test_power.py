@@ -1,0 +1,146 @@
+"""The number of tokens that would decide: what it grows with, and that it does decide."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+from pytest_layerguard.bet.criteria import Expression, Interval, Row, Straddle, Truth
+from pytest_layerguard.bet.model import Criteria
+from pytest_layerguard.bet.power import scale_of
+from pytest_layerguard.bet.student import quantile
+from pytest_layerguard.bet.verdict import Verdict, judge, tokens_for_verdict
+
+WINDOW = 128
+
+
+def straddle(low: float, value: float, high: float, bar: float | Interval) -> Straddle:
+    side = bar if isinstance(bar, Interval) else Interval.point(bar)
+    return Straddle("kl", "skip-0", Interval(value, low, high), side, "kl <= 1")
+
+
+def decides(open_: Straddle, windows: int = 64, comparisons: int = 1) -> int:
+    found = open_.tokens_to_decide(windows * WINDOW, windows, comparisons)
+    assert found is not None
+    assert found % WINDOW == 0
+    return found
+
+
+def test_the_nearer_the_bar_the_more_tokens():
+    found = [decides(straddle(-1, 1, 3, bar)) for bar in (2.9, 2.5, 2, 1.5, 1)]
+    assert found == sorted(found)
+    assert len(set(found)) == len(found)
+    assert found[0] > 64 * WINDOW
+
+
+def test_a_bar_below_takes_as_many_as_one_above():
+    assert decides(straddle(-1, 1, 3, 2)) == decides(straddle(-1, 1, 3, 0))
+
+
+def test_an_estimate_on_the_bar_is_decided_by_how_far_it_may_be_from_it():
+    # With the noise known, the new estimate is normal around the bar with variance 1 + 1/k in squared errors of
+    # the old one; it is decided where that exceeds 1.96/sqrt(k), which 85 % of a normal's draws do at 0.189.
+    factor = decides(straddle(-1, 1, 3, 1), windows=4096) / (4096 * WINDOW)
+    nearest = NormalDist().inv_cdf(0.575)
+    assert factor == pytest.approx((1.96 / nearest) ** 2 - 1, rel=0.03)
+
+
+def test_a_ratio_is_reckoned_with_in_log_space():
+    # From 2 to the bar 4 as far as from 2 to its end 8 in two halves, and so from 1 to 2 of 3.
+    assert decides(straddle(0.5, 2, 8, 4)) == decides(straddle(-1, 1, 3, 2))
+    assert scale_of(Interval(2, 0.5, 8)) is math.log
+    assert scale_of(Interval(2, 1, 3))(2.0) == 2.0
+
+
+def test_more_comparisons_take_more_tokens():
+    few, many = (
+        decides(straddle(-quantile(64, m), 0, quantile(64, m), 1), comparisons=m) for m in (1, 48)
+    )
+    assert many > 2 * few
+
+
+def test_an_uncertain_bar_adds_its_own_width():
+    alone, both = straddle(-1, 1, 3, 2), straddle(-1, 1, 3, Interval(2, 1, 3))
+    assert decides(both) > 1.5 * decides(alone)
+
+
+def test_no_number_where_none_would_do():
+    assert straddle(-math.inf, 0, math.inf, 2).tokens_to_decide(1_024, 8) is None
+    assert straddle(0, 1, math.inf, 2).tokens_to_decide(1_024, 8) is None
+    assert straddle(1, 1, 1, 1).tokens_to_decide(1_024, 8) is None
+
+
+@pytest.mark.parametrize("windows", [8, 22, 64])
+@pytest.mark.parametrize("errors", [0.6, 1, 2])
+def test_it_does_decide_in_80_of_100_cases(windows: int, errors: float):
+    random = np.random.default_rng(windows)
+    again = []
+    gap = errors / math.sqrt(windows)
+    while len(again) < 200:
+        found = _measured(random, gap, windows)
+        if not found.low <= 0 <= found.high:
+            continue
+        named = decides(straddle(found.low, found.value, found.high, 0), windows)
+        later = _measured(random, gap, named // WINDOW)
+        again.append(not later.low <= 0 <= later.high)
+    assert np.mean(again) >= 0.8
+
+
+def _measured(random: np.random.Generator, gap: float, windows: int) -> Interval:
+    """What so many normal windows of mean ``gap`` and deviation 1 measure, without drawing each."""
+    mean = gap + random.normal() / math.sqrt(windows)
+    deviation = math.sqrt(random.chisquare(windows - 1) / (windows - 1))
+    half = quantile(windows) * deviation / math.sqrt(windows)
+    return Interval(mean, mean - half, mean + half)
+
+
+def rows(*intervals: tuple[float, float, float]) -> list[Row]:
+    return [
+        Row(f"skip-{n}", str(n), None, None, None, {"kl": Interval(value, low, high)})
+        for n, (low, value, high) in enumerate(intervals)
+    ]
+
+
+def criteria(lenient: str) -> Criteria:
+    return Criteria(lenient=Expression.parse(lenient))
+
+
+def test_one_gap_is_told_alike_alone_and_as_a_verdict():
+    for value in (1.2, 1.5, 1.9):
+        alone = decides(straddle(value - 1, value, value + 1, 1))
+        whole = tokens_for_verdict(
+            criteria("kl <= 1"), rows((value - 1, value, value + 1)), 8192, 64, 1
+        )
+        assert whole == pytest.approx(alone, rel=0.15)
+
+
+def test_a_verdict_needs_only_what_it_rests_on():
+    near, far = (0.0, 1.0, 2.0), (0.95, 1.9, 2.85)
+    either = tokens_for_verdict(criteria("any(kl <= 1)"), rows(near, far), 8192, 64, 2)
+    both = tokens_for_verdict(
+        criteria("all(kl <= 1) or all(kl > 1)"), rows(near, near), 8192, 64, 2
+    )
+    one = tokens_for_verdict(criteria("any(kl <= 1)"), rows(near), 8192, 64, 2)
+    several = tokens_for_verdict(criteria("any(kl <= 1)"), rows(*[near] * 6), 8192, 64, 2)
+    assert either is not None
+    assert both is not None
+    assert one is not None
+    assert several is not None
+    # Of six layers on the bar one is likely below it, and one is enough.
+    assert several < one <= both
+    assert either <= 1.5 * one
+
+
+def test_what_is_decided_takes_no_more():
+    decided = rows((0.1, 0.2, 0.3))
+    assert judge(criteria("kl <= 1"), decided).verdict is Verdict.LENIENT
+    assert tokens_for_verdict(criteria("kl <= 1"), decided, 8192, 64, 1) == 8192
+
+
+def test_no_verdict_where_an_interval_has_no_end():
+    endless = rows((-math.inf, 0.0, math.inf))
+    assert Expression.parse("kl <= 1").evaluate(endless).truth is Truth.UNDECIDED
+    assert tokens_for_verdict(criteria("kl <= 1"), endless, 8192, 64, 1) is None
