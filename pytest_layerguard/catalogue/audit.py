@@ -111,9 +111,9 @@ def audit(
 ) -> Audit:
     """Read the history of bet folders; raises GitError where there is none to be read.
 
-    A change counts where a commit has another digest of a bet than every commit before it that has
-    the bet, and any of its ancestors had a record. So a merge counts only for what it changed
-    itself, and a bet may move from file to file.
+    A change counts where a commit has another digest of a bet than every parent of it in whose
+    history the bet was recorded. So a merge counts only for what it changed itself or brought to a
+    recorded bet from where that was not recorded, and a bet may move from file to file.
     """
     repository = Repository(folders[0])
     return _Reader(repository, folders, kinds, metrics).read()
@@ -231,7 +231,8 @@ def _findings(commit: Commit, parents: Sequence[_State], state: _State) -> Itera
     known = frozenset[str]().union(*(parent.recorded for parent in parents))
     bets = state.bets
     for id_ in sorted(known):
-        before = [parent.bets[id_] for parent in parents if id_ in parent.bets]
+        bound = [parent for parent in parents if id_ in parent.recorded]
+        before = [parent.bets[id_] for parent in bound if id_ in parent.bets]
         yield from _of_bet(id_, commit, before, bets.get(id_))
         records = [parent.records.get(id_) for parent in parents]
         yield from _of_record(id_, commit, records, state.records.get(id_))

@@ -249,7 +249,7 @@ class _File:
         return Case(
             status=self.bet.status,
             recorded=current.verdict if current is not None else None,
-            recorded_won=current is None or current.won,
+            recorded_bar=current.bar if current is not None else Truth.TRUE,
             tampered=self.changed and not self.amended,
             amended=self.amended,
             amended_before=bool(current is not None and current.amended),

@@ -82,7 +82,7 @@ class Case:
         status: What the bet says of itself.
         verdict: What was measured, or None before anything is.
         recorded: The verdict of its record, or None without a record of this very bet.
-        recorded_won: Whether the record met the bars of all that the bet challenges.
+        recorded_bar: Whether the record met the bars of all that the bet challenged.
         tampered: The bet's digest is not its record's, and no amendment says so.
         amended: An amendment says so; the record is then of the text before it.
         amended_before: The record followed an amendment.
@@ -98,7 +98,7 @@ class Case:
     status: Status
     verdict: Verdict | None = None
     recorded: Verdict | None = None
-    recorded_won: bool = True
+    recorded_bar: Truth = Truth.TRUE
     tampered: bool = False
     amended: bool = False
     amended_before: bool = False
@@ -183,10 +183,10 @@ def _contradiction(case: Case) -> Decision | None:
     recorded = case.recorded
     if recorded is None:
         return None
-    won = recorded.holds and case.recorded_won
-    lost = recorded.fails or not case.recorded_won
+    won = recorded.holds and case.recorded_bar is Truth.TRUE
+    short = case.recorded_bar is Truth.FALSE
     of = f"its record says {recorded}"
-    if not case.recorded_won:
+    if recorded.holds and short:
         of += " by its own criteria, but short of the bar that it challenged"
     anew = "or, if that is no longer so, delete the record and run with --layerguard-record"
     if case.status == "upheld" and not won:
@@ -200,9 +200,9 @@ def _contradiction(case: Case) -> Decision | None:
             Word.OVERTURNED,
             f"status: falsified contradicts the record: {of}; say status: upheld, {anew}",
         )
-    if case.status == "proposed" and lost:
+    if case.status == "proposed" and (recorded.fails or short):
         return _failed(
-            Word(recorded) if case.recorded_won else Word.CROSSED,
+            Word.CROSSED if short else Word(recorded),
             f"status: proposed contradicts the record: {of}; a bet that lost is kept as "
             f"status: falsified, {anew}",
         )
@@ -316,7 +316,7 @@ def _recorded(case: Case, decision: Decision) -> Decision:
 def _notes(case: Case) -> Iterator[str]:
     if case.amended or case.amended_before:
         yield "amended after the result"
-    won = case.recorded is not None and case.recorded.holds and case.recorded_won
+    won = case.recorded is not None and case.recorded.holds and case.recorded_bar is Truth.TRUE
     if case.status == "proposed" and won:
         yield "recorded and still proposed; it can be status: upheld"
 

@@ -109,9 +109,9 @@ class Record:
         )
 
     @property
-    def won(self) -> bool:
+    def bar(self) -> Truth:
         """Whether it met the bar of everything that it challenged."""
-        return all(truth is Truth.TRUE for truth in self.challenged.values())
+        return Truth.all(self.challenged.values())
 
     @property
     def judgement(self) -> Judgement:

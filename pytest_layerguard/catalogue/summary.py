@@ -145,7 +145,7 @@ def _wrong(bets: Path, entries: list[Entry], catalogue: Catalogue) -> Iterator[s
             continue
         if record.closes not in (None, closes_of(bet)):
             yield f"{bet.id}: {code('closes')} was changed after its record"
-        contradiction = decide(Case(bet.status, recorded=record.verdict, recorded_won=record.won))
+        contradiction = decide(Case(bet.status, recorded=record.verdict, recorded_bar=record.bar))
         yield from (f"{bet.id}: {literal(each)}" for each in contradiction.messages)
         if bet.status == "upheld":
             for crossing in crossings(entry.document, bets, catalogue, _Recorded(record)):

@@ -93,6 +93,12 @@ def measured(*ratios: float, spread: float = 1.05, **changes: Any) -> BetResult:
     return BetResult(**{**told, **changes})
 
 
+def measured_as(verdict: str) -> BetResult:
+    """Return a result that bet 40's criteria judge so."""
+    undecided = verdict not in RATIOS
+    return measured(2.9 if undecided else RATIOS[verdict], spread=1.2 if undecided else 1.05)
+
+
 class Bets:
     """A project with a bet folder."""
 

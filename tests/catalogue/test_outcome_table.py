@@ -140,7 +140,7 @@ def case_of(key: Key, *, measured: bool = True) -> Case:
         status=status,  # type: ignore[arg-type]
         verdict=Verdict(verdict) if measured else None,
         recorded=None if record == "none" else Verdict("LENIENT" if record == "short" else record),
-        recorded_won=record != "short",
+        recorded_bar=Truth.FALSE if record == "short" else Truth.TRUE,
         inside=("bet-40",) if inside else (),
         undecided=("bet-40",) if challenge == "unknown" else (),
         challenged=("bet-40",) if held_to and not inside else (),

@@ -1,0 +1,100 @@
+"""Questions without a bet file."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_layerguard import reference
+from pytest_layerguard.bet.arguments import BUILTIN_KINDS
+from pytest_layerguard.catalogue.ask import AskError, answer, read_idea
+from pytest_layerguard.catalogue.sight import Scout
+from tests.catalogue.conftest import BET_40
+
+if TYPE_CHECKING:
+    from tests.catalogue.conftest import Bets
+
+
+def asked(bets: Bets, question: str) -> str:
+    scout = Scout(bets.conditions, offline=True)
+    idea = read_idea(question, BUILTIN_KINDS, scout, bets.root)
+    return "\n".join(answer(idea, bets.catalogue, scout, bets.root))
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        ("skip_layers on reference", "CLOSED by bet-40\n"),
+        ("Skip-Layers on reference", "CLOSED by bet-40\n"),
+        ("zero_layers on reference", "zero_layers is skip_layers in effect"),
+        ("train + remove_layers on reference", "CLOSED by bet-40\n"),
+        ("average_experts then skip_layers on reference@init", "CLOSED by bet-40\n"),
+        ("average_experts on reference", "OPEN: no falsification of the catalogue"),
+        ("skip_layers on ./model", "CLOSED by bet-40\n"),
+        ("skip_layers on model", "CLOSED by bet-40\n"),
+        ("skip_layers on a 30M mixture", "CLOSED by bet-40 (by the size in its name)"),
+        ("skip_layers on an 8B model", "OPEN: no falsification"),
+        ("skip_layers on ORG/Tiny-0.03B", "CLOSED by bet-40 (by the size in its name)"),
+        ("skip_layers on ORG/Large-8B", "if the size in its name is right"),
+        ("skip_layers on ORG/Large", "PERHAPS CLOSED by bet-40: that depends on its parameters"),
+        (f"skip_layers on ORG/Large@{'0' * 40}", "PERHAPS CLOSED by bet-40"),
+        ("skip_layers on parameters=3e7 experts=16", "CLOSED by bet-40\n"),
+        ("skip_layers on parameters=30M", "CLOSED by bet-40\n"),
+        ("skip_layers on parameters=3e9, layers=4", "OPEN: no falsification"),
+        ("skip_layers on experts=16", "PERHAPS CLOSED by bet-40"),
+    ],
+)
+def test_what_is_known_of_an_idea(bets: Bets, question: str, said: str) -> None:
+    bets.put(BET_40)
+    shutil.copytree(reference.folder("reference"), bets.root / "model")
+    assert said in asked(bets, question)
+
+
+def test_an_answer_has_the_claim_the_numbers_and_the_place(bets: Bets) -> None:
+    bets.record(bets.put(BET_40), 80, 24)
+    bets.put(id="near", model="reference-wide", challenges=["bet-40"])
+    text = asked(bets, "skip_layers on reference")
+    for said in (
+        "skip_layers on reference (parameters 836,880, layers 4, experts 16, hidden_size 16, "
+        "family qwen3_moe)",
+        "Skip each layer, bets/bet-40.yaml:1",
+        "claim that failed: At least one layer can be skipped",
+        "its record: CATASTROPHIC: all(perplexity_ratio >= 10)",
+        "Tried near it:\n  near (Drop a layer to save bandwidth), proposed, on reference-wide",
+        "'challenges: [bet-40]'",
+    ):
+        assert said in text
+
+
+def test_an_answer_names_what_could_not_be_read(bets: Bets) -> None:
+    bets.put(BET_40)
+    (bets.path / "broken.yaml").write_text("id: [", encoding="utf-8")
+    text = asked(bets, "average_experts on reference")
+    assert "not read, and may close more: " in text
+    assert "broken.yaml:1" in text
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        ("", "is not a question; allowed: INTERVENTION on MODEL"),
+        ("skip_layers", "is not a question"),
+        ("skp_layers on reference", "'skp_layers' is no intervention, did you mean 'skip_layers'?"),
+        ("skip_layers + fly on reference", "'fly' is no intervention; allowed: skip_layers"),
+        ("skip_layers on referense", "'referense' is no model, did you mean 'reference'?"),
+        ("skip_layers on ./nowhere", "'./nowhere' does not exist"),
+        ("skip_layers on /etc/passwd", "is a file, not a folder"),
+        ("skip_layers on parameters=3e7 wings=2", "'wings=2' is no fact"),
+        ("skip_layers on parameters=many", "parameters=many is no number"),
+        ("skip_layers on \x1b[31mred", "is no model"),
+    ],
+)
+def test_a_question_that_means_nothing_is_told_what_is_allowed(
+    bets: Bets, question: str, said: str
+) -> None:
+    with pytest.raises(AskError) as error:
+        asked(bets, question)
+    assert said in str(error.value)
+    assert str(error.value).isprintable()

@@ -1,0 +1,103 @@
+"""The commands as a user types them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+import pytest_layerguard.catalogue.ask
+import pytest_layerguard.catalogue.audit
+import pytest_layerguard.catalogue.summary  # noqa: F401
+from tests.catalogue.conftest import BET_40, PROPOSAL
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def folder(pytester: pytest.Pytester) -> Path:
+    pytester.makeini("[pytest]\n")
+    folder = pytester.path / "bets"
+    folder.mkdir()
+    (folder / "40.yaml").write_text(json.dumps(BET_40), encoding="utf-8")
+    (folder / "new.yaml").write_text(json.dumps(PROPOSAL), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("where", ["bets", "bets/", "bets/40.yaml", ".", ""])
+def test_a_question_is_answered_and_nothing_is_run(
+    pytester: pytest.Pytester, folder: Path, where: str
+) -> None:
+    words = ["--layerguard-ask", "skip_layers on reference"]
+    result = pytester.runpytest_inprocess(*([where] if where else []), *words)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["skip_layers on reference (*", "CLOSED by bet-40"])
+    result.stdout.no_fnmatch_line("*session starts*")
+
+
+def test_a_question_that_means_nothing_is_a_usage_error(
+    pytester: pytest.Pytester, folder: Path
+) -> None:
+    result = pytester.runpytest_inprocess("bets", "--layerguard-ask", "skp_layers on reference")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["ERROR: --layerguard-ask: 'skp_layers' is no intervention, did you mean 'skip_layers'?*"]
+    )
+
+
+def test_where_there_are_no_bets_that_is_told(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_inprocess("--layerguard-ask", "skip_layers on reference")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: no bet folder there; name one*"])
+
+
+def test_the_summary_is_written_and_checked(pytester: pytest.Pytester, folder: Path) -> None:
+    stale = pytester.runpytest_inprocess("bets", "--layerguard-check-summary")
+    assert stale.ret == 1
+    stale.stderr.fnmatch_lines(["ERROR: *SUMMARY.md: is missing; run with --layerguard-summary*"])
+    written = pytester.runpytest_inprocess("bets", "--layerguard-summary")
+    assert written.ret == 0
+    written.stdout.fnmatch_lines(["wrote bets/SUMMARY.md"])
+    assert (folder / "SUMMARY.md").is_file()
+    assert pytester.runpytest_inprocess("bets", "--layerguard-check-summary").ret == 0
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git here")
+def test_an_audit_without_a_history_says_so(
+    pytester: pytest.Pytester, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(pytester.path.parent))
+    result = pytester.runpytest_inprocess("bets", "--layerguard-audit")
+    assert result.ret == 1
+    result.stderr.fnmatch_lines(["ERROR: no history can be read: *not a git repository*"])
+
+
+def test_a_record_is_written_under_xdist_too(pytester: pytest.Pytester, folder: Path) -> None:
+    (folder / "new.yaml").unlink()
+    pytester.makeconftest(
+        """
+        from tests.catalogue.conftest import measured_as
+
+        class Laboratory:
+            def expect(self, documents):
+                pass
+
+            def measure(self, document, *, bets):
+                return measured_as("CATASTROPHIC")
+
+        def pytest_layerguard_laboratory():
+            return Laboratory()
+        """
+    )
+    bet_41 = {**BET_40, "id": "bet-41"}
+    (folder / "41.yaml").write_text(json.dumps(bet_41), encoding="utf-8")
+    words = ("bets", "-n", "2", "--layerguard-record", "--layerguard-require", "records")
+    result = pytester.runpytest_inprocess(*words)
+    result.assert_outcomes(passed=2)
+    assert sorted(path.name for path in (folder / "records").iterdir()) == [
+        "bet-40.json",
+        "bet-41.json",
+    ]

@@ -1,0 +1,127 @@
+"""What a configuration says of a model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_layerguard import reference
+from pytest_layerguard.catalogue import shapes
+from pytest_layerguard.catalogue.shapes import Shape, ShapeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TINY = {
+    "num_hidden_layers": 2,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "vocab_size": 100,
+}
+
+
+@pytest.mark.parametrize("name", reference.NAMES)
+def test_the_shape_of_a_reference_model_is_what_its_configuration_builds(name: str) -> None:
+    config = json.loads((reference.folder(name) / "config.json").read_text(encoding="utf-8"))
+    shape = shapes.of_reference(name)
+    assert shape == shapes.of_config(config, None)
+    assert (shape.layers, shape.experts) == (4, 16)
+
+
+def test_the_shape_of_a_reference_model_costs_no_import_of_torch() -> None:
+    code = (
+        "import sys; from pytest_layerguard.catalogue import shapes, ask, judging, summary, audit; "
+        "shapes.of_reference('reference'); "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'pytest')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        # Embedding and head are 3,200 each; tied, they are one.
+        ({"model_type": "llama", **TINY, "tie_word_embeddings": False}, (27_040, 2, 0, 32)),
+        ({"model_type": "llama", **TINY, "tie_word_embeddings": True}, (23_840, 2, 0, 32)),
+        ({"model_type": "gpt2", "n_layer": 3, "n_embd": 32, "n_head": 4}, (None, 3, 0, 32)),
+        ({"model_type": "gpt2"}, (124_439_808, 12, 0, 768)),
+        ({"model_type": "mixtral", **TINY, "num_local_experts": 5}, (None, 2, 5, 32)),
+        ({"model_type": "qwen3_moe", **TINY, "num_experts": 6}, (None, 2, 6, 32)),
+        ({"model_type": "qwen3_moe", **TINY}, (None, 2, 128, 32)),
+        ({"model_type": "granitemoe", **TINY, "num_local_experts": 3}, (None, 2, 3, 32)),
+        ({"model_type": "gpt_oss", **TINY, "num_local_experts": 3}, (None, 2, 3, 32)),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_shapes(config: dict[str, Any], expected: tuple[int | None, int, int, int]) -> None:
+    shape = shapes.of_config(config, None)
+    parameters, layers, experts, hidden_size = expected
+    assert shape.body == (layers, hidden_size, experts)
+    assert shape.families == (config["model_type"],)
+    if parameters is not None:
+        assert shape.parameters == parameters
+
+
+def test_keys_that_only_say_how_a_model_is_run_change_nothing() -> None:
+    config = {"model_type": "llama", **TINY}
+    plain = shapes.of_config(config, None)
+    for key, value in {
+        "auto_map": {"AutoModelForCausalLM": "ORG/NAME--evil.Model"},
+        "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True},
+        "_attn_implementation": "flash_attention_2",
+        "torch_dtype": "float16",
+    }.items():
+        assert shapes.of_config({**config, key: value}, None) == plain
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({}, "no model_type"),
+        ({"model_type": "no-such-thing"}, "transformers cannot build it"),
+        ({"model_type": "llama", **TINY, "hidden_size": "wide"}, "transformers cannot build it"),
+        ({"model_type": "llama", "num_hidden_layers": 10**9}, "too many to build"),
+        ({"model_type": "llama", "text_config": {"n_layer": 1e12}}, "too many to build"),
+        ({"model_type": "bert"}, None),
+        ({"model_type": "clip"}, "transformers cannot build it"),
+        ({"model_type": "llama", "note": "x" * 1_000_000}, "more than 1,000,000 characters"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_what_cannot_be_built_is_told_in_one_line(config: dict[str, Any], said: str | None) -> None:
+    if said is None:
+        assert shapes.of_config(config, None).layers
+        return
+    with pytest.raises(ShapeError) as error:
+        shapes.of_config(config, None)
+    assert said in str(error.value)
+    assert str(error.value).isprintable()
+
+
+def test_a_shape_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"model_type": "llama", **TINY}
+    first = shapes.of_config(config, tmp_path)
+    (kept,) = (tmp_path / "shapes").iterdir()
+
+    def refuse(_: object) -> Shape:
+        raise AssertionError("built a second time")
+
+    monkeypatch.setattr(shapes, "_built", refuse)
+    assert shapes.of_config(dict(reversed(config.items())), tmp_path) == first
+    with pytest.raises(AssertionError, match="built a second time"):
+        shapes.of_config({**config, "vocab_size": 101}, tmp_path)
+    for damage in ("", "[]", '{"layers": 1}', '{"wings": 2, "families": []}'):
+        kept.write_text(damage, encoding="utf-8")
+        with pytest.raises(AssertionError, match="built a second time"):
+            shapes.of_config(config, tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
+    (tmp_path / "shapes").write_text("in the way", encoding="utf-8")
+    assert shapes.of_config({"model_type": "llama", **TINY}, tmp_path).layers == 2
