@@ -6,11 +6,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_layerguard.lab import devices
 from pytest_layerguard.lab.arms import Arm, planned
 from pytest_layerguard.lab.contracts import Reading, contract_key
 from pytest_layerguard.lab.errors import LabError
 from pytest_layerguard.lab.intervals import FEWEST_WINDOWS
+from pytest_layerguard.lab.leases import Lease
 from pytest_layerguard.lab.loading import load
+from pytest_layerguard.lab.progress import heard_by
 from pytest_layerguard.lab.results import BaseResult, BetResult, VariantResult
 from pytest_layerguard.lab.subject import Subject
 from pytest_layerguard.lab.sweep import evaluations
@@ -63,7 +66,9 @@ class Laboratory:
         self._conditions = conditions
         self._registry = registry
         self._expected: list[_Expected] = []
+        self._knows_the_end = False
         self._held: tuple[tuple[Any, ...], Subject] | None = None
+        self._lease = Lease(conditions)
         self.loads = 0
 
     def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
@@ -72,6 +77,7 @@ class Laboratory:
         Sharing changes no number: every plan is run at the same shapes, alone or not.
         """
         self._expected = [_Expected(document, bets) for document, bets in documents]
+        self._knows_the_end = True
 
     def measure(self, document: BetDocument, *, bets: Path) -> BetResult:
         """Measures a bet: its base and every variant, on every text and checkpoint.
@@ -86,11 +92,15 @@ class Laboratory:
         """
         started = time.perf_counter()
         self._expected = [each for each in self._expected if each.document is not document]
-        parts = [
-            self._at(document, bets, checkpoint, source)
-            for checkpoint, source in document.bet.model.checkpoints().items()
-        ]
-        self._release(document)
+        devices.require(document.bet.needs, self._conditions)
+        try:
+            with heard_by(self._conditions.counting):
+                parts = [
+                    self._at(document, bets, checkpoint, source)
+                    for checkpoint, source in document.bet.model.checkpoints().items()
+                ]
+        finally:
+            self._release()
         readings = [reading for part in parts for reading in part.readings]
         return BetResult(
             bases=tuple(base for part in parts for base in part.bases),
@@ -197,7 +207,8 @@ class Laboratory:
         """Returns a model, loaded unless it is the one that is held."""
         key = self._key(document, source)
         if self._held is None or self._held[0] != key:
-            self._held = None
+            self._let_go()
+            self._lease.take(devices.taken(document.bet.model, self._conditions))
             loaded = load(
                 document.bet.model,
                 source,
@@ -209,12 +220,18 @@ class Laboratory:
             self._held = (key, Subject(loaded))
         return self._held[1]
 
-    def _release(self, document: BetDocument) -> None:
+    def _release(self) -> None:
         """Lets go of the model that is held if no bet to come wants it, where it is known what is to come."""
         wanted: Sequence[tuple[Any, ...]] = [
             self._key(each.document, source)
             for each in self._expected
             for source in each.document.bet.model.checkpoints().values()
         ]
-        if self._expected and self._held is not None and self._held[0] not in wanted:
-            self._held = None
+        if self._knows_the_end and (self._held is None or self._held[0] not in wanted):
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Takes the model out of memory, and lets others have its device."""
+        self._held = None
+        devices.vacate()
+        self._lease.end()

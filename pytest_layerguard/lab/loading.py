@@ -7,6 +7,7 @@ import gc
 import json
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard import reference
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from pytest_layerguard.bet.model import ModelSource, ModelSpec
+    from pytest_layerguard.lab.streaming import LayerStore
 
 LARGEST_IN_FP32: Final = 2_000_000_000
 """Up to so many parameters a model computes in fp32, whatever it is stored in."""
@@ -46,11 +48,13 @@ class Loaded:
         model: In evaluation mode, on its device, no parameter requiring a gradient.
         tokenizer: Its own tokenizer.
         provenance: Plain data for a record: the model as named, digests, dtypes, device, versions.
+        store: The layers, where they stay on disk; else None.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     provenance: Mapping[str, Any]
+    store: LayerStore | None = None
 
 
 def load(
@@ -72,18 +76,21 @@ def load(
     device = devices.resolve(conditions)
     folder = locate(source, Reach.of(bet_file, bets, conditions), conditions)
     conditions.progress(f"loading {folder.name}")
-    untrained = source.name.endswith(_INIT)
-    model = _initial(source.name, spec) if untrained else _from_folder(folder, spec, conditions)
+    store: LayerStore | None = None
+    if source.name.endswith(_INIT):
+        model = _initial(source.name, spec)
+    else:
+        model, store = _from_folder(folder, spec, conditions, device)
     tokenizer = _tokenizer(folder, conditions)
     check_weights(model, folder.name)
     check_tokenizer(tokenizer, model, folder.name)
     if spec.device_map is not None:
         _check_places(model, folder)
-    else:
+    elif store is None:
         model = _moved(model, device, folder)
     model.requires_grad_(False)
     model.eval()  # type: ignore[no-untyped-call]
-    return Loaded(model, tokenizer, _provenance(source, folder, model, device=device))
+    return Loaded(model, tokenizer, _provenance(source, folder, model, device=device), store)
 
 
 def locate(source: ModelSource, reach: Reach, conditions: Conditions) -> ModelFolder:
@@ -167,8 +174,12 @@ def _initial(name: str, spec: ModelSpec) -> PreTrainedModel:
     return moved
 
 
-def _from_folder(folder: ModelFolder, spec: ModelSpec, conditions: Conditions) -> PreTrainedModel:
+def _from_folder(
+    folder: ModelFolder, spec: ModelSpec, conditions: Conditions, device: str
+) -> tuple[PreTrainedModel, LayerStore | None]:
     from transformers import AutoConfig
+
+    from pytest_layerguard.lab.streaming import load_streamed
 
     if not conditions.allow_remote_code:
         refuse_code(folder)
@@ -183,7 +194,9 @@ def _from_folder(folder: ModelFolder, spec: ModelSpec, conditions: Conditions) -
     with quiet() as chatter:
         try:
             config = AutoConfig.from_pretrained(folder.path, **trusted)
-            model, report = _auto_class(config, folder, conditions).from_pretrained(
+            make = _auto_class(config, folder, conditions)
+            load = partial(
+                make.from_pretrained,
                 folder.path,
                 config=config,
                 use_safetensors=True,
@@ -191,7 +204,12 @@ def _from_folder(folder: ModelFolder, spec: ModelSpec, conditions: Conditions) -
                 **trusted,
                 **options,
             )
-        except LabError:
+            store: LayerStore | None = None
+            if spec.placement == "stream":
+                model, report, store = load_streamed(make, config, device, load)
+            else:
+                model, report = load()
+        except (LabError, UnavailableError):
             raise
         except ImportError as error:
             raise UnavailableError(
@@ -203,7 +221,7 @@ def _from_folder(folder: ModelFolder, spec: ModelSpec, conditions: Conditions) -
             raise _explained(error, folder, chatter) from None
     _check_report(report, folder)
     loaded: PreTrainedModel = model
-    return loaded
+    return loaded, store
 
 
 def _auto_class(config: PreTrainedConfig, folder: ModelFolder, conditions: Conditions) -> Any:

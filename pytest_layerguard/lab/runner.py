@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.interventions.plan import Shell, Weights
     from pytest_layerguard.lab.anatomy import Anatomy
+    from pytest_layerguard.lab.streaming import LayerStore
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,12 @@ class Runner:
     Attributes:
         anatomy: The model, taken apart.
         evaluations: Calls of a decoder block so far, one per slot and micro-batch row group.
+        store: The layers, where they stay on disk.
     """
 
-    def __init__(self, anatomy: Anatomy) -> None:
+    def __init__(self, anatomy: Anatomy, store: LayerStore | None = None) -> None:
         self.anatomy = anatomy
+        self.store = store
         self.evaluations = 0
         self._returns_tuple: dict[int, bool] = {}
         self._embedding: Tensor = anatomy.model.get_input_embeddings().weight  # type: ignore[assignment]
@@ -138,7 +141,8 @@ class Runner:
         Raises:
             LabError: If the layer's tensors do not fit the slot.
         """
-        if tensors is None and not weights.edits and weights.layer == slot:
+        untouched = not weights.edits and weights.layer == slot
+        if tensors is None and untouched and self.store is None:
             yield
             return
         current = self.materialise(weights) if tensors is None else tensors
@@ -157,8 +161,22 @@ class Runner:
         Raises:
             LabError: If an edit does not go with this layer.
         """
+        tensors = self.layer_tensors(weights.layer)
+        return tensors | self.edited(weights, tensors)
+
+    def layer_tensors(self, layer: int) -> dict[str, Tensor]:
+        """A layer's own tensors, read from disk where they stay there."""
+        own = self.anatomy.parts[layer].tensors
+        return dict(own) if self.store is None else self.store.tensors(layer, own, self.device)
+
+    def edited(self, weights: Weights, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Computes a layer's tensors after its edits from its own.
+
+        Raises:
+            LabError: If an edit does not go with this layer.
+        """
         parts = self.anatomy.parts[weights.layer]
-        tensors = dict(parts.tensors)
+        tensors = dict(own)
         try:
             with torch.no_grad():
                 for edit in weights.edits:
@@ -212,7 +230,18 @@ class Runner:
 
     @torch.no_grad()
     def _learn(self) -> None:
-        """Runs the model once on one token, to see what its blocks return and what the head is given."""
+        """Runs the model once on two tokens, to see what its blocks return and what the head is given."""
+        with ExitStack() as stack:
+            if self.store is not None:
+                # One block, read once, stands for all of them: they are built alike.
+                tensors = self.layer_tensors(0)
+                first = self.anatomy.parts[0].tensors
+                for index, sites in enumerate(self.anatomy.layer_sites):
+                    own = self.anatomy.parts[index].tensors
+                    stack.enter_context(sites.bound(_shaped_like(own, first, tensors)))
+            self._watch()
+
+    def _watch(self) -> None:
         model, layers = self.anatomy.model, self.anatomy.layers
         last: list[Tensor] = []
         fed: list[tuple[str, Tensor, Tensor]] = []
@@ -277,6 +306,19 @@ class Runner:
                     f"layer {weights.layer} does not fit slot {slot}: {name} is {list(tensor.shape)} in the one and "
                     f"{list(own[name].shape)} in the other. Only layers of one structure can be exchanged or replaced."
                 )
+
+
+def _shaped_like(
+    own: Mapping[str, Tensor], first: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """A layer's tensors to run it by, where what it computes does not matter: another layer's, or zeros."""
+    device = next(iter(tensors.values())).device
+    return {
+        name: tensors[name]
+        if name in first and first[name].shape == tensor.shape
+        else torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
+        for name, tensor in own.items()
+    }
 
 
 def _tensor(value: Any) -> Tensor:

@@ -130,7 +130,7 @@ class _Talk:
             group.weights: runner.materialise(group.weights)
             for groups in self.slots
             for group in groups
-            if group.weights.edits
+            if group.weights.edits and runner.store is None
         }
         self.shells: dict[Shell, tuple[int, ...]] = {}
         for index, plan in enumerate(plans):

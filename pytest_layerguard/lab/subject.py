@@ -8,8 +8,9 @@ from pytest_layerguard.interventions.plan import Plan
 from pytest_layerguard.lab import soundness, tokens
 from pytest_layerguard.lab.anatomy import Anatomy
 from pytest_layerguard.lab.contracts import Reading, default_window, read, training_windows, wanted
+from pytest_layerguard.lab.progress import counted
 from pytest_layerguard.lab.runner import Runner
-from pytest_layerguard.lab.sweep import Base, sweep
+from pytest_layerguard.lab.sweep import Base, evaluations, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +40,7 @@ class Subject:
 
     def __init__(self, loaded: Loaded) -> None:
         self.loaded = loaded
-        self.runner = Runner(Anatomy.of(loaded.model))
+        self.runner = Runner(Anatomy.of(loaded.model), loaded.store)
         self.sweeps = 0
         self._readings: dict[str, Reading] = {}
         self._bases: dict[str, Base] = {}
@@ -106,9 +107,19 @@ class Subject:
         missing = [plan for plan in dict.fromkeys(plans) if plan not in held]
         if missing or known is None:
             missing += [plan for plan in dict.fromkeys(also) if plan not in held]
-            swept = sweep(
-                self.runner, reading.batches, self.base, missing, self.vocabulary, known=known
-            )
+            ran = [*missing] if known is not None else [self.base, *missing]
+            with counted(
+                f"measuring {len(missing)} variants", evaluations(ran) * len(reading.batches)
+            ) as advance:
+                swept = sweep(
+                    self.runner,
+                    reading.batches,
+                    self.base,
+                    missing,
+                    self.vocabulary,
+                    known=known,
+                    advance=advance,
+                )
             self.sweeps += 1
             held |= dict(zip(missing, swept.variants, strict=True))
             if swept.kept is None:

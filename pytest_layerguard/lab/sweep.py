@@ -124,9 +124,11 @@ def sweep(
     base_losses: list[Tensor] = []
     base_final: list[Tensor] = []
     room = _BASE_BUDGET.get(device, _BASE_BUDGET["cpu"])
-    scores: dict[Plan, list[Scores]] = {plan: [] for plan in distinct}
-    for number, part in enumerate(_parts(runner, batches)):
-        walk = _Walk(runner, part, base, kept, vocabulary, advance)
+    scores: dict[Plan, list[Scores]] = {plan: [] for plan in variants}
+    # Depth first, one state for each slot is held; breadth first, one for each plan.
+    live = len(runner.anatomy) if runner.store is None else len(distinct)
+    for number, part in enumerate(_parts(runner, batches, live + 3)):
+        walk = _Walk(runner, part, base, frozenset(variants), kept, vocabulary, advance)
         losses, partial = walk.run(distinct, None if known is None else known.final[number])
         base_losses.append(losses)
         room -= walk.base_final.nbytes
@@ -143,11 +145,9 @@ def sweep(
     )
 
 
-def _parts(runner: Runner, batches: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
-    """Splits the micro-batches so that the states of one part fit the budget."""
-    budget = _STATE_BUDGET.get(runner.device.type, _STATE_BUDGET["cpu"]) // (
-        len(runner.anatomy) + 3
-    )
+def _parts(runner: Runner, batches: Sequence[Batch], live: int) -> Iterator[Sequence[Batch]]:
+    """Splits the micro-batches so that ``live`` states of one part fit the budget."""
+    budget = _STATE_BUDGET.get(runner.device.type, _STATE_BUDGET["cpu"]) // live
     part: list[Batch] = []
     size = 0
     for batch in batches:
@@ -169,6 +169,7 @@ class _Walk:
         runner: Runner,
         part: Sequence[Batch],
         base: Plan,
+        scored: frozenset[Plan],
         kept: _Kept,
         vocabulary: int,
         advance: Callable[[int], None],
@@ -176,6 +177,7 @@ class _Walk:
         self.runner = runner
         self.part = part
         self.base = base
+        self.scored = scored
         self.kept = kept
         self.vocabulary = vocabulary
         self.advance = advance
@@ -199,7 +201,11 @@ class _Walk:
         for shell in shells:
             frames = [self.runner.begin(batch.input_ids, shell=shell) for batch in self.part]
             states = [frame.embeddings for frame in frames]
-            self._descend(frames, [plan for plan in plans if plan.shell == shell], 0, states)
+            members = [plan for plan in plans if plan.shell == shell]
+            if self.runner.store is None:
+                self._descend(frames, members, 0, states)
+            else:
+                self._go_through(frames, members, states)
         self._score()
         assert self.losses is not None
         return self.losses, self.scores
@@ -236,6 +242,43 @@ class _Walk:
             self._arrive(frames, ended, states)
         states.clear()
 
+    def _go_through(
+        self, frames: Sequence[Frame], plans: Sequence[Plan], states: list[Tensor]
+    ) -> None:
+        """Runs all plans slot by slot, so that a layer that stays on disk is read once for all of them.
+
+        The trie is the same, walked breadth first: more states are held, and fewer weights.
+        """
+        front: list[tuple[list[Plan], list[Tensor]]] = [([*plans], states)]
+        for slot in range(len(self.runner.anatomy)):
+            waiting: dict[int, dict[Weights, list[tuple[list[Plan], list[Tensor]]]]] = {}
+            further: list[tuple[list[Plan], list[Tensor]]] = []
+            for members, at in front:
+                by_weights: dict[Weights | None, list[Plan]] = {}
+                for plan in members:
+                    by_weights.setdefault(plan.weights_at(slot), []).append(plan)
+                for weights, those in by_weights.items():
+                    if weights is None:
+                        further.append((those, at))
+                    else:
+                        tasks = waiting.setdefault(weights.layer, {})
+                        tasks.setdefault(weights, []).append((those, at))
+            front = further
+            for layer, tasks in waiting.items():
+                own = self.runner.layer_tensors(layer)
+                for weights, groups in tasks.items():
+                    tensors = own | self.runner.edited(weights, own)
+                    with self.runner.bound(slot, weights, tensors):
+                        for those, at in groups:
+                            ran = [
+                                self.runner.step(frame, slot, state)
+                                for frame, state in zip(frames, at, strict=True)
+                            ]
+                            front.append((those, ran))
+                            self.advance(len(frames))
+        for members, at in sorted(front, key=lambda group: self.base not in group[0]):
+            self._arrive(frames, members, at)
+
     def _arrive(
         self, frames: Sequence[Frame], plans: Sequence[Plan], states: Sequence[Tensor]
     ) -> None:
@@ -248,7 +291,7 @@ class _Walk:
         )
         if self.base in plans:
             self.base_final = final
-        self.waiting += [(plan, final) for plan in plans]
+        self.waiting += [(plan, final) for plan in plans if plan in self.scored]
         self.waiting_bytes += final.nbytes
         if self.waiting_bytes > _STATE_BUDGET.get(final.device.type, _STATE_BUDGET["cpu"]) // 4:
             self._score()

@@ -78,7 +78,7 @@ class Workbench:
         anatomy = self._runner.anatomy
         block = anatomy.layers[layer]
         initialise = getattr(anatomy.decoder, "_init_weights", anatomy.model._init_weights)
-        fresh = copy.deepcopy(block).to(device="cpu", dtype=torch.float32)
+        fresh = copy.deepcopy(block).to_empty(device="cpu").to(torch.float32)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             for parameter in fresh.parameters():
                 parameter.fill_(torch.nan)
@@ -93,7 +93,7 @@ class Workbench:
             )
         own = dict(block.named_parameters())
         return {
-            name: tensor.detach().to(own[name].device, own[name].dtype)
+            name: tensor.detach().to(self._runner.device, own[name].dtype)
             for name, tensor in drawn.items()
         }
 
@@ -150,7 +150,15 @@ class Workbench:
         return [1 - total / tokens for total in totals]
 
     def train(self, plan: Plan, arguments: Train) -> Plan:
-        """Trains a plan, once for equal plans and arguments."""
+        """Trains a plan, once for equal plans and arguments.
+
+        Raises:
+            InterventionError: If the layers stay on disk: training must hold and change all of them.
+        """
+        if self._runner.store is not None:
+            raise InterventionError(
+                "train needs the whole model in memory; model.placement: memory"
+            )
         key = (plan, arguments.model_dump_json())
         if key not in self._trained:
             windows = self._training(arguments)

@@ -1,0 +1,141 @@
+"""A model whose layers stay on disk: the same numbers, every weight read once per sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support import families
+
+from pytest_layerguard.bet.arguments import BUILTIN_KINDS
+from pytest_layerguard.bet.model import ModelSpec
+from pytest_layerguard.interventions.plan import Plan
+from pytest_layerguard.interventions.registry import Registry
+from pytest_layerguard.lab.anatomy import Anatomy
+from pytest_layerguard.lab.runner import Runner
+from pytest_layerguard.lab.sampling import greedy, speak
+from pytest_layerguard.lab.streaming import LayerStore, load_streamed
+from pytest_layerguard.lab.sweep import Swept, evaluations, sweep
+from pytest_layerguard.lab.windows import Contract, batched, cut
+from pytest_layerguard.lab.workbench import Workbench
+
+BATCHES = batched(cut(families.text(41), Contract(40, 16, 16, bos=None)), 2)
+
+
+@pytest.fixture(
+    params=["llama", "gemma2", "gpt2", "opt", "qwen3_moe", "mixtral", "qwen2_moe-mixed"]
+)
+def both(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Runner, Runner]:
+    """A runner of a model in memory, and one of the same model on disk."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model = families.model(request.param)
+    model.save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+
+    def load(**options: object) -> object:
+        return AutoModelForCausalLM.from_pretrained(
+            tmp_path, config=config, dtype=torch.float32, output_loading_info=True, **options
+        )
+
+    streamed, _, store = load_streamed(AutoModelForCausalLM, config, "cpu", load)
+    streamed.eval().requires_grad_(False)
+    return Runner(Anatomy.of(model)), Runner(Anatomy.of(streamed), store)
+
+
+def plans_of(runner: Runner, *told: tuple[str, dict[str, object]]) -> list[Plan]:
+    bench = Workbench(runner, BATCHES, families.VOCABULARY, lambda _: [])
+    layers = len(runner.anatomy)
+    return [
+        plan
+        for kind, arguments in told
+        for each in BUILTIN_KINDS[kind].model_validate(arguments).variants(layers)
+        for plan in Registry.of()[kind].load()(Plan.untouched(layers), each, bench)
+    ]
+
+
+def swept(runner: Runner, plans: list[Plan]) -> Swept:
+    return sweep(runner, BATCHES, Plan.untouched(len(runner.anatomy)), plans, families.VOCABULARY)
+
+
+def store_of(runner: Runner) -> LayerStore:
+    assert runner.store is not None
+    return runner.store
+
+
+SWEEP = (
+    ("skip_layers", {"layers": {"each": "all"}}),
+    ("zero_layers", {"layers": {"each": "all"}}),
+    ("quantize_weights", {"bits": 4}),
+    ("prune_weights", {"sparsity": 0.5}),
+    ("reinitialize_layers", {"layers": {"each": "all"}}),
+)
+
+
+def test_a_streamed_sweep_gives_the_same_numbers_bit_for_bit(both: tuple[Runner, Runner]) -> None:
+    memory, disk = both
+    here, there = swept(memory, plans_of(memory, *SWEEP)), swept(disk, plans_of(disk, *SWEEP))
+    assert torch.equal(here.base, there.base)
+    for ours, theirs in zip(here.variants, there.variants, strict=True):
+        assert torch.equal(ours.losses, theirs.losses)
+        assert torch.equal(ours.kl, theirs.kl)
+
+
+def test_every_weight_of_a_layer_is_read_once_per_sweep(both: tuple[Runner, Runner]) -> None:
+    disk = both[1]
+    store = store_of(disk)
+    plans = plans_of(disk, *SWEEP)
+    before = store.bytes_read
+    store.reads.clear()
+    swept(disk, plans)
+    assert store.reads == dict.fromkeys(range(4), 1)
+    stored = sum(
+        tensor.numel() * tensor.element_size()
+        for parts in disk.anatomy.parts
+        for tensor in parts.tensors.values()
+        if tensor.is_meta
+    )
+    assert store.bytes_read - before == stored
+
+
+def test_a_streamed_sweep_makes_no_more_layer_evaluations(both: tuple[Runner, Runner]) -> None:
+    disk = both[1]
+    plans = plans_of(disk, *SWEEP)
+    before = disk.evaluations
+    swept(disk, plans)
+    fewest = evaluations([Plan.untouched(4), *plans]) * len(BATCHES)
+    assert disk.evaluations - before == fewest
+
+
+def test_no_layer_stays_in_memory(both: tuple[Runner, Runner]) -> None:
+    disk = both[1]
+    swept(disk, plans_of(disk, SWEEP[0]))
+    assert all(tensor.is_meta for layer in disk.anatomy.layers for tensor in layer.parameters())
+
+
+def test_a_streamed_model_speaks_alike(both: tuple[Runner, Runner]) -> None:
+    said = [
+        speak(
+            runner,
+            [Plan.untouched(4), *plans_of(runner, SWEEP[0], SWEEP[2])],
+            [families.text(4)],
+            8,
+            greedy,
+        )
+        for runner in both
+    ]
+    assert said[0] == said[1]
+
+
+def test_training_a_streamed_model_is_refused(both: tuple[Runner, Runner]) -> None:
+    told = ("train", {"steps": 1, "text": {"reference": "training"}})
+    with pytest.raises(ValueError, match="placement: memory"):
+        plans_of(both[1], told)
+
+
+def test_placement_is_a_key_of_the_model() -> None:
+    assert (
+        ModelSpec.model_validate({"reference": "reference", "placement": "stream"}).placement
+        == "stream"
+    )
