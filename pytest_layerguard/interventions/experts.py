@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,15 +16,23 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet import arguments as args
     from pytest_layerguard.interventions.parts import ExpertBank, LayerParts
+    from pytest_layerguard.interventions.storage import Forms
 
 
 def average_experts(plan: Plan, arguments: args.AverageExperts, bench: Bench) -> tuple[Plan, ...]:
-    """Makes every expert the mean of the experts of its mixture, as a view of one tensor rather than copies."""
+    """Makes every expert the mean of the experts of its mixture, as a view of one tensor rather than copies.
+
+    Stored as the one expert that it is.
+    """
     layers = layers_with_experts(arguments.layers, bench, "average_experts")
     bench.note(
         "expert_variance", {str(layer): expert_variance(bench.parts(layer)) for layer in layers}
     )
-    edit = Edit(("average_experts",), lambda tensors, parts: dict(_averaged(tensors, parts)))
+    edit = Edit(
+        ("average_experts",),
+        lambda tensors, parts: dict(_averaged(tensors, parts)),
+        stored=_as_one,
+    )
     return (plan.edited(dict.fromkeys(layers, edit)),)
 
 
@@ -56,7 +65,9 @@ def drop_experts(plan: Plan, arguments: args.DropExperts, bench: Bench) -> tuple
             "drop_experts",
             *sorted((module, tuple(experts)) for module, experts in kept.items()),
         )
-        edits[layer] = Edit(key, _keeping(kept), settings=_counting(kept))
+        edits[layer] = Edit(
+            key, _keeping(kept), settings=_counting(kept), stored=_without_rows(kept)
+        )
     bench.note("dropped_experts", dropped)
     return (plan.edited(edits),)
 
@@ -153,3 +164,26 @@ def _counting(kept: dict[str, list[int]]) -> Callable[[LayerParts], dict[str, in
         }
 
     return settings
+
+
+def _as_one(forms: Forms, parts: LayerParts) -> Forms:
+    one: Forms = {}
+    for bank in parts.banks:
+        for names in (*((name,) for name in bank.fused), *bank.listed):
+            one |= {name: replace(forms[name], matrices=0, encoded=None) for name in names}
+            one[names[0]] = replace(one[names[0]], matrices=1)
+    return one
+
+
+def _without_rows(kept: dict[str, list[int]]) -> Callable[[Forms, LayerParts], Forms]:
+    def stored(forms: Forms, parts: LayerParts) -> Forms:
+        fewer: Forms = {}
+        for bank in parts.banks:
+            count = len(kept[bank.module])
+            for name in bank.fused:
+                fewer[name] = replace(forms[name], matrices=min(forms[name].matrices, count))
+            for name in bank.router:
+                fewer[name] = replace(forms[name], rows=count)
+        return fewer
+
+    return stored

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet import arguments as args
     from pytest_layerguard.interventions.parts import LayerParts
+    from pytest_layerguard.interventions.storage import Forms
 
 
 def skip_layers(plan: Plan, arguments: args.SkipLayers, bench: Bench) -> tuple[Plan, ...]:
@@ -52,7 +53,10 @@ def reinitialize_layers(
             )
         return drawn
 
-    edit = Edit(("reinitialize_layers", arguments.seed), apply)
+    def stored(forms: Forms, parts: LayerParts) -> Forms:
+        return {name: replace(form, encoded=None) for name, form in forms.items()}
+
+    edit = Edit(("reinitialize_layers", arguments.seed), apply, stored=stored)
     return (plan.edited(dict.fromkeys(layers, edit)),)
 
 

@@ -62,3 +62,8 @@ class LayerParts:
             for name in (*bank.fused, *(n for group in bank.listed for n in group))
         }
         return tuple(name for name in self.linear if name in names)
+
+    def transposed(self, name: str) -> bool:
+        """Whether a weight is kept as ``[in, out]``: Conv1D's, and experts that say so."""
+        owner = self.module.get_submodule(name.rpartition(".")[0])
+        return type(owner).__name__ == "Conv1D" or bool(getattr(owner, "is_transposed", False))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_layerguard.interventions.parts import LayerParts
+    from pytest_layerguard.interventions.storage import Forms
 
 Tensors = Mapping[str, "Tensor"]
 
@@ -31,6 +32,8 @@ class Edit:
             tensors at every step. None where training may move what the edit made.
         settings: Attributes to lay over modules of the layer while the edit is bound, by
             ``"module.path:attribute"``.
+        stored: For an edit that stores weights otherwise: maps how the layer's tensors were stored before it
+            to how those that it changes are stored after it. None where it has no encoding of its own.
     """
 
     key: tuple[Hashable, ...]
@@ -39,6 +42,7 @@ class Edit:
         default=None, compare=False
     )
     settings: Callable[[LayerParts], Mapping[str, int]] | None = field(default=None, compare=False)
+    stored: Callable[[Forms, LayerParts], Forms] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,19 @@
-"""Interventions on weights: pruning, ternary values, round-to-nearest integers."""
+"""Interventions on weights: pruning, ternary values, round-to-nearest integers.
+
+What each would take to store is in :mod:`~pytest_layerguard.interventions.storage`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from pytest_layerguard.interventions import storage
 from pytest_layerguard.interventions.bench import Bench, InterventionError
 from pytest_layerguard.interventions.plan import Edit, Plan, Tensors
 
@@ -38,7 +43,7 @@ def prune_weights(plan: Plan, arguments: args.PruneWeights, bench: Bench) -> tup
 
     def prune(name: str, matrices: Tensor, parts: LayerParts) -> Tensor:
         flat = matrices.flatten(1)
-        count = int(arguments.sparsity * flat.shape[1] + 1e-9)
+        count = storage.zeros(flat.shape[1], arguments.sparsity)
         least = (
             score(name, matrices, parts)
             .flatten(1)
@@ -55,6 +60,7 @@ def prune_weights(plan: Plan, arguments: args.PruneWeights, bench: Bench) -> tup
         (*key, arguments.seed if arguments.by == "random" else 0),
         prune,
         masked,
+        lambda form: storage.sparse(form, arguments.sparsity),
     )
 
 
@@ -76,7 +82,12 @@ def ternary_weights(plan: Plan, arguments: args.TernaryWeights, bench: Bench) ->
         return restore(signs * scale).to(matrices.dtype)
 
     key = ("ternary_weights", arguments.parts, arguments.scale, arguments.group_size)
-    return _matrix_wise(plan, bench, arguments, key, ternary, straight_through)
+
+    def encoded(form: storage.Form) -> int:
+        scales = storage.scales(form, arguments.scale, arguments.group_size)
+        return storage.trits(form.weights) + scales
+
+    return _matrix_wise(plan, bench, arguments, key, ternary, straight_through, encoded)
 
 
 def quantize_weights(plan: Plan, arguments: args.QuantizeWeights, bench: Bench) -> tuple[Plan, ...]:
@@ -101,7 +112,12 @@ def quantize_weights(plan: Plan, arguments: args.QuantizeWeights, bench: Bench) 
         arguments.scale,
         arguments.group_size,
     )
-    return _matrix_wise(plan, bench, arguments, key, quantize, straight_through)
+
+    def encoded(form: storage.Form) -> int:
+        scales = storage.scales(form, arguments.scale, arguments.group_size)
+        return storage.packed(form.weights, arguments.bits) + scales
+
+    return _matrix_wise(plan, bench, arguments, key, quantize, straight_through, encoded)
 
 
 def chosen_weights(parts: LayerParts, which: str) -> tuple[str, ...]:
@@ -116,6 +132,7 @@ def _matrix_wise(
     key: tuple[Any, ...],
     change: Change,
     held: Callable[[Apply], Held],
+    encoded: Callable[[storage.Form], int],
 ) -> tuple[Plan, ...]:
     """Edits every chosen weight as a stack of matrices ``[n, out, in]``; n is 1 but for fused experts."""
     (named,) = arguments.layers.resolve(bench.layers)
@@ -133,7 +150,14 @@ def _matrix_wise(
 
         return {name: changed(name) for name in chosen_weights(parts, arguments.parts)}
 
-    return (plan.edited(dict.fromkeys(layers, Edit(key, apply, held=held(apply)))),)
+    def stored(forms: storage.Forms, parts: LayerParts) -> storage.Forms:
+        return {
+            name: replace(forms[name], encoded=encoded(forms[name]))
+            for name in chosen_weights(parts, arguments.parts)
+        }
+
+    edit = Edit(key, apply, held=held(apply), stored=stored)
+    return (plan.edited(dict.fromkeys(layers, edit)),)
 
 
 def straight_through(apply: Apply) -> Held:
@@ -170,8 +194,7 @@ def _in_rows(
     parts: LayerParts, name: str, tensor: Tensor, change: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Applies a change that expects ``[n, out, in]``, whichever way round the model keeps the weight."""
-    owner = parts.module.get_submodule(name.rpartition(".")[0])
-    transposed = type(owner).__name__ == "Conv1D" or bool(getattr(owner, "is_transposed", False))
+    transposed = parts.transposed(name)
     matrices = tensor if tensor.dim() == 3 else tensor.unsqueeze(0)
     if transposed:
         matrices = matrices.transpose(-1, -2)

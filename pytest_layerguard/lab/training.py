@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from pytest_layerguard.interventions.bench import InterventionError
 from pytest_layerguard.interventions.plan import Edit, Plan, Shell, Step, Tensors, Weights
+from pytest_layerguard.interventions.storage import trained
 from pytest_layerguard.lab.windows import IGNORED
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class _Slot:
         last_free = max(
             (i + 1 for i, edit in enumerate(weights.edits) if edit.held is None), default=0
         )
+        self.stored = trained(weights.edits, last_free)
         beneath = runner.materialise(Weights(weights.layer, weights.edits[:last_free]))
         self.dtypes = {name: tensor.dtype for name, tensor in beneath.items()}
         self.shapes = {name: tensor.shape for name, tensor in beneath.items()}
@@ -143,12 +145,11 @@ def train_on_text(runner: Runner, plan: Plan, arguments: Train, windows: Windows
             losses.append(_stepped(optimiser, loss, len(losses)))
     key = _key("train", plan, arguments)
     with torch.no_grad():
-        edits = {slot: _frozen(key, each.tensors()) for slot, each in slots.items()}
+        edits = {slot: _frozen(key, each) for slot, each in slots.items()}
         laid = {
             name: leaf.detach().to(held_shell[name].dtype) for name, leaf in shell_leaves.items()
         }
-    trained = plan.edited(edits)
-    return Trained(Plan(trained.steps, Shell(key, laid)), _curve(losses))
+    return Trained(Plan(plan.edited(edits).steps, Shell(key, laid)), _curve(losses))
 
 
 def train_to_layer_output(
@@ -197,7 +198,7 @@ def train_to_layer_output(
                 loss_value = _stepped(optimiser, loss, step)
             losses.append(loss_value)
         with torch.no_grad():
-            edits[layer] = _frozen((*key, layer), slot.tensors())
+            edits[layer] = _frozen((*key, layer), slot)
     return Trained(plan.edited(edits), _curve(losses[-arguments.steps :]))
 
 
@@ -252,9 +253,9 @@ def _stepped(optimiser: torch.optim.Optimizer, loss: Tensor, step: int) -> float
     return value
 
 
-def _frozen(key: tuple[Any, ...], tensors: Mapping[str, Tensor]) -> Edit:
-    kept = {name: tensor.detach() for name, tensor in tensors.items()}
-    return Edit(key, lambda current, parts: kept)
+def _frozen(key: tuple[Any, ...], slot: _Slot) -> Edit:
+    kept = {name: tensor.detach() for name, tensor in slot.tensors().items()}
+    return Edit(key, lambda current, parts: kept, stored=slot.stored)
 
 
 def _key(name: str, plan: Plan, arguments: Train) -> tuple[Any, ...]:

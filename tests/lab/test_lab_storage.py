@@ -1,0 +1,146 @@
+"""What weights take to store, by formulas that can be worked out on paper."""
+
+from __future__ import annotations
+
+from math import ceil, log2
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.workshop import bench_of, carried_out, runner_of
+
+from pytest_layerguard.interventions.storage import Form, packed, sparse, trits
+from pytest_layerguard.lab.storage import size_metrics
+
+# One layer of the llama: q and o 32 x 32, k and v 16 x 32, gate and up 48 x 32, down 32 x 48.
+LLAMA = [(32, 32)] * 2 + [(16, 32)] * 2 + [(48, 32)] * 2 + [(32, 48)]
+# The experts of mixtral: gate and up in one, 96 x 32, and down, 32 x 48; four of each.
+EXPERTS = [(96, 32), (32, 48)]
+
+
+def ratio(
+    family: str, *steps: tuple[str, dict[str, object]], dtype: str = "float16"
+) -> float | None:
+    runner = runner_of(family)
+    plans = carried_out(bench_of(runner), *steps)
+    found = size_metrics(plans, runner.anatomy, dtype).get("size_ratio")
+    return found.value if found else None
+
+
+def of_each(shapes: list[tuple[int, int]], stored: object, item: int = 2) -> float:
+    assert callable(stored)
+    total = sum(rows * columns for rows, columns in shapes) * item
+    return sum(stored(rows, columns) for rows, columns in shapes) / total
+
+
+@pytest.mark.parametrize(
+    ("told", "scales"),
+    [
+        ({"scale": "tensor"}, lambda rows, columns: 1),
+        ({"scale": "row"}, lambda rows, columns: rows),
+        ({"scale": "group", "group_size": 8}, lambda rows, columns: rows * columns // 8),
+    ],
+)
+def test_rounded_weights_take_their_bits_and_scales(
+    told: dict[str, object], scales: object
+) -> None:
+    assert callable(scales)
+    ternary = of_each(LLAMA, lambda r, c: ceil(r * c / 5) + 2 * scales(r, c))
+    assert ratio("llama", ("ternary_weights", told)) == pytest.approx(ternary, rel=1e-12)
+    for bits in (2, 3, 4, 8):
+        whole = of_each(LLAMA, lambda r, c, bits=bits: ceil(r * c * bits / 8) + 2 * scales(r, c))
+        found = ratio("llama", ("quantize_weights", {**told, "bits": bits}))
+        assert found == pytest.approx(whole, rel=1e-12)
+
+
+def test_five_trits_fit_a_byte() -> None:
+    assert 3**5 <= 2**8 < 3**6
+    assert [trits(n) for n in (0, 1, 5, 6)] == [0, 1, 1, 2]
+    assert [packed(n, 3) for n in (0, 1, 8, 9)] == [0, 1, 3, 4]
+
+
+def test_rows_are_outputs_whichever_way_round_a_matrix_is_kept() -> None:
+    # One layer of GPT-2 in Conv1D's [in, out]: 96, 32, 48 and 32 outputs.
+    shapes = [(96, 32), (32, 32), (48, 32), (32, 48)]
+    wanted = of_each(shapes, lambda r, c: r * c + 2 * r)
+    found = ratio("gpt2", ("quantize_weights", {"bits": 8, "scale": "row"}))
+    assert found == pytest.approx(wanted, rel=1e-12)
+
+
+@given(sparsity=st.floats(0, 1), item=st.sampled_from([2, 4]))
+def test_pruned_weights_take_what_stays_and_its_places(sparsity: float, item: int) -> None:
+    def stored(rows: int, columns: int) -> int:
+        n = rows * columns
+        left = n - int(sparsity * n + 1e-9)
+        if left == n:
+            return n * item
+        return left * item + min(ceil(n / 8), ceil(left * ceil(log2(n)) / 8))
+
+    dtype = {2: "bfloat16", 4: "float32"}[item]
+    found = ratio("llama", ("prune_weights", {"sparsity": sparsity}), dtype=dtype)
+    assert found == pytest.approx(of_each(LLAMA, stored, item), rel=1e-12)
+
+
+def test_half_the_weights_of_16_bits_take_nine_sixteenths() -> None:
+    assert ratio("llama", ("prune_weights", {"sparsity": 0.5})) == 0.5 + 1 / 16
+    assert ratio("llama", ("prune_weights", {"sparsity": 0})) == 1
+    assert ratio("llama", ("prune_weights", {"sparsity": 1})) == 0
+    # One in a hundred: its places are fewer than a mask of them all.
+    assert sparse(Form(1, 100, 100, 2), 0.99) == 100 * 2 + ceil(100 * 14 / 8)
+
+
+def test_the_mean_of_the_experts_takes_one_of_them() -> None:
+    assert ratio("mixtral", ("average_experts", {})) == 1 / 4
+    assert ratio("mixtral", ("average_experts", {"layers": 2})) == 1 / 4
+
+
+def test_dropped_experts_take_nothing_nor_do_their_routers_rows() -> None:
+    for count in (1, 2, 3):
+        assert ratio("mixtral", ("drop_experts", {"count": count})) == (4 - count) / 4
+
+
+def test_an_expert_is_a_matrix_of_its_own() -> None:
+    told = {"parts": "experts", "scale": "tensor"}
+    wanted = of_each(EXPERTS, lambda r, c: ceil(r * c / 5) + 2)
+    assert ratio("mixtral", ("ternary_weights", told)) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_the_base_is_in_the_dtype_of_the_files() -> None:
+    eight = ("quantize_weights", {"bits": 8, "scale": "tensor"})
+    half, whole = ratio("llama", eight), ratio("llama", eight, dtype="float32")
+    assert half is not None
+    assert whole == pytest.approx(half / 2, rel=1e-12)
+
+
+def test_later_interventions_count_on_what_earlier_ones_left() -> None:
+    average, drop = ("average_experts", {}), ("drop_experts", {"count": 1})
+    ternary = ("ternary_weights", {"parts": "experts", "scale": "tensor"})
+    prune = ("prune_weights", {"parts": "experts", "sparsity": 0.5})
+    alone = ratio("mixtral", ternary)
+    assert alone is not None
+    assert ratio("mixtral", average, ternary) == pytest.approx(alone / 4, rel=1e-12)
+    assert ratio("mixtral", prune, ternary) == alone
+    # The mean of ternary experts is not ternary.
+    assert ratio("mixtral", ternary, average) == 1 / 4
+    router, experts = 4 * 32, 4 * sum(rows * columns for rows, columns in EXPERTS)
+    packed_experts = sum(ceil(rows * columns / 5) + 2 for rows, columns in EXPERTS)
+    wanted = (3 * packed_experts + 2 * 3 * 32) / (2 * (experts + router))
+    assert ratio("mixtral", ternary, drop) == pytest.approx(wanted, rel=1e-12)
+    assert ratio("mixtral", drop, ternary) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_training_keeps_what_it_holds_and_frees_what_it_does_not() -> None:
+    train = ("train", {"steps": 1, "text": {"reference": "training"}, "batch": 1})
+    ternary = ("ternary_weights", {"scale": "row"})
+    assert ratio("llama", ternary, train) == ratio("llama", ternary)
+    assert ratio("mixtral", ("average_experts", {}), train) == 1 / 4
+    assert ratio("mixtral", ("drop_experts", {"count": 1}), train) == 3 / 4
+    # Drawing a layer anew after rounding it undoes the rounding.
+    draw = ("reinitialize_layers", {"layers": "all"})
+    assert ratio("llama", ternary, draw) == ratio("llama", ternary, draw, train) == 1
+
+
+def test_layers_that_do_not_run_are_not_counted() -> None:
+    prune, skip = ("prune_weights", {"sparsity": 0.5, "layers": 1}), ("skip_layers", {"layers": 1})
+    assert ratio("llama", prune, skip) is None
+    assert ratio("llama", skip) is None
