@@ -107,7 +107,7 @@ class Story:
 
     Attributes:
         result: The measurement; words and loss profiles only of the variants in `telling`.
-        telling: The positions of those variants in the result.
+        telling: The positions of those variants in the result, the mildest first.
         metrics: The metrics that the criteria name, in their order.
     """
 
@@ -126,6 +126,11 @@ class Story:
     crossed: tuple[Door, ...] = ()
     result: BetResult | None = None
     telling: tuple[int, ...] = ()
+
+    @property
+    def told_variants(self) -> tuple[VariantResult, ...]:
+        """The variants whose words are told, the mildest first."""
+        return tuple(self.result.variants[at] for at in self.telling) if self.result else ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; a number that JSON does not know becomes a string that `float` reads."""
@@ -163,7 +168,7 @@ class Story:
         }
         values = {**data, **made}
         result = values.pop("result")
-        told = {
+        told: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
         return cls(**told, result=result and BetResult.from_json(result))
@@ -313,10 +318,8 @@ def _door(crossing: Crossing, root: Path) -> Door:
 
 
 def chosen(result: BetResult, criteria: Criteria) -> tuple[int, ...]:
-    """The variants whose words are worth the room: all of a few, else the mildest and the worst."""
+    """Variants whose words are worth the room, the mildest first: all of a few, else both ends."""
     count = len(result.variants)
-    if count <= TELLING:
-        return tuple(range(count))
     metric = next(
         (name for name in _metrics(criteria) if all(name in v.metrics for v in result.variants)),
         "perplexity_ratio",
@@ -329,7 +332,9 @@ def chosen(result: BetResult, criteria: Criteria) -> tuple[int, ...]:
         return sign * interval.value if interval is not None else math.inf
 
     ranked = sorted(range(count), key=harm)
-    return tuple(sorted({*ranked[: TELLING - 2], *ranked[-2:]}))
+    if count <= TELLING:
+        return tuple(ranked)
+    return (*ranked[: TELLING - 2], *ranked[-2:])
 
 
 def trimmed(result: BetResult, telling: Sequence[int]) -> BetResult:
