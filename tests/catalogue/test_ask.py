@@ -6,15 +6,15 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+from support.catalogue import BET_40
 
 from pytest_layerguard import reference
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
 from pytest_layerguard.catalogue.ask import AskError, answer, read_idea
 from pytest_layerguard.catalogue.sight import Scout
-from tests.catalogue.conftest import BET_40
 
 if TYPE_CHECKING:
-    from tests.catalogue.conftest import Bets
+    from support.catalogue import Bets
 
 
 def asked(bets: Bets, question: str) -> str:

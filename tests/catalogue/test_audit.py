@@ -8,16 +8,16 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.catalogue import BET_40
 
 from pytest_layerguard.catalogue.audit import Audit, audit
 from pytest_layerguard.catalogue.git import GitError
 from pytest_layerguard.catalogue.records import path_of, read_record
-from tests.catalogue.conftest import BET_40
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.catalogue.conftest import Bets
+    from support.catalogue import Bets
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="there is no git here")
 LOOSE = {**BET_40["criteria"], "lenient": "any(perplexity_ratio <= 30)"}

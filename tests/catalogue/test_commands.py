@@ -7,11 +7,11 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+from support.catalogue import BET_40, PROPOSAL
 
 import pytest_layerguard.catalogue.ask
 import pytest_layerguard.catalogue.audit
 import pytest_layerguard.catalogue.summary  # noqa: F401
-from tests.catalogue.conftest import BET_40, PROPOSAL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,7 +79,7 @@ def test_a_record_is_written_under_xdist_too(pytester: pytest.Pytester, folder: 
     (folder / "new.yaml").unlink()
     pytester.makeconftest(
         """
-        from tests.catalogue.conftest import measured_as
+        from support.catalogue import measured_as
 
         class Laboratory:
             def expect(self, documents):

@@ -7,14 +7,14 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.catalogue import BET_40, PROPOSAL
 
 from pytest_layerguard import reference
 from pytest_layerguard.catalogue.outcome import Word
 from pytest_layerguard.catalogue.records import path_of
-from tests.catalogue.conftest import BET_40, PROPOSAL
 
 if TYPE_CHECKING:
-    from tests.catalogue.conftest import Bets
+    from support.catalogue import Bets
 
 SKIP = {"skip_layers": {"layers": 2}}
 TRAIN = {"train": {"steps": 1, "text": {"reference": "training"}}}

@@ -7,6 +7,8 @@ import json
 from typing import Final
 
 import pytest
+from support.catalogue import BET_40, Bets, measured_as
+from support.outcomes import CELLS, STATUSES, VERDICTS, expected
 
 # Loaded here once: pytest inside pytest forgets what it imported.
 import pytest_layerguard.report.failure
@@ -15,11 +17,9 @@ import pytest_layerguard.report.terminal  # noqa: F401
 from pytest_layerguard.bet.reading import read_bets
 from pytest_layerguard.catalogue.judging import Judge
 from pytest_layerguard.catalogue.sight import Scout
-from tests.catalogue.conftest import BET_40, Bets, measured_as
-from tests.catalogue.test_outcome_table import CELLS, STATUSES, VERDICTS, expected
 
 LABORATORY = """
-from tests.catalogue.conftest import measured_as
+from support.catalogue import measured_as
 
 
 class Laboratory:

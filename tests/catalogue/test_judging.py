@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.catalogue import BET_40, RATIOS
 
 from pytest_layerguard.catalogue.outcome import Word
 from pytest_layerguard.catalogue.records import path_of
-from tests.catalogue.conftest import BET_40, RATIOS
 
 if TYPE_CHECKING:
+    from support.catalogue import Bets
+
     from pytest_layerguard.catalogue.outcome import Outcome
-    from tests.catalogue.conftest import Bets
 
 
 def told(outcome: Outcome) -> str:

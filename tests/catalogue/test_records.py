@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.catalogue import BET_40, measured
 
 from pytest_layerguard.bet.interval import Interval, Truth
 from pytest_layerguard.bet.verdict import Verdict
@@ -24,10 +25,9 @@ from pytest_layerguard.catalogue.records import (
     read_record,
     write_record,
 )
-from tests.catalogue.conftest import BET_40, measured
 
 if TYPE_CHECKING:
-    from tests.catalogue.conftest import Bets
+    from support.catalogue import Bets
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "kill_records.py"
 

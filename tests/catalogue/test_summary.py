@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from support.catalogue import BET_40
 
 from pytest_layerguard.catalogue.markdown import code, literal
 from pytest_layerguard.catalogue.summary import SummaryError, check_summary, summary, write_summary
-from tests.catalogue.conftest import BET_40
 
 if TYPE_CHECKING:
-    from tests.catalogue.conftest import Bets
+    from support.catalogue import Bets
 
 
 def test_doors_are_told_with_who_closed_them_and_with_what_numbers(bets: Bets) -> None:
