@@ -62,7 +62,10 @@ class Guard:
             with library_warnings_shown():
                 if self._laboratory is None:
                     self._laboratory = self._open()
-                    self._laboratory.expect(self._expected)
+                    # A bet that is refused must not be swept along with those that are not.
+                    self._laboratory.expect(
+                        each for each in self._expected if self._judge.measures(*each)
+                    )
                 return self._laboratory.measure(document, bets=bets)
 
         return self._judge.judge(document, bets, measure)

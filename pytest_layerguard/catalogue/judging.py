@@ -61,18 +61,14 @@ class Judge:
         Whatever is wrong with the bet, its model or its record becomes an outcome; `measure` may
         raise LabError and UnavailableError.
         """
-        catalogue = self.catalogue(bets)
         try:
-            crossed = crossings(document, bets, catalogue, self.scout)
+            file, case, decision = self._opened(document, bets)
         except LabError as error:
             return outcome.error(str(error))
-        file = _File.of(document, bets, catalogue, crossed)
-        case = file.case(require_records="records" in self.require and not self.recording)
-        decision = outcome.decide(case)
         if decision.word is not None:
             return self._refused(file, decision)
-        if case.is_newcomer and catalogue.unreadable:
-            return outcome.error(_BLIND + "\n" + "\n".join(catalogue.unreadable))
+        if self._is_blind(case, bets):
+            return outcome.error(_BLIND + "\n" + "\n".join(self.catalogue(bets).unreadable))
         try:
             result = measure()
         except UnavailableError as error:
@@ -80,6 +76,26 @@ class Judge:
         except LabError as error:
             return outcome.error(str(error))
         return self._judged(file, case, result)
+
+    def measures(self, document: BetDocument, bets: Path) -> bool:
+        """Return whether `judge` would have the bet measured, as far as can be told before it is."""
+        try:
+            _, case, decision = self._opened(document, bets)
+        except LabError:
+            return False
+        return decision.word is None and not self._is_blind(case, bets)
+
+    def _opened(self, document: BetDocument, bets: Path) -> tuple[_File, Case, Decision]:
+        """Return what the catalogue has on a bet, and what that alone decides; raises LabError."""
+        catalogue = self.catalogue(bets)
+        crossed = crossings(document, bets, catalogue, self.scout)
+        file = _File.of(document, bets, catalogue, crossed)
+        case = file.case(require_records="records" in self.require and not self.recording)
+        return file, case, outcome.decide(case)
+
+    def _is_blind(self, case: Case, bets: Path) -> bool:
+        """Return whether a door may be closed that nobody can see."""
+        return case.is_newcomer and bool(self.catalogue(bets).unreadable)
 
     def catalogue(self, bets: Path) -> Catalogue:
         """Return the catalogue that counts for the bets of a folder."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.lab import digests
+from pytest_layerguard.lab.errors import LabError
 from pytest_layerguard.lab.identity import identity
 from pytest_layerguard.lab.results import BetResult
 from pytest_layerguard.lab.whole import write_whole
@@ -88,7 +89,7 @@ class RememberingLaboratory:
         if self._kept is None:
             return self._laboratory().measure(document, bets=bets)
         key = identity(document, bets, self._conditions, self._registry)
-        found = None if key is None or self._conditions.fresh else self._kept.find(key)
+        found = self._find(key)
         if found is not None:
             return found
         result = self._laboratory().measure(document, bets=bets)
@@ -96,12 +97,27 @@ class RememberingLaboratory:
             self._kept.keep(key, result)
         return result
 
+    def _find(self, key: str | None) -> BetResult | None:
+        if self._kept is None or key is None or self._conditions.fresh:
+            return None
+        return self._kept.find(key)
+
+    def _remembers(self, document: BetDocument, bets: Path) -> bool:
+        try:
+            return (
+                self._find(identity(document, bets, self._conditions, self._registry)) is not None
+            )
+        except LabError:
+            # Told when that bet itself is measured.
+            return False
+
     def _laboratory(self) -> Laboratory:
         if self._opened is None:
             from pytest_layerguard.lab.laboratory import Laboratory
 
             self._opened = Laboratory(self._conditions, self._registry)
-            self._opened.expect(self._expected)
+            # A bet that is remembered must not be swept along with those that are not.
+            self._opened.expect(each for each in self._expected if not self._remembers(*each))
         return self._opened
 
 

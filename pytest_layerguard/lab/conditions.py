@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from pytest_layerguard.lab.progress import Counting, uncounted
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -16,6 +18,7 @@ ROOT_FLAG: Final = "--layerguard-root"
 UNPINNED_FLAG: Final = "--layerguard-allow-unpinned"
 REMOTE_CODE_FLAG: Final = "--layerguard-allow-remote-code"
 DEVICE_FLAG: Final = "--layerguard-device"
+WAIT_FLAG: Final = "--layerguard-device-wait"
 
 
 def silent(_line: str) -> None:
@@ -37,7 +40,9 @@ class Conditions:
         fresh: Whether results that are kept are measured again.
         largest_text: Bytes of the largest text file that is read.
         patience: Seconds that are waited in all where the hub asks for patience (429).
+        device_wait: Seconds that are waited for a GPU that another run holds.
         progress: Is told what is about to happen.
+        counting: Is told how far it is.
     """
 
     device: str = "auto"
@@ -49,4 +54,6 @@ class Conditions:
     fresh: bool = False
     largest_text: int = 2**30
     patience: float = 60.0
+    device_wait: float = 3600.0
     progress: Progress = silent
+    counting: Counting = uncounted

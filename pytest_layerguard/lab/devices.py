@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from pytest_layerguard.lab.conditions import DEVICE_FLAG, Conditions
 from pytest_layerguard.lab.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from pytest_layerguard.bet.model import Needs
+    from pytest_layerguard.bet.model import ModelSpec, Needs
 
 
 def resolve(conditions: Conditions) -> str:
@@ -39,6 +40,38 @@ def resolve(conditions: Conditions) -> str:
         f"{DEVICE_FLAG} {conditions.device}: there is no such device here. There is: "
         f"{', '.join(['cpu', *(['mps'] if metal else []), *map(_described, range(gpus))])}."
     )
+
+
+def identity(gpu: str) -> str:
+    """Tell a GPU from all others of the machine, whatever each process calls it.
+
+    ``cuda:1`` is another GPU in a process that sees others: it is the second of those that
+    ``CUDA_VISIBLE_DEVICES`` lists.
+    """
+    import torch
+
+    index = int(gpu.removeprefix("cuda:"))
+    uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None)
+    if uuid is not None:
+        return str(uuid)
+    listed = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return listed[index] if index < len(listed) and listed[index] else str(index)
+
+
+def taken(spec: ModelSpec, conditions: Conditions) -> tuple[str, ...]:
+    """Say which GPUs a model will lie on, as torch names them; none for any other device.
+
+    Raises:
+        UnavailableError: If the device that was asked for is not there.
+    """
+    import torch
+
+    device = resolve(conditions)
+    if not device.startswith("cuda"):
+        return ()
+    if spec.device_map is None:
+        return (device,)
+    return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
 
 
 def require(needs: Needs | None, conditions: Conditions) -> None:
@@ -71,6 +104,15 @@ def _require_gpu(needed: int, device: str) -> None:
     index = int(device.removeprefix("cuda:"))
     if torch.cuda.get_device_properties(index).total_memory < needed:
         raise UnavailableError(f"needs a GPU with {_size(needed)}; there is {_described(index)}")
+
+
+def vacate() -> None:
+    """Give the memory of models that are no longer referenced back to the GPUs."""
+    import torch
+
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def name(device: str) -> str:

@@ -105,7 +105,7 @@ class BetResult:
         provenance: Model, tokenizer and token digests, versions, device, dtype, attention, micro-batch,
             layer evaluations.
         diagnostics: What holds for the whole bet.
-        seconds: How long it took, loading included.
+        seconds: How long it took to measure, loading included; whenever that was, if it is cached.
         cached: Whether this came from the result cache.
     """
 

@@ -116,7 +116,8 @@ def tell(
         "word": str(outcome.word) if outcome else "ERROR",
         "crossed": [crossing.id for crossing in outcome.crossed] if outcome else [],
         "digest": digest(bet),
-        "seconds": round(result.seconds, 3) if result else 0.0,
+        # What this run spent on it: a cached result says how long it took when it was measured.
+        "seconds": round(result.seconds, 3) if result and not result.cached else 0.0,
         "cached": bool(result and result.cached),
         # Several texts or checkpoints have no one base: each variant then carries its own.
         "base": _points(bases[0].metrics) if len(bases) == 1 else None,
