@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_layerguard.lab import devices
-from pytest_layerguard.lab import devices
 from pytest_layerguard.lab.arms import Arm, planned
 from pytest_layerguard.lab.contracts import Reading, contract_key
 from pytest_layerguard.lab.errors import LabError
@@ -78,7 +77,6 @@ class Laboratory:
         Sharing changes no number: every plan is run at the same shapes, alone or not.
         """
         self._expected = [_Expected(document, bets) for document, bets in documents]
-        self._knows_the_end = True
         self._knows_the_end = True
 
     def measure(self, document: BetDocument, *, bets: Path) -> BetResult:
