@@ -153,6 +153,41 @@ def cut_rolling(ids: Sequence[int], context: int, prefix: int) -> list[tuple[Ten
     return windows
 
 
+def cut_strided(
+    ids: Sequence[int], window: int, stride: int, last_only: bool
+) -> list[tuple[Tensor, Tensor]]:
+    """Cuts a text as the loop of transformers' documentation does ("Perplexity of fixed-length models").
+
+    Window k reads the text's tokens ``kS .. kS+W-1`` and scores those that no window before it read, but for
+    the text's first token, before which there is nothing. No window but the first starts with BOS.
+
+    Args:
+        ids: The text as its tokenizer gives it, special tokens included.
+        window: W, tokens that a window reads.
+        stride: S, tokens by which a window starts after the one before it.
+        last_only: Whether only the last position of each window counts.
+
+    Raises:
+        LabError: If there is nothing to score.
+    """
+    if len(ids) < 2:
+        raise LabError("the text has fewer than two tokens; there is nothing to score")
+    text = torch.tensor(ids, dtype=torch.long)
+    windows: list[tuple[Tensor, Tensor]] = []
+    read = 1
+    for start in range(0, len(ids), stride):
+        end = min(start + window, len(ids))
+        labels = text[start + 1 : end].clone()
+        labels[: max(0, read - start - 1)] = IGNORED
+        if last_only:
+            labels[:-1] = IGNORED
+        windows.append((text[start : end - 1], labels))
+        read = end
+        if end == len(ids):
+            break
+    return windows
+
+
 def batched(windows: Sequence[tuple[Tensor, Tensor]], rows: int) -> list[Batch]:
     """Groups windows of equal length into micro-batches of at most ``rows`` windows, in order."""
     batches: list[Batch] = []
