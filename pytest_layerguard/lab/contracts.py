@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_WINDOW: Final = 512
 _GPTQ_WINDOW: Final = 2048
+_LM_EVAL_CONTEXT: Final = 2048
 _NFS: Final = (512, 256)
 _STRIDED: Final = ("nfs-512-256", "nfs-512-256-as-published")
 
@@ -36,15 +37,19 @@ class Reading:
     Attributes:
         batches: Micro-batches of windows.
         provenance: Digests and counts, enough to know what was read.
+        neighbours: How many windows, one after the other, reach over the same text.
+        whole: The text, where all of it is scored.
     """
 
     batches: tuple[Batch, ...]
     provenance: Mapping[str, Any]
+    neighbours: int = 1
+    whole: str | None = None
 
     @cached_property
     def ground(self) -> Ground:
         """Where each scored token stands."""
-        return Ground.of(self.batches)
+        return Ground.of(self.batches, self.neighbours)
 
     @cached_property
     def key(self) -> str:
@@ -65,7 +70,7 @@ class Reading:
 
     @property
     def windows(self) -> int:
-        """How many windows there are."""
+        """How many windows there are that can be taken for independent."""
         return self.ground.count
 
 
@@ -113,7 +118,16 @@ def read(text: str, measure: Measure, loaded: Loaded, micro_batch: int) -> Readi
             "positions": measure.positions,
             "preset": measure.preset,
         },
+        _neighbours(measure, length),
+        text if measure.preset == "lm-eval" and measure.tokens is None else None,
     )
+
+
+def _neighbours(measure: Measure, length: int) -> int:
+    """How many windows reach over the same text: a window's length over the stride, rounded up."""
+    if measure.preset is not None:
+        return -(-_NFS[0] // _NFS[1]) if measure.preset in _STRIDED else 1
+    return -(-length // min(measure.stride or length, length))
 
 
 def context_of(loaded: Loaded) -> int | None:
@@ -145,19 +159,13 @@ def default_window(measure: Measure, loaded: Loaded) -> int:
 
 def _windows(ids: Sequence[int], measure: Measure, loaded: Loaded, bos: int | None) -> list[Window]:
     if measure.preset == "gptq-2048":
+        _check_context(measure, _GPTQ_WINDOW, loaded)
         start = [] if bos is None else [bos]
         return cut_chunks([*start, *ids], _GPTQ_WINDOW, measure.tokens)
     if measure.preset == "lm-eval":
-        context = context_of(loaded) or _GPTQ_WINDOW
-        prefix = loaded.tokenizer.bos_token_id
-        prefix = loaded.tokenizer.eos_token_id if prefix is None else prefix
-        if prefix is None:
-            raise LabError(
-                "preset lm-eval: the tokenizer has neither a BOS nor an end-of-text token to start with"
-            )
-        return cut_rolling(
-            ids if measure.tokens is None else ids[: measure.tokens], context, prefix
-        )
+        return _rolling(ids, measure, loaded, bos)
+    if measure.preset in _STRIDED:
+        _check_context(measure, _NFS[0], loaded)
     window, stride = (
         _NFS if measure.preset in _STRIDED else (default_window(measure, loaded), measure.stride)
     )
@@ -165,6 +173,36 @@ def _windows(ids: Sequence[int], measure: Measure, loaded: Loaded, bos: int | No
     scored = measure.tokens if measure.tokens is not None else len(ids) - spare
     contract = Contract(scored, window, stride or window, bos, measure.positions == "last")
     return cut(ids, contract)
+
+
+def _check_context(measure: Measure, window: int, loaded: Loaded) -> None:
+    context = context_of(loaded)
+    if context is not None and context < window:
+        raise LabError(
+            f"preset {measure.preset} reads {window} tokens at a time and the model's context is {context} "
+            "tokens; say measure.window instead"
+        )
+
+
+def _rolling(ids: Sequence[int], measure: Measure, loaded: Loaded, bos: int | None) -> list[Window]:
+    """Windows as lm-evaluation-harness 0.4.13 makes them.
+
+    Where the tokenizer adds BOS by default the text has it as its first token, which is scored; the prefix
+    token comes before it nevertheless.
+
+    Raises:
+        LabError: If there is no token to start with.
+    """
+    prefix = loaded.tokenizer.bos_token_id
+    prefix = loaded.tokenizer.eos_token_id if prefix is None else prefix
+    if prefix is None:
+        raise LabError(
+            "preset lm-eval: the tokenizer has neither a BOS nor an end-of-text token to start with"
+        )
+    if bos is not None and list(ids[:1]) != [prefix]:
+        ids = [bos, *ids]
+    taken = ids if measure.tokens is None else ids[: measure.tokens]
+    return cut_rolling(taken, context_of(loaded) or _LM_EVAL_CONTEXT, prefix)
 
 
 def training_windows(

@@ -7,8 +7,8 @@ and Miller, "A Practitioner's Guide to Cluster-Robust Inference", 2015, with G/(
 Harm is skewed: some windows suffer far more than the rest. Student's interval then ends too early on the side
 of the long tail, which is the side of the bar, and a proposal truly at the bar passes in 3 to 6 % of runs
 instead of 2.5 %. That end is moved out to where Hall's transformation puts it ("On the removal of skewness by
-transformation", Journal of the Royal Statistical Society B 54, 1992), by no more than half again as far as
-Student's; the other end stays. What this covers is told in ``docs/statistics.md``.
+transformation", Journal of the Royal Statistical Society B 54, 1992), at most twice as far as Student's; the
+other end stays. What this covers is told in ``docs/statistics.md``.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -28,32 +29,60 @@ _WORST_TOKENS: Final = 20
 
 @dataclass(frozen=True)
 class Ground:
-    """Where each scored token stands: its window, its position there and its id, each ``[n]``."""
+    """Where each scored token stands: its cluster, its position in its window and its id, each ``[n]``.
+
+    A cluster is what is taken for independent of the rest: a window, or, where windows share context, as many
+    neighbours as a window reaches over.
+    """
 
     windows: NDArray[np.int64]
     positions: NDArray[np.int64]
     tokens: NDArray[np.int64]
 
     @classmethod
-    def of(cls, batches: Sequence[Batch]) -> Ground:
-        """Reads it off the micro-batches, in the order in which tokens are scored."""
+    def of(cls, batches: Sequence[Batch], neighbours: int = 1) -> Ground:
+        """Reads it off the micro-batches, in the order in which tokens are scored.
+
+        Args:
+            batches: The windows.
+            neighbours: How many windows, one after the other, make a cluster. What is left at the end, if it
+                has less than half a cluster's tokens, goes with the cluster before it: an all but empty one
+                would count as a degree of freedom that it does not give.
+        """
         windows, positions, tokens = [], [], []
         for batch in batches:
             rows, columns = torch.nonzero(batch.scored, as_tuple=True)
             windows.append(torch.tensor(batch.windows)[rows])
             positions.append(columns)
             tokens.append(batch.labels[batch.scored])
-        return cls(*(torch.cat(each).numpy() for each in (windows, positions, tokens)))
+        of_window, *rest = (torch.cat(each).numpy() for each in (windows, positions, tokens))
+        clusters = of_window // neighbours
+        sizes = np.bincount(clusters)
+        if len(sizes) > 1 and 2 * sizes[-1] < sizes[0]:
+            clusters = np.minimum(clusters, len(sizes) - 2)
+        return cls(clusters, *rest)
 
     @property
     def count(self) -> int:
-        """How many windows there are."""
+        """How many clusters there are."""
         return int(self.windows.max()) + 1
 
 
-def base_metrics(losses: Tensor, ground: Ground) -> dict[str, Interval]:
-    """The base's perplexity, from its token losses ``[n]``."""
-    return {"perplexity": exponential(_mean(losses, ground).interval())}
+def base_metrics(losses: Tensor, ground: Ground, whole: str | None = None) -> dict[str, Interval]:
+    """The base's perplexity, from its token losses ``[n]``.
+
+    Where the whole text is scored, also by word and by byte, as lm-evaluation-harness counts them: pieces
+    between runs of white space, and bytes of UTF-8.
+    """
+    mean = _mean(losses, ground)
+    units = {"perplexity": len(losses)}
+    if whole is not None:
+        units["word_perplexity"] = len(re.split(r"\s+", whole))
+        units["byte_perplexity"] = len(whole.encode())
+    return {
+        name: exponential(mean.times(len(losses) / count).interval())
+        for name, count in units.items()
+    }
 
 
 def variant_metrics(

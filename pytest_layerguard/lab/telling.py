@@ -40,7 +40,7 @@ def told_base(
     Raises:
         LabError: If it is no base to compare anything with.
     """
-    metrics = measurement.base_metrics(losses, reading.ground)
+    metrics = measurement.base_metrics(losses, reading.ground, reading.whole)
     soundness.check_base(
         losses, metrics["perplexity"], samples.base, measure, subject.vocabulary, reading.start
     )
