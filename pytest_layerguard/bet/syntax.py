@@ -183,13 +183,13 @@ def _check_tokens(text: str, *, texts: bool) -> None:
         kind, token = str(match.lastgroup), match[0]
         if kind in ("number", "name") and previous == "number":
             raise CriterionError("a number runs into what follows; write '3 * x'", position)
-        starts = kind in ("number", "name", "string") and token not in ("and", "or")
-        if starts and last and last not in _UNFINISHED:
-            raise CriterionError(f"nothing stands between '{last}' and '{token}'", position)
         if kind == "string" and not texts:
             raise CriterionError("quoted text is not part of a criterion", position)
         if kind == "string" and not (token.isascii() and token.isprintable()):
             raise CriterionError("quoted text may hold plain printable characters only", position)
+        starts = kind in ("number", "name", "string") and token not in ("and", "or")
+        if starts and last and last not in _UNFINISHED:
+            raise CriterionError(f"nothing stands between '{last}' and '{token}'", position)
         if kind == "name" and token not in ("and", "or", "not") and keyword.iskeyword(token):
             raise CriterionError(f"'{token}' is not part of an expression here", position)
         if token in _HINTS:
