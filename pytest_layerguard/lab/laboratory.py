@@ -18,7 +18,7 @@ from pytest_layerguard.lab.results import BaseResult, BetResult, VariantResult
 from pytest_layerguard.lab.subject import Subject
 from pytest_layerguard.lab.sweep import evaluations
 from pytest_layerguard.lab.talk import sampled, spoken
-from pytest_layerguard.lab.telling import told_base, told_variants
+from pytest_layerguard.lab.telling import told_base, told_until_decided, told_variants
 from pytest_layerguard.lab.texts import Texts
 from pytest_layerguard.lab.workbench import Workbench
 
@@ -70,6 +70,11 @@ class Laboratory:
         self._held: tuple[tuple[Any, ...], Subject] | None = None
         self._lease = Lease(conditions)
         self.loads = 0
+
+    @property
+    def subject(self) -> Subject | None:
+        """The model in memory, or None."""
+        return None if self._held is None else self._held[1]
 
     def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
         """Says which bets will be measured, so that those of one model and text share a sweep.
@@ -133,10 +138,14 @@ class Laboratory:
         bases: list[BaseResult] = []
         variants: list[VariantResult] = []
         for name, reading in readings.items():
-            losses, scores = subject.scores(reading, plans, also)
             place = (samples, eye_test, name, checkpoint)
+            if bet.measure.stop == "none":
+                losses, scores = subject.scores(reading, plans, also)
+                told = told_variants(subject, reading, losses, scores, arms, comparisons, *place)
+            else:
+                losses, told = told_until_decided(subject, bet, reading, arms, comparisons, *place)
             bases.append(told_base(subject, bet.measure, reading, losses, *place))
-            variants += told_variants(subject, reading, losses, scores, arms, comparisons, *place)
+            variants += told
         alone = evaluations([subject.base, *plans])
         return _Part(
             readings=tuple(readings.values()),

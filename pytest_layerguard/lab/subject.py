@@ -88,6 +88,10 @@ class Subject:
         ]
         return training_windows(ids, window, tokens.bos_id(tokenizer, measure.bos), most)
 
+    def kept_base(self, reading: Reading) -> Base | None:
+        """The base on what was read, where it was run and could be kept."""
+        return self._bases.get(reading.key)
+
     def scores(
         self, reading: Reading, plans: Sequence[Plan], also: Sequence[Plan] = ()
     ) -> tuple[Tensor, Mapping[Plan, Scores]]:
