@@ -32,14 +32,22 @@ SEEN: Final[pytest.StashKey[dict[str, tuple[Path, int]]]] = pytest.StashKey()
 
 def claim(path: Path, parent: pytest.Collector) -> BetFile | None:
     """Claim a YAML file below a bet folder, by its path alone: every file of every run asks."""
-    if path.suffix not in SUFFIXES:
-        return None
-    folder = bet_folder(path, parent.config)
-    if folder is None or RECORDS in path.relative_to(folder).parts[:-1]:
+    folder = folder_of_bets(path, parent.config)
+    if folder is None:
         return None
     file: BetFile = BetFile.from_parent(parent, path=path)
     file.folder = folder
     return file
+
+
+def folder_of_bets(path: Path, config: pytest.Config) -> Path | None:
+    """Return the bet folder of a bet file, or None for any other file."""
+    if path.suffix not in SUFFIXES:
+        return None
+    folder = bet_folder(path, config)
+    if folder is None or RECORDS in path.relative_to(folder).parts[:-1]:
+        return None
+    return folder
 
 
 def bet_folder(path: Path, config: pytest.Config) -> Path | None:

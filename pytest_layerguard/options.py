@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,6 +25,8 @@ class Settings:
     """Folders that hold bet files, as written: a name or a relative path."""
     device: str
     json: Path | None
+    html: Path | None
+    markdown: Path | None
     roots: tuple[Path, ...]
     """Folders outside a bet's own tree from which models and texts may be read."""
     require: frozenset[str]
@@ -99,6 +102,14 @@ def read_folder_path(words: Sequence[str], start: Path) -> Path | None:
     return path
 
 
+def read_page_path(words: Sequence[str], start: Path) -> Path | None:
+    """Read the path of the page, and find out before anything runs whether it could be made."""
+    path = read_report_path(words, start)
+    if path is not None and importlib.util.find_spec("jinja2") is None:
+        raise ValueError("needs Jinja2, which is not here; pip install 'pytest-layerguard[html]'")
+    return path
+
+
 def read_roots(words: Sequence[str], start: Path) -> tuple[Path, ...]:
     """Read folders that must exist, so that a misspelt one is not found out bet by bet."""
     roots = tuple(start / Path(word).expanduser() for word in words)
@@ -141,6 +152,20 @@ OPTIONS: Final = (
         read=read_report_path,
         metavar="PATH",
         flag="--layerguard-json",
+    ),
+    Option(
+        "html",
+        "create a page for a browser with every bet of this run at the given path",
+        read=read_page_path,
+        metavar="PATH",
+        flag="--layerguard-html",
+    ),
+    Option(
+        "markdown",
+        "create a Markdown summary of this run at the given path, short enough for a comment",
+        read=read_report_path,
+        metavar="PATH",
+        flag="--layerguard-markdown",
     ),
     Option(
         "roots",

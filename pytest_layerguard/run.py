@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from pytest_layerguard.collect import BetItem, bet_folder
+from pytest_layerguard.collect import BetItem, bet_folder, folder_of_bets
 from pytest_layerguard.options import SETTINGS
 
 if TYPE_CHECKING:
     from pytest_layerguard.report.entry import Told
+    from pytest_layerguard.report.refused import Refused
 
 TOLD: Final[pytest.StashKey[list[Told]]] = pytest.StashKey()
-WRITE_ERROR: Final[pytest.StashKey[str]] = pytest.StashKey()
+REFUSED: Final[pytest.StashKey[list[Refused]]] = pytest.StashKey()
+WRITE_ERRORS: Final[pytest.StashKey[list[str]]] = pytest.StashKey()
 ATTRIBUTE: Final = "layerguard"
 """The attribute of a test report that carries a bet's `Told`, as a JSON string."""
 
@@ -83,7 +87,9 @@ class Gathering:
     """Keeps what reports carry; the hook it needs is not told of any config."""
 
     def __init__(self, config: pytest.Config) -> None:
+        self._config = config
         self._bets = config.stash.setdefault(TOLD, [])
+        self._refused = config.stash.setdefault(REFUSED, [])
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what a report carries; the controller of pytest-xdist sees every worker's."""
@@ -91,21 +97,56 @@ class Gathering:
         if told is not None:
             self._bets.append(told)
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Keep what is wrong with a bet file that could not be read."""
+        if report.failed and folder_of_bets(self._config.rootpath / report.nodeid, self._config):
+            from pytest_layerguard.report.refused import Refused
+
+            self._refused.append(Refused.of(report.nodeid, report.longreprtext))
+
 
 def write(session: pytest.Session) -> None:
     """Write the files that were asked for; the run fails where that cannot be done."""
     config = session.config
-    path = config.stash[SETTINGS].json
-    if path is None or is_worker(config) or config.getoption("collectonly"):
+    if is_worker(config) or config.getoption("collectonly"):
         return
-    from pytest_layerguard.report import json
+    failed = config.stash.setdefault(WRITE_ERRORS, [])
+    for name in ("json", "html", "markdown"):
+        path = getattr(config.stash[SETTINGS], name)
+        if path is None:
+            continue
+        try:
+            write_report(name, path, config)
+        except OSError as error:
+            failed.append(f"cannot write --layerguard-{name} {path}: {error.strerror}")
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
-    bets = config.stash[TOLD]
-    try:
+
+def write_report(name: str, path: Path, config: pytest.Config) -> None:
+    """Write one report.
+
+    Raises:
+        OSError: when the path cannot be written; whatever stood there still does.
+    """
+    bets, refused = config.stash[TOLD], config.stash[REFUSED]
+    root = config.rootpath
+    if name == "json":
+        from pytest_layerguard.report import json
+
         json.write(path, bets)
-    except OSError as error:
-        config.stash[WRITE_ERROR] = f"cannot write --layerguard-json {path}: {error.strerror}"
-        session.exitstatus = pytest.ExitCode.USAGE_ERROR
+        return
+    from pytest_layerguard.report import github
+
+    address = github.address(os.environ, root)
+    if name == "markdown":
+        from pytest_layerguard.report import markdown
+
+        markdown.write(path, bets, refused, address)
+        return
+    from pytest_layerguard.report import html
+
+    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    html.write(path, bets, refused, html.Source(root, path, address), when)
 
 
 def is_worker(config: pytest.Config) -> bool:
@@ -128,5 +169,25 @@ def summarise(terminal: pytest.TerminalReporter, config: pytest.Config) -> None:
         for lines in config.hook.pytest_layerguard_report_lines(config=config, bets=bets):
             for text in lines:
                 terminal.line(text)
-    if WRITE_ERROR in config.stash:
-        terminal.line(f"ERROR: {config.stash[WRITE_ERROR]}", red=True)
+    for error in config.stash.get(WRITE_ERRORS, ()):
+        terminal.line(f"ERROR: {error}", red=True)
+    refused = config.stash[REFUSED]
+    if told or refused:
+        tell_github(terminal, config)
+
+
+def tell_github(terminal: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Where GitHub Actions runs this, fold the log, mark the lines and add to the step's summary."""
+    from pytest_layerguard.report import github
+
+    if not github.active(os.environ) or config.getoption("collectonly"):
+        return
+    bets, refused = config.stash[TOLD], config.stash[REFUSED]
+    root = config.rootpath
+    for line in github.groups(bets):
+        terminal.line(line)
+    for line in github.annotated(bets, refused, os.environ, root):
+        terminal.line(line)
+    problem = github.summarise(bets, refused, os.environ, root)
+    if problem is not None:
+        terminal.line(problem, yellow=True)

@@ -176,6 +176,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["metric"] = plots.named
     environment.filters["figure"] = _figure
+    environment.filters["capitalize_first"] = lambda words: words[:1].upper() + words[1:]
     return environment
 
 

@@ -99,6 +99,7 @@ class Door:
     closes: str
     numbers: tuple[str, ...]
     standing: str
+    instead: str
 
 
 @dataclass(frozen=True)
@@ -196,9 +197,9 @@ def story(document: BetDocument, outcome: Outcome | None, root: Path) -> Story:
         metrics=tuple(_metrics(bet.criteria)),
         bars=tuple(_bars(bet.criteria)),
         evidence=tuple(_published(each) for each in bet.evidence[:20]),
-        messages=outcome.messages if outcome else (),
+        messages=tuple(_messages(outcome)) if outcome else (),
         warnings=outcome.warnings if outcome else (),
-        crossed=tuple(_door(each, root) for each in outcome.crossed) if outcome else (),
+        crossed=tuple(_door(each, root, result) for each in outcome.crossed) if outcome else (),
         result=result and trimmed(result, telling),
         telling=telling,
     )
@@ -293,7 +294,13 @@ def _published(evidence: Evidence) -> Published:
     )
 
 
-def _door(crossing: Crossing, root: Path) -> Door:
+def _messages(outcome: Outcome) -> Iterator[str]:
+    """What an outcome says, but for the doors, which are told one by one."""
+    doors = tuple(f"{crossing.id} (" for crossing in outcome.crossed)
+    return (each for each in outcome.messages if not (doors and each.startswith(doors)))
+
+
+def _door(crossing: Crossing, root: Path, result: BetResult | None) -> Door:
     from pytest_layerguard.catalogue.numbers import numbers
     from pytest_layerguard.catalogue.shelf import shown
 
@@ -314,6 +321,10 @@ def _door(crossing: Crossing, root: Path) -> Door:
         ),
         numbers=tuple(text.plain(line, PROSE) for line in numbers(entry)),
         standing=text.plain(standing, PROSE),
+        # Advice is the last line, and is for those who have not challenged yet.
+        instead=""
+        if result is not None
+        else text.plain([*crossing.lines(root)][-1].strip(), PROSE),
     )
 
 

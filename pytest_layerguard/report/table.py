@@ -47,7 +47,7 @@ def table(result: BetResult, limit: int) -> Table:
     """Return bases and variants with all their metrics, `limit` variants at the most."""
     everyone: list[BaseResult | VariantResult] = [*result.bases, *result.variants]
     names = dict.fromkeys(name for each in everyone for name in each.metrics)
-    columns = [name for name in FIRST if name in names]
+    columns: list[str] = [name for name in FIRST if name in names]
     # What a base has is in its own line.
     columns += [
         name
