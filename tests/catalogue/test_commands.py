@@ -6,6 +6,7 @@ import json
 import shutil
 from typing import TYPE_CHECKING
 
+import hypothesis  # noqa: F401
 import pytest
 from support.catalogue import BET_40, PROPOSAL
 

@@ -6,6 +6,7 @@ import itertools
 import json
 from typing import Final
 
+import hypothesis  # noqa: F401
 import pytest
 from support.catalogue import BET_40, Bets, measured_as
 from support.outcomes import CELLS, STATUSES, VERDICTS, expected

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.catalogue import BET_40, RATIOS
+from support.catalogue import BET_40, RATIOS, measured
 
 from pytest_layerguard.catalogue.outcome import Word
 from pytest_layerguard.catalogue.records import path_of
@@ -72,6 +73,31 @@ def test_a_challenge_must_meet_the_bar_of_what_it_challenges(
     else:
         assert "bet-40" in [each.id for each in outcome.crossed]
         assert f"skip-0: {ratio:g} [" in told(outcome)
+
+
+@pytest.mark.parametrize(("ratios", "passed"), [((1.2, 2), True), ((1.2, 20), False)])
+def test_a_bar_is_not_met_by_choosing(bets: Bets, ratios: tuple[float, ...], passed: bool) -> None:
+    one = {"skip_layers": {"layers": 3}}
+    bets.put(BET_40, intervention=one, criteria={"lenient": "perplexity_ratio <= 3"})
+    each = {"skip_layers": {"layers": {"each": [1, 2]}}}
+    criteria = {"lenient": "any(perplexity_ratio <= 3)"}
+    bets.put(intervention=each, criteria=criteria, challenges=["bet-40"])
+    outcome = bets.judge("drop-one", *ratios)
+    assert outcome.passed == passed
+    assert passed or "perplexity_ratio 20 [" in told(outcome)
+
+
+def test_only_arms_that_stand_in_the_door_are_held_to_its_bar(bets: Bets) -> None:
+    bets.put(BET_40)
+    arms = {"kept": {"average_experts": {}}, "gone": {"skip_layers": {"layers": 2}}}
+    criteria = {"lenient": "gone.perplexity_ratio <= kept.perplexity_ratio"}
+    bets.put(intervention=None, arms=arms, criteria=criteria, challenges=["bet-40"])
+    rows = measured(20, 2).variants
+    named = tuple(replace(row, arm=arm, target="") for row, arm in zip(rows, arms, strict=True))
+    assert bets.judge("drop-one", variants=named).passed
+    named = (named[0], replace(named[1], metrics=named[0].metrics))
+    outcome = bets.judge("drop-one", variants=named)
+    assert outcome.word is Word.CROSSED
 
 
 def test_a_challenge_at_the_bar_is_inconclusive(bets: Bets) -> None:

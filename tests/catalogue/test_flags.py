@@ -1,0 +1,93 @@
+"""No option lets a proposal through a closed door; each runs here against a laboratory that would say yes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import hypothesis  # noqa: F401
+import pytest
+from support.catalogue import BET_40, PROPOSAL
+
+# Loaded here once: pytest inside pytest forgets what it imported.
+import pytest_layerguard.catalogue.judging
+import pytest_layerguard.report.failure
+import pytest_layerguard.report.json
+import pytest_layerguard.report.terminal  # noqa: F401
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LABORATORY = """
+from support.catalogue import measured
+
+
+class Laboratory:
+    def expect(self, documents):
+        pass
+
+    def measure(self, document, *, bets):
+        return measured(1.0)
+
+
+def pytest_layerguard_laboratory():
+    return Laboratory()
+"""
+ALONE = [
+    ["-k", "drop-one"],
+    ["--deselect", "bets/40.yaml::bet-40"],
+    ["--ignore", "bets/40.yaml"],
+    ["--lf"],
+    ["--layerguard-record"],
+    ["--layerguard-allow-unpinned"],
+    ["--layerguard-allow-remote-code"],
+    ["--layerguard-root", "."],
+    ["--layerguard-require", "all,records"],
+    ["-o", "layerguard_bets=bets other"],
+    ["-o", "layerguard_record=true"],
+    ["-o", "norecursedirs=bets"],
+    ["-k", "drop-one", "--layerguard-record", "--layerguard-allow-unpinned", "--lf", "--ff"],
+]
+
+
+@pytest.fixture
+def folder(pytester: pytest.Pytester) -> Path:
+    pytester.makeini("[pytest]\n")
+    pytester.makeconftest(LABORATORY)
+    folder = pytester.path / "bets"
+    folder.mkdir()
+    (folder / "40.yaml").write_text(json.dumps(BET_40), encoding="utf-8")
+    (folder / "new.yaml").write_text(json.dumps(PROPOSAL), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("flags", "status"),
+    [*((flags, "proposed") for flags in ALONE), (["--layerguard-record"], "upheld")],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_no_flag_opens_a_door(
+    pytester: pytest.Pytester, folder: Path, flags: list[str], status: str
+) -> None:
+    (folder / "new.yaml").write_text(json.dumps({**PROPOSAL, "status": status}), encoding="utf-8")
+    result = pytester.inline_run("bets/new.yaml", "bets", "--layerguard-json", "seen.json", *flags)
+    (seen,) = [
+        bet
+        for bet in json.loads((pytester.path / "seen.json").read_text(encoding="utf-8"))["bets"]
+        if bet["id"] == "drop-one"
+    ]
+    assert (seen["word"], seen["outcome"], seen["crossed"]) == ("CROSSED", "failed", ["bet-40"])
+    assert result.ret == 1
+    assert not (folder / "records" / "drop-one.json").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["-o", "layerguard_bets=other"], ["--collect-only"], ["--ignore", "bets"], ["-k", "nothing"]],
+    ids=" ".join,
+)
+def test_a_flag_that_keeps_bets_from_running_lets_none_pass(
+    pytester: pytest.Pytester, folder: Path, flags: list[str]
+) -> None:
+    result = pytester.inline_run("bets", *flags)
+    assert result.listoutcomes()[0] == []
