@@ -7,9 +7,11 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import pytest
 from support.catalogue import BET_40, measured
 
@@ -18,6 +20,7 @@ from pytest_layerguard.bet.verdict import Verdict
 from pytest_layerguard.catalogue.records import (
     FOLDER,
     SCHEMA,
+    Amendment,
     Record,
     RecordError,
     load_records,
@@ -58,6 +61,19 @@ def test_a_record_comes_back_as_it_was_written(bets: Bets, record: Record) -> No
     assert data["schema"] == SCHEMA
     assert set(data["bet"]) == {"claim", "criteria", "intervention", "measure", "model"}
     assert set(data["result"]) >= {"provenance", "diagnostics", "tokens", "windows", "variants"}
+
+
+def test_a_record_is_as_its_schema_says(bets: Bets, record: Record) -> None:
+    schema = json.loads((files("pytest_layerguard.catalogue") / "record.schema.json").read_text())
+    amended = (Amendment(record.digest, "too strict", "FALSIFIED"),)
+    overflow = {"perplexity_ratio": Interval(math.inf, 80, math.inf)}
+    variants = (replace(record.result.variants[0], metrics=overflow),)
+    full = replace(record, amended=amended, result=replace(record.result, variants=variants))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for written in (record, full, replace(record, closes=None, challenged={})):
+        path = write_record(bets.path, written)
+        jsonschema.validate(json.loads(path.read_text(encoding="utf-8")), schema)
+        path.unlink()
 
 
 def test_an_overflow_survives(bets: Bets, record: Record) -> None:
