@@ -1,0 +1,206 @@
+"""Do the intervals cover, and does the number of tokens that is named decide?
+
+    PYTHONPATH=tests python tests/benchmarks/coverage.py [--runs 4000] [--model DIR --text FILE]
+
+Simulates measurements whose truth is known and counts how often the intervals of the laboratory hold it. With a
+model and a text it also draws windows of real token losses, base against variants, with replacement. Prints the
+tables of docs/statistics.md; takes some ten minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from scipy.special import stdtrit
+from support.processes import SYNTHETIC, TOKENS, Array, Process, resampled, sweep
+
+from pytest_layerguard.bet.interval import Interval
+from pytest_layerguard.bet.power import tokens_for_gap
+from pytest_layerguard.lab.intervals import clustered
+
+WINDOWS = (8, 22, 64)
+LAYERS = 48
+
+
+def interval(tokens: Array, comparisons: int = 1) -> Interval:
+    """The laboratory's interval of the mean of ``[windows, TOKENS]``."""
+    numbers = np.repeat(np.arange(len(tokens)), tokens.shape[1])
+    return clustered(tokens.ravel(), numbers).interval(comparisons)
+
+
+def by_token(tokens: Array) -> Interval:
+    """As if tokens were independent, for contrast."""
+    error = tokens.std(ddof=1) / math.sqrt(tokens.size)
+    half = float(stdtrit(tokens.size - 1, 0.975)) * error
+    return Interval(tokens.mean(), tokens.mean() - half, tokens.mean() + half)
+
+
+def by_student(tokens: Array) -> Interval:
+    """Student's t on window means, without regard to skewness, for contrast."""
+    means = tokens.mean(1)
+    half = float(stdtrit(len(means) - 1, 0.975)) * means.std(ddof=1) / math.sqrt(len(means))
+    return Interval(means.mean(), means.mean() - half, means.mean() + half)
+
+
+def by_bootstrap(tokens: Array, random: np.random.Generator) -> Interval:
+    """The percentile bootstrap over windows, for contrast."""
+    means = tokens.mean(1)
+    drawn = means[random.integers(0, len(means), (500, len(means)))].mean(1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(means.mean(), min(low, means.mean()), max(high, means.mean()))
+
+
+def covered(found: Iterator[Interval] | list[Interval]) -> tuple[float, float]:
+    """How often 0 is held, and how often the upper end lies below it: a pass of what is truly at the bar."""
+    listed = list(found)
+    held = sum(each.low <= 0 <= each.high for each in listed)
+    passed = sum(each.high <= 0 for each in listed)
+    return held / len(listed), passed / len(listed)
+
+
+def single(name: str, process: Process, runs: int, random: np.random.Generator) -> None:
+    for windows in WINDOWS:
+        drawn = [process(random, 1, windows)[0] for _ in range(runs)]
+        ours, passes = covered(interval(each) for each in drawn)
+        student, student_passes = covered(by_student(each) for each in drawn)
+        tokens, _ = covered(by_token(each) for each in drawn)
+        bootstrap, _ = covered(by_bootstrap(each, random) for each in drawn[:2000])
+        print(
+            f"| {name} | {windows} | {ours:.1%} | {passes:.1%} | {student:.1%} | {student_passes:.1%} | "
+            f"{tokens:.1%} | {bootstrap:.1%} |",
+            flush=True,
+        )
+
+
+def together(name: str, process: Process, runs: int, random: np.random.Generator) -> None:
+    draw = sweep(process, LAYERS)
+    for windows in WINDOWS:
+        held = passed = 0
+        for _ in range(runs):
+            found = [interval(each, LAYERS) for each in draw(random, 1, windows)]
+            held += all(each.low <= 0 <= each.high for each in found)
+            passed += any(each.high <= 0 for each in found)
+        print(f"| {name} | {windows} | {held / runs:.1%} | {passed / runs:.1%} |", flush=True)
+
+
+def deciding(name: str, process: Process, runs: int, random: np.random.Generator) -> None:
+    error = process(random, 1, 20_000)[0].mean(1).std()
+    for windows in WINDOWS:
+        cells = []
+        for gap in (0.5, 1.0, 2.0, None):
+            decided, factors = [], []
+            while len(decided) < runs:
+                truth = (gap or random.uniform(0.5, 4)) * error / math.sqrt(windows)
+                found = interval(process(random, 1, windows)[0] + truth)
+                if not found.low <= 0 <= found.high:
+                    continue
+                named = tokens_for_gap(found, Interval.point(0), windows * TOKENS, windows, 1)
+                assert named is not None
+                later = interval(process(random, 1, named // TOKENS)[0] + truth)
+                decided.append(not later.low <= 0 <= later.high)
+                factors.append(named / (windows * TOKENS))
+            cells.append(f"{np.mean(decided):.0%} (x{np.median(factors):.0f})")
+        print(f"| {name} | {windows} | {' | '.join(cells)} |", flush=True)
+
+
+def measured(model: Path, text: Path) -> Mapping[str, Array]:
+    """Real differences of token losses, variant minus base, ``[n]``, of skipping each layer and of 4 bits."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from pytest_layerguard.bet.arguments import BUILTIN_KINDS
+    from pytest_layerguard.interventions.plan import Plan
+    from pytest_layerguard.interventions.registry import Registry
+    from pytest_layerguard.lab.anatomy import Anatomy
+    from pytest_layerguard.lab.runner import Runner
+    from pytest_layerguard.lab.sweep import sweep as run
+    from pytest_layerguard.lab.tokens import bos_id, encode
+    from pytest_layerguard.lab.windows import Contract, batched, cut
+    from pytest_layerguard.lab.workbench import Workbench
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    runner = Runner(Anatomy.of(loaded.eval().requires_grad_(False)))
+    bos = bos_id(tokenizer, "auto")
+    ids = encode(tokenizer, text.read_text(encoding="utf-8"))
+    tokens = min(len(ids) - 1, 131_072) // TOKENS * TOKENS
+    windows = cut(ids, Contract(tokens, TOKENS, TOKENS, bos))
+    batches = batched(windows, 2048 // TOKENS)
+    vocabulary = int(loaded.config.vocab_size)
+    bench = Workbench(runner, batches[:1], vocabulary, lambda _: windows)
+    base = Plan.untouched(len(runner.anatomy))
+
+    def plan(kind: str, **arguments: object) -> Plan:
+        told = BUILTIN_KINDS[kind].model_validate(arguments)
+        return Registry.of()[kind].load()(base, told, bench)[0]
+
+    plans = {
+        f"{model.name}, skip-{k}": plan("skip_layers", layers=k) for k in range(len(base.steps))
+    }
+    plans[f"{model.name}, 4 bits"] = plan("quantize_weights", parts="linear", bits=4, scale="row")
+    plans[f"{model.name}, 10 % pruned"] = plan(
+        "prune_weights", parts="linear", sparsity=0.1, by="magnitude"
+    )
+    swept = run(runner, batches, base, list(plans.values()), vocabulary)
+    return {
+        name: (scores.losses.double() - swept.base.double()).numpy()
+        for name, scores in zip(plans, swept.variants, strict=True)
+    }
+
+
+def in_a_row(name: str, differences: Array, random: np.random.Generator) -> None:
+    """How often windows that stand one after another speak for the whole text they are taken from."""
+    count = len(differences) // TOKENS
+    windows = differences[: count * TOKENS].reshape(count, TOKENS)
+    windows = windows - windows.mean()
+    cells = []
+    for length in WINDOWS:
+        starts = random.integers(0, count - length + 1, 2000)
+        held, _ = covered(interval(windows[start : start + length]) for start in starts)
+        cells.append(f"{held:.0%}")
+    means = windows.mean(1)
+    neighbours = float(np.corrcoef(means[:-1], means[1:])[0, 1])
+    print(f"| {name} | {neighbours:.2f} | {' | '.join(cells)} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=4000)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--text", type=Path)
+    chosen = parser.parse_args()
+    random = np.random.default_rng(0)
+    real = measured(chosen.model, chosen.text) if chosen.model else {}
+    processes = {**SYNTHETIC, **{name: resampled(each) for name, each in real.items()}}
+
+    print(
+        "\n| losses | windows | covers | passes at the bar | t | t passes | by token | bootstrap |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for name, process in processes.items():
+        single(name, process, chosen.runs, random)
+    print(f"\n| losses, {LAYERS} layers | windows | all covered | any passes at the bar |")
+    print("|---|---|---|---|")
+    for name, process in SYNTHETIC.items():
+        together(name, process, max(200, chosen.runs // 4), random)
+    print("\n| losses | windows | 0.5 errors off | 1 | 2 | 0.5 to 4 |")
+    print("|---|---|---|---|---|---|")
+    for name, process in processes.items():
+        deciding(name, process, max(100, chosen.runs // 20), random)
+    if real:
+        print(
+            "\n| losses | correlation of neighbours | "
+            + " | ".join(f"{each} in a row" for each in WINDOWS)
+            + " |"
+        )
+        print("|---|---|---|---|---|")
+        for name, differences in real.items():
+            in_a_row(name, differences, random)
+
+
+if __name__ == "__main__":
+    main()
