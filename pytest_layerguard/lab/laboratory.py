@@ -13,8 +13,10 @@ from pytest_layerguard.lab.errors import LabError
 from pytest_layerguard.lab.intervals import FEWEST_WINDOWS
 from pytest_layerguard.lab.leases import Lease
 from pytest_layerguard.lab.loading import load
+from pytest_layerguard.lab.memory import fitted
 from pytest_layerguard.lab.progress import heard_by
 from pytest_layerguard.lab.results import BaseResult, BetResult, VariantResult
+from pytest_layerguard.lab.seen import refuse_stopping, with_own_metrics
 from pytest_layerguard.lab.subject import Subject
 from pytest_layerguard.lab.sweep import evaluations
 from pytest_layerguard.lab.talk import sampled, spoken
@@ -120,15 +122,32 @@ class Laboratory:
     def _at(
         self, document: BetDocument, bets: Path, checkpoint: str | None, source: ModelSource
     ) -> _Part:
-        """Measures a bet at one checkpoint of its model."""
-        bet = document.bet
+        """Measures a bet at one checkpoint of its model, as much at a time as memory allows."""
         subject = self._take(document, bets, source)
+        return fitted(
+            subject,
+            lambda: self._with(subject, document, bets, checkpoint, source),
+            self._conditions.progress,
+        )
+
+    def _with(
+        self,
+        subject: Subject,
+        document: BetDocument,
+        bets: Path,
+        checkpoint: str | None,
+        source: ModelSource,
+    ) -> _Part:
+        """Measures a bet with a model that is loaded."""
+        bet = document.bet
         texts = Texts(self._conditions, document.path, bets)
         readings = {
             name: subject.reading(texts, text, bet.measure)
             for name, text in bet.measure.named_texts.items()
         }
         arms = self._arms(bet, subject, texts, next(iter(readings.values())))
+        own = self._registry.own_metrics(bet.criteria)
+        refuse_stopping(own, bet.measure)
         samples = sampled(subject.runner, subject.loaded, arms, bet.measure.sample)
         eye_test = spoken(subject.runner, subject.loaded, arms, bet.measure.speak)
         plans = [plan for arm in arms for plan in arm.plans]
@@ -142,6 +161,7 @@ class Laboratory:
             if bet.measure.stop == "none":
                 losses, scores = subject.scores(reading, plans, also)
                 told = told_variants(subject, reading, losses, scores, arms, comparisons, *place)
+                told = with_own_metrics(own, told, arms, losses, scores, reading, comparisons)
             else:
                 losses, told = told_until_decided(subject, bet, reading, arms, comparisons, *place)
             bases.append(told_base(subject, bet.measure, reading, losses, *place))

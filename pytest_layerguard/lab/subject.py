@@ -42,6 +42,8 @@ class Subject:
         self.loaded = loaded
         self.runner = Runner(Anatomy.of(loaded.model), loaded.store)
         self.sweeps = 0
+        self._micro_batch = self._usual
+        self._proven = False
         self._readings: dict[str, Reading] = {}
         self._bases: dict[str, Base] = {}
         self._scores: dict[str, dict[Plan, Scores]] = {}
@@ -59,7 +61,35 @@ class Subject:
     @property
     def micro_batch(self) -> int:
         """Tokens that go through a block at a time."""
+        return self._micro_batch
+
+    @property
+    def _usual(self) -> int:
         return _MICRO_BATCH.get(self.runner.device.type, _MICRO_BATCH["cpu"])
+
+    def as_usual(self) -> None:
+        """Goes back to the micro-batch that is usual for the device."""
+        if self._micro_batch != self._usual:
+            self._reshape(self._usual)
+
+    def halve(self) -> int | None:
+        """Halves the micro-batch, and forgets what was scored in the larger one.
+
+        Returns:
+            How many windows there are at a time now at the most, or None if there was only one before.
+        """
+        shapes = [
+            batch.input_ids.shape for each in self._readings.values() for batch in each.batches
+        ]
+        largest = max(((rows * length, rows) for rows, length in shapes if rows > 1), default=None)
+        self._reshape(self._micro_batch if largest is None else largest[0] // 2)
+        return None if largest is None else largest[1] // 2
+
+    def _reshape(self, micro_batch: int) -> None:
+        self._micro_batch = micro_batch
+        self._readings.clear()
+        self._bases.clear()
+        self._scores.clear()
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids."""
@@ -72,9 +102,11 @@ class Subject:
         """
         wording = texts.read(text, self.loaded.tokenizer, wanted(measure))
         reading = read(wording, measure, self.loaded, self.micro_batch)
-        if not self._readings:
+        reading = self._readings.setdefault(reading.key, reading)
+        if not self._proven:
             soundness.check_head(self.runner, reading.batches[0])
-        return self._readings.setdefault(reading.key, reading)
+            self._proven = True
+        return reading
 
     def training(self, texts: Texts, measure: Measure, arguments: Train) -> Windows:
         """The windows that a training is to see."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_layerguard.bet.criteria import Interval
 from pytest_layerguard.interventions.plan import Plan
+from pytest_layerguard.lab.memory import together
 from pytest_layerguard.lab.results import Spoken
 from pytest_layerguard.lab.sampling import Choose, drawn, greedy, speak
 from pytest_layerguard.lab.tokens import encode_prompt, end_of_text_ids
@@ -70,7 +71,10 @@ def _talk(
     plans = list(dict.fromkeys([base, *(plan for arm in arms for plan in arm.plans)]))
     forbidden = end_of_text_ids(loaded.model, loaded.tokenizer)
     encoded = [encode_prompt(loaded.tokenizer, prompt) for prompt in prompts]
-    said = dict(zip(plans, speak(runner, plans, encoded, tokens, choose, forbidden), strict=True))
+    spoke = together(
+        lambda: speak(runner, plans, encoded, tokens, choose, forbidden), len(plans) * len(encoded)
+    )
+    said = dict(zip(plans, spoke, strict=True))
 
     def told(plan: Plan) -> tuple[Spoken, ...]:
         return tuple(
