@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from pytest_layerguard import LayerguardWarning
+from pytest_layerguard import LayerguardWarning, progress
 from pytest_layerguard.options import SETTINGS
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class BetItem(pytest.Item):
     @property
     def model(self) -> str:
         """What tells models apart: bets with equal ones share a load."""
-        return repr(self.document.bet.model)
+        return model_of(self.document)
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """The file and line of the bet, counted from 0 as pytest does."""
@@ -133,7 +133,8 @@ class BetItem(pytest.Item):
 
     def runtest(self) -> None:
         """Judge the bet, and fail, skip or warn as its outcome says."""
-        outcome = guard_of(self.session).judge(self.document, self.folder)
+        with progress.display(self.config).bet(self.name):
+            outcome = guard_of(self.session).judge(self.document, self.folder)
         self.stash[OUTCOME] = outcome
         if outcome.passed and outcome.word == "INCONCLUSIVE":
             # All else that is to be noted stands below the table: it must not fail under -W error.
@@ -229,7 +230,16 @@ def conditions_of(config: pytest.Config) -> Conditions:
     # pytest leaves the attribute out where its cache plugin is switched off.
     cache: pytest.Cache | None = getattr(config, "cache", None)
     kept = cache.mkdir("layerguard") if cache is not None else None
-    return conditions(config.stash[SETTINGS], int(worker.removeprefix("gw")), kept)
+    allowed = conditions(config.stash[SETTINGS], int(worker.removeprefix("gw")), kept)
+    shown = progress.display(config)
+    return replace(allowed, progress=shown.say, counting=shown.counting)
+
+
+def model_of(document: BetDocument) -> str:
+    """What tells the models of bets apart; a path is another one from another folder."""
+    model = document.bet.model
+    local = any(source.kind == "path" for source in model.checkpoints().values())
+    return f"{model!r} {document.path.parent}" if local else repr(model)
 
 
 def own_laboratory(config: pytest.Config) -> Laboratory:

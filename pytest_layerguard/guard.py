@@ -100,6 +100,7 @@ def conditions(settings: Settings, worker: int, cache: Path | None) -> Condition
         roots=settings.roots,
         cache=settings.cache or cache,
         fresh=settings.fresh,
+        device_wait=settings.device_wait,
         allow_unpinned=settings.allow_unpinned,
         allow_remote_code=settings.allow_remote_code,
     )

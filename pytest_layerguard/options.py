@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import importlib.util
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -35,6 +37,13 @@ class Settings:
     cache: Path | None
     """Where results are kept from run to run; `None` for below pytest's own cache directory."""
     fresh: bool
+    device_wait: float
+    shard: tuple[int, int] | None
+    """Which part of the catalogue is measured here, counted from 1, and of how many."""
+    merge: Path | None
+    """A folder with the JSON reports of all parts, which are judged here."""
+    ray: str | None
+    """The address of a Ray cluster that measures."""
     allow_unpinned: bool
     allow_remote_code: bool
 
@@ -117,6 +126,43 @@ def read_roots(words: Sequence[str], start: Path) -> tuple[Path, ...]:
         if not root.is_dir():
             raise ValueError(f"{word!r} is not a directory; allowed: a folder that exists")
     return roots
+
+
+def read_seconds(words: Sequence[str], _start: Path) -> float:
+    """Read a number of seconds."""
+    try:
+        seconds = float(words[-1])
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{words[-1]!r} is not a time; allowed: a number of seconds, such as 600")
+    return seconds
+
+
+def read_shard(words: Sequence[str], _start: Path) -> tuple[int, int] | None:
+    """Read which part of how many."""
+    if not words or not words[-1]:
+        return None
+    found = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", words[-1])
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"{words[-1]!r} is not a part; allowed: i/n from 1/n to n/n, such as 2/3")
+    return int(found[1]), int(found[2])
+
+
+def read_folder(words: Sequence[str], start: Path) -> Path | None:
+    """Read the path of a folder that exists."""
+    return read_roots(words[-1:], start)[0] if words and words[-1] else None
+
+
+def read_address(words: Sequence[str], _start: Path) -> str | None:
+    """Read the address of a Ray cluster; whether one answers is found out when it is needed."""
+    if not words or not words[-1]:
+        return None
+    if importlib.util.find_spec("ray") is None:
+        raise ValueError(
+            "Ray is not installed; it comes with an extra: pip install 'pytest-layerguard[ray]'"
+        )
+    return words[-1]
 
 
 def read_require(words: Sequence[str], _start: Path) -> frozenset[str]:
@@ -203,6 +249,35 @@ OPTIONS: Final = (
         flag="--layerguard-fresh",
     ),
     Option(
+        "device_wait",
+        "wait so long for a GPU that another run holds (default: 3600)",
+        read=read_seconds,
+        metavar="SECONDS",
+        default=("3600",),
+        flag="--layerguard-device-wait",
+    ),
+    Option(
+        "shard",
+        "measure only part I of N of the catalogue; with --layerguard-json, for --layerguard-merge",
+        read=read_shard,
+        metavar="I/N",
+        flag="--layerguard-shard",
+    ),
+    Option(
+        "merge",
+        "judge what the JSON reports of all parts in this folder say was measured; loads no model",
+        read=read_folder,
+        metavar="DIR",
+        flag="--layerguard-merge",
+    ),
+    Option(
+        "ray",
+        "measure on the Ray cluster at this address (auto: the one of this machine)",
+        read=read_address,
+        metavar="ADDRESS",
+        flag="--layerguard-ray",
+    ),
+    Option(
         "allow_unpinned",
         "measure models whose hub revision is not pinned; such a bet can have no record",
         flag="--layerguard-allow-unpinned",
@@ -249,7 +324,16 @@ def configure(config: pytest.Config) -> None:
         pytest.UsageError: with the option, what is wrong with its value, and what is allowed.
     """
     values = {option.name: _value(config, option) for option in OPTIONS}
-    config.stash[SETTINGS] = Settings(**values)
+    settings = config.stash[SETTINGS] = Settings(**values)
+    if settings.merge is not None and (settings.shard is not None or settings.ray is not None):
+        raise pytest.UsageError(
+            "--layerguard-merge judges what was measured elsewhere; "
+            "it cannot be given together with --layerguard-shard or --layerguard-ray"
+        )
+    if settings.ray is not None and config.getoption("dist", "no") != "no":
+        raise pytest.UsageError(
+            "--layerguard-ray deals the bets out itself; run it without the workers of pytest-xdist"
+        )
 
 
 def _value(config: pytest.Config, option: Option) -> Any:

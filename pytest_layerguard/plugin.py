@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_layerguard import collect, commands, hookspecs, options, run
+from pytest_layerguard import collect, commands, hookspecs, options, run, workers
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -35,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Read the options, refuse what cannot be meant, and listen to reports."""
     options.configure(config)
     config.pluginmanager.register(run.Gathering(config), "layerguard-gathering")
+    workers.configure(config)
 
 
 @pytest.hookimpl(trylast=True)

@@ -31,6 +31,10 @@ def test_nothing_asked(pytester: pytest.Pytester) -> None:
         record=False,
         cache=None,
         fresh=False,
+        device_wait=3600.0,
+        shard=None,
+        merge=None,
+        ray=None,
         allow_unpinned=False,
         allow_remote_code=False,
     )
