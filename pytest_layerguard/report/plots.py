@@ -32,6 +32,9 @@ SERIES: Final = 8
 _NAMES_AT: Final = 77.0
 _LONGEST_NAME: Final = 11
 """Characters of a name that fit beside the end of its line on a phone."""
+_LEAST: Final = 1e-100
+_MOST: Final = 1e100
+"""Numbers beyond which nothing is drawn to scale, so that no arithmetic overflows."""
 _PAIR: Final = re.compile(r"(\d+)-(\d+)")
 _STEPS: Final = (1, 2, 5)
 _MOST_TICKS: Final = 6
@@ -62,9 +65,14 @@ class Scale:
         cls, values: Iterable[float], *, log: bool, start: float = 2.0, end: float = 98.0
     ) -> Scale:
         """A scale that holds all finite values, with a little air."""
-        found = [value for value in values if math.isfinite(value) and (value > 0 or not log)]
+        found = [
+            min(max(value, -_MOST), _MOST)
+            for value in values
+            if math.isfinite(value) and (value > 0 or not log)
+        ]
         low, high = (min(found), max(found)) if found else (1.0, 10.0)
         if log:
+            low, high = max(low, _LEAST), min(max(high, _LEAST), _MOST)
             if high / low < 1.3:
                 low, high = low / 1.15, high * 1.15
             air = (high / low) ** 0.04
@@ -81,13 +89,13 @@ class Scale:
             return self.start
         if self.log:
             share = (
-                (math.log(min(value, 1e300)) - math.log(self.low))
+                (math.log(min(max(value, _LEAST), _MOST)) - math.log(self.low))
                 / (math.log(self.high) - math.log(self.low))
                 if value > 0
                 else 0.0
             )
         else:
-            share = (min(max(value, -1e300), 1e300) - self.low) / (self.high - self.low)
+            share = (min(max(value, -_MOST), _MOST) - self.low) / (self.high - self.low)
         share = min(1.0, max(0.0, share))
         return round(self.start + share * (self.end - self.start), 2)
 
@@ -105,8 +113,8 @@ def _decades(low: float, high: float) -> list[float]:
         return _round(low, high)
     if len(inside) <= _MOST_TICKS:
         return inside
-    stride = math.ceil((last - first) / _MOST_TICKS)
-    return [10.0**power for power in range(first, last + 1, stride) if low <= 10.0**power <= high]
+    powers = [power for power in range(first, last + 1) if low <= 10.0**power <= high]
+    return [10.0**power for power in powers[:: math.ceil(len(powers) / _MOST_TICKS)]]
 
 
 def _round(low: float, high: float) -> list[float]:

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+
+import pytest
+from support import tales
+from support.hostile import FORBIDDEN, HOSTILE
+
+from pytest_layerguard.catalogue.outcome import error
+from pytest_layerguard.report import html
+from pytest_layerguard.report.refused import Refused
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_layerguard.report.entry import Told
+
+WHEN = "2026-01-02 03:04 UTC"
+VOID = {"meta", "link", "input", "br", "img"}
+
+
+class Read(HTMLParser):
+    """A page as a browser's parser sees it."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def page(*bets: Told, refused: tuple[Refused, ...] = (), address: str | None = None) -> str:
+    source = html.Source(tales.ROOT, tales.ROOT / "out/page.html", address)
+    return html.render(bets, refused, source, WHEN)
+
+
+def hostile(words: str) -> Told:
+    """A bet that says the same hostile words wherever it can say anything."""
+    bet = tales.document(tales.SWEEP)
+    evidence = bet.bet.evidence[0].model_copy(
+        update={"source": words, "note": words, "variants": {words: {"perplexity": 1.0}}}
+    )
+    # What YAML cannot say, a claim cannot hold; the rest comes from models and tokenizers too.
+    claim = words.replace("\ud800", "")
+    bet = replace(
+        bet,
+        bet=bet.bet.model_copy(
+            update={"title": words, "claim": claim, "notes": words, "evidence": (evidence,)}
+        ),
+    )
+    found = tales.result(
+        tales.variant(
+            "skip-0",
+            "0",
+            samples=tales.said(words, words),
+            spoken=tales.said(words, words),
+            note=words,
+            profile=replace(
+                tales.profile(), tokens=(replace(tales.profile().tokens[0], token=words),)
+            ),
+        )
+    )
+    found = replace(found, provenance={words[:99]: {words[:99]: words}}, diagnostics={"x": words})
+    return tales.told(bet, replace(error("as our own code says it"), result=found, warnings=("w",)))
+
+
+class TestPage:
+    def test_it_asks_the_network_for_nothing(self) -> None:
+        read = Read(page(*tales.every().values()))
+        assert not {"script", "iframe", "object", "embed", "form", "base"} & {
+            t for t, _ in read.tags
+        }
+        assert read.all("link") == [{"rel": "icon", "href": "data:,"}]
+        assert not any("src" in attributes for _, attributes in read.tags)
+        style = re.search(r"<style>(.*?)</style>", page(), re.DOTALL)
+        assert style is not None
+        assert "url(" not in style[1]
+        assert "@import" not in style[1]
+
+    def test_its_policy_allows_its_own_style_sheet_alone(self) -> None:
+        made = page(*tales.every().values())
+        (policy,) = (each["content"] for each in Read(made).all("meta") if each.get("http-equiv"))
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert re.search(r"style-src 'sha256-[A-Za-z0-9+/]{43}='", policy)
+        assert not any("style" in attributes for _, attributes in Read(made).tags)
+
+    @pytest.mark.parametrize("kind", tales.every())
+    def test_every_kind_of_bet_is_shown(self, kind: str) -> None:
+        told = tales.every()[kind]
+        text = Read(page(told)).text
+        assert told.story.title in text or kind == "bug"
+        assert told.entry["word"] in text
+        assert f"bets/some.yaml:{told.entry['line']}" in text
+
+    def test_claim_criteria_and_their_numbers(self) -> None:
+        text = Read(page(tales.judged(tales.SWEEP, tales.sweep()))).text
+        assert "At least one layer can be skipped" in text
+        assert "any(perplexity_ratio <= 3)" in text
+        assert "skip-2: 4 [3.636, 4.4] <= 3 is false" in text
+        assert "The falsification stands." in text
+
+    def test_words_before_and_after(self) -> None:
+        text = Read(page(tales.judged(tales.SWEEP, tales.sweep()))).text
+        assert text.index("there was a girl") < text.index("word2") < text.index("word0")
+
+    def test_evidence_is_marked_as_such(self) -> None:
+        text = Read(page(tales.every()["skipped"])).text
+        assert "published, not measured here" in text
+        assert "7120" in text
+
+    def test_a_reader_without_eyes(self) -> None:
+        read = Read(page(*tales.every().values()))
+        assert read.all("html")[0]["lang"] == "en"
+        for landmark in ("header", "main", "footer"):
+            assert read.all(landmark)
+        ids = Counter(each["id"] for _, each in read.tags if "id" in each)
+        assert max(ids.values()) == 1
+        for _, attributes in read.tags:
+            for name in ("aria-labelledby",):
+                assert all(each in ids for each in attributes.get(name, "").split())
+        levels = [int(tag[1]) for tag, _ in read.tags if re.fullmatch(r"h[1-6]", tag)]
+        assert levels[0] == 1
+        assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+        anchors = {each["href"][1:] for each in read.all("a") if each["href"].startswith("#")}
+        assert anchors <= set(ids)
+
+    def test_every_drawing_is_named_or_hidden(self) -> None:
+        made = page(*tales.every().values())
+        outer = re.findall(r"<svg([^>]*)>(\s*<title)?", made)
+        for attributes, title in outer:
+            drawn = 'role="img"' in attributes
+            assert bool(title) is drawn
+        hidden = re.sub(r"<td[^>]*aria-hidden.*?</td>", "", made, flags=re.DOTALL)
+        for attributes, _ in re.findall(r"<svg([^>]*)>(\s*<title)?", hidden):
+            assert 'role="img"' in attributes or 'aria-hidden="true"' in attributes
+
+    def test_failures_come_first(self) -> None:
+        made = page(*tales.every().values())
+        words = re.findall(r'<article[^>]*is-([A-Z]+)"', made)
+        assert words == [
+            "ERROR",
+            "ERROR",
+            "FALSIFIED",
+            "FALSIFIED",
+            "FALSIFIED",
+            "LENIENT",
+            "LENIENT",
+            "SKIPPED",
+        ]
+        outcomes = re.findall(r"<article[^>]*o-([a-z]+) ", made)
+        assert outcomes == sorted(outcomes)
+
+    def test_a_file_that_could_not_be_read(self) -> None:
+        text = Read(
+            page(refused=(Refused("bets/a.yaml", "bets/a.yaml:1:2: id: is <b>missing"),))
+        ).text
+        assert "bets/a.yaml:1:2: id: is <b>missing" in text
+        assert "1 file could not be read" in text
+
+    def test_no_bets(self) -> None:
+        assert "This run judged no bet." in Read(page()).text
+
+    def test_a_file_leads_to_its_line(self) -> None:
+        bet = tales.every()["error"]
+        near = page(bet)
+        assert 'href="../bets/some.yaml"' in near
+        far = page(bet, address="https://github.com/a/b/blob/" + "0" * 40)
+        assert f'href="https://github.com/a/b/blob/{"0" * 40}/bets/some.yaml#L1"' in far
+
+    def test_a_big_sweep_stays_small(self) -> None:
+        found = tales.result(
+            *(
+                tales.variant(
+                    f"skip-{at}", str(at), samples=tales.said("x"), profile=tales.profile()
+                )
+                for at in range(2_000)
+            )
+        )
+        assert len(page(tales.judged(tales.SWEEP, found))) < 600_000
+
+
+class TestHostile:
+    @pytest.mark.parametrize("kind", HOSTILE)
+    def test_words_stay_words(self, kind: str) -> None:
+        honest, made = page(hostile("honest")), page(hostile(HOSTILE[kind]))
+        tags = [(tag, sorted(attributes)) for tag, attributes in Read(made).tags]
+        assert tags == [(tag, sorted(attributes)) for tag, attributes in Read(honest).tags]
+        assert not set(FORBIDDEN) & set(made)
+        assert len(made) < len(honest) + 200_000
+        made.encode("utf-8")
+
+    def test_what_was_written_is_what_is_read(self) -> None:
+        assert HOSTILE["element"] in Read(page(hostile(HOSTILE["element"]))).text
+        assert "{{ 7 * 7 }}" in Read(page(hostile(HOSTILE["template"]))).text
+
+    def test_an_address_is_followed_only_where_the_bet_format_allows_one(self) -> None:
+        for words in HOSTILE.values():
+            for link in Read(page(hostile(words))).all("a"):
+                assert re.match(r"#|\.\./bets/|https://example\.org/", link["href"])
+
+
+class TestWriting:
+    def test_whole(self, tmp_path: Path) -> None:
+        path = tmp_path / "new" / "page.html"
+        source = html.Source(tales.ROOT, path, None)
+        html.write(path, [*tales.every().values()], [], source, WHEN)
+        assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+        assert [each.name for each in path.parent.iterdir()] == ["page.html"]
+
+    def test_or_not_at_all(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / "page.html"
+        path.write_text("old", encoding="utf-8")
+
+        def full(*_: object, **__: object) -> str:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("pathlib.Path.replace", full)
+        source = html.Source(tales.ROOT, path, None)
+        with pytest.raises(OSError, match="No space left"):
+            html.write(path, [], [], source, WHEN)
+        assert path.read_text(encoding="utf-8") == "old"
+        assert [each.name for each in tmp_path.iterdir()] == ["page.html"]

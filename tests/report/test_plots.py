@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+from support import tales
+
+from pytest_layerguard.bet.interval import Interval
+from pytest_layerguard.lab.results import LossProfile
+from pytest_layerguard.report import plots
+
+
+class TestScale:
+    @pytest.mark.parametrize(
+        ("values", "log"),
+        [
+            ([1.0, 90_000.0], True),
+            ([2.0], True),
+            ([1.0, 1.02], True),
+            ([0.0, 0.0], False),
+            ([-3.0, 4.0], False),
+            ([], True),
+            ([], False),
+            ([math.inf, 3.0], True),
+            ([1e-300, 1e300], True),
+            ([5e-324], True),
+        ],
+    )
+    def test_every_value_has_a_place_and_there_are_ticks(
+        self, values: list[float], log: bool
+    ) -> None:
+        scale = plots.Scale.over(values, log=log)
+        assert all(0 <= scale.at(value) <= 100 for value in [*values, -1.0, 0.0, math.inf, 1e300])
+        assert 1 <= len(scale.ticks()) <= 12
+        assert all(0 <= tick.at <= 100 for tick in scale.ticks())
+
+    def test_order_is_kept(self) -> None:
+        scale = plots.Scale.over([1.0, 100.0], log=True)
+        assert scale.at(1) < scale.at(10) < scale.at(100)
+        assert scale.at(10) == pytest.approx(50, abs=0.1)
+
+    def test_a_log_axis_is_marked_at_decades(self) -> None:
+        labels = [tick.label for tick in plots.Scale.over([1.0, 90_000.0], log=True).ticks()]
+        assert labels == ["1", "10", "100", "1000", "10,000", "100,000"][: len(labels)]
+        assert len(labels) >= 5
+
+
+class TestRows:
+    def test_a_row_says_where_it_lies(self) -> None:
+        figure = plots.rows(tales.judged(tales.SWEEP, tales.sweep()).story, "perplexity_ratio")
+        assert figure is not None
+        assert [row.zone for row in figure.rows] == ["catastrophic", "failed", "failed", "failed"]
+        assert [mark.level for mark in figure.marks] == ["strict", "lenient", "catastrophic"]
+        first = figure.rows[0]
+        assert first.low is not None
+        assert first.low < first.point < (first.high or 0)
+        assert "catastrophic \u2265 10 met" in first.words
+        assert "lenient \u2264 3 not met" in first.words
+
+    def test_a_bar_is_about_the_arm_it_names(self) -> None:
+        figure = plots.rows(tales.judged(tales.ARMS, tales.arms()).story, "perplexity_ratio")
+        assert figure is not None
+        assert [row.zone for row in figure.rows] == ["lenient", "none"]
+
+    def test_an_interval_across_a_bar_is_undecided(self) -> None:
+        found = tales.result(
+            tales.variant("skip-0", "0", metrics={"perplexity_ratio": Interval(3, 2, 4)})
+        )
+        figure = plots.rows(tales.judged(tales.SWEEP, found).story, "perplexity_ratio")
+        assert figure is not None
+        assert "lenient \u2264 3 undecided" in figure.rows[0].words
+
+    def test_an_overflow_stays_on_the_figure(self) -> None:
+        endless = {"perplexity_ratio": Interval.point(math.inf)}
+        found = tales.result(
+            tales.variant("skip-0", "0", metrics=endless), tales.variant("skip-1", "1")
+        )
+        figure = plots.rows(tales.judged(tales.SWEEP, found).story, "perplexity_ratio")
+        assert figure is not None
+        assert figure.rows[0].beyond
+        assert 90 < figure.rows[0].point <= 100
+
+    def test_a_long_sweep_is_cut_and_says_so(self) -> None:
+        found = tales.result(*(tales.variant(f"skip-{at}", str(at)) for at in range(500)))
+        figure = plots.rows(tales.judged(tales.SWEEP, found).story, "perplexity_ratio")
+        assert figure is not None
+        assert len(figure.rows) + figure.more == 500
+
+    def test_a_metric_that_nobody_has(self) -> None:
+        assert plots.rows(tales.judged(tales.SWEEP, tales.sweep()).story, "kl") is None
+
+
+class TestHeat:
+    def test_each_protocol_has_a_panel_and_their_gap_too(self) -> None:
+        figure = plots.heat(tales.pairs())
+        assert figure is not None
+        assert [panel.title for panel in figure.panels[:2]] == ["replacement", "interchange"]
+        assert len(figure.panels) == 3
+        assert all(len(panel.cells) == 10 for panel in figure.panels)
+        assert [cell.best for cell in figure.panels[1].cells].count(True) == 1
+        assert "worse in 10 of 10" in figure.panels[2].best
+
+    def test_shades_follow_the_values(self) -> None:
+        figure = plots.heat(tales.pairs())
+        assert figure is not None
+        shades = {(cell.column, cell.row): int(cell.shade[1:]) for cell in figure.panels[1].cells}
+        assert shades[0, 1] < shades[0, 2] < shades[0, 4]
+
+    def test_a_few_pairs_are_rows_instead(self) -> None:
+        assert plots.heat(tales.pairs(layers=3)) is None
+        assert plots.heat(tales.sweep()) is None
+
+
+class TestLines:
+    def test_a_trajectory_has_a_line_for_each_variant(self) -> None:
+        story = tales.judged(tales.TRAJECTORY, tales.trajectory()).story
+        figure = plots.trajectory(story, "perplexity_ratio")
+        assert figure is not None
+        assert [line.name for line in figure.lines] == ["skip-0", "skip-1", "skip-2"]
+        assert [tick.label for tick in figure.xticks] == ["before", "after"]
+        names = sorted(line.label_y for line in figure.lines)
+        assert all(below - above >= 12 for above, below in itertools.pairwise(names))
+
+    def test_one_checkpoint_is_no_trajectory(self) -> None:
+        story = tales.judged(tales.SWEEP, tales.sweep()).story
+        assert plots.trajectory(story, "perplexity_ratio") is None
+
+    def test_training_is_a_curve(self) -> None:
+        figure = plots.recovery(tales.training().variants[0])
+        assert figure is not None
+        assert len(figure.lines[0].points) == 20
+        assert figure.lines[0].points[0].y < figure.lines[0].points[-1].y
+
+    def test_a_long_training_is_thinned_but_keeps_its_end(self) -> None:
+        losses = [[step, 1 / step] for step in range(1, 10_001)]
+        figure = plots.recovery(tales.variant("a", diagnostics={"training_loss": losses}))
+        assert figure is not None
+        assert len(figure.lines[0].points) <= 161
+        assert figure.lines[0].points[-1].label.startswith("step 10000")
+
+    @pytest.mark.parametrize("losses", [[], [[1, 2.0]], [[1, math.nan], [2, math.inf]]])
+    def test_nothing_to_draw(self, losses: list[list[float]]) -> None:
+        assert plots.recovery(tales.variant("a", diagnostics={"training_loss": losses})) is None
+
+
+class TestProfile:
+    def test_columns_stand_on_zero(self) -> None:
+        figure = plots.profile(tales.profile())
+        assert figure is not None
+        assert len(figure.columns) == 15
+        assert figure.columns[0].harm
+        assert not figure.columns[-1].harm
+        assert figure.tokens[0].token == "\u2423the"
+        assert figure.tokens[0].share == 100
+
+    def test_a_long_window_is_put_together(self) -> None:
+        figure = plots.profile(LossProfile(tuple(1.0 for _ in range(4096)), ()))
+        assert figure is not None
+        assert len(figure.columns) <= 96
+        assert figure.tokens == ()
+
+    @pytest.mark.parametrize("profile", [None, LossProfile((None, None), ()), LossProfile((), ())])
+    def test_nothing_to_draw(self, profile: LossProfile | None) -> None:
+        assert plots.profile(profile) is None
+
+
+class TestStrips:
+    def test_bets_share_one_axis(self) -> None:
+        stories = [told.story for told in tales.every().values()]
+        drawn, ticks = plots.strips(stories)
+        assert len(drawn) == len(stories)
+        assert ticks
+        assert drawn[0] is not None
+        assert drawn[0].words == "4 \u2013 80"
+        assert drawn[-1] is None
+
+    def test_none_was_measured(self) -> None:
+        drawn, _ = plots.strips([tales.every()["error"].story])
+        assert drawn == (None,)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from support import tales
+
+from pytest_layerguard.bet.interval import Interval
+from pytest_layerguard.bet.reading import parse_bets
+from pytest_layerguard.report.story import Bar, Story, story
+
+
+@pytest.mark.parametrize("kind", tales.every())
+def test_a_story_comes_back_as_it_went(kind: str) -> None:
+    told = tales.every()[kind].story
+    assert Story.from_json(json.loads(json.dumps(told.to_json(), allow_nan=False))) == told
+
+
+def test_numbers_that_json_does_not_know_travel_too() -> None:
+    endless = {"perplexity_ratio": Interval(math.inf, 3.0, math.inf)}
+    told = tales.judged(tales.SWEEP, tales.result(tales.variant("skip-0", "0", metrics=endless)))
+    assert told.story.result is not None
+    assert told.story.result.variants[0].metrics["perplexity_ratio"].value == math.inf
+
+
+@pytest.mark.parametrize(
+    ("criterion", "bars"),
+    [
+        ("any(perplexity_ratio <= 3)", [((), "perplexity_ratio", "<=", 3.0)]),
+        ("all(3 > perplexity_ratio)", [((), "perplexity_ratio", "<", 3.0)]),
+        ("min(perplexity_ratio) <= 3", [((), "perplexity_ratio", "<=", 3.0)]),
+        (
+            "all(1 < perplexity_ratio <= 3)",
+            [((), "perplexity_ratio", ">", 1.0), ((), "perplexity_ratio", "<=", 3.0)],
+        ),
+        (
+            "any(perplexity_ratio <= 3 or kl < 1)",
+            [((), "perplexity_ratio", "<=", 3.0), ((), "kl", "<", 1.0)],
+        ),
+        ("any(perplexity * 2 <= base_perplexity)", []),
+    ],
+)
+def test_bars_are_read_off_a_criterion(
+    criterion: str, bars: list[tuple[tuple[str, ...], str, str, float]]
+) -> None:
+    head, tail = tales.SWEEP.split("criteria:")
+    text = f"{head}criteria: {{lenient: {criterion}}}\n{tail[tail.index('closes') :]}"
+    told = story(tales.document(text), None, tales.ROOT)
+    assert [
+        (bar.prefix, bar.metric, bar.sign, bar.value) for bar in told.bars if bar.level == "lenient"
+    ] == bars
+
+
+@pytest.mark.parametrize(("sign", "met"), [("<", False), ("<=", True), (">", False), (">=", True)])
+def test_a_bar_at_its_value(sign: str, met: bool) -> None:
+    assert Bar("lenient", (), "kl", sign, 2.0).met(2.0) is met
+
+
+def test_a_sweep_tells_the_words_of_the_mildest_and_of_the_worst() -> None:
+    found = tales.result(
+        *(
+            tales.variant(f"skip-{at}", str(at), ratio=100.0 - at, samples=tales.said("x"))
+            for at in range(50)
+        )
+    )
+    told = tales.judged(tales.SWEEP, found).story
+    assert told.telling == (49, 48, 47, 46, 45, 44, 1, 0)
+    assert told.result is not None
+    assert [bool(each.samples) for each in told.result.variants].count(True) == 8
+    assert len(told.result.variants) == 50
+
+
+def test_what_travels_is_bounded_and_harmless() -> None:
+    loud = tales.variant("skip-0", "0", samples=tales.said("A" * 10_000_000 + "\x1b[2J"))
+    told = tales.judged(tales.SWEEP, tales.result(loud))
+    assert len(told.to_json()) < 50_000
+    told = tales.judged(
+        tales.SWEEP, tales.result(replace(loud, samples=tales.said("a\x1b[2J\nb\x00")))
+    )
+    assert told.story.result is not None
+    assert told.story.result.variants[0].samples[0].text == "a\\u001b[2J\nb\\u0000"
+
+
+def test_what_is_done_is_told_with_its_arguments() -> None:
+    told = story(parse_bets(tales.TRAINING, tales.ROOT / "a.yaml")[0], None, tales.ROOT)
+    assert len(told.done) == 1
+    assert told.done[0].startswith("average_experts")
+    assert ", then train {steps: 20" in told.done[0]

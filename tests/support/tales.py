@@ -1,0 +1,250 @@
+"""Bets of every kind with made-up measurements, as reports are told of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pytest_layerguard.bet.interval import Interval
+from pytest_layerguard.bet.reading import BetDocument, parse_bets
+from pytest_layerguard.bet.verdict import judge
+from pytest_layerguard.catalogue.outcome import Case, Outcome, decide, error, unavailable
+from pytest_layerguard.lab.results import (
+    BaseResult,
+    BetResult,
+    LossProfile,
+    Spoken,
+    TokenHarm,
+    VariantResult,
+)
+from pytest_layerguard.report.entry import Told, tell
+
+ROOT = Path("/project")
+
+SWEEP = """\
+id: sweep
+title: Skip each layer
+claim: At least one layer can be skipped at no more than 3x the perplexity.
+status: falsified
+model: reference
+intervention: {skip_layers: {layers: {each: all}}}
+measure: {text: {reference: heldout}, tokens: 1024, window: 128, sample: {prompts: [Once], tokens: 9}}
+criteria:
+  strict: any(perplexity_ratio <= 1.5)
+  lenient: any(perplexity_ratio <= 3)
+  catastrophic: all(perplexity_ratio >= 10)
+closes: {interventions: [skip_layers], models: parameters <= 1e8}
+evidence:
+  - {source: "Bet 40", model: FractalMoE 30M, verdict: CATASTROPHIC, base: {perplexity: 89},
+     variants: {skip-0: {perplexity: 7120, perplexity_ratio: 80}}, note: As published.}
+links: ["https://example.org/bet-40"]
+notes: Two words in note.
+"""
+ARMS = """\
+id: arms
+title: Magnitude or chance
+claim: Pruning by magnitude is gentler than pruning at random.
+status: proposed
+model: reference
+arms:
+  magnitude: {prune_weights: {parts: linear, sparsity: 0.5, by: magnitude}}
+  random: {prune_weights: {parts: linear, sparsity: 0.5, by: random, seed: 0}}
+measure: {text: {reference: heldout}, tokens: 1024, window: 128, sample: {prompts: [Once], tokens: 9}}
+criteria:
+  lenient: magnitude.perplexity_ratio <= 3 and magnitude.unique_tokens >= 5
+"""
+PAIRS = """\
+id: pairs
+title: Swap every pair
+claim: Some pair can be interchanged.
+status: proposed
+model: reference
+arms:
+  replacement: {replace_layers: {pairs: {each: all}}}
+  interchange: {interchange_layers: {pairs: {each: all}}}
+measure: {text: {reference: heldout}, tokens: 1024, window: 128}
+criteria: {lenient: min(interchange.swap_kl) <= 0.1}
+"""
+TRAJECTORY = """\
+id: trajectory
+title: Does training make layers matter
+claim: A layer costs more after training.
+status: proposed
+model: {reference: reference, revisions: {before: init, after: trained}}
+intervention: {skip_layers: {layers: {each: all}}}
+measure: {text: {reference: heldout}, tokens: 1024, window: 128, max_base_perplexity: none}
+criteria: {lenient: all(after.perplexity_ratio > before.perplexity_ratio)}
+"""
+TRAINING = """\
+id: training
+title: Recover by training
+claim: Twenty steps bring it back.
+status: proposed
+model: reference
+intervention:
+  - average_experts: {layers: all}
+  - train: {steps: 20, lr: 1e-4, optimizer: adamw, text: {reference: training}, batch: 2}
+measure: {text: {reference: heldout}, tokens: 1024, window: 128}
+criteria: {lenient: perplexity_ratio <= 3}
+"""
+
+
+def around(value: float, spread: float = 1.1) -> Interval:
+    return Interval(value, value / spread, value * spread)
+
+
+def said(text: str, prompt: str = "Once") -> tuple[Spoken, ...]:
+    return (Spoken(prompt, text, len(set(text.split())), (1, 2, 3)),)
+
+
+def profile(height: float = 1.0) -> LossProfile:
+    return LossProfile(
+        (None, *(height / (at + 1) - 0.1 for at in range(15))),
+        (TokenHarm(" the", 9, height), TokenHarm("\n", 4, height / 2)),
+    )
+
+
+def variant(name: str, target: str = "", **changes: Any) -> VariantResult:
+    ratio = changes.pop("ratio", 2.0)
+    metrics = {
+        "perplexity": around(10 * ratio),
+        "base_perplexity": around(10.0),
+        "perplexity_ratio": around(ratio),
+        "unique_tokens": Interval.point(40.0),
+    } | changes.pop("metrics", {})
+    values: dict[str, Any] = {"arm": None, "text": None, "checkpoint": None} | changes
+    return VariantResult(name, target, metrics=metrics, **values)
+
+
+def result(*variants: VariantResult, bases: tuple[str | None, ...] = (None,)) -> BetResult:
+    return BetResult(
+        bases=tuple(
+            BaseResult(
+                None,
+                name,
+                {"perplexity": around(10.0), "unique_tokens": Interval.point(60.0)},
+                said("there was a girl"),
+            )
+            for name in bases
+        ),
+        variants=variants,
+        tokens=1024,
+        windows=8,
+        descriptive=False,
+        provenance={
+            "checkpoints": [
+                {
+                    "checkpoint": None,
+                    "device": "cpu",
+                    "versions": {"torch": "2.13.0"},
+                    "experts": None,
+                }
+            ]
+        },
+        seconds=1.5,
+    )
+
+
+def sweep() -> BetResult:
+    ratios = (80.0, 5.0, 4.0, 6.0)
+    return result(
+        *(
+            variant(
+                f"skip-{at}",
+                str(at),
+                ratio=ratio,
+                samples=said(f"word{at}"),
+                profile=profile(ratio),
+            )
+            for at, ratio in enumerate(ratios)
+        )
+    )
+
+
+def arms() -> BetResult:
+    return result(
+        variant("prune-magnitude-50", arm="magnitude", ratio=1.4, samples=said("a fine day")),
+        variant("prune-random-50", arm="random", ratio=900.0, samples=said("xx xx"), note="odd"),
+    )
+
+
+def pairs(layers: int = 5) -> BetResult:
+    made = []
+    for arm, kind in (("replacement", "replace"), ("interchange", "interchange")):
+        for i in range(layers):
+            for j in range(i + 1, layers):
+                kl = 0.2 * (j - i) * (2 if arm == "replacement" else 1)
+                made.append(
+                    variant(
+                        f"{kind}-{i}-{j}",
+                        f"{i}-{j}",
+                        arm=arm,
+                        metrics={"swap_kl": around(kl), "protocol_gap": around(0.1 * (j - i))},
+                    )
+                )
+    return result(*made)
+
+
+def trajectory() -> BetResult:
+    return result(
+        *(
+            variant(f"skip-{at}", str(at), checkpoint=name, ratio=ratio * (1 + at))
+            for name, ratio in (("before", 1.01), ("after", 8.0))
+            for at in range(3)
+        ),
+        bases=("before", "after"),
+    )
+
+
+def training() -> BetResult:
+    losses = [[step, 9.0 - step / 10] for step in range(1, 21)]
+    return result(
+        variant("average-experts-then-train-20", ratio=77.0, diagnostics={"training_loss": losses})
+    )
+
+
+def document(text: str) -> BetDocument:
+    return parse_bets(text, ROOT / "bets/some.yaml")[0]
+
+
+def judged(text: str, found: BetResult, **changes: Any) -> Told:
+    """Tell a bet as the guard would after it has been measured."""
+    bet = document(text)
+    judgement = judge(bet.bet.criteria, found.rows())
+    decision = decide(Case(bet.bet.status, verdict=judgement.verdict))
+    assert decision.word is not None
+    values: dict[str, Any] = {
+        "verdict": judgement.verdict,
+        "judgement": judgement,
+        "result": found,
+        "messages": decision.messages,
+        "warnings": decision.warnings,
+    }
+    outcome = Outcome(decision.word, decision.passed, **(values | changes))
+    return told(bet, outcome)
+
+
+def told(bet: BetDocument, outcome: Outcome | None) -> Told:
+    """Tell it, and let it travel as it does from a worker."""
+    passed = "failed" if outcome is None or not outcome.passed else "passed"
+    if outcome is not None and outcome.skipped:
+        passed = "skipped"
+    entry = tell(bet, outcome, "bets/some.yaml", passed, ROOT)
+    return Told.from_json(entry.to_json())
+
+
+def every() -> dict[str, Told]:
+    """One bet of each kind, by what is special about it."""
+    return {
+        "sweep": judged(SWEEP, sweep()),
+        "arms": judged(ARMS, arms()),
+        "pairs": judged(PAIRS, pairs()),
+        "trajectory": judged(TRAJECTORY, trajectory()),
+        "training": judged(TRAINING, training()),
+        "error": told(document(SWEEP.replace("id: sweep", "id: broken")), error("no such model")),
+        "skipped": told(
+            document(SWEEP.replace("id: sweep", "id: absent")),
+            unavailable("needs a GPU of 24 GiB", required=False),
+        ),
+        "bug": told(document(SWEEP.replace("id: sweep", "id: bug")), None),
+    }
