@@ -102,6 +102,11 @@ def read(text: str, measure: Measure, loaded: Loaded, micro_batch: int) -> Readi
     bos = tokens.bos_id(loaded.tokenizer, measure.bos)
     ids = tokens.encode(loaded.tokenizer, text)
     tokens.check_ids(ids, loaded.model)
+    if bos is not None and list(ids[:1]) == [bos] and measure.preset is None:
+        raise LabError(
+            f"the text itself starts with the tokenizer's BOS (token {bos}), and so does every window: two of them "
+            "are as wrong as none. Take it out of the text"
+        )
     windows = _windows(ids, measure, loaded, bos)
     length = max(len(inputs) for inputs, _ in windows)
     batches = tuple(batched(windows, max(1, micro_batch // length)))

@@ -43,6 +43,13 @@ def told_base(
         LabError: If it is no base to compare anything with.
     """
     metrics = measurement.base_metrics(losses, reading.ground, reading.whole)
+    soundness.check_start(
+        subject.runner,
+        reading.batches[0],
+        reading.provenance["bos"],
+        subject.loaded.tokenizer.bos_token_id,
+        measure,
+    )
     soundness.check_base(
         losses, metrics["perplexity"], samples.base, measure, subject.vocabulary, reading.start
     )
