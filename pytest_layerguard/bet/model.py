@@ -164,12 +164,13 @@ class ModelSource:
 
     ``name`` is a reference name (``reference@init`` for the untrained one), a path as written in
     the bet file (relative to it), or ``ORG/NAME``. ``revision`` is for ``hub`` only: 40 hex digits
-    or ``unpinned``.
+    or ``unpinned``, which takes ``branch`` as it is today, or the default branch where it is None.
     """
 
     kind: Literal["reference", "path", "hub"]
     name: str
     revision: str | None = None
+    branch: str | None = None
 
 
 def _spelt_out(value: Any) -> Any:
@@ -209,7 +210,7 @@ class ModelSpec(BetPart):
         default=None,
         min_length=1,
         description="several checkpoints by name: full commit hashes, or init and trained of a "
-        "reference model",
+        f"reference model; {UNPINNED} takes the branch or tag of the checkpoint's own name",
     )
     paths: dict[Name, RelativePath] | None = Field(
         default=None, min_length=1, description="several checkpoints by name: local folders"
@@ -302,7 +303,10 @@ class ModelSpec(BetPart):
             return found or {None: ModelSource("reference", self.reference)}
         hub = str(self.hub)
         if self.revisions is not None:
-            return {name: ModelSource("hub", hub, at) for name, at in self.revisions.items()}
+            return {
+                name: ModelSource("hub", hub, at, name if at == UNPINNED else None)
+                for name, at in self.revisions.items()
+            }
         return {None: ModelSource("hub", hub, self.revision)}
 
     @classmethod

@@ -49,12 +49,21 @@ class Repository:
         name: ``ORG/NAME``.
         revision: A full commit hash, or ``None`` for what the hub has today.
         conditions: Says how long the hub may keep us waiting.
+        branch: The branch or tag whose commit of today is meant where ``revision`` is ``None``.
     """
 
-    def __init__(self, kind: Kind, name: str, revision: str | None, conditions: Conditions) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        name: str,
+        revision: str | None,
+        conditions: Conditions,
+        branch: str | None = None,
+    ) -> None:
         self.kind: Kind = kind
         self.name = name
         self.revision = revision
+        self._asked_for = revision or branch
         self._conditions = conditions
 
     def listing(self, *, patience: float | None = None) -> tuple[str, tuple[str, ...]]:
@@ -69,7 +78,7 @@ class Repository:
 
         ask = HfApi().model_info if self.kind == "model" else HfApi().dataset_info
         info: ModelInfo | DatasetInfo = self._asked(
-            lambda: ask(self.name, revision=self.revision, timeout=SECONDS), patience
+            lambda: ask(self.name, revision=self._asked_for, timeout=SECONDS), patience
         )
         # The hub may resolve a hash that is also the name of a branch; what was asked for counts.
         if info.sha is None or (self.revision is not None and info.sha != self.revision):
@@ -106,12 +115,14 @@ class Repository:
         """Return a file's path in the cache, or ``None``."""
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(self.name, file, repo_type=self.kind, revision=self.revision)
+        found = try_to_load_from_cache(
+            self.name, file, repo_type=self.kind, revision=self._asked_for
+        )
         return Path(found) if isinstance(found, str) else None
 
     def __str__(self) -> str:
         """Return what messages call it."""
-        return f"{self.kind} {self.name}@{self.revision or 'main'}"
+        return f"{self.kind} {self.name}@{self._asked_for or 'main'}"
 
     def _asked(self, call: Callable[[], T], patience: float | None = None) -> T:
         limit = self._conditions.patience if patience is None else patience
@@ -125,7 +136,9 @@ class Repository:
         raise problem
 
 
-def fetch_model(name: str, revision: str | None, conditions: Conditions) -> Path:
+def fetch_model(
+    name: str, revision: str | None, conditions: Conditions, branch: str | None = None
+) -> Path:
     """Bring what a model needs into the hub's cache: configuration, tokenizer, safetensors.
 
     Returns:
@@ -135,7 +148,7 @@ def fetch_model(name: str, revision: str | None, conditions: Conditions) -> Path
         LabError: If there is no such model or revision, or it has no safetensors.
         UnavailableError: If it cannot be had, and the cache does not have it.
     """
-    repository = Repository("model", name, revision, conditions)
+    repository = Repository("model", name, revision, conditions, branch)
     whole = _whole_in_cache(repository)
     try:
         commit, files = repository.listing(patience=0 if whole is not None else None)
@@ -152,10 +165,12 @@ def fetch_model(name: str, revision: str | None, conditions: Conditions) -> Path
     paths = {file: repository.fetch(file, commit) for file in small if file in files}
     if WEIGHTS not in files and INDEX in files:
         paths[INDEX] = repository.fetch(INDEX, commit)
+    fetched = 0
     for file in weight_files(
         {file: paths.get(file, Path(file)) for file in files}, str(repository)
     ):
-        repository.fetch(file, commit)
+        fetched += repository.fetch(file, commit).stat().st_size
+        conditions.budget.check("model_bytes", fetched, f"{repository}: bytes of weights")
     return paths[CONFIG].parent
 
 

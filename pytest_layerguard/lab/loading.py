@@ -75,6 +75,7 @@ def load(
     """
     device = devices.resolve(conditions)
     folder = locate(source, Reach.of(bet_file, bets, conditions), conditions)
+    conditions.budget.check("parameters", folder.parameters, f"{folder.name}: parameters")
     conditions.progress(f"loading {folder.name}")
     store: LayerStore | None = None
     if source.name.endswith(_INIT):
@@ -107,8 +108,10 @@ def locate(source: ModelSource, reach: Reach, conditions: Conditions) -> ModelFo
         return inspect(path, f"model {quoted(source.name)}", inside=reach.holds)
     from pytest_layerguard.lab.hub import fetch_model
 
-    path = fetch_model(source.name, _allowed_revision(source, conditions), conditions)
-    return inspect(path, f"model {source.name}@{source.revision}", inside=_anywhere)
+    revision = _allowed_revision(source, conditions)
+    path = fetch_model(source.name, revision, conditions, source.branch)
+    told = source.branch or source.revision
+    return inspect(path, f"model {source.name}@{told}", inside=_anywhere)
 
 
 def model_key(
