@@ -90,7 +90,10 @@ class Judge:
         catalogue = self.catalogue(bets)
         crossed = crossings(document, bets, catalogue, self.scout)
         file = _File.of(document, bets, catalogue, crossed)
-        case = file.case(require_records="records" in self.require and not self.recording)
+        case = file.case(
+            require_records="records" in self.require and not self.recording,
+            recording=self.recording,
+        )
         return file, case, outcome.decide(case)
 
     def _is_blind(self, case: Case, bets: Path) -> bool:
@@ -141,16 +144,14 @@ class Judge:
             verdict=judgement.verdict,
             judgement=judgement,
             result=result,
-            crossed=tuple(each for each in file.held_to if truths[each.id] is not Truth.TRUE)
-            if lost
-            else (),
+            crossed=file.challenged if lost else (),
             messages=(
                 *decision.messages,
                 *_bars_told(bars, held=decision.word),
                 *_more_tokens(bet.criteria, judgement, result, decision.word),
                 *(
                     "\n".join(each.lines(self.root, challenged=True))
-                    for each in file.held_to
+                    for each in file.challenged
                     if lost
                 ),
             ),
@@ -253,13 +254,18 @@ class _File:
         return tuple(each for each in self.crossed if each.id not in self.bet.challenges)
 
     @property
-    def held_to(self) -> tuple[Crossing, ...]:
-        """The doors whose bar the bet must meet once it is measured."""
-        if self.bet.status == "upheld":
-            return self.crossed
+    def challenged(self) -> tuple[Crossing, ...]:
+        """The doors that the bet bets against."""
         return tuple(each for each in self.crossed if each.id in self.bet.challenges)
 
-    def case(self, *, require_records: bool) -> Case:
+    @property
+    def held_to(self) -> tuple[Crossing, ...]:
+        """The doors whose bar the bet is compared with once it is measured."""
+        if self.bet.status == "upheld":
+            return self.crossed
+        return self.challenged
+
+    def case(self, *, require_records: bool, recording: bool) -> Case:
         """Return what decides, as far as it is known before measuring."""
         current = self.current
         return Case(
@@ -271,9 +277,10 @@ class _File:
             amended_before=bool(current is not None and current.amended),
             inside=_ids(each for each in self.unchallenged if not each.absent),
             undecided=_ids(each for each in self.unchallenged if each.absent),
-            challenged=_ids(each for each in self.crossed if each.id in self.bet.challenges),
+            challenged=_ids(iter(self.challenged)),
             mistaken=(self.broken,) if self.broken else self.mistaken,
             require_records=require_records,
+            recording=recording,
         )
 
     def tampering(self) -> Iterator[str]:

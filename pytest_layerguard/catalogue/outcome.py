@@ -93,6 +93,7 @@ class Case:
         bars: Once measured, whether it meets the lenient criterion of each falsification in
             `inside` or `challenged`.
         require_records: Whether an upheld or falsified bet must have a record.
+        recording: Whether a record is about to be written.
     """
 
     status: Status
@@ -108,16 +109,18 @@ class Case:
     mistaken: tuple[str, ...] = ()
     bars: Mapping[str, Truth] = field(default_factory=dict)
     require_records: bool = False
+    recording: bool = False
 
     @property
     def is_newcomer(self) -> bool:
         """Whether the catalogue does not know this bet yet, whatever it says of itself."""
-        return self.status == "proposed" or (self.status == "upheld" and self.recorded is None)
+        recorded = self.recorded is not None or self.recording
+        return self.status == "proposed" or (self.status == "upheld" and not recorded)
 
     @property
     def bar(self) -> Truth:
-        """Whether every bar that the bet must meet beside its own is met."""
-        return Truth.all(self.bars.values())
+        """Whether every bar that the bet challenges is met."""
+        return Truth.all(truth for name, truth in self.bars.items() if name not in self.inside)
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,8 @@ def _unmeasured(case: Case) -> Decision | None:
         )
         return _failed(
             Word.CROSSED,
-            f"{_listed(case.inside)} closed this door, so nothing was measured",
+            f"{_listed(case.inside)} closed this door, so nothing was measured"
+            + ("; a challenge must name each of them" if len(case.inside) > 1 else ""),
             *unproven,
         )
     if case.undecided and case.is_newcomer:
@@ -262,16 +266,22 @@ def _upheld(case: Case, verdict: Verdict) -> Decision:
         return _failed(Word.CROSSED, *_lost(case, verdict))
     if case.bar is Truth.UNDECIDED:
         return _failed(Word.INCONCLUSIVE, _UNDECIDED)
+    return Decision(Word(verdict), passed=True, warnings=tuple(_inside(case)))
+
+
+def _inside(case: Case) -> Iterator[str]:
+    """Say that an upheld bet stands in a closed door: it may claim something else, or not."""
     if not case.inside:
-        return Decision(Word(verdict), passed=True)
-    return Decision(
-        Word(verdict),
-        passed=True,
-        warnings=(
-            f"upheld inside a door that {_listed(case.inside)} closed: the catalogue contradicts "
-            "itself; narrow closes: there, or name it in challenges: here",
-        ),
-    )
+        return
+    where = f"upheld inside a door that {_listed(case.inside)} closed"
+    missed = [name for name in case.inside if case.bars.get(name) is not Truth.TRUE]
+    if missed:
+        yield f"{where}, without the bar of {_listed(missed)}: see that its claim is another one"
+    else:
+        yield (
+            f"{where}, and it meets the bar: the catalogue contradicts itself; narrow closes: "
+            "there, or name it in challenges: here"
+        )
 
 
 def _falsified(case: Case, verdict: Verdict) -> Decision:
@@ -323,8 +333,9 @@ def _notes(case: Case) -> Iterator[str]:
 
 def _lost(case: Case, verdict: Verdict) -> Iterator[str]:
     if not verdict.holds:
-        yield f"the claim does not hold: {verdict}; {_listed(case.bars)} stands"
-    missed = [name for name, truth in case.bars.items() if truth is Truth.FALSE]
+        yield f"the claim does not hold: {verdict}; {_listed(case.challenged)} stands"
+    challenged = {name: truth for name, truth in case.bars.items() if name not in case.inside}
+    missed = [name for name, truth in challenged.items() if truth is Truth.FALSE]
     if missed:
         yield f"short of the bar (the lenient criterion) of {_listed(missed)}, which stands"
 

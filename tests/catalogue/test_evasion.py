@@ -11,7 +11,7 @@ from support.catalogue import BET_40, PROPOSAL
 
 from pytest_layerguard import reference
 from pytest_layerguard.catalogue.outcome import Word
-from pytest_layerguard.catalogue.records import path_of
+from pytest_layerguard.catalogue.summary import summary
 
 if TYPE_CHECKING:
     from support.catalogue import Bets
@@ -77,11 +77,15 @@ def test_calling_a_newcomer_upheld(bets: Bets) -> None:
     refused(bets)
 
 
-def test_calling_a_newcomer_upheld_while_recording_it(bets: Bets) -> None:
+def test_calling_a_newcomer_upheld_and_recording_it_oneself(bets: Bets) -> None:
     bets.put(BET_40)
-    bets.put(status="upheld")
-    refused(bets, recording=True)
-    assert not path_of(bets.path, "drop-one").exists()
+    bets.record(bets.put(status="upheld"), 20)
+    outcome = bets.judge("drop-one", 20)
+    assert outcome.passed
+    said = "upheld inside a door that bet-40 closed, without the bar of bet-40"
+    assert any(said in each for each in outcome.warnings)
+    wrong = summary(bets.path, bets.catalogue).split("## To be put right")[1]
+    assert "- drop-one: upheld inside the door that bet-40 closed" in wrong
 
 
 def test_amending_a_newcomer(bets: Bets) -> None:
@@ -204,7 +208,7 @@ def test_taking_the_challenge_of_a_recorded_bet_away(bets: Bets) -> None:
     bets.record(bets.put(challenges=["bet-40"]), 2.5)
     bets.put(status="upheld")
     assert any("contradicts itself" in each for each in bets.judge("drop-one", 2.5).warnings)
-    assert bets.judge("drop-one", 20).word is Word.CROSSED
+    assert any("without the bar" in each for each in bets.judge("drop-one", 20).warnings)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def folder(pytester: pytest.Pytester) -> Path:
 
 @pytest.mark.parametrize(
     ("flags", "status"),
-    [*((flags, "proposed") for flags in ALONE), (["--layerguard-record"], "upheld")],
+    [*((flags, "proposed") for flags in ALONE), (["--lf"], "upheld")],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_no_flag_opens_a_door(

@@ -122,3 +122,4 @@ def test_a_proposal_that_was_recorded_as_holding_may_be_upheld(recorded: str) ->
 def test_several_falsifications_are_all_named() -> None:
     decision = decide(Case("proposed", inside=("bet-38", "bet-39", "bet-40")))
     assert "bet-38, bet-39 and bet-40 closed this door" in told(decision)
+    assert "a challenge must name each of them" in told(decision)

@@ -43,11 +43,13 @@ upheld    none     inside,inside-won | crossed-new  *            *            * 
 upheld    none     unknown           | skip         skip         skip         skip         skip
 upheld    STRICT   none,won,unknown  | pass         worse        worse-unsure regressed    regressed
 upheld    STRICT   undecided         | undecided    worse        worse-unsure regressed    regressed
-upheld    STRICT   lost,inside       | short        worse        worse-unsure regressed    regressed
+upheld    STRICT   lost              | short        worse        worse-unsure regressed    regressed
+upheld    STRICT   inside            | elsewhere    worse        worse-unsure regressed    regressed
 upheld    STRICT   inside-won        | contradicts  worse        worse-unsure regressed    regressed
 upheld    LENIENT  none,won,unknown  | pass         pass         worse-unsure regressed    regressed
 upheld    LENIENT  undecided         | undecided    undecided    worse-unsure regressed    regressed
-upheld    LENIENT  lost,inside       | short        short        worse-unsure regressed    regressed
+upheld    LENIENT  lost              | short        short        worse-unsure regressed    regressed
+upheld    LENIENT  inside            | elsewhere    elsewhere    worse-unsure regressed    regressed
 upheld    LENIENT  inside-won        | contradicts  contradicts  worse-unsure regressed    regressed
 upheld    not-held *                 | never-held   *            *            *            *
 falsified none     not-barred        | overturned   overturned   new-unsure   new-stands   new-stands
@@ -82,6 +84,7 @@ ENDS: Final[dict[str, tuple[str, bool, str]]] = {
     "worse": ("REGRESSED", False, "recorded as STRICT, now only LENIENT"),
     "regressed": ("REGRESSED", False, "the claim no longer holds: {verdict}, recorded as"),
     "worse-unsure": ("REGRESSED", False, "can no longer be told to hold: INCONCLUSIVE"),
+    "elsewhere": (MEASURED, True, "without the bar of bet-40: see that its claim is another one"),
     "contradicts": (MEASURED, True, "the catalogue contradicts itself"),
     "overturned": ("OVERTURNED", False, "the claim holds here: {verdict}"),
     "stands": (MEASURED, True, ""),
