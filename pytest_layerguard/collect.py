@@ -79,7 +79,8 @@ class BetFile(pytest.File):
         from pytest_layerguard.bet.reading import read_bets
 
         try:
-            documents = read_bets(self.path, kinds=registry_of(self.config).arguments)
+            known = registry_of(self.config)
+            documents = read_bets(self.path, kinds=known.arguments, metrics=known.metrics)
         except BetFileError as error:
             raise self.CollectError(self._told(error.problems)) from None
         doubled = "\n".join(self._doubled(documents))
@@ -206,7 +207,7 @@ def guard_of(session: pytest.Session) -> Guard:
 
 
 def registry_of(config: pytest.Config) -> Registry:
-    """The interventions of this package, of installed ones and of conftest files.
+    """The interventions and metrics of this package, of installed ones and of conftest files.
 
     Raises:
         pytest.UsageError: when two of them have one name.
@@ -215,8 +216,12 @@ def registry_of(config: pytest.Config) -> Registry:
         from pytest_layerguard.interventions.registry import Registry
 
         kinds = config.hook.pytest_layerguard_interventions(config=config)
+        metrics = config.hook.pytest_layerguard_metrics(config=config)
         try:
-            config.stash[REGISTRY] = Registry.of(kind for some in kinds for kind in some)
+            config.stash[REGISTRY] = Registry.of(
+                (kind for some in kinds for kind in some),
+                (metric for some in metrics for metric in some),
+            )
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
     return config.stash[REGISTRY]

@@ -110,9 +110,9 @@ def _audit(config: pytest.Config) -> int:
     from pytest_layerguard.catalogue.audit import audit
     from pytest_layerguard.catalogue.git import GitError
 
-    kinds = collect.registry_of(config).arguments
+    known = collect.registry_of(config)
     try:
-        found = audit(list(_folders(config)), kinds=kinds)
+        found = audit(list(_folders(config)), kinds=known.arguments, metrics=known.metrics)
     except GitError as error:
         return _fail(f"no history can be read: {error}")
     for line in found.lines():
@@ -130,7 +130,8 @@ def _catalogue(config: pytest.Config) -> Catalogue:
         for folder in _folders(config)
         for counted in folders_for(folder, config.rootpath, names)
     ]
-    return Catalogue.load(folders, kinds=collect.registry_of(config).arguments)
+    known = collect.registry_of(config)
+    return Catalogue.load(folders, kinds=known.arguments, metrics=known.metrics)
 
 
 def _folders(config: pytest.Config) -> Iterator[Path]:

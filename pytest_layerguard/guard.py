@@ -118,6 +118,7 @@ def judge(settings: Settings, terms: Conditions, registry: Registry, root: Path)
         require=settings.require,
         recording=settings.record,
         kinds=registry.arguments,
+        metrics=registry.metrics,
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pytest_layerguard.bet.metrics import OwnMetric
     from pytest_layerguard.guard import Laboratory
     from pytest_layerguard.interventions.registry import Kind
     from pytest_layerguard.report.entry import Told
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 @pytest.hookspec
 def pytest_layerguard_interventions(config: pytest.Config) -> Sequence[Kind] | None:
     """Return interventions that bet files may name; asked once, before the first is read."""
+
+
+@pytest.hookspec
+def pytest_layerguard_metrics(config: pytest.Config) -> Sequence[OwnMetric] | None:
+    """Return metrics that criteria may name; asked once, before the first bet is read."""
 
 
 @pytest.hookspec(firstresult=True)

@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
+    from pytest_layerguard.api import Measuring
     from pytest_layerguard.guard import Laboratory
+
+
+@pytest.fixture(scope="session")
+def layerguard(pytestconfig: pytest.Config) -> Measuring:
+    """Measure bets in a test: `layerguard.measure(bet)` gives the numbers and the verdict."""
+    from pytest_layerguard import fixture
+
+    return fixture.measuring(pytestconfig)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from pytest_layerguard.bet.interval import Interval
 
 Needs = Literal["nothing", "sample", "pairs", "protocols", "weights", "registered"]
 
@@ -28,6 +32,26 @@ class Metric:
     high: float = float("inf")
     whole: bool = False
     spans_arms: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnMetric(Metric):
+    """A metric of another package, measured for the bets whose criteria name it.
+
+    ``implementation`` is ``"package.module:function"``, so that naming a metric imports nothing heavy;
+    the function takes a :class:`~pytest_layerguard.lab.seen.Seen` and returns an interval. Of an
+    intervention that is two directed changes the worse one counts: the greater, unless
+    ``larger_is_worse`` is false.
+    """
+
+    implementation: str
+    larger_is_worse: bool = True
+
+    def load(self) -> Callable[[Any], Interval]:
+        """Import what measures it."""
+        module, _, function = self.implementation.partition(":")
+        loaded: Callable[[Any], Interval] = getattr(import_module(module), function)
+        return loaded
 
 
 _TABLE: Final = (

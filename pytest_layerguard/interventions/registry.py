@@ -1,4 +1,4 @@
-"""Which interventions there are: their names, what each may be told, and what carries it out."""
+"""Which interventions and metrics there are: names, what each may be told, and what carries it out."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS, Arguments
+from pytest_layerguard.bet.metrics import METRICS, Metric, OwnMetric
+from pytest_layerguard.bet.syntax import RESERVED
 
 if TYPE_CHECKING:
+    from pytest_layerguard.bet.model import Criteria
     from pytest_layerguard.interventions.bench import Implementation
 
 ENTRY_POINT_GROUP: Final = "layerguard.interventions"
+METRICS_ENTRY_POINT_GROUP: Final = "layerguard.metrics"
 
 _PLACES: Final = {
     "skip_layers": "layers",
@@ -58,31 +62,57 @@ class Kind:
 
 
 class Registry(Mapping[str, Kind]):
-    """Kinds by name. Two packages that claim one name are an error, never a silent choice."""
+    """Kinds by name, and metrics. Two packages that claim one name are an error, never a silent choice."""
 
-    def __init__(self, kinds: Iterable[Kind]) -> None:
+    def __init__(self, kinds: Iterable[Kind], metrics: Iterable[OwnMetric] = ()) -> None:
         self._kinds: dict[str, Kind] = {}
+        self._metrics: dict[str, Metric] = dict(METRICS)
         for kind in kinds:
             held = self._kinds.setdefault(kind.name, kind)
             if held != kind:
                 raise ValueError(
                     f"two interventions are named {kind.name}: {held.implementation} and {kind.implementation}"
                 )
+        for metric in metrics:
+            if not metric.name.isidentifier() or metric.name in RESERVED:
+                raise ValueError(f"{metric.name!r} cannot be the name of a metric in a criterion")
+            if self._metrics.setdefault(metric.name, metric) != metric:
+                raise ValueError(f"two metrics are named {metric.name}: {metric.implementation}")
 
     @classmethod
-    def of(cls, extra: Iterable[Kind] = ()) -> Registry:
-        """The built-in kinds, those of installed packages (entry points), and ``extra``.
+    def of(cls, extra: Iterable[Kind] = (), metrics: Iterable[OwnMetric] = ()) -> Registry:
+        """The built-in kinds and metrics, those of installed packages (entry points), and more.
+
+        Args:
+            extra: Kinds beside those.
+            metrics: Metrics beside those.
 
         Raises:
-            ValueError: If two kinds have one name.
+            ValueError: If two kinds or two metrics have one name.
         """
         installed = [found.load() for found in entry_points(group=ENTRY_POINT_GROUP)]
-        return cls([*_builtin(), *installed, *extra])
+        measured = [found.load() for found in entry_points(group=METRICS_ENTRY_POINT_GROUP)]
+        return cls([*_builtin(), *installed, *extra], [*measured, *metrics])
 
     @property
     def arguments(self) -> dict[str, type[Arguments]]:
         """What each kind may be told, for the reader of bet files."""
         return {name: kind.arguments for name, kind in self._kinds.items()}
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """The metrics that criteria may name, built-in ones first."""
+        return self._metrics
+
+    def own_metrics(self, criteria: Criteria) -> tuple[OwnMetric, ...]:
+        """The metrics of other packages that these criteria name."""
+        given = (criteria.strict, criteria.lenient, criteria.catastrophic)
+        named = {each.metric for one in given if one is not None for each in one.references}
+        return tuple(
+            metric
+            for name, metric in self._metrics.items()
+            if name in named and isinstance(metric, OwnMetric)
+        )
 
     def __getitem__(self, name: str) -> Kind:
         """The kind of this name."""

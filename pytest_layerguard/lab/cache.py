@@ -73,7 +73,7 @@ class RememberingLaboratory:
         self._conditions = conditions
         self._registry = registry
         self._opened: Laboratory | None = None
-        self._expected: list[tuple[BetDocument, Path]] = []
+        self._expected: list[tuple[BetDocument, Path]] | None = None
 
     def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
         """Says which bets will be measured in this process."""
@@ -116,8 +116,9 @@ class RememberingLaboratory:
             from pytest_layerguard.lab.laboratory import Laboratory
 
             self._opened = Laboratory(self._conditions, self._registry)
-            # A bet that is remembered must not be swept along with those that are not.
-            self._opened.expect(each for each in self._expected if not self._remembers(*each))
+            if self._expected is not None:
+                # A bet that is remembered must not be swept along with those that are not.
+                self._opened.expect(each for each in self._expected if not self._remembers(*each))
         return self._opened
 
 

@@ -40,13 +40,13 @@ def identity(
 
     Returns:
         The digest, or None where something that decides cannot be known beforehand: a revision that is
-        not pinned, an intervention of another package whose code may change under one version.
+        not pinned, an intervention or a metric of another package whose code may change under one version.
 
     Raises:
         LabError: If something the bet names is not there.
     """
     bet = document.bet
-    if not _known_kinds(bet, registry):
+    if not _known_kinds(bet, registry) or registry.own_metrics(bet.criteria):
         return None
     models = [
         model_key(bet.model, source, bet_file=document.path, bets=bets, conditions=conditions)
@@ -117,5 +117,5 @@ def _text(text: TextSource, reach: Reach, conditions: Conditions) -> Any:
         return [told, reference.manifest()["heldout"]["sha256"]]
     if isinstance(text, DatasetText):
         return None if text.revision == UNPINNED else told
-    path = reach.file(text.file, "file", largest=conditions.largest_text)
+    path = reach.file(text.file, "file", largest=conditions.budget.text_bytes)
     return [told, digests.of_file(path)]

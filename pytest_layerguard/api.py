@@ -1,0 +1,193 @@
+"""A verdict without a test run, for a notebook or for a test of one's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_layerguard.bet.reading import BetDocument, parse_bets, read_bets
+from pytest_layerguard.bet.verdict import judge
+from pytest_layerguard.project import bets_of
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pytest_layerguard.bet.verdict import Judgement, Verdict
+    from pytest_layerguard.guard import Laboratory
+    from pytest_layerguard.interventions.registry import Registry
+    from pytest_layerguard.lab.results import BetResult
+
+    Given = BetDocument | Mapping[str, Any] | str | os.PathLike[str]
+
+_SPARED: Final = {
+    "id": "unnamed",
+    "title": "Unnamed",
+    "claim": "The lenient criterion holds.",
+    "status": "proposed",
+}
+"""What a bet in a catalogue must say of itself, and one in a notebook need not."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A bet that was measured.
+
+    Attributes:
+        document: The bet.
+        result: Every number, with intervals, samples and provenance.
+        judgement: What the bet's own criteria say of them; the catalogue was not asked.
+    """
+
+    document: BetDocument
+    result: BetResult
+    judgement: Judgement
+
+    @property
+    def verdict(self) -> Verdict:
+        """STRICT, LENIENT, FALSIFIED, CATASTROPHIC or INCONCLUSIVE."""
+        return self.judgement.verdict
+
+    @property
+    def holds(self) -> bool:
+        """Whether the claim holds; INCONCLUSIVE does not."""
+        return self.verdict.holds
+
+    def __str__(self) -> str:
+        """The verdict, what decided it, and a line for each variant."""
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        from pytest_layerguard.report.failure import variants
+
+        bet, decided = self.document.bet, self.judgement
+        yield f"{bet.id}: {self.verdict}, by {decided.decided_by}: {decided.deciding.filled}"
+        yield from variants(self.result)
+
+
+def measure(
+    bet: Given,
+    *,
+    id: str | None = None,  # noqa: A002 - it is the bet's id
+    device: str = "auto",
+    roots: Sequence[str | os.PathLike[str]] = (),
+    cache: str | os.PathLike[str] | None = None,
+    allow_unpinned: bool = False,
+    allow_remote_code: bool = False,
+) -> Measured:
+    """Measure a bet and judge it by its own criteria.
+
+    Nothing is looked up in a catalogue, nothing is recorded, and no door is closed: that is what
+    `pytest bets/` does.
+
+    Args:
+        bet: A bet file, a document that was read from one, or a mapping with a bet's keys, of which
+            `id`, `title`, `claim` and `status` may be left out. Paths in a mapping start from the
+            current directory.
+        id: Which bet of a file that holds several.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        roots: Folders outside the bets' own tree from which the bet may read.
+        cache: A folder where results are kept, so that an unchanged bet is not measured twice.
+        allow_unpinned: Whether hub revisions that are not pinned may be measured.
+        allow_remote_code: Whether a model may bring Python code of its own.
+
+    Raises:
+        BetFileError: With all that is wrong with the bet.
+        ValueError: If the file holds several bets and `id` names none of them.
+        LabError: If no honest measurement can be made.
+        UnavailableError: If the machine or the hub lacks what the bet needs.
+    """
+    from pytest_layerguard.interventions.registry import Registry
+    from pytest_layerguard.lab.cache import RememberingLaboratory
+    from pytest_layerguard.lab.conditions import Conditions
+
+    known = Registry.of()
+    conditions = Conditions(
+        device=device,
+        roots=tuple(Path(root) for root in roots),
+        cache=None if cache is None else Path(cache),
+        allow_unpinned=allow_unpinned,
+        allow_remote_code=allow_remote_code,
+    )
+    document = read(bet, known, start=Path.cwd(), id=id)
+    return measured(document, RememberingLaboratory(conditions, known))
+
+
+def read(
+    bet: Given,
+    known: Registry,
+    *,
+    start: Path,
+    id: str | None = None,  # noqa: A002
+) -> BetDocument:
+    """Return the bet that was meant; relative paths, also those in a mapping, start from `start`.
+
+    Raises:
+        BetFileError: With all that is wrong with the bet.
+        ValueError: If the file holds several bets and `id` names none of them.
+    """
+    if isinstance(bet, BetDocument):
+        return bet
+    if isinstance(bet, Mapping):
+        # As text, so that what is wrong with it is told as it is of a file.
+        text = json.dumps({**_SPARED, **bet}, indent=2, ensure_ascii=False)
+        path = start / "a mapping"
+        return parse_bets(text, path, kinds=known.arguments, metrics=known.metrics)[0]
+    path = start / Path(bet).expanduser()
+    documents = read_bets(path, kinds=known.arguments, metrics=known.metrics)
+    found = [each for each in documents if id is None or each.bet.id == id]
+    if len(found) != 1:
+        there = ", ".join(each.bet.id for each in documents)
+        raise ValueError(f"{path} holds {len(documents)} bets; say which by id: {there}")
+    return found[0]
+
+
+def measured(document: BetDocument, laboratory: Laboratory) -> Measured:
+    """Measure a bet in a laboratory, and judge it by its own criteria.
+
+    Raises:
+        LabError: If no honest measurement can be made.
+        UnavailableError: If the machine or the hub lacks what the bet needs.
+    """
+    # A mapping belongs to no bet folder: what it may read is what lies beside it.
+    mapping = not document.path.suffix
+    bets = document.path if mapping else bets_of(document.path)
+    result = laboratory.measure(document, bets=bets)
+    return Measured(document, result, judge(document.bet.criteria, result.rows()))
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What the `layerguard` fixture gives: measures bets on the terms of this pytest run.
+
+    Attributes:
+        laboratory: What measures; made when the first bet is.
+        registry: The interventions and metrics of this run, those of conftest files too.
+        start: Where relative paths start.
+        skip: Is called with the reason where a bet cannot be measured here.
+    """
+
+    laboratory: Callable[[], Laboratory]
+    registry: Registry
+    start: Path
+    skip: Callable[[str], object]
+
+    def measure(self, bet: Given, *, id: str | None = None) -> Measured:  # noqa: A002
+        """Measure a bet and judge it by its own criteria; see `pytest_layerguard.measure`.
+
+        The test is skipped where the model cannot be had here, and fails for that under
+        `--layerguard-require all`.
+        """
+        from pytest_layerguard.guard import library_warnings_shown
+        from pytest_layerguard.lab.errors import UnavailableError
+
+        document = read(bet, self.registry, start=self.start, id=id)
+        with library_warnings_shown():
+            try:
+                return measured(document, self.laboratory())
+            except UnavailableError as error:
+                self.skip(str(error))
+                raise

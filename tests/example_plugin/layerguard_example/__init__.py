@@ -1,0 +1,1 @@
+"""Adds an intervention, a metric and report lines to pytest-layerguard."""
