@@ -1,0 +1,1 @@
+"""What is done with bet files from the command line, without a test run."""

@@ -1,0 +1,54 @@
+"""`check`: everything that is wrong with bet files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_layerguard.cli.told import PROBLEMS, complain, registry, say
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from pytest_layerguard.bet.reading import BetDocument
+
+
+def run(given: argparse.Namespace) -> int:
+    """Check files and folders; says all that is wrong with any of them."""
+    from pytest_layerguard.bet.problems import BetFileError
+    from pytest_layerguard.bet.reading import duplicate_ids, read_bets
+
+    known = registry()
+    found: list[BetDocument] = []
+    problems = 0
+    paths = list(dict.fromkeys(files(given.files)))
+    for path in paths:
+        try:
+            found += read_bets(path, kinds=known.arguments, metrics=known.metrics)
+        except BetFileError as error:
+            problems += len(error.problems)
+            complain(str(error))
+    for problem in duplicate_ids(found):
+        problems += 1
+        complain(str(problem))
+    if problems:
+        complain(f"{problems} problem{'' if problems == 1 else 's'}")
+        return PROBLEMS
+    say(f"{_counted(len(found), 'bet')} in {_counted(len(paths), 'file')}: nothing is wrong")
+    return 0
+
+
+def files(given: Iterable[Path]) -> Iterator[Path]:
+    """Yield files as they are, and the bet files below folders."""
+    from pytest_layerguard.catalogue.shelf import bet_files
+
+    for path in given:
+        if path.is_dir():
+            yield from bet_files(path)
+        else:
+            yield path
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

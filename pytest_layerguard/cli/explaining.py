@@ -1,0 +1,325 @@
+"""`explain`: what a bet would measure, what that costs, and which doors it touches."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pytest_layerguard.cli.told import PROBLEMS, UserError, complain, registry, say
+from pytest_layerguard.project import NAMES, bets_of, root_of
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from pytest_layerguard.bet.model import Bet, Intervention, Measure
+    from pytest_layerguard.bet.reading import BetDocument
+    from pytest_layerguard.bet.texts import TextSource
+    from pytest_layerguard.catalogue.shelf import Catalogue
+    from pytest_layerguard.catalogue.sight import Scout, Sighting
+    from pytest_layerguard.cli.dry import Cost
+    from pytest_layerguard.interventions.registry import Registry
+    from pytest_layerguard.lab.conditions import Conditions
+
+_LABEL: Final = 12
+_WIDTH: Final = 100
+_FEWEST_WINDOWS: Final = 8
+_SMALL: Final = 2**30
+_SPEED: Final = 5e10
+"""Floating-point operations per second that a few CPU cores do; a GPU does a thousand times as many."""
+
+
+def run(given: argparse.Namespace) -> int:
+    """Explain every bet of the files."""
+    from pytest_layerguard.bet.problems import BetFileError
+    from pytest_layerguard.bet.reading import read_bets
+    from pytest_layerguard.catalogue.sight import Scout
+    from pytest_layerguard.lab.conditions import Conditions
+
+    known = registry()
+    conditions = Conditions(roots=tuple(given.root))
+    scout = Scout(conditions)
+    documents: list[BetDocument] = []
+    for path in given.files:
+        try:
+            documents += read_bets(path, kinds=known.arguments, metrics=known.metrics)
+        except BetFileError as error:
+            raise UserError(f"{path} cannot be explained\n{error}") from None
+    status = 0
+    for place, document in enumerate(documents):
+        if place:
+            say()
+        try:
+            for line in _Explained(document, known, conditions, scout).lines():
+                say(line)
+        except UserError as error:
+            complain(f"error: {error}")
+            status = PROBLEMS
+    return status
+
+
+@dataclass(frozen=True)
+class _Explained:
+    """One bet, told in paragraphs, each with a word before it."""
+
+    document: BetDocument
+    known: Registry
+    conditions: Conditions
+    scout: Scout
+
+    def lines(self) -> Iterator[str]:
+        """Yield everything there is to say."""
+        from pytest_layerguard.bet.problems import printable
+
+        bet, bets = self.document.bet, bets_of(self.document.path)
+        place = printable(f"{self.document.path}:{self.document.line}")
+        yield f"{bet.id} ({printable(bet.title)}), {bet.status}, {place}"
+        yield ""
+        yield from _told("claims", [bet.claim])
+        sightings = self._sightings(bets)
+        yield from _told("model", (_seen(each, bet) for each in sightings))
+        yield from _told("does", _done(bet))
+        cost, why = self._cost(bet, sightings[0])
+        if cost is not None:
+            yield from _told(
+                "", [f"{_counted(len(cost.variants), 'variant')}: {_few(cost.variants)}"]
+            )
+        yield from _told("measures", _measured(bet.measure, len(cost.variants) if cost else 1))
+        yield from _told("judges", _judged(bet))
+        yield from _told("costs", _costs(bet, cost, why, sightings[0]))
+        yield from _told("doors", self._doors(bets))
+
+    def _sightings(self, bets: Path) -> list[Sighting]:
+        from pytest_layerguard.lab.errors import LabError
+
+        try:
+            return list(self.scout.look(self.document, bets).values())
+        except LabError as error:
+            raise UserError(f"{self.document.path}:{self.document.line}: {error}") from None
+
+    def _cost(self, bet: Bet, sighting: Sighting) -> tuple[Cost | None, str]:
+        from pytest_layerguard.cli.dry import NoPlanError, cost
+
+        layers = sighting.shape.layers
+        if layers is None:
+            return None, f"the model's layers are not known: {sighting.missing}"
+        try:
+            return cost(bet, self.known, layers, sighting.shape.experts or 0), ""
+        except NoPlanError as error:
+            return None, str(error)
+
+    def _doors(self, bets: Path) -> Iterator[str]:
+        from pytest_layerguard.catalogue.crossing import bars_of, crossings, mistakes
+        from pytest_layerguard.catalogue.shelf import Catalogue, folders_for, shown
+
+        bet, root = self.document.bet, root_of(bets)
+        if bet.closes is not None:
+            kinds = ", ".join(bet.closes.interventions)
+            yield f"It closes {kinds} on models with {bet.closes.models}."
+        catalogue: Catalogue = Catalogue.load(
+            folders_for(bets, root, NAMES), kinds=self.known.arguments, metrics=self.known.metrics
+        )
+        crossed = crossings(self.document, bets, catalogue, self.scout)
+        if bet.closes is not None and crossed:
+            others = ", ".join(dict.fromkeys(each.id for each in crossed))
+            yield f"Closed too, for this model and what is done to it: by {others}."
+            return
+        for each in crossed:
+            bars = " and ".join(f"'{bar}'" for bar in bars_of(each.entry))
+            how = "perhaps stands" if each.doubt else "stands"
+            at = f"{shown(each.entry.document.path, root)}:{each.entry.document.line}"
+            yield f"It {how} in the door that {each.id} closed ({at}), with {'; '.join(each.parts)}."
+            if each.id in bet.challenges:
+                yield f"It challenges {each.id}, so it must also meet {bars}."
+            elif bet.status == "proposed":
+                yield (
+                    f"So it will not be measured: CROSSED. With 'challenges: [{each.id}]' it is, and "
+                    f"must also meet {bars}."
+                )
+        for mistake in mistakes(self.document, catalogue, crossed):
+            yield f"Wrong: {mistake}."
+        for unread in catalogue.unreadable:
+            yield f"Not read, and may close more: {unread}."
+        if not crossed and not catalogue.unreadable:
+            yield f"It stands in no closed door of the {_counted(len(catalogue.entries), 'bet')} there."
+
+
+def _seen(sighting: Sighting, bet: Bet) -> str:
+    from pytest_layerguard.bet.interval import short
+
+    shape = sighting.shape
+    facts = [
+        f"{short(value)} {name}"
+        for name, value in (
+            ("parameters", shape.parameters),
+            ("layers", shape.layers),
+            ("experts a layer", shape.experts),
+        )
+        if value
+    ]
+    known = f": {', '.join(facts)}" if facts else ""
+    missing = f"; not all is known: {sighting.missing}" if sighting.missing else ""
+    stream = ", layers read from disk one by one" if bet.model.placement == "stream" else ""
+    return f"{sighting.shown}{known}{stream}{missing}"
+
+
+def _done(bet: Bet) -> Iterator[str]:
+    for arm, interventions in bet.arm_interventions.items():
+        before = "" if arm is None else f"{arm}: "
+        yield before + ", then ".join(_one(each) for each in interventions)
+
+
+def _one(intervention: Intervention) -> str:
+    meaning = (type(intervention.arguments).__doc__ or "").strip().splitlines()[0]
+    given = intervention.arguments.model_dump(mode="json", exclude_defaults=True)
+    told = ", ".join(f"{key}: {_short(value)}" for key, value in given.items())
+    meaning = f"{meaning[:1].lower()}{meaning[1:]}".rstrip(".")
+    return f"{intervention.kind}{f' ({told})' if told else ''}: {meaning}"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_short(each)}' for key, each in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_short, value))}]"
+    return str(value)
+
+
+def _measured(measure: Measure, variants: int) -> Iterator[str]:
+    texts = list(measure.named_texts.items())
+    for name, text in texts:
+        amount = "all tokens" if measure.tokens is None else f"{measure.tokens:,} tokens"
+        of = f"{name}, " if name is not None else ""
+        yield f"{amount} of {of}{_text(text)}; base and variants on the same tokens"
+    if measure.preset is not None:
+        yield f"by the contract of {measure.preset}"
+    elif measure.tokens is not None:
+        window = measure.window or 512
+        windows = _windows(measure)
+        default = "" if measure.window else ", or the model's context if that is shorter"
+        yield f"{_counted(windows, 'window')} of {window} tokens{default}"
+        if windows < _FEWEST_WINDOWS:
+            yield "fewer than 8 windows: no intervals, the points decide"
+        else:
+            together = f", which hold together over {variants} variants" if variants > 1 else ""
+            yield f"95 % intervals, clustered by window{together}"
+    if measure.sample is not None:
+        prompts = _counted(len(measure.sample.prompts), "prompt")
+        yield f"unique tokens of {measure.sample.tokens} greedy ones after {prompts}"
+    if measure.speak is not None:
+        yield "the eye test: shown, never judged"
+    if measure.stop != "none":
+        yield f"until nothing to come could change the verdict (stop: {measure.stop})"
+
+
+def _text(text: TextSource) -> str:
+    given = text.model_dump(mode="json", exclude_none=True)
+    if "reference" in given:
+        return f"the package's {given['reference']} text"
+    return str(given.get("file") or given.get("dataset"))
+
+
+def _windows(measure: Measure) -> int:
+    assert measure.tokens is not None
+    step = measure.stride or measure.window or 512
+    return -(-measure.tokens // (1 if measure.positions == "last" else step))
+
+
+def _judged(bet: Bet) -> Iterator[str]:
+    for word in ("strict", "lenient", "catastrophic"):
+        criterion = getattr(bet.criteria, word)
+        if criterion is not None:
+            yield f"{word.upper()} if {criterion}"
+    stands = "must not hold" if bet.status == "falsified" else "must hold"
+    yield f"The claim {stands}, or the build fails."
+
+
+def _costs(bet: Bet, cost: Cost | None, why: str, sighting: Sighting) -> Iterator[str]:
+    parameters, layers = sighting.shape.parameters, sighting.shape.layers
+    if cost is None or layers is None:
+        yield f"Cannot be told: {why}"
+    else:
+        saved = "" if cost.alone == cost.shared else f"; {cost.alone:,} if nothing were shared"
+        yield (
+            f"{cost.shared:,} layer evaluations over all tokens, base included{saved}; "
+            f"the base alone takes {layers:,}."
+        )
+        if cost.choosing:
+            yield f"Before them {cost.choosing:,} to decide what is done."
+        if cost.training:
+            yield f"Training goes through {cost.training:,} windows, forward and backward."
+    several = len(bet.measure.named_texts) * len(bet.model.checkpoints())
+    if several > 1:
+        yield f"All that {several} times: for each text and checkpoint."
+    if parameters is not None:
+        width = _width(bet, parameters)
+        lies = "on disk" if bet.model.placement == "stream" else "in memory"
+        yield f"About {_bytes(parameters * width)} of weights {lies}, beside at most 2 GiB of states and edits."
+    if cost is not None and layers and parameters is not None and bet.measure.tokens is not None:
+        yield _time(bet, cost, layers, parameters, several)
+    if bet.needs is not None and bet.needs.gpu is not None:
+        yield f"It says that it needs a GPU with {_bytes(bet.needs.gpu)}."
+
+
+def _time(bet: Bet, cost: Cost, layers: int, parameters: int, several: int) -> str:
+    """A bound from above: 2 operations for each parameter and token, all experts counted."""
+    measure = bet.measure
+    assert measure.tokens is not None
+    window = measure.window or 512
+    each = 2 * parameters / layers
+    scored = (cost.shared + cost.choosing) * max(measure.tokens, _windows(measure) * window)
+    trained = 3 * layers * cost.training * window
+    spoken = 0
+    for spec in (measure.sample, measure.speak):
+        if spec is not None:
+            spoken += (len(cost.variants) + 1) * layers * spec.tokens * len(spec.prompts)
+    operations = each * (scored + trained + spoken) * several
+    return (
+        f"About {operations:.1g} floating-point operations at most: {_seconds(operations / _SPEED)} "
+        "on a few CPU cores, loading aside."
+    )
+
+
+def _width(bet: Bet, parameters: int) -> int:
+    from pytest_layerguard.lab.loading import LARGEST_IN_FP32
+
+    given = bet.model.dtype
+    if given is not None:
+        return 4 if given == "float32" else 2
+    return 4 if parameters <= LARGEST_IN_FP32 else 2
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 1:
+        return "less than a second"
+    if seconds < 120:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 7200 else f"about {seconds / 3600:.0f} h"
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= _SMALL else f"{count / 2**20:.0f} MiB"
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:7])}, ... {names[-1]}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _told(word: str, sentences: Iterable[str]) -> Iterator[str]:
+    from pytest_layerguard.bet.problems import printable
+
+    for place, sentence in enumerate(sentences):
+        yield from textwrap.wrap(
+            printable(sentence),
+            _WIDTH,
+            initial_indent=f"{word if place == 0 else '':<{_LABEL}}",
+            subsequent_indent=" " * _LABEL,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )

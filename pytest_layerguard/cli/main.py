@@ -1,0 +1,128 @@
+"""The command line: `new`, `check`, `explain` and `schema`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_layerguard import __version__
+from pytest_layerguard.cli import checking, explaining, writing
+from pytest_layerguard.cli.told import PROBLEMS, UserError, complain, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out one command; returns the exit status: 0, 1 for what is wrong, 2 for a misuse."""
+    for stream in (sys.stdout, sys.stderr):
+        # A claim may hold characters that a terminal cannot show.
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+    given = parser().parse_args(arguments)
+    try:
+        status: int = given.run(given)
+        sys.stdout.flush()
+    except UserError as error:
+        complain(f"error: {error}")
+        return PROBLEMS
+    except (KeyboardInterrupt, EOFError):
+        complain("\nstopped; nothing was written")
+        return PROBLEMS
+    except BrokenPipeError:
+        # Whoever read along has seen enough; Python would say so once more at exit.
+        sys.stdout = None
+        return PROBLEMS
+    return status
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    made = argparse.ArgumentParser(
+        prog="python -m pytest_layerguard",
+        description="Write a bet, check it, and see what it would measure and cost.",
+    )
+    made.add_argument("--version", action="version", version=__version__)
+    commands = made.add_subparsers(required=True, metavar="COMMAND")
+    _new(commands.add_parser("new", help="write a bet that runs as it is"))
+    _check(commands.add_parser("check", help="say all that is wrong with bet files"))
+    _explain(commands.add_parser("explain", help="say what a bet would measure, and what it costs"))
+    schema = commands.add_parser(
+        "schema",
+        help="print the JSON Schema of a bet",
+        description="Print the JSON Schema of a bet, with the interventions of installed packages.",
+    )
+    schema.set_defaults(run=_schema)
+    return made
+
+
+def _new(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Write a bet file. Whatever is not given is asked for where there is somebody to ask, and "
+        "has a default where there is not. An existing file is never overwritten."
+    )
+    command.add_argument(
+        "path", nargs="?", type=Path, help="the file to write; bets/ID.yaml by default"
+    )
+    for flag, metavar, text in (
+        ("--id", "ID", "the bet's id; the file's name by default"),
+        ("--title", "TEXT", "a few words"),
+        ("--claim", "TEXT", "what is bet, in a sentence"),
+        ("--model", "MODEL", "reference, reference-wide, a folder, or ORG/NAME@COMMIT"),
+        ("--intervention", "WHAT", "such as skip_layers, or '{prune_weights: {sparsity: 0.5}}'"),
+        (
+            "--text",
+            "FILE",
+            "the text to measure on; by default the package's own, never trained on",
+        ),
+        ("--lenient", "CRITERION", "when the claim holds, such as 'perplexity_ratio <= 3'"),
+        ("--strict", "CRITERION", "when it holds with room to spare"),
+        ("--catastrophic", "CRITERION", "when it fails beyond doubt"),
+    ):
+        command.add_argument(flag, metavar=metavar, help=text)
+    command.add_argument(
+        "--challenges",
+        metavar="ID",
+        action="append",
+        default=[],
+        help="a falsification that this bets against (multi-allowed)",
+    )
+    command.add_argument("--tokens", type=int, default=8192, help="how many tokens are scored")
+    command.add_argument("--window", type=int, default=128, help="scored tokens per window")
+    command.add_argument(
+        "--status", choices=("proposed", "upheld", "falsified"), default="proposed"
+    )
+    command.add_argument("--no-input", action="store_true", help="ask nothing")
+    command.set_defaults(run=writing.run)
+
+
+def _check(command: argparse.ArgumentParser) -> None:
+    command.description = "Say all that is wrong with bet files; reads them only, without torch."
+    command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="files or folders")
+    command.set_defaults(run=checking.run)
+
+
+def _explain(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Say in words what a bet measures, what that costs and which doors of the catalogue it "
+        "touches. Reads the model's configuration and no weights."
+    )
+    command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="bet files")
+    command.add_argument(
+        "--root",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="a folder outside the bets' own tree from which they may read (multi-allowed)",
+    )
+    command.set_defaults(run=explaining.run)
+
+
+def _schema(_given: argparse.Namespace) -> int:
+    from pytest_layerguard.bet.schema import bet_schema, written
+    from pytest_layerguard.cli.told import registry
+
+    say(written(bet_schema(registry().arguments)).rstrip("\n"))
+    return 0

@@ -1,0 +1,256 @@
+"""`python -m pytest_layerguard`, called as a function where that is the same."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_layerguard.bet.arguments import BUILTIN_KINDS
+from pytest_layerguard.bet.reading import read_bets
+from pytest_layerguard.cli.main import main
+from pytest_layerguard.cli.template import ARGUMENTS
+
+ROOT = Path(__file__).parents[2]
+FALSIFIED = """
+status: falsified
+closes: {interventions: [skip_layers], models: parameters <= 1e8}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Somebody at the terminal, who says this and then goes away."""
+
+    def sit_down(*said: str) -> list[str]:
+        asked: list[str] = []
+        waiting: Iterator[str] = iter(said)
+
+        def answer(question: str) -> str:
+            asked.append(question)
+            try:
+                return next(waiting)
+            except StopIteration:
+                raise EOFError from None
+
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+        monkeypatch.setattr("builtins.input", answer)
+        return asked
+
+    return sit_down
+
+
+def new(*arguments: str) -> int:
+    return main(["new", "--no-input", *arguments])
+
+
+def test_a_new_bet_is_sound_commented_and_a_proposal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert new("bets/mine.yaml") == 0
+    text = Path("bets/mine.yaml").read_text(encoding="utf-8")
+    (document,) = read_bets(Path("bets/mine.yaml"))
+    assert document.bet.id == "mine"
+    assert document.bet.status == "proposed"
+    assert text.count("#") >= 8
+    assert "judge it:            pytest bets/mine.yaml" in capsys.readouterr().out
+
+
+def test_editors_find_the_schema_beside_it() -> None:
+    new("bets/mine.yaml")
+    first = Path("bets/mine.yaml").read_text(encoding="utf-8").splitlines()[0]
+    assert first == "# yaml-language-server: $schema=schema.json"
+    schema = json.loads(Path("bets/schema.json").read_text(encoding="utf-8"))
+    assert schema["title"] == "A bet of pytest-layerguard"
+
+
+def test_in_this_repository_editors_find_the_schema_of_the_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from pytest_layerguard.cli.writing import _schema_line
+
+    monkeypatch.chdir(ROOT)
+    assert _schema_line(Path("bets/new.yaml")) == "../pytest_layerguard/bet/schema.json"
+
+
+def test_a_file_is_never_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text("mine", encoding="utf-8")
+    assert new("mine.yaml") == 1
+    assert Path("mine.yaml").read_text(encoding="utf-8") == "mine"
+    assert "mine.yaml exists and is not overwritten" in capsys.readouterr().err
+
+
+def test_every_built_in_intervention_can_be_had_by_its_name() -> None:
+    assert ARGUMENTS.keys() == BUILTIN_KINDS.keys()
+    for kind in BUILTIN_KINDS:
+        assert new("--id", kind.replace("_", "-"), "--intervention", kind) == 0
+    assert main(["check", "bets"]) == 0
+
+
+def test_all_can_be_given() -> None:
+    model = Path("models/mine")
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}", encoding="utf-8")
+    Path("text.txt").write_text("a text", encoding="utf-8")
+    assert (
+        new(
+            "bets/deep/all.yaml", "--id", "all-of-it", "--title", "All: of it", "--claim", "It's #1.",
+            "--model", "models/mine", "--intervention", "[{skip_layers: {layers: 1}}, quantize_weights: {bits: 4}]",
+            "--text", "text.txt", "--lenient", "perplexity_ratio <= 2", "--strict", "perplexity_ratio <= 1.2",
+            "--catastrophic", "unique_tokens < 5", "--tokens", "2048", "--window", "256",
+        )
+        == 0
+    )  # fmt: skip
+    (document,) = read_bets(Path("bets/deep/all.yaml"))
+    bet = document.bet
+    assert (bet.title, bet.claim) == ("All: of it", "It's #1.")
+    assert bet.model.path == "../../models/mine"
+    assert [each.kind for each in bet.arm_interventions[None]] == [
+        "skip_layers",
+        "quantize_weights",
+    ]
+    assert str(bet.criteria.strict) == "perplexity_ratio <= 1.2"
+    assert (bet.measure.tokens, bet.measure.window) == (2048, 256)
+
+
+def test_a_hub_model_is_pinned() -> None:
+    assert new("bets/hub.yaml", "--model", f"org/name@{'a' * 40}") == 0
+    (document,) = read_bets(Path("bets/hub.yaml"))
+    assert document.bet.model.revision == "a" * 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--intervention", "skip_layer"], "did you mean 'skip_layers'?"),
+        (["--intervention", "skip_layers: {layer: 3}"], "unknown key"),
+        (["--intervention", "[}"], "intervention: "),
+        (["--intervention", ""], "intervention: "),
+        (["--model", "refernce"], "did you mean 'reference'?"),
+        (["--model", "."], "has no config.json"),
+        (["--text", "none.txt"], "there is no file 'none.txt'"),
+        (["--id", "Not An Id"], "allowed: lower-case letters"),
+        (["--lenient", "perplexity <"], "nothing was written"),
+        (["--tokens", "0"], "nothing was written"),
+        (["bets/mine.txt"], "a name that ends in .yaml"),
+        (["--challenges", "X"], "nothing was written"),
+    ],
+)
+def test_what_cannot_be_is_told_and_nothing_is_written(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert new(*arguments) == 1
+    assert message in capsys.readouterr().err
+    assert not list(Path().rglob("*.yaml"))
+
+
+def test_an_id_that_is_taken_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert new("bets/mine.yaml") == 0
+    assert new("bets/other.yaml", "--id", "mine") == 1
+    assert "'mine' is the id of" in capsys.readouterr().err
+
+
+def test_whoever_sits_there_is_asked_and_asked_again(
+    answers: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = answers("skip_layer", "skip_layers", "A title", "mine", "", "nothing", "", "", "")
+    assert main(["new"]) == 0
+    assert "did you mean 'skip_layers'?" in capsys.readouterr().out
+    assert [question.split()[0] for question in asked].count("what") == 2
+    assert read_bets(Path("bets/mine.yaml"))[0].bet.title == "A title"
+
+
+def test_whoever_goes_away_leaves_nothing(
+    answers: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers("skip_layers", "A title")
+    assert main(["new"]) == 1
+    assert "nothing was written" in capsys.readouterr().err
+    assert not list(Path().rglob("*.yaml"))
+
+
+def test_check_says_all_that_is_wrong_in_all_files(capsys: pytest.CaptureFixture[str]) -> None:
+    new("bets/one.yaml")
+    text = Path("bets/one.yaml").read_text(encoding="utf-8")
+    Path("bets/two.yaml").write_text(text, encoding="utf-8")
+    bad = text.replace("status: proposed", "status: proposd").replace("tokens: 8192", "tokens: x")
+    Path("bets/three.yaml").write_text(bad, encoding="utf-8")
+    assert main(["check", "bets/one.yaml", "bets", "missing.yaml"]) == 1
+    told = capsys.readouterr().err
+    assert "did you mean 'proposed'?" in told
+    assert "tokens: must be a whole number" in told
+    assert "'one' is already the id of the bet" in told
+    assert "missing.yaml:1:1: cannot be read" in told
+    assert told.rstrip().endswith("4 problems")
+
+
+def test_check_needs_no_torch() -> None:
+    new("bets/one.yaml")
+    code = (
+        "import sys\nfrom pytest_layerguard.cli.main import main\n"
+        "status = main(['check', 'bets'])\nassert 'torch' not in sys.modules\nsys.exit(status)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_explain_counts_by_the_trie_and_names_the_door(capsys: pytest.CaptureFixture[str]) -> None:
+    new("bets/lost.yaml")
+    lost = Path("bets/lost.yaml")
+    text = re.sub("\nstatus: .*\n", FALSIFIED, lost.read_text(encoding="utf-8"))
+    lost.write_text(text, encoding="utf-8")
+    new("bets/again.yaml", "--intervention", "skip_layers")
+    capsys.readouterr()
+    assert main(["explain", "bets/again.yaml"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    # L(L+1)/2 for L = 4, the base included.
+    assert "10 layer evaluations over all tokens, base included; 16 if nothing were shared" in told
+    assert "4 variants: skip-0, skip-1, skip-2, skip-3" in told
+    assert "64 windows of 128 tokens" in told
+    assert "It stands in the door that lost closed (bets/lost.yaml:4), with skip_layers." in told
+    assert "With 'challenges: [lost]' it is" in told
+
+
+@pytest.mark.parametrize("kind", [*BUILTIN_KINDS])
+def test_every_built_in_intervention_is_explained_without_weights(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new("bets/one.yaml", "--intervention", kind)
+    capsys.readouterr()
+    assert main(["explain", "bets/one.yaml"]) == 0
+    told = capsys.readouterr().out
+    assert "layer evaluations over all tokens" in told
+    assert "Cannot be told" not in told
+
+
+def test_explain_counts_what_it_takes_to_choose(capsys: pytest.CaptureFixture[str]) -> None:
+    new("bets/one.yaml", "--intervention", "remove_layers")
+    capsys.readouterr()
+    main(["explain", "bets/one.yaml"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"Before them \d+ to decide what is done", told)
+
+
+def test_explain_says_what_is_wrong_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bad.yaml").write_text("id: [", encoding="utf-8")
+    assert main(["explain", "bad.yaml"]) == 1
+    assert "bad.yaml cannot be explained" in capsys.readouterr().err
+
+
+def test_schema_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    from pytest_layerguard.bet.schema import SHIPPED
+
+    assert main(["schema"]) == 0
+    assert capsys.readouterr().out == SHIPPED.read_text(encoding="utf-8")
+
+
+def test_a_misuse_is_told_by_the_parser() -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([])
