@@ -92,6 +92,7 @@ def conditions(settings: Settings, worker: int, cache: Path | None) -> Condition
     `worker` numbers this process among those that share the machine; `cache` is where results are
     kept if the user names no folder.
     """
+    from pytest_layerguard.lab.budget import Budget
     from pytest_layerguard.lab.conditions import Conditions
 
     return Conditions(
@@ -101,6 +102,8 @@ def conditions(settings: Settings, worker: int, cache: Path | None) -> Condition
         cache=settings.cache or cache,
         fresh=settings.fresh,
         device_wait=settings.device_wait,
+        timeout=settings.timeout,
+        budget=Budget(**dict(settings.limits)),
         allow_unpinned=settings.allow_unpinned,
         allow_remote_code=settings.allow_remote_code,
     )

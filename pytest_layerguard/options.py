@@ -38,6 +38,10 @@ class Settings:
     """Where results are kept from run to run; `None` for below pytest's own cache directory."""
     fresh: bool
     device_wait: float
+    timeout: float
+    """Seconds that a bet may be measured; 0 for as long as it takes."""
+    limits: tuple[tuple[str, int], ...]
+    """How much one bet may use, where that is not the default."""
     shard: tuple[int, int] | None
     """Which part of the catalogue is measured here, counted from 1, and of how many."""
     merge: Path | None
@@ -137,6 +141,23 @@ def read_seconds(words: Sequence[str], _start: Path) -> float:
     if not 0 <= seconds < math.inf:
         raise ValueError(f"{words[-1]!r} is not a time; allowed: a number of seconds, such as 600")
     return seconds
+
+
+def read_limits(words: Sequence[str], _start: Path) -> tuple[tuple[str, int], ...]:
+    """Read limits, each as `NAME=NUMBER`; of two of one name the later one counts."""
+    if not words:
+        return ()
+    from pytest_layerguard.lab.budget import NAMES
+
+    limits = {}
+    for word in words:
+        name, _, number = word.partition("=")
+        if name not in NAMES or not re.fullmatch(r"[0-9]{1,15}", number.replace("_", "")):
+            raise ValueError(
+                f"{word!r} is not a limit; allowed: NAME=NUMBER, where NAME is {', '.join(NAMES)}"
+            )
+        limits[name] = int(number)
+    return tuple(limits.items())
 
 
 def read_shard(words: Sequence[str], _start: Path) -> tuple[int, int] | None:
@@ -255,6 +276,23 @@ OPTIONS: Final = (
         metavar="SECONDS",
         default=("3600",),
         flag="--layerguard-device-wait",
+    ),
+    Option(
+        "timeout",
+        "let a bet be measured for so long; one that hangs even in native code ends its process "
+        "(default: 0, for as long as it takes)",
+        read=read_seconds,
+        metavar="SECONDS",
+        default=("0",),
+        flag="--layerguard-timeout",
+    ),
+    Option(
+        "limits",
+        "let a bet use so much, as in tokens=100000 or variants=500 (multi-allowed)",
+        read=read_limits,
+        metavar="NAME=NUMBER",
+        several=True,
+        flag="--layerguard-limit",
     ),
     Option(
         "shard",

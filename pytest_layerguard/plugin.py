@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_layerguard import collect, commands, hookspecs, options, run, workers
+from pytest_layerguard import (
+    collect,
+    commands,
+    crashed,
+    hanging,
+    hookspecs,
+    options,
+    run,
+    workers,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -45,6 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     options.configure(config)
     config.pluginmanager.register(run.Gathering(config), "layerguard-gathering")
     workers.configure(config)
+    hanging.configure(config)
 
 
 @pytest.hookimpl(trylast=True)
@@ -74,6 +84,12 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Let a bet's report carry what the bet came to."""
     return run.attach(item, (yield))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport, sched: Any) -> None:
+    """Tell of a bet whose worker died."""
+    crashed.tell(crashitem, report, sched.config)
 
 
 def pytest_report_teststatus(

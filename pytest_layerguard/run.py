@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from pytest_layerguard.collect import BetItem, bet_folder, folder_of_bets
+from pytest_layerguard.collect import BetItem, bet_folder, folder_of_bets, shown
 from pytest_layerguard.options import SETTINGS
 
 if TYPE_CHECKING:
+    from pytest_layerguard.bet.reading import BetDocument
     from pytest_layerguard.report.entry import Told
     from pytest_layerguard.report.refused import Refused
 
@@ -105,6 +106,15 @@ class Gathering:
             self._refused.append(Refused.of(report.nodeid, report.longreprtext))
 
 
+def lost(document: BetDocument, path: Path, why: str, config: pytest.Config) -> Told:
+    """What there is to tell of a bet that came to nothing, because the process that measured it ended."""
+    from pytest_layerguard.catalogue import outcome
+    from pytest_layerguard.report.entry import tell
+
+    file = shown(path, config).as_posix()
+    return tell(document, outcome.error(why), file, "failed", config.rootpath)
+
+
 def write(session: pytest.Session) -> None:
     """Write the files that were asked for; the run fails where that cannot be done."""
     config = session.config
@@ -180,7 +190,8 @@ def tell_github(terminal: pytest.TerminalReporter, config: pytest.Config) -> Non
     """Where GitHub Actions runs this, fold the log, mark the lines and add to the step's summary."""
     from pytest_layerguard.report import github
 
-    if not github.active(os.environ) or config.getoption("collectonly"):
+    quiet = is_worker(config) or config.getoption("collectonly")
+    if quiet or not github.active(os.environ):
         return
     bets, refused = config.stash[TOLD], config.stash[REFUSED]
     root = config.rootpath

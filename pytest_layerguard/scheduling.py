@@ -52,4 +52,22 @@ def scheduler(
             scope: str = super()._split_scope(nodeid)
             return scope
 
+        def remove_node(self, node: Any) -> str | None:
+            """Take a dead worker's tests back, but for the one that it died of.
+
+            pytest-xdist 3.8 gives that one to the next worker, which dies of it too, until there is
+            none left for the tests behind it.
+            """
+            units: dict[str, dict[str, bool]] = self.assigned_work.pop(node)
+            waiting = [nodeid for unit in units.values() for nodeid in unit if not unit[nodeid]]
+            if not waiting:
+                return None
+            for scope, unit in units.items():
+                unit.pop(waiting[0], None)
+                if not all(unit.values()):
+                    self.workqueue[scope] = unit
+            for other in self.assigned_work:
+                self._reschedule(other)
+            return waiting[0]
+
     return ByModel(config, log)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet.model import Bet
     from pytest_layerguard.interventions.registry import Registry
+    from pytest_layerguard.lab.budget import Budget
     from pytest_layerguard.lab.workbench import Workbench
 
 
@@ -40,16 +41,21 @@ class Arm:
     notes: Mapping[str, Any]
 
 
-def planned(bet: Bet, bench: Workbench, registry: Registry) -> list[Arm]:
+def planned(bet: Bet, bench: Workbench, registry: Registry, budget: Budget) -> list[Arm]:
     """Plans every variant of every arm of a bet.
 
     Raises:
-        LabError: If the model lacks what an intervention names, with the text of why.
+        LabError: If the model lacks what an intervention names, or there are too many variants.
     """
     arms: list[Arm] = []
+    budget.check("layers", bench.layers, "layers of the model")
+    count = 0
     for arm, interventions in bet.arm_interventions.items():
         try:
-            for variant in variants(interventions, bench.layers):
+            found = variants(interventions, bench.layers)
+            count += len(found)
+            budget.check("variants", count, "variants")
+            for variant in found:
                 plans: Sequence[Plan] = (Plan.untouched(bench.layers),)
                 for each in variant.interventions:
                     carry_out = registry[each.kind].load()

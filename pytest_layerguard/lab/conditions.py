@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from pytest_layerguard.lab.budget import Budget
 from pytest_layerguard.lab.progress import Counting, uncounted
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ UNPINNED_FLAG: Final = "--layerguard-allow-unpinned"
 REMOTE_CODE_FLAG: Final = "--layerguard-allow-remote-code"
 DEVICE_FLAG: Final = "--layerguard-device"
 WAIT_FLAG: Final = "--layerguard-device-wait"
+TIMEOUT_FLAG: Final = "--layerguard-timeout"
 
 
 def silent(_line: str) -> None:
@@ -38,9 +40,10 @@ class Conditions:
         allow_remote_code: Whether a model may bring Python code of its own.
         cache: Where results are kept from run to run; ``None`` for nowhere.
         fresh: Whether results that are kept are measured again.
-        largest_text: Bytes of the largest text file that is read.
+        budget: How much one bet may use.
         patience: Seconds that are waited in all where the hub asks for patience (429).
         device_wait: Seconds that are waited for a GPU that another run holds.
+        timeout: Seconds that a bet may be measured; 0 for as long as it takes.
         progress: Is told what is about to happen.
         counting: Is told how far it is.
     """
@@ -52,8 +55,9 @@ class Conditions:
     allow_remote_code: bool = False
     cache: Path | None = None
     fresh: bool = False
-    largest_text: int = 2**30
+    budget: Budget = Budget()
     patience: float = 60.0
     device_wait: float = 3600.0
+    timeout: float = 0.0
     progress: Progress = silent
     counting: Counting = uncounted

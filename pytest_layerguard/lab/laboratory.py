@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_layerguard.lab import devices
 from pytest_layerguard.lab.arms import Arm, planned
 from pytest_layerguard.lab.contracts import Reading, contract_key
+from pytest_layerguard.lab.deadline import within
 from pytest_layerguard.lab.errors import LabError
 from pytest_layerguard.lab.intervals import FEWEST_WINDOWS
 from pytest_layerguard.lab.leases import Lease
@@ -99,9 +100,10 @@ class Laboratory:
         """
         started = time.perf_counter()
         self._expected = [each for each in self._expected if each.document is not document]
+        self._conditions.budget.check_bet(document.bet)
         devices.require(document.bet.needs, self._conditions)
         try:
-            with heard_by(self._conditions.counting):
+            with heard_by(self._conditions.counting), within(self._conditions.timeout):
                 parts = [
                     self._at(document, bets, checkpoint, source)
                     for checkpoint, source in document.bet.model.checkpoints().items()
@@ -190,7 +192,7 @@ class Laboratory:
             subject.vocabulary,
             lambda arguments: subject.training(texts, bet.measure, arguments),
         )
-        return planned(bet, bench, self._registry)
+        return planned(bet, bench, self._registry, self._conditions.budget)
 
     def _companions(
         self, document: BetDocument, subject: Subject, source: ModelSource

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pytest_layerguard.interventions.bench import InterventionError
-from pytest_layerguard.lab import binding
+from pytest_layerguard.lab import binding, deadline
 from pytest_layerguard.lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -189,6 +189,7 @@ class Runner:
         self, frame: Frame, slot: int, hidden: Tensor, cache: tuple[object, object] | None = None
     ) -> Tensor:
         """Runs the block in ``slot`` on ``hidden`` ``[B, T, H]`` with whatever weights are bound there."""
+        deadline.check()
         args, kwargs = frame.calls[slot].on(hidden, cache)
         out = self.anatomy.layers[slot](*args, **kwargs)
         self.evaluations += 1

@@ -78,7 +78,7 @@ class Texts:
             UnavailableError: If it cannot be had here.
         """
         pieces = self._pieces(source)
-        largest = self._conditions.largest_text
+        largest = self._conditions.budget.text_bytes
         if tokens is None or tokenizer is None:
             text, ended = _taken(pieces, "", largest)
             if not ended:
@@ -104,13 +104,13 @@ class Texts:
         from pytest_layerguard.lab import rows
 
         if isinstance(source, LocalDatasetText):
-            path = self._reach.file(source.file, "file", largest=self._conditions.largest_text)
+            path = self._reach.file(source.file, "file", largest=self._conditions.budget.text_bytes)
             _check_digest(digests.of_file(path), source.sha256, source.file)
             return joined(rows.of_file(source, path), source.join)
         return joined(rows.of_hub(source, self._conditions), source.join)
 
     def _file(self, source: FileText) -> str:
-        path = self._reach.file(source.file, "file", largest=self._conditions.largest_text)
+        path = self._reach.file(source.file, "file", largest=self._conditions.budget.text_bytes)
         # The digest is that of the very bytes that are measured.
         content = path.read_bytes()
         _check_digest(f"sha256:{hashlib.sha256(content).hexdigest()}", source.sha256, source.file)

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from pytest_layerguard import reference
 from pytest_layerguard.bet.texts import TextSource
+from pytest_layerguard.lab.budget import Budget
 from pytest_layerguard.lab.conditions import Conditions
 from pytest_layerguard.lab.errors import LabError, UnavailableError
 from pytest_layerguard.lab.texts import Texts, joined
@@ -109,7 +110,7 @@ class TestFile:
         (bets / "text.txt").write_text("a" * 11)
 
         with pytest.raises(LabError, match="has 11 bytes; allowed: at most 10"):
-            read({"file": "text.txt"}, largest_text=10)
+            read({"file": "text.txt"}, budget=Budget(text_bytes=10))
 
     def test_a_missing_file(self, read: Read) -> None:
         with pytest.raises(LabError, match=r"'nowhere\.txt' does not exist"):

@@ -1,0 +1,134 @@
+"""A project whose laboratory comes to grief as the claim of a bet tells it to."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LABORATORY = """
+import ctypes
+import os
+import signal
+import time
+
+import pytest
+
+from pytest_layerguard.bet.interval import Interval
+from pytest_layerguard.lab.errors import LabError
+from pytest_layerguard.lab.results import BaseResult, BetResult, Spoken, VariantResult
+
+TOKEN = os.environ.get("HF_TOKEN", "")
+
+
+def fine(says="the the the"):
+    spoken = (Spoken("Once upon a time", says, 3, (1, 2, 3)),)
+    metrics = {"perplexity": Interval.point(25.0), "perplexity_ratio": Interval(2.5, 2.4, 2.6)}
+    return BetResult(
+        bases=(BaseResult(None, None, {"perplexity": Interval.point(10.0)}, spoken),),
+        variants=(VariantResult("skip-0", "0", None, None, None, metrics, spoken),),
+        tokens=1024, windows=8, descriptive=False, provenance={"checkpoints": []}, seconds=0.1,
+    )
+
+
+def touch(name):
+    open(name, "w").close()
+
+
+class Laboratory:
+    def expect(self, documents):
+        pass
+
+    def measure(self, document, *, bets):
+        match document.bet.claim:
+            case "sleeps":
+                touch("measuring")
+                time.sleep(600)
+            case "holds the lock":
+                ctypes.PyDLL(None).sleep(600)
+            case "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "is short of memory":
+                raise MemoryError
+            case "leaks":
+                raise LabError(f"the hub said 401 to Bearer {TOKEN}")
+            case "leaks from a library":
+                authorization = {"Authorization": f"Bearer {TOKEN}"}
+                raise RuntimeError(f"no such repository for {authorization}")
+            case "says it":
+                return fine(f"my token is {TOKEN}")
+        return fine()
+
+
+def pytest_layerguard_laboratory():
+    return Laboratory()
+"""
+
+BET = """\
+id: {id}
+title: Skip each layer
+claim: {claim}
+status: proposed
+model: reference
+intervention: {{skip_layers: {{layers: {{each: all}}}}}}
+measure: {{text: {{reference: heldout}}, tokens: 1024, window: 128}}
+criteria: {{lenient: any(perplexity_ratio <= 3)}}
+"""
+
+
+class Trouble:
+    """A folder in which pytest runs, in a process of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.report = path / "out" / "report.json"
+        (path / "bets").mkdir()
+        (path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+        (path / "conftest.py").write_text(LABORATORY, encoding="utf-8")
+
+    def bets(self, **claims: str) -> None:
+        """Write bets, by id; an underscore in an id stands for a hyphen."""
+        for id_, claim in claims.items():
+            name = id_.replace("_", "-")
+            text = BET.format(id=name, claim=claim)
+            (self.path / "bets" / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+    def start(self, *args: str, **env: str) -> subprocess.Popen[str]:
+        """Start pytest on the bets."""
+        command = [sys.executable, "-m", "pytest", "bets", f"--layerguard-json={self.report}"]
+        return subprocess.Popen(
+            [*command, *args],
+            cwd=self.path,
+            env={**os.environ, "COLUMNS": "200", **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *args: str, **env: str) -> tuple[int, str]:
+        """Run pytest on the bets; return its exit code and all that it printed."""
+        started = self.start(*args, **env)
+        printed, _ = started.communicate(timeout=300)
+        return started.returncode, printed
+
+    def words(self) -> dict[str, str]:
+        """The words of all bets in the JSON report."""
+        return {each["id"]: each["word"] for each in self.entries()}
+
+    def entries(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.report.read_text(encoding="utf-8"))["bets"]
+        return found
+
+    def left(self) -> list[str]:
+        """Temporary files that somebody left behind."""
+        return [str(path) for path in self.path.rglob("*.tmp")]
+
+
+@pytest.fixture
+def trouble(tmp_path: Path) -> Trouble:
+    return Trouble(tmp_path)
