@@ -1,0 +1,131 @@
+"""`pytest_layerguard.measure` and the `layerguard` fixture."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pytest_layerguard
+from pytest_layerguard.bet.problems import BetFileError
+from pytest_layerguard.bet.reading import read_bets
+from pytest_layerguard.reference import HELDOUT
+
+BET: dict[str, Any] = {
+    "model": "reference",
+    "intervention": {"skip_layers": {"layers": 0}},
+    "measure": {"text": {"reference": "heldout"}, "tokens": 1024, "window": 128},
+    "criteria": {"lenient": "perplexity_ratio <= 3"},
+}
+FILE = """\
+id: {id}
+title: Skip the first layer
+claim: The first layer can be skipped.
+status: proposed
+model: reference
+intervention: {{skip_layers: {{layers: 0}}}}
+measure: {{text: {{file: ../text.txt}}, tokens: 1024, window: 128}}
+criteria: {{lenient: perplexity_ratio <= 3}}
+"""
+
+
+def test_a_mapping_gives_numbers_and_a_verdict(tmp_path: Path) -> None:
+    measured = pytest_layerguard.measure(BET, device="cpu", cache=tmp_path)
+    assert measured.verdict == "FALSIFIED"
+    assert not measured.holds
+    (variant,) = measured.result.variants
+    assert variant.metrics["perplexity_ratio"].low > 3
+    first, *table = str(measured).splitlines()
+    assert first.startswith("unnamed: FALSIFIED, by lenient: perplexity_ratio <= 3")
+    assert any(line.startswith("skip-0") for line in table)
+    again = pytest_layerguard.measure(BET, device="cpu", cache=tmp_path)
+    assert again.result.cached
+
+
+def test_a_file_and_a_document_are_one_bet(tmp_path: Path) -> None:
+    (tmp_path / "bets").mkdir()
+    text = HELDOUT.read_text(encoding="utf-8")
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    path = tmp_path / "bets" / "two.yaml"
+    two = FILE.format(id="one") + "---\n" + FILE.format(id="two")
+    path.write_text(two, encoding="utf-8")
+    kept = tmp_path / "kept"
+    measured = pytest_layerguard.measure(path, id="two", device="cpu", cache=kept)
+    assert measured.document.bet.id == "two"
+    document = read_bets(path)[1]
+    assert pytest_layerguard.measure(document, device="cpu", cache=kept).result.cached
+    with pytest.raises(ValueError, match="holds 2 bets; say which by id: one, two"):
+        pytest_layerguard.measure(path)
+
+
+def test_a_mapping_reads_from_where_it_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = HELDOUT.read_text(encoding="utf-8")
+    Path("text.txt").write_text(text, encoding="utf-8")
+    measure = {**BET["measure"], "text": {"file": "text.txt"}}
+    assert not pytest_layerguard.measure({**BET, "measure": measure}, device="cpu").holds
+
+
+def test_all_that_is_wrong_with_a_mapping_is_told() -> None:
+    with pytest.raises(BetFileError, match="did you mean 'intervention'") as told:
+        pytest_layerguard.measure({"interventoin": {}, **BET, "model": "refernce"})
+    assert len(told.value.problems) == 2
+
+
+def test_nothing_is_imported_before_it_is_asked_for() -> None:
+    code = (
+        "import sys, pytest_layerguard\n"
+        "assert 'pytest_layerguard.api' not in sys.modules\n"
+        "pytest_layerguard.measure\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_there_is_nothing_else() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'mesure'"):
+        _ = pytest_layerguard.mesure  # type: ignore[attr-defined]
+
+
+FIXTURE = """
+BET = {
+    "model": MODEL,
+    "intervention": {"skip_layers": {"layers": 0}},
+    "measure": {"text": {"reference": "heldout"}, "tokens": 1024, "window": 128},
+    "criteria": {"lenient": "perplexity_ratio <= 3"},
+}
+
+def test_the_first_layer_matters(layerguard):
+    assert not layerguard.measure(BET).holds
+"""
+
+
+def test_the_fixture_measures_in_a_test(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(FIXTURE.replace("MODEL", "'reference'"))
+    pytester.runpytest("--layerguard-device=cpu").assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "word"), [((), "skipped"), (("--layerguard-require=all",), "failed")]
+)
+def test_the_fixture_skips_what_cannot_be_had(
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    option: tuple[str, ...],
+    word: str,
+) -> None:
+    model = f"{{'hub': 'no/model', 'revision': '{'a' * 40}', 'dtype': 'float32'}}"
+    pytester.makepyfile(FIXTURE.replace("MODEL", model))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    result = pytester.runpytest_subprocess("--layerguard-device=cpu", *option)
+    result.assert_outcomes(**{word: 1})
+
+
+def test_the_fixture_tells_of_itself(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest("--fixtures")
+    result.stdout.fnmatch_lines(["layerguard*", "*Measure bets in a test*"])
