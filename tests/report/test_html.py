@@ -3,15 +3,14 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from dataclasses import replace
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 import pytest
 from support import tales
 from support.hostile import FORBIDDEN, HOSTILE
+from support.hostile_bet import hostile
 
-from pytest_layerguard.catalogue.outcome import error
 from pytest_layerguard.report import html
 from pytest_layerguard.report.refused import Refused
 
@@ -57,36 +56,6 @@ class Read(HTMLParser):
 def page(*bets: Told, refused: tuple[Refused, ...] = (), address: str | None = None) -> str:
     source = html.Source(tales.ROOT, tales.ROOT / "out/page.html", address)
     return html.render(bets, refused, source, WHEN)
-
-
-def hostile(words: str) -> Told:
-    """A bet that says the same hostile words wherever it can say anything."""
-    bet = tales.document(tales.SWEEP)
-    evidence = bet.bet.evidence[0].model_copy(
-        update={"source": words, "note": words, "variants": {words: {"perplexity": 1.0}}}
-    )
-    # What YAML cannot say, a claim cannot hold; the rest comes from models and tokenizers too.
-    claim = words.replace("\ud800", "")
-    bet = replace(
-        bet,
-        bet=bet.bet.model_copy(
-            update={"title": words, "claim": claim, "notes": words, "evidence": (evidence,)}
-        ),
-    )
-    found = tales.result(
-        tales.variant(
-            "skip-0",
-            "0",
-            samples=tales.said(words, words),
-            spoken=tales.said(words, words),
-            note=words,
-            profile=replace(
-                tales.profile(), tokens=(replace(tales.profile().tokens[0], token=words),)
-            ),
-        )
-    )
-    found = replace(found, provenance={words[:99]: {words[:99]: words}}, diagnostics={"x": words})
-    return tales.told(bet, replace(error("as our own code says it"), result=found, warnings=("w",)))
 
 
 class TestPage:

@@ -1,0 +1,161 @@
+"""The page as a browser shows it, opened from a file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .chromium import Chromium
+
+TAB = "\ue004"
+RIGHT = "\ue014"
+SPACE = " "
+CONTRAST = """
+function channel(v) { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; }
+function light(c) { return .2126 * channel(c[0]) + .7152 * channel(c[1]) + .0722 * channel(c[2]); }
+function parse(s) { const m = s.match(/[\\d.]+/g).map(Number); return m.length < 4 ? [...m, 1] : m; }
+function behind(e) {
+  for (; e; e = e.parentElement) {
+    const c = parse(getComputedStyle(e).backgroundColor);
+    if (c[3] === 1) return c;
+  }
+  return [255, 255, 255, 1];
+}
+document.querySelectorAll('details').forEach(each => each.open = true);
+const poor = [];
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+const seen = new Set();
+while (walker.nextNode()) {
+  const e = walker.currentNode.parentElement;
+  if (!walker.currentNode.data.trim() || seen.has(e) || !e.getClientRects().length) continue;
+  if (e.closest('title, desc, .unseen, .skip')) continue;
+  seen.add(e);
+  const style = getComputedStyle(e);
+  const ink = parse(e instanceof SVGElement ? style.fill : style.color), paper = behind(e);
+  const [a, b] = [light(ink), light(paper)].sort((x, y) => y - x);
+  const ratio = (a + .05) / (b + .05);
+  const big = parseFloat(style.fontSize) >= 24 || (parseFloat(style.fontSize) >= 18.66 && style.fontWeight >= 700);
+  if (ratio < (big ? 3 : 4.5)) poor.push([ratio, e.outerHTML.slice(0, 80)]);
+}
+return [seen.size, poor];
+"""
+
+
+def test_nothing_is_asked_for_and_nothing_is_blocked(chromium: Chromium, page: Path) -> None:
+    chromium.open(page)
+    assert set(chromium.requests) - {"data:,"} == {page.as_uri()}
+    assert chromium.complaints == []
+    assert chromium.ask("return document.scripts.length") == 0
+    assert chromium.ask("return document.title").endswith("- layerguard")
+
+
+def test_what_got_in_unescaped_would_still_be_blocked(
+    chromium: Chromium, page: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.html"
+    planted = """
+    <script>document.title = 'owned'</script>
+    <img src="https://evil.example/a.png" onerror="document.title = 'owned'">
+    <p id="styled" style="color: rgb(1, 2, 3)">x</p>
+    <style>#styled { color: rgb(4, 5, 6) }</style>
+    <iframe src="https://evil.example/"></iframe>
+    <link rel="stylesheet" href="https://evil.example/a.css">
+    <base href="https://evil.example/">
+    """
+    whole = page.read_text(encoding="utf-8")
+    broken.write_text(whole.replace("<main", f"{planted}<main", 1), encoding="utf-8")
+    chromium.open(broken)
+    assert chromium.ask("return document.title") != "owned"
+    color = chromium.ask("return getComputedStyle(document.getElementById('styled')).color")
+    assert color not in {"rgb(1, 2, 3)", "rgb(4, 5, 6)"}
+    assert chromium.ask("return document.links[0].href").startswith("file:")
+    violations = [each for each in chromium.complaints if "Content Security Policy" in each]
+    assert len(violations) >= 5
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_word_can_be_read(chromium: Chromium, page: Path, dark: bool) -> None:
+    chromium.open(page, dark=dark)
+    count, poor = chromium.ask(CONTRAST)
+    assert count > 200
+    assert poor == []
+
+
+def test_themes_differ(chromium: Chromium, page: Path) -> None:
+    def paper() -> Any:
+        return chromium.ask("return getComputedStyle(document.body).backgroundColor")
+
+    chromium.open(page)
+    light = paper()
+    chromium.open(page, dark=True)
+    assert paper() != light
+
+
+@pytest.mark.parametrize("width", [320, 360, 768, 1200])
+@pytest.mark.parametrize("unfolded", [False, True], ids=["folded", "unfolded"])
+def test_nothing_is_wider_than_the_screen(
+    chromium: Chromium, page: Path, width: int, unfolded: bool
+) -> None:
+    chromium.open(page, width=width)
+    if unfolded:
+        chromium.ask("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert chromium.ask("return document.documentElement.scrollWidth") <= width
+
+
+def test_a_keyboard_goes_through_it_in_order(chromium: Chromium, page: Path) -> None:
+    chromium.open(page)
+    visited = []
+    for _ in range(4):
+        chromium.press(TAB)
+        visited.append(
+            chromium.ask("const e = document.activeElement; return e.id || e.getAttribute('href')")
+        )
+    assert visited == ["#bets", "show-all", "#bet-1", "#bet-2"]
+    assert chromium.ask("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_filters_need_no_script(chromium: Chromium, page: Path) -> None:
+    chromium.open(page)
+    shown = (
+        "return [...document.querySelectorAll('article')].filter(e => e.checkVisibility()).length"
+    )
+    every = chromium.ask(shown)
+    chromium.press(TAB)
+    chromium.press(TAB)
+    chromium.press(RIGHT)
+    assert chromium.ask("return document.activeElement.id") == "show-failed"
+    failed = chromium.ask(shown)
+    assert 0 < failed < every
+    chromium.ask("document.getElementById('show-SKIPPED').click()")
+    assert chromium.ask(shown) == 1
+    rows = "return [...document.querySelectorAll('tr.bet')].filter(e => e.checkVisibility()).length"
+    assert chromium.ask(rows) == 1
+
+
+def test_a_fold_opens_by_keyboard(chromium: Chromium, page: Path) -> None:
+    chromium.open(page)
+    chromium.ask("document.querySelector('article details:not([open]) summary').focus()")
+    chromium.press(SPACE)
+    assert chromium.ask("return document.activeElement.parentElement.open")
+
+
+def test_print_shows_everything_on_white(chromium: Chromium, page: Path) -> None:
+    chromium.open(page, dark=True)
+    theme = {"name": "prefers-color-scheme", "value": "dark"}
+    chromium.driver.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"media": "print", "features": [theme]}
+    )
+    style = "return getComputedStyle(document.body)"
+    assert chromium.ask(f"{style}.backgroundColor") == "rgb(255, 255, 255)"
+    assert (
+        chromium.ask("return getComputedStyle(document.querySelector('.filters')).display")
+        == "none"
+    )
+    count, poor = chromium.ask(CONTRAST)
+    assert count > 200
+    assert poor == []
+    chromium.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})

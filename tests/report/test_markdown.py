@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from support import tales
+from support.hostile import FORBIDDEN, HOSTILE
+from support.hostile_bet import hostile
+
+from pytest_layerguard.report import markdown, plots
+from pytest_layerguard.report.refused import Refused
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ADDRESS = "https://github.com/acme/models/blob/" + "0" * 40
+ROOM = 1_000_000
+
+
+def render(*bets: object, limit: int = ROOM, **more: object) -> str:
+    return markdown.render(list(bets), more.pop("refused", []), limit=limit, **more)  # type: ignore[arg-type]
+
+
+class TestSummary:
+    def test_the_heading_counts(self) -> None:
+        told = render(*tales.every().values())
+        assert told.splitlines()[0] == "## layerguard: 4 failed, 3 passed, 1 skipped"
+
+    @pytest.mark.parametrize("kind", tales.every())
+    def test_every_bet_has_a_row(self, kind: str) -> None:
+        entry = tales.every()[kind].entry
+        (row,) = (
+            line
+            for line in render(*tales.every().values()).splitlines()
+            if f"| {entry['id']}<br>" in line
+        )
+        assert f"**{entry['word']}**" in row
+        assert row.count(" | ") == 4
+
+    def test_a_failure_needs_no_other_file(self) -> None:
+        told = render(tales.every()["training"])
+        assert "> **Claim:** Twenty steps bring it back." in told
+        assert "perplexity\\_ratio 77 \\[70, 84.7\\] \\<= 3 is false" in told
+        assert "\u2588" in told
+        assert "lenient \u2264 3" in told
+
+    def test_what_passed_is_folded(self) -> None:
+        told = render(tales.every()["sweep"])
+        assert "<details><summary>\u2705 sweep: FALSIFIED</summary>" in told
+        assert told.count("<details>") == told.count("</details>") == 1
+        assert "_Published, not measured here:_ Bet 40." in told
+        assert "there was a girl" in told
+
+    def test_files_lead_to_their_lines(self) -> None:
+        told = render(tales.every()["error"], address=ADDRESS)
+        assert f"[`bets/some.yaml:1`]({ADDRESS}/bets/some.yaml#L1)" in told
+
+    def test_a_file_that_could_not_be_read(self) -> None:
+        told = render(refused=[Refused("bets/a.yaml", "bets/a.yaml:3:2: id: is missing")])
+        assert "1 file could not be read" in told
+        assert "`bets/a.yaml:3` could not be read" in told
+
+    def test_no_bets(self) -> None:
+        assert render() == "## layerguard: no bets\n"
+
+
+class TestDrawing:
+    def test_bars_are_letters(self) -> None:
+        figure = plots.rows(tales.judged(tales.SWEEP, tales.sweep()).story, "perplexity_ratio")
+        assert figure is not None
+        lines = list(markdown.drawn(figure))
+        bars = [line.count("\u2588") for line in lines[1:5]]
+        assert bars[0] > bars[1]
+        assert min(bars) > 0
+        assert {line.index("\u2506") for line in lines[1:5]} == {lines[1].index("\u2506")}
+
+    def test_a_long_sweep_is_cut(self) -> None:
+        found = tales.result(*(tales.variant(f"skip-{at}", str(at)) for at in range(500)))
+        figure = plots.rows(tales.judged(tales.SWEEP, found).story, "perplexity_ratio")
+        assert figure is not None
+        assert "and 484 more variants" in list(markdown.drawn(figure))
+
+
+class TestRoom:
+    @pytest.mark.parametrize("limit", [1_000, 5_000, 65_000, 1_000_000])
+    def test_the_limit_holds(self, limit: int) -> None:
+        bets = [hostile("\U0001f600" * 500) for _ in range(300)]
+        told = render(*bets, limit=limit)
+        assert len(told.encode()) <= limit
+        assert told.startswith("## layerguard: 300 failed")
+        assert "left out for want of room" in told or limit == 1_000_000
+
+    def test_failures_are_the_last_to_go(self) -> None:
+        every = tales.every()
+        whole = render(*every.values())
+        told = render(*every.values(), limit=len(whole.encode()) - 500)
+        assert "### \u274c training" in told
+        assert "left out" in told
+
+
+class TestHostile:
+    @pytest.mark.parametrize("kind", HOSTILE)
+    def test_words_stay_words(self, kind: str) -> None:
+        told = render(hostile(HOSTILE[kind]), refused=[Refused.of("bets/a.yaml", HOSTILE[kind])])
+        outside = re.sub(r"^(`{3,})text\n.*?^\1$", "", told, flags=re.DOTALL | re.MULTILINE)
+        outside = re.sub(r"(?<!\\)(`+)(?!`).*?(?<!`)\1(?!`)", "", outside)
+        plain = re.sub(r"\\.", "", outside)
+        assert set(re.findall(r"<[^>]*>", plain)) <= {"<br>"}
+        assert "](" not in plain
+        assert "@" not in plain
+        assert "://" not in plain
+        assert not set(FORBIDDEN) & set(told)
+        assert "##[" not in told
+        assert len(told) < 60_000
+
+    @pytest.mark.parametrize("kind", HOSTILE)
+    def test_a_table_keeps_its_columns(self, kind: str) -> None:
+        for line in render(hostile(HOSTILE[kind])).splitlines():
+            if line.startswith(("| \u274c", "| \u2705")):
+                assert len(re.findall(r"(?<!\\)\|", line)) == 6
+
+
+class TestWriting:
+    def test_whole_and_fit_for_a_comment(self, tmp_path: Path) -> None:
+        path = tmp_path / "new" / "comment.md"
+        markdown.write(path, [hostile("x" * 1_000) for _ in range(200)], [], None)
+        assert len(path.read_text(encoding="utf-8")) < 65_536
+        assert [each.name for each in path.parent.iterdir()] == ["comment.md"]

@@ -1,0 +1,42 @@
+"""A bet, measured, that says hostile words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pytest_layerguard.catalogue.outcome import error
+from support import tales
+
+if TYPE_CHECKING:
+    from pytest_layerguard.report.entry import Told
+
+
+def hostile(words: str) -> Told:
+    """A bet that says the same hostile words wherever it can say anything."""
+    bet = tales.document(tales.SWEEP)
+    evidence = bet.bet.evidence[0].model_copy(
+        update={"source": words, "note": words, "variants": {words: {"perplexity": 1.0}}}
+    )
+    # What YAML cannot say, a claim cannot hold; the rest comes from models and tokenizers too.
+    claim = words.replace("\ud800", "")
+    bet = replace(
+        bet,
+        bet=bet.bet.model_copy(
+            update={"title": words, "claim": claim, "notes": words, "evidence": (evidence,)}
+        ),
+    )
+    found = tales.result(
+        tales.variant(
+            "skip-0",
+            "0",
+            samples=tales.said(words, words),
+            spoken=tales.said(words, words),
+            note=words,
+            profile=replace(
+                tales.profile(), tokens=(replace(tales.profile().tokens[0], token=words),)
+            ),
+        )
+    )
+    found = replace(found, provenance={words[:99]: {words[:99]: words}}, diagnostics={"x": words})
+    return tales.told(bet, replace(error("as our own code says it"), result=found, warnings=("w",)))
