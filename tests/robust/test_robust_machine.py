@@ -19,9 +19,9 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's"
 
 def test_a_call_that_hangs_ends_the_process_and_keeps_what_there_is(trouble: Trouble) -> None:
     trouble.bets(a="fine", b="sleeps", c="fine", d="fine")
-    code, printed = trouble.run("--layerguard-timeout=1")
+    code, printed = trouble.run("--layerguard-timeout=6")
     assert code == 1, printed
-    assert "ERROR: bets/b.yaml::b: hung: not back 2.5 seconds after it began" in printed
+    assert "ERROR: bets/b.yaml::b: hung: not back 10 seconds after it began" in printed
     assert "2 more bets were not measured; with pytest-xdist (-n 1) they would have been" in printed
     assert trouble.words() == {"a": "LENIENT", "b": "ERROR"}
 
@@ -34,14 +34,13 @@ def test_a_call_that_holds_pythons_lock_ends_too(trouble: Trouble) -> None:
     assert "in measure" in printed
 
 
-@pytest.mark.parametrize("claim", ["sleeps", "dies"])
-def test_a_worker_that_dies_takes_one_bet_with_it(trouble: Trouble, claim: str) -> None:
-    trouble.bets(a="fine", b=claim, c="fine")
-    code, printed = trouble.run("-n1", "--layerguard-timeout=1", "-rf")
+def test_a_worker_that_dies_takes_one_bet_with_it(trouble: Trouble) -> None:
+    trouble.bets(a="fine", b="dies", c="fine")
+    code, printed = trouble.run("-n1")
     assert code == 1, printed
     assert trouble.words() == {"a": "LENIENT", "b": "ERROR", "c": "LENIENT"}
     assert "bets/b.yaml:1: b: ERROR: the process that measured it died (worker 'gw0'" in printed
-    assert "2 passed" in printed or "1 failed, 2 passed" in printed
+    assert "1 failed, 2 passed" in printed
 
 
 def test_a_lack_of_memory_that_nobody_foresaw_is_an_error_of_one_bet(trouble: Trouble) -> None:
