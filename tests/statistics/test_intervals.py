@@ -70,7 +70,7 @@ def test_without_skewness_the_interval_is_students(comparisons: int) -> None:
 
 
 @pytest.mark.parametrize("windows", [8, 22, 64])
-@pytest.mark.parametrize("skewness", [0.05, 0.4, 1.0, 1.8])
+@pytest.mark.parametrize("skewness", [0.05, 0.3, 0.6, 1.8])
 def test_the_side_of_the_long_tail_reaches_to_where_halls_transformation_is_students(
     windows: int, skewness: float
 ) -> None:
@@ -81,9 +81,8 @@ def test_the_side_of_the_long_tail_reaches_to_where_halls_transformation_is_stud
     if found.high < 1.999 * student:
         # T is (mean - truth) over the deviation of the windows; at the upper end the truth is `high`.
         at = -found.high / math.sqrt(windows)
-        transformed = (
-            at + skewness * at**2 / 3 + skewness**2 * at**3 / 27 + skewness / (6 * windows)
-        )
+        a = 1.5 * skewness
+        transformed = at + a * at**2 / 3 + a**2 * at**3 / 27 + a / (6 * windows)
         assert transformed == pytest.approx(-student / math.sqrt(windows), rel=1e-9)
     mirrored = Mean(0.0, 1.0, windows, -skewness).interval()
     assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low))
