@@ -12,7 +12,15 @@ from torch import Tensor
 from pytest_layerguard.lab import digests, tokens
 from pytest_layerguard.lab.errors import LabError
 from pytest_layerguard.lab.measurement import Ground
-from pytest_layerguard.lab.windows import Batch, Contract, batched, cut, cut_chunks, cut_rolling
+from pytest_layerguard.lab.windows import (
+    Batch,
+    Contract,
+    batched,
+    cut,
+    cut_chunks,
+    cut_rolling,
+    cut_strided,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +33,8 @@ _DEFAULT_WINDOW: Final = 512
 _GPTQ_WINDOW: Final = 2048
 _LM_EVAL_CONTEXT: Final = 2048
 _NFS: Final = (512, 256)
-_STRIDED: Final = ("nfs-512-256", "nfs-512-256-as-published")
+_AS_PUBLISHED: Final = "nfs-512-256-as-published"
+_STRIDED: Final = ("nfs-512-256", _AS_PUBLISHED)
 
 Window = tuple[Tensor, Tensor]
 
@@ -39,17 +48,20 @@ class Reading:
         provenance: Digests and counts, enough to know what was read.
         neighbours: How many windows, one after the other, reach over the same text.
         whole: The text, where all of it is scored.
+        by_window: Whether windows are averaged rather than tokens.
     """
 
     batches: tuple[Batch, ...]
     provenance: Mapping[str, Any]
     neighbours: int = 1
     whole: str | None = None
+    by_window: bool = False
 
     @cached_property
     def ground(self) -> Ground:
         """Where each scored token stands."""
-        return Ground.of(self.batches, self.neighbours)
+        ground = Ground.of(self.batches, self.neighbours)
+        return ground.by_window(self.batches) if self.by_window else ground
 
     @cached_property
     def key(self) -> str:
@@ -125,6 +137,7 @@ def read(text: str, measure: Measure, loaded: Loaded, micro_batch: int) -> Readi
         },
         _neighbours(measure, length),
         text if measure.preset == "lm-eval" and measure.tokens is None else None,
+        measure.preset == _AS_PUBLISHED,
     )
 
 
@@ -171,6 +184,10 @@ def _windows(ids: Sequence[int], measure: Measure, loaded: Loaded, bos: int | No
         return _rolling(ids, measure, loaded, bos)
     if measure.preset in _STRIDED:
         _check_context(measure, _NFS[0], loaded)
+    if measure.preset == _AS_PUBLISHED:
+        whole = list(ids) if bos is None else [bos, *ids]
+        last = None if measure.tokens is None else measure.tokens + 1
+        return cut_strided(whole[:last], *_NFS, measure.positions == "last")
     window, stride = (
         _NFS if measure.preset in _STRIDED else (default_window(measure, loaded), measure.stride)
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -38,6 +39,7 @@ class Ground:
     windows: NDArray[np.int64]
     positions: NDArray[np.int64]
     tokens: NDArray[np.int64]
+    weights: NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, batches: Sequence[Batch], neighbours: int = 1) -> Ground:
@@ -66,6 +68,12 @@ class Ground:
     def count(self) -> int:
         """How many clusters there are."""
         return int(self.windows.max()) + 1
+
+    def by_window(self, batches: Sequence[Batch]) -> Ground:
+        """The same tokens, every window weighing the same however many of its tokens are scored."""
+        sizes = torch.cat([batch.scored.sum(1) for batch in batches])
+        each = torch.repeat_interleave(1.0 / sizes.double(), sizes)
+        return replace(self, weights=(each * (len(each) / len(sizes))).numpy())
 
 
 def base_metrics(losses: Tensor, ground: Ground, whole: str | None = None) -> dict[str, Interval]:
@@ -169,7 +177,13 @@ def _means(
 
 
 def _mean(values: Tensor, ground: Ground) -> Mean:
-    return clustered(values.double().numpy(), ground.windows)
+    plain = values.double().numpy()
+    if ground.weights is not None:
+        mean = float((plain * ground.weights).mean())
+        if math.isfinite(mean):
+            # Of these the plain mean is the weighed one, and so are the windows' deviations.
+            plain = mean + ground.weights * (plain - mean)
+    return clustered(plain, ground.windows)
 
 
 def _agreement(scores: Scores, ground: Ground, comparisons: int) -> Interval:

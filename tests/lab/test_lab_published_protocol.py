@@ -1,0 +1,122 @@
+"""The strided loop of transformers' documentation, as it stands there and as it ought to be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from support import families, plain
+from support.workshop import runner_of
+
+from pytest_layerguard.bet.model import Measure
+from pytest_layerguard.interventions.plan import Plan
+from pytest_layerguard.lab import contracts, measurement
+from pytest_layerguard.lab.contracts import Reading
+from pytest_layerguard.lab.errors import LabError
+from pytest_layerguard.lab.sweep import sweep
+from pytest_layerguard.lab.windows import Contract, batched, cut, cut_strided
+
+WINDOW, STRIDE = 16, 8
+
+
+def documented(model: Any, ids: list[int]) -> float:
+    """The loop, with the model's own loss: the mean over a window's labels, then over windows."""
+    text = torch.tensor([ids])
+    losses, read = [], 0
+    for begin in range(0, len(ids), STRIDE):
+        end = min(begin + WINDOW, len(ids))
+        target = text[:, begin:end].clone()
+        target[:, : -(end - read)] = -100
+        losses.append(model(input_ids=text[:, begin:end], labels=target).loss.double())
+        read = end
+        if end == len(ids):
+            break
+    return math.exp(torch.stack(losses).mean())
+
+
+def perplexity(family: str, reading: Reading) -> float:
+    runner = runner_of(family)
+    base = Plan.untouched(4)
+    swept = sweep(runner, reading.batches, base, [base], families.VOCABULARY)
+    return measurement.base_metrics(swept.base, reading.ground)["perplexity"].value
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "mixtral"])
+@pytest.mark.parametrize("tokens", [16, 17, 40, 61])
+def test_windows_averaged_as_published(family: str, tokens: int) -> None:
+    ids = families.text(tokens)
+    windows = cut_strided(ids, WINDOW, STRIDE, last_only=False)
+    reading = Reading(tuple(batched(windows, 2)), {}, neighbours=2, by_window=True)
+    wanted = documented(families.model(family), ids)
+    assert perplexity(family, reading) == pytest.approx(wanted, rel=1e-5)
+    assert reading.scored == tokens - 1
+    tokenwise = perplexity(family, replace(reading, by_window=False))
+    assert tokenwise == pytest.approx(
+        float(plain.losses(families.model(family), windows).mean().exp()), rel=1e-5
+    )
+    if tokens in (17, 61):
+        # The last window scores fewer tokens, and weighs as much as any.
+        assert tokenwise != pytest.approx(wanted, rel=1e-4)
+
+
+def test_windows_of_a_matched_evaluator_weigh_by_their_tokens() -> None:
+    ids = families.text(61)
+    windows = cut(ids, Contract(61, WINDOW, STRIDE, bos=1))
+    scored = torch.cat([labels[labels != -100] for _, labels in windows])
+    assert scored.tolist() == ids
+    published = cut_strided([1, *ids], WINDOW, STRIDE, last_only=False)
+    assert torch.cat([labels[labels != -100] for _, labels in published]).tolist() == ids
+    assert [int(inputs[0]) for inputs, _ in windows] == [1] * len(windows)
+    assert [int(inputs[0]) == 1 for inputs, _ in published] == [True] + [False] * (
+        len(published) - 1
+    )
+
+
+def test_only_the_last_position_of_each_window() -> None:
+    ids = families.text(40)
+    for windows in (
+        cut(ids[:-1], Contract(38, WINDOW, STRIDE, bos=None, last_only=True)),
+        cut_strided(ids, WINDOW, STRIDE, last_only=True),
+    ):
+        assert all(int((labels != -100).sum()) == 1 for _, labels in windows)
+        assert all(int(labels[-1]) != -100 for _, labels in windows)
+
+
+class _Words:
+    """A tokenizer of numbers."""
+
+    bos_token_id: int | None = None
+
+    def __call__(self, text: str, **_: object) -> Any:
+        return SimpleNamespace(input_ids=[int(word) for word in text.split()])
+
+
+def test_the_presets_read_512_tokens_every_256(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contracts.tokens, "bos_id", lambda *_: None)
+    monkeypatch.setattr(contracts.tokens, "encode", lambda _, text: list(map(int, text.split())))
+    text = " ".join(map(str, families.text(1_400)))
+    config = SimpleNamespace(max_position_embeddings=None, vocab_size=families.VOCABULARY)
+    config.get_text_config = lambda **_: config
+    loaded: Any = SimpleNamespace(model=SimpleNamespace(config=config), tokenizer=_Words())
+    monkeypatch.setattr(contracts.tokens, "check_ids", lambda *_: None)
+    for preset, weighed in (("nfs-512-256", False), ("nfs-512-256-as-published", True)):
+        measure = Measure.model_validate(
+            {"text": {"reference": "heldout"}, "tokens": 1_300, "preset": preset}
+        )
+        reading = contracts.read(text, measure, loaded, 2048)
+        assert reading.scored == 1_300
+        assert sum(len(batch.windows) for batch in reading.batches) == 5
+        assert (reading.ground.weights is not None) == weighed
+        config.max_position_embeddings = 256
+        with pytest.raises(LabError, match="reads 512 tokens at a time and the model's context"):
+            contracts.read(text, measure, loaded, 2048)
+        config.max_position_embeddings = None
+
+
+def test_a_text_of_one_token_cannot_be_scored() -> None:
+    with pytest.raises(LabError, match="nothing to score"):
+        cut_strided([5], WINDOW, STRIDE, last_only=False)
