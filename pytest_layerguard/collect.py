@@ -200,7 +200,7 @@ def guard_of(session: pytest.Session) -> Guard:
         )
         session.stash[GUARD] = guard.Guard(
             judge,
-            lambda: config.hook.pytest_layerguard_laboratory(config=config),
+            lambda: laboratory_of(config),
             [(item.document, item.folder) for item in session.items if isinstance(item, BetItem)],
         )
     return session.stash[GUARD]
@@ -238,6 +238,17 @@ def conditions_of(config: pytest.Config) -> Conditions:
     allowed = conditions(config.stash[SETTINGS], int(worker.removeprefix("gw")), kept)
     shown = progress.display(config)
     return replace(allowed, progress=shown.say, counting=shown.counting)
+
+
+def laboratory_of(config: pytest.Config) -> Laboratory:
+    """What measures the bets of this process, or says what others have measured."""
+    settings = config.stash[SETTINGS]
+    if settings.shard is not None or settings.merge is not None:
+        from pytest_layerguard import sharding
+
+        return sharding.laboratory(config)
+    made: Laboratory = config.hook.pytest_layerguard_laboratory(config=config)
+    return made
 
 
 def model_of(document: BetDocument) -> str:

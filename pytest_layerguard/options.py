@@ -368,9 +368,10 @@ def configure(config: pytest.Config) -> None:
             "--layerguard-merge judges what was measured elsewhere; "
             "it cannot be given together with --layerguard-shard or --layerguard-ray"
         )
-    if settings.ray is not None and config.getoption("dist", "no") != "no":
+    if config.getoption("dist", "no") != "no" and (settings.ray or settings.merge):
+        flag = "--layerguard-ray" if settings.ray else "--layerguard-merge"
         raise pytest.UsageError(
-            "--layerguard-ray deals the bets out itself; run it without the workers of pytest-xdist"
+            f"{flag} has no use for the workers of pytest-xdist; run it without, as by -n 0"
         )
 
 

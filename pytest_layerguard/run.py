@@ -141,9 +141,10 @@ def write_report(name: str, path: Path, config: pytest.Config) -> None:
     bets, refused = config.stash[TOLD], config.stash[REFUSED]
     root = config.rootpath
     if name == "json":
+        from pytest_layerguard import sharding
         from pytest_layerguard.report import json
 
-        json.write(path, bets)
+        json.write(path, bets, sharding.told(config))
         return
     from pytest_layerguard.report import github
 

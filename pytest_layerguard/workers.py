@@ -1,4 +1,4 @@
-"""Several processes on one machine: what the controller of pytest-xdist does for its workers."""
+"""Several processes, on one machine or on many."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_layerguard import collect, progress, run
+from pytest_layerguard.options import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,14 +21,19 @@ EVERY: Final = 30.0
 
 
 def configure(config: pytest.Config) -> None:
-    """Look after the workers, in a process that has some and in a run that has bets."""
+    """Take part in a run that is divided, and look after the workers of pytest-xdist."""
+    settings = config.stash[SETTINGS]
+    if settings.shard is not None or settings.merge is not None:
+        from pytest_layerguard import sharding
+
+        sharding.configure(config)
     dealt = config.getoption("dist", "no") != "no" and not run.is_worker(config)
     if dealt and run.has_bets(config):
         config.pluginmanager.register(Controller(config), "layerguard-controller")
 
 
 class Controller:
-    """Deals bets out by their model, and shows what the workers are at."""
+    """The controller of pytest-xdist: deals bets out by model, and shows what the workers are at."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
