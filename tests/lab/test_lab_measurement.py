@@ -1,0 +1,76 @@
+"""From token scores to metrics: which direction counts, and over what the intervals hold together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pytest_layerguard.bet.interval import Interval
+from pytest_layerguard.lab.head import Scores
+from pytest_layerguard.lab.intervals import clustered, exponential
+from pytest_layerguard.lab.measurement import Ground, gap, overflowed, variant_metrics
+
+WINDOWS, LENGTH = 12, 10
+PLACES = np.repeat(np.arange(WINDOWS), LENGTH)
+GROUND = Ground(PLACES, np.tile(np.arange(LENGTH), WINDOWS), np.zeros(len(PLACES), dtype=int))
+BASE = torch.ones(len(PLACES))
+
+
+def scores(seed: int, harm: float) -> Scores:
+    generator = torch.Generator().manual_seed(seed)
+    losses = BASE + harm + 0.1 * torch.randn(len(PLACES), generator=generator)
+    kl = harm + 0.1 * torch.rand(len(PLACES), generator=generator)
+    agreement = (torch.rand(len(PLACES), generator=generator) > harm).float()
+    return Scores(losses, kl, agreement)
+
+
+def of(values: torch.Tensor, comparisons: int) -> Interval:
+    return clustered(values.double().numpy(), PLACES).interval(comparisons)
+
+
+def test_of_two_directions_the_worse_counts_and_both_are_held() -> None:
+    first, second = scores(1, 0.2), scores(2, 0.5)
+    found = variant_metrics(BASE, [first, second], GROUND, 4)
+    assert found["kl"] == of(second.kl, 8)
+    assert found["perplexity_ratio"] == exponential(of(second.losses - BASE, 8))
+    assert found["perplexity"] == exponential(of(second.losses, 8))
+    agreement = float(second.agreement.double().mean())
+    assert found["top1_agreement"].value == pytest.approx(agreement)
+    # The interval of one direction that never comes out on top still bounds the worse one from below.
+    narrow = Scores(first.losses, torch.full_like(first.kl, 0.54), first.agreement)
+    wide = Scores(second.losses, 0.55 + 3 * (second.kl - second.kl.mean()), second.agreement)
+    both = variant_metrics(BASE, [narrow, wide], GROUND, 1)["kl"]
+    assert both.low == pytest.approx(0.54)
+    assert both.value == pytest.approx(0.55, abs=1e-6)
+
+
+def test_a_divergence_is_never_told_below_nothing() -> None:
+    one = scores(1, 0.2)
+    rare = torch.zeros_like(one.kl)
+    rare[3] = 1.0
+    found = variant_metrics(BASE, [Scores(one.losses, rare, one.agreement)], GROUND, 1)["kl"]
+    assert found.low == 0
+    assert found.high > found.value > 0
+
+
+def test_agreement_on_every_token_is_certain_only_where_nothing_changed() -> None:
+    one = scores(1, 0.2)
+    all_agree = torch.ones_like(one.agreement)
+    changed = variant_metrics(BASE, [Scores(one.losses, one.kl, all_agree)], GROUND, 1)
+    assert changed["top1_agreement"].low < 1
+    same = Scores(BASE, torch.zeros_like(one.kl), all_agree)
+    for name, exact in (("perplexity_ratio", 1), ("kl", 0), ("top1_agreement", 1)):
+        assert variant_metrics(BASE, [same], GROUND, 1)[name] == Interval.point(exact)
+
+
+def test_a_gap_is_that_of_the_worse_direction() -> None:
+    first, second, swapped = scores(1, 0.2), scores(2, 0.5), scores(3, 0.1)
+    assert gap([first, second], swapped, GROUND, 3) == of(second.kl - swapped.kl, 6)
+
+
+def test_an_overflow_is_worse_than_any_bar() -> None:
+    found = overflowed(BASE, GROUND)
+    assert found["perplexity_ratio"] == found["kl"] == Interval.point(float("inf"))
+    assert found["top1_agreement"] == Interval.point(0.0)
+    assert found["base_perplexity"].value == pytest.approx(np.e)

@@ -1,0 +1,124 @@
+"""The presets that other evaluators are known by, from the bet's file to the number, against plain loops."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from hub import tiny
+from transformers import LlamaForCausalLM
+
+from pytest_layerguard.bet.reading import parse_bets
+from pytest_layerguard.interventions.registry import Registry
+from pytest_layerguard.lab.conditions import Conditions
+from pytest_layerguard.lab.errors import LabError
+from pytest_layerguard.lab.laboratory import Laboratory
+from pytest_layerguard.lab.results import BetResult
+
+BET = """\
+id: preset
+title: A preset
+claim: The first layer can go.
+status: proposed
+model: {{path: model}}
+intervention: {{skip_layers: {{layers: 0}}}}
+measure: {{text: {{file: text.txt}}, preset: {preset}, max_base_perplexity: none{more}}}
+criteria: {{lenient: perplexity_ratio <= 3}}
+"""
+
+BOS = 1
+
+
+def text_of(words: int) -> str:
+    drawn = random.Random(4)
+    return " ".join(drawn.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(words))
+
+
+def model_of(context: int) -> LlamaForCausalLM:
+    made = tiny.model(3, max_position_embeddings=context)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(0, 0.4)
+    return made
+
+
+def measured(
+    folder: Path, preset: str, context: int, words: int, more: str = "", *, adds_bos: bool = True
+) -> BetResult:
+    bets = folder / "bets"
+    (bets / "model").mkdir(parents=True)
+    torch.manual_seed(0)
+    model_of(context).save_pretrained(bets / "model")
+    tiny.tokenizer(adds_bos=adds_bos).save_pretrained(bets / "model")
+    (bets / "text.txt").write_text(text_of(words), encoding="utf-8")
+    (document,) = parse_bets(BET.format(preset=preset, more=more), bets / "bet.yaml")
+    return Laboratory(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
+
+
+def ids_of(words: int) -> list[int]:
+    return [tiny.WORDS.index(word) for word in text_of(words).split()]
+
+
+@torch.inference_mode()
+def loss(model: LlamaForCausalLM, inputs: list[int], scored: list[int]) -> float:
+    """Nats of the last tokens of what is read, in float64 on all logits."""
+    logits = model(torch.tensor([inputs])).logits[0, -len(scored) :].double()
+    return -float(logits.log_softmax(-1)[torch.arange(len(scored)), torch.tensor(scored)].sum())
+
+
+def fresh(context: int) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return model_of(context)
+
+
+@pytest.mark.parametrize("adds_bos", [True, False])
+@pytest.mark.parametrize("words", [50, 64, 200])
+def test_rolling_windows_of_the_harness(tmp_path: Path, words: int, adds_bos: bool) -> None:
+    context = 64
+    text = [BOS, *ids_of(words)] if adds_bos else ids_of(words)
+    model = fresh(context)
+    total, done = 0.0, 0
+    while done < len(text):
+        count = min(context, len(text) - done)
+        end = done + count
+        # As much of what comes before as the model can read; before the text there is one prefix token.
+        read = [BOS, *text][max(0, end - context) : end]
+        total += loss(model, read, text[done:end])
+        done = end
+    found = measured(tmp_path, "lm-eval", context, words, adds_bos=adds_bos)
+    metrics = found.bases[0].metrics
+    assert found.tokens == len(text)
+    assert metrics["perplexity"].value == pytest.approx(math.exp(total / len(text)), rel=1e-6)
+    assert metrics["word_perplexity"].value == pytest.approx(math.exp(total / words), rel=1e-5)
+    assert metrics["byte_perplexity"].value == pytest.approx(
+        math.exp(total / (2 * words - 1)), rel=1e-6
+    )
+
+
+def test_a_part_of_a_text_has_no_perplexity_by_word(tmp_path: Path) -> None:
+    found = measured(tmp_path, "lm-eval", 64, 200, ", tokens: 100")
+    assert found.tokens == 100
+    assert set(found.bases[0].metrics) == {"perplexity"}
+
+
+def test_chunks_of_gptq(tmp_path: Path) -> None:
+    text = [BOS, *ids_of(5000)]
+    model = fresh(2048)
+    losses = []
+    for start in (0, 2048):
+        chunk = text[start : start + 2048]
+        losses.append(loss(model, chunk[:-1], chunk[1:]) / 2047 * 2048)
+    wanted = math.exp(sum(losses) / (2 * 2048))
+    found = measured(tmp_path, "gptq-2048", 2048, 5000)
+    assert found.tokens == 2 * 2047
+    assert found.bases[0].metrics["perplexity"].value == pytest.approx(wanted, rel=1e-6)
+    assert found.descriptive
+
+
+def test_chunks_of_gptq_do_not_fit_a_shorter_context(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="reads 2048 tokens at a time and the model's context is 64"):
+        measured(tmp_path, "gptq-2048", 64, 5000)
