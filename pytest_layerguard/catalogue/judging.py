@@ -11,6 +11,7 @@ from pytest_layerguard.bet.interval import Truth
 from pytest_layerguard.bet.problems import printable
 from pytest_layerguard.bet.verdict import Judgement, Verdict, judge, tokens_for_verdict
 from pytest_layerguard.catalogue import outcome
+from pytest_layerguard.catalogue.advice import advice
 from pytest_layerguard.catalogue.crossing import Bar, Crossing, Looks, bar, crossings, mistakes
 from pytest_layerguard.catalogue.numbers import measured
 from pytest_layerguard.catalogue.outcome import Case, Decision, Outcome, Word
@@ -59,8 +60,13 @@ class Judge:
         """Return what a bet of the folder `bets` comes to; `measure` is called only if it must be.
 
         Whatever is wrong with the bet, its model or its record becomes an outcome; `measure` may
-        raise LabError and UnavailableError.
+        raise LabError and UnavailableError. A proposal may be given advice beside it.
         """
+        found = self._outcome(document, bets, measure)
+        advised = advice(document.bet)
+        return replace(found, warnings=(*found.warnings, advised)) if advised else found
+
+    def _outcome(self, document: BetDocument, bets: Path, measure: Measures) -> Outcome:
         try:
             file, case, decision = self._opened(document, bets)
         except LabError as error:
