@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from pytest_layerguard.collect import BetItem, bet_folder, folder_of_bets, shown
+from pytest_layerguard.lab.secrets import without_secrets
 from pytest_layerguard.options import SETTINGS
 
 if TYPE_CHECKING:
@@ -48,16 +49,32 @@ def has_bets(config: pytest.Config) -> bool:
 
 def attach(item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
     """Let a bet's report carry what the bet came to, to wherever the report is read."""
-    if not isinstance(item, BetItem) or report.when != "call":
+    if not isinstance(item, BetItem):
+        return report
+    scrub(report)
+    if report.when != "call":
         return report
     told = item.told(report)
-    setattr(report, ATTRIBUTE, told.to_json())
+    setattr(report, ATTRIBUTE, without_secrets(told.to_json()))
     item.user_properties.extend(told.properties())
     report.user_properties.extend(told.properties())
     if isinstance(report.longrepr, tuple):
         # A skip is told at the bet, not at the line of ours that raised it.
         report.longrepr = (str(item.path), item.document.line, report.longrepr[2])
     return report
+
+
+def scrub(report: pytest.TestReport) -> None:
+    """Take access tokens out of a traceback, a reason and whatever was captured."""
+    report.sections = [(name, without_secrets(text)) for name, text in report.sections]
+    if isinstance(report.longrepr, tuple):
+        path, line, reason = report.longrepr
+        report.longrepr = (path, line, without_secrets(reason))
+        return
+    shown = report.longreprtext
+    clean = without_secrets(shown)
+    if clean != shown:
+        report.longrepr = clean
 
 
 def carried(report: pytest.CollectReport | pytest.TestReport) -> Told | None:

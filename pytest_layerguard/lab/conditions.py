@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.lab.budget import Budget
@@ -55,7 +55,7 @@ class Conditions:
     allow_remote_code: bool = False
     cache: Path | None = None
     fresh: bool = False
-    budget: Budget = Budget()
+    budget: Budget = field(default_factory=Budget)
     patience: float = 60.0
     device_wait: float = 3600.0
     timeout: float = 0.0

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import warnings
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
+from pytest_layerguard.lab.secrets import without_secrets
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LIBRARIES: Final = ("transformers", "huggingface_hub", "datasets", "accelerate", "fsspec", "torch")
-_TOKEN: Final = re.compile(r"\bhf_[A-Za-z0-9]{10,}|(?<=[Bb]earer )\S+")
+_TOKEN: Final = re.compile(r"(?<=[Bb]earer )\S+")
 _LONGEST: Final = 300
-_TOKEN_VARIABLES: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 class _Kept(logging.Handler):
@@ -47,10 +47,7 @@ def quiet() -> Iterator[list[str]]:
 
 def scrubbed(text: str) -> str:
     """Return a library's text without access tokens and without terminal control characters."""
-    for variable in _TOKEN_VARIABLES:
-        if token := os.environ.get(variable, "").strip():
-            text = text.replace(token, "***")
-    text = _TOKEN.sub("***", text)
+    text = _TOKEN.sub("***", without_secrets(text))
     return "".join(character for character in text if character.isprintable() or character == "\n")
 
 

@@ -143,6 +143,19 @@ def _mean_loss(runner: Runner, inputs: Tensor, labels: Tensor, first: int) -> fl
     return -float(scored.gather(-1, labels.unsqueeze(-1)).mean())
 
 
+def check_losses(losses: Tensor) -> None:
+    """Refuses a base whose token losses ``[n]`` are not numbers: nothing can be compared with it.
+
+    Raises:
+        LabError: If one is NaN or infinite.
+    """
+    if not torch.isfinite(losses).all():
+        raise LabError(
+            "the untouched model's losses are not finite: NaN or infinite logits. Its weights may be damaged, or its "
+            "dtype too narrow (try model.dtype: float32)"
+        )
+
+
 def check_base(
     losses: Tensor,
     perplexity: Interval,
@@ -164,11 +177,7 @@ def check_base(
     Raises:
         LabError: If the losses are not numbers, the perplexity is above the bound, or a sample has collapsed.
     """
-    if not torch.isfinite(losses).all():
-        raise LabError(
-            "the untouched model's losses are not finite: NaN or infinite logits. Its weights may be damaged, or its "
-            "dtype too narrow (try model.dtype: float32)"
-        )
+    check_losses(losses)
     if measure.max_base_perplexity == "none":
         return
     bound = measure.max_base_perplexity or vocabulary / 2

@@ -157,6 +157,7 @@ class Subject:
                     advance=advance,
                 )
             self.sweeps += 1
+            soundness.check_losses(swept.base)
             held |= dict(zip(missing, swept.variants, strict=True))
             if swept.kept is None:
                 return swept.base, {plan: held.pop(plan) for plan in dict.fromkeys(plans)}

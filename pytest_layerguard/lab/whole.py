@@ -8,6 +8,8 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Final
 
+from pytest_layerguard.lab.secrets import without_secrets
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -21,8 +23,9 @@ def write_whole(path: Path, text: str) -> None:
 
     A reader sees the old file or the whole new one, whenever the writer is killed and however many
     write at once; the last one to finish stays. Raises OSError where it cannot be written; whatever
-    stood there still does.
+    stood there still does. Access tokens are taken out.
     """
+    text = without_secrets(text)
     _sweep(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_SUFFIX}")
     try:

@@ -1,0 +1,22 @@
+"""Access tokens, which must not leave the process in anything that it prints or writes."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Final
+
+_VARIABLES: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "GITHUB_TOKEN", "GH_TOKEN")
+_SHORTEST: Final = 8
+"""What is shorter is no token, and taking it out would take out words."""
+
+_TOKEN: Final = re.compile(r"\b(?:hf|api_org|ghp|gho|ghu|ghs|ghr|github_pat)_[A-Za-z0-9_]{10,}")
+
+
+def without_secrets(text: str) -> str:
+    """Return text with ``***`` for every access token: those of the environment, and what looks like one."""
+    for variable in _VARIABLES:
+        token = os.environ.get(variable, "").strip()
+        if len(token) >= _SHORTEST:
+            text = text.replace(token, "***")
+    return _TOKEN.sub("***", text)

@@ -1,0 +1,48 @@
+"""A planted access token, and every place that a run writes or prints to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_layerguard.lab.secrets import without_secrets
+
+if TYPE_CHECKING:
+    from conftest import Trouble
+
+PLANTED = "hf_plantedplantedplantedplanted"
+ODD = "a-token-of-some-other-make"
+
+
+@pytest.mark.parametrize("token", [PLANTED, ODD])
+@pytest.mark.parametrize("workers", ["-n0", "-n1"])
+def test_a_token_reaches_nobody(trouble: Trouble, token: str, workers: str) -> None:
+    trouble.bets(a="leaks", b="leaks from a library", c="says it", d="fine")
+    code, printed = trouble.run(
+        "--layerguard-record",
+        "--layerguard-cache=cache",
+        "--layerguard-html=out/page.html",
+        "--layerguard-markdown=out/page.md",
+        "--junit-xml=out/junit.xml",
+        "--showlocals",
+        "-rA",
+        "-vv",
+        "-p",
+        "no:cacheprovider",
+        workers,
+        HF_TOKEN=token,
+    )
+    assert code == 1, printed
+    assert token not in printed
+    assert "***" in printed
+    files = [path for path in trouble.path.rglob("*") if path.is_file()]
+    assert {"report.json", "page.html", "page.md", "junit.xml"} <= {path.name for path in files}
+    for path in files:
+        assert token.encode() not in path.read_bytes(), path
+
+
+def test_words_that_only_look_a_little_like_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "the")
+    text = "the hf_hub and the api_org of shf_0123456789012345"
+    assert without_secrets(text) == text
