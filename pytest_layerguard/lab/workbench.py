@@ -46,6 +46,7 @@ class Workbench:
         self._vocabulary = vocabulary
         self._training = training
         self._trained: dict[tuple[Any, ...], Trained] = {}
+        self._distances: dict[tuple[Plan, str], Mapping[tuple[int, int], float]] = {}
         self._notes: dict[str, Any] = {}
 
     @property
@@ -119,7 +120,13 @@ class Workbench:
         return {place: count.tolist() for place, count in counts.items()}
 
     def pair_distances(self, plan: Plan, protocol: str) -> Mapping[tuple[int, int], float]:
-        """Measures the swap-KL of every pair of slots, in nats per token, all in one trie."""
+        """Measures the swap-KL of every pair of slots, in nats per token, all in one trie and once."""
+        key = (plan, protocol)
+        if key not in self._distances:
+            self._distances[key] = self._measured_distances(plan, protocol)
+        return self._distances[key]
+
+    def _measured_distances(self, plan: Plan, protocol: str) -> Mapping[tuple[int, int], float]:
         pairs = list(combinations(range(self.layers), 2))
         weights = {step.slot: step.weights for step in plan.steps}
         if len(weights) < self.layers:
