@@ -304,3 +304,14 @@ def test_interventions_in_a_list_are_applied_in_order(family: str) -> None:
     agree(result, 1, model, changed)
     # What layer 3's slot holds after the exchange is layer 1; zeroing slot 1 zeroes what stands there now.
     agree(result, 2, model, plain.zeroed(plain.exchanged(model, 1, 3), 1))
+
+
+def test_pairs_are_scored_once_however_many_are_removed_by_them() -> None:
+    runner = runner_of("llama")
+    bench = bench_of(runner)
+    carried_out(bench, ("remove_layers", {"count": 1, "guided_by": "replacement"}))
+    before = runner.evaluations
+    carried_out(bench, ("remove_layers", {"count": 2, "guided_by": "replacement"}))
+    assert runner.evaluations == before
+    carried_out(bench, ("remove_layers", {"count": 2, "guided_by": "interchange"}))
+    assert runner.evaluations > before
