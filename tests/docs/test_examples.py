@@ -1,0 +1,139 @@
+"""Every example of the documentation is run, or is compared with what it is an example of."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+
+from pytest_layerguard.bet.reading import parse_bets
+from support.markdown import Block, blocks
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "tests" / "example_plugin"
+PAGES = sorted(
+    page
+    for pattern in ("*.md", "docs/guides/*.md", "docs/why/*.md", "docs/reference/*.md")
+    for page in ROOT.glob(pattern)
+)
+RUN = {"sh", "python"}
+MARKS = {"", "file", "edit", "says", "example", "not run", "ci", "fragment"}
+IN_THE_REPOSITORY = {"CONTRIBUTING.md"}
+"""Pages whose commands are given in a clone."""
+
+
+def named(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_block_is_what_it_says(page: Path) -> None:
+    for block in blocks(page):
+        assert block.mark in MARKS, block.place
+        assert block.language, f"{block.place}: a block without a language"
+        if block.mark == "not run":
+            assert block.told, f"{block.place}: says not why it is not run"
+        if block.language == "yaml" and block.text.startswith("id:"):
+            parse_bets(block.text, page)
+        elif block.language in ("yaml", "json", "toml"):
+            _parse(block)
+        if block.mark == "example":
+            assert block.text == (EXAMPLE / block.told).read_text(encoding="utf-8"), block.place
+
+
+def _parse(block: Block) -> None:
+    read = {"yaml": yaml.safe_load, "json": json.loads, "toml": tomllib.loads}[block.language]
+    read(block.text)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if any(b.language in RUN and not b.mark for b in blocks(page))],
+    ids=named,
+)
+def test_every_command_is_run(page: Path, tmp_path: Path) -> None:
+    if page.name in IN_THE_REPOSITORY:
+        _clone(tmp_path)
+    said = ""
+    for block in blocks(page):
+        if block.mark == "file":
+            path = tmp_path / block.told
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text, encoding="utf-8")
+        elif block.mark == "edit":
+            _edit(tmp_path / block.told, block)
+        elif block.mark == "says":
+            _compare(block, said)
+        elif block.language == "sh" and not block.mark:
+            said = _run(block, tmp_path, ["bash", "-euo", "pipefail", "-c", block.text])
+        elif block.language == "python" and not block.mark:
+            said = _run(block, tmp_path, [sys.executable, "-c", block.text])
+
+
+def _run(block: Block, folder: Path, command: list[str]) -> str:
+    """Run a block; one whose comment says how it fails must fail so."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    package = os.pathsep.join(filter(None, [str(EXAMPLE), os.environ.get("PYTHONPATH", "")]))
+    quiet = {
+        "PYTHONPATH": package,
+        "HF_HUB_OFFLINE": "1",
+        "COLUMNS": "100",
+        "NO_COLOR": "1",
+        "GITHUB_ACTIONS": "",
+    }
+    ran = subprocess.run(
+        command,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **quiet, "PATH": path},
+    )
+    said = ran.stdout + ran.stderr
+    fails = block.text.rstrip().endswith("# fails")
+    assert (ran.returncode != 0) is fails, f"{block.place}: {ran.returncode}\n{said}"
+    return said
+
+
+def _edit(path: Path, block: Block) -> None:
+    text = path.read_text(encoding="utf-8")
+    old = "".join(row[1:] for row in block.text.splitlines(True) if row.startswith(("-", " ")))
+    new = "".join(row[1:] for row in block.text.splitlines(True) if row.startswith(("+", " ")))
+    assert old in text, f"{block.place}: {path.name} has no such lines"
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def _compare(block: Block, said: str) -> None:
+    """Every line of the block stands in what was said; runs of blanks are one, `...` is anything."""
+    flat = [" ".join(line.split()) for line in said.splitlines()]
+    for line in block.text.splitlines():
+        wanted = " ".join(line.split())
+        pattern = ".*".join(re.escape(part.strip()) for part in wanted.split("..."))
+        assert any(re.search(pattern, each) for each in flat), f"{block.place}: {line!r}\n{said}"
+
+
+def _clone(folder: Path) -> None:
+    """A clone as far as bets go: the bet folder, under version control."""
+    shutil.copytree(ROOT / "bets", folder / "bets", ignore=shutil.ignore_patterns("SUMMARY.md"))
+    author = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+    for command in (("init", "-q"), ("add", "."), (*author, "commit", "-q", "-m", "The bets")):
+        subprocess.run(["git", *command], cwd=folder, check=True, capture_output=True)
+    for key, value in (("user.name", "A"), ("user.email", "a@example.org")):
+        subprocess.run(["git", "config", key, value], cwd=folder, check=True)
+
+
+def test_ci_runs_the_checks_that_contributing_names() -> None:
+    (checks,) = (block for block in blocks(ROOT / "CONTRIBUTING.md") if block.mark == "not run")
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for command in checks.text.splitlines():
+        assert f"{command}\n" in script or command in readme, command

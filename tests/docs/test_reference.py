@@ -1,0 +1,109 @@
+"""The reference is written from the code, and nothing that a user can meet is missing in it."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pytest_layerguard import hookspecs
+from pytest_layerguard.bet.arguments import BUILTIN_KINDS
+from pytest_layerguard.bet.metrics import METRICS
+from pytest_layerguard.catalogue.outcome import Word
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference"
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+GENERATE = load()
+PAGES: dict[str, str] = GENERATE.pages()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_it_is_not_stale(name: str) -> None:
+    on_disk = (REFERENCE / name).read_text(encoding="utf-8")
+    assert on_disk == PAGES[name], f"docs/reference/{name} is stale: run `python docs/generate.py`"
+
+
+def test_there_is_no_page_that_nothing_writes() -> None:
+    assert {page.name for page in REFERENCE.iterdir()} == set(PAGES)
+
+
+def documented(page: str) -> set[str]:
+    """The names that a page's tables and headings have, each with something said of it."""
+    found: set[str] = set()
+    for part in re.split(r"^## ", PAGES[page], flags=re.MULTILINE):
+        name, _, said = part.partition("\n")
+        if re.search(r"^[`\w]", re.sub(r"```.*?```", "", said, flags=re.DOTALL), re.MULTILINE):
+            found.add(name)
+        for row in re.findall(r"^\| (.*) \|$", part, re.MULTILINE):
+            first, *rest = re.split(r" \| ?", row)
+            if any(cell.strip("- ") for cell in rest):
+                found.add(first.strip("`"))
+    return found
+
+
+def test_every_option_is_documented() -> None:
+    text = PAGES["options.md"]
+    recorder = GENERATE.declared()
+    for flag, more in recorder.flags.items():
+        assert f"`{flag}" in text
+        assert len(more["help"]) > 10, flag
+    for name in recorder.ini:
+        assert f"`{name}`" in text
+
+
+def test_every_key_of_a_bet_is_documented() -> None:
+    for title, part, _ in GENERATE.PARTS:
+        for name, field in part.model_fields.items():
+            assert field.description, f"{title}: {name} has no description"
+            assert f"| `{name}` |" in PAGES["format.md"]
+    told = {part for _, part, _ in GENERATE.PARTS}
+    from pytest_layerguard.bet import model
+    from pytest_layerguard.bet.part import BetPart
+
+    here = {each for each in vars(model).values() if isinstance(each, type)}
+    assert {each for each in here if issubclass(each, BetPart) and each is not BetPart} - told <= {
+        model.Arguments
+    }
+
+
+def test_every_intervention_and_its_keys_are_documented() -> None:
+    assert BUILTIN_KINDS.keys() <= documented("interventions.md")
+    for kind, told in BUILTIN_KINDS.items():
+        for name, field in told.model_fields.items():
+            assert field.description, f"{kind}: {name} has no description"
+
+
+def test_every_metric_is_documented() -> None:
+    assert METRICS.keys() <= documented("metrics.md")
+
+
+def test_every_outcome_word_is_documented() -> None:
+    assert {str(word) for word in Word} <= documented("words.md")
+
+
+def test_every_hook_is_documented() -> None:
+    hooks = {name for name in vars(hookspecs) if name.startswith("pytest_layerguard_")}
+    assert hooks <= documented("hooks.md")
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                there = page.parent / target
+                assert there.exists(), f"{page.relative_to(ROOT)}: {target}"
