@@ -126,7 +126,7 @@ class BetItem(pytest.Item):
     @property
     def model(self) -> str:
         """What tells models apart: bets with equal ones share a load."""
-        return model_of(self.document)
+        return self.document.model_identity
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """The file and line of the bet, counted from 0 as pytest does."""
@@ -251,18 +251,12 @@ def laboratory_of(config: pytest.Config) -> Laboratory:
     return made
 
 
-def model_of(document: BetDocument) -> str:
-    """What tells the models of bets apart; a path is another one from another folder."""
-    model = document.bet.model
-    local = any(source.kind == "path" for source in model.checkpoints().values())
-    return f"{model!r} {document.path.parent}" if local else repr(model)
-
 
 def own_laboratory(config: pytest.Config) -> Laboratory:
     """This package's own laboratory, on the terms of this run."""
     from pytest_layerguard.guard import laboratory
 
-    return laboratory(conditions_of(config), registry_of(config))
+    return laboratory(conditions_of(config), registry_of(config), config.stash[SETTINGS])
 
 
 def group_by_model(items: list[pytest.Item]) -> None:

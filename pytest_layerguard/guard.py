@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -125,8 +126,13 @@ def judge(settings: Settings, terms: Conditions, registry: Registry, root: Path)
     )
 
 
-def laboratory(terms: Conditions, registry: Registry) -> Laboratory:
+def laboratory(terms: Conditions, registry: Registry, settings: Settings) -> Laboratory:
     """Build this package's own laboratory; torch is imported for the first bet it has to measure."""
     from pytest_layerguard.lab.cache import RememberingLaboratory
 
-    return RememberingLaboratory(terms, registry)
+    if settings.ray is None:
+        return RememberingLaboratory(terms, registry)
+    from pytest_layerguard.lab.cluster import RayLaboratory
+
+    # The nodes share a cache only where the user names a folder that they share.
+    return RayLaboratory(replace(terms, cache=settings.cache), registry, settings.ray)

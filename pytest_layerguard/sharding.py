@@ -13,8 +13,9 @@ from pytest_layerguard.options import SETTINGS
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
 
-    from pytest_layerguard.catalogue.shards import Answer, NotingLaboratory, Share
+    from pytest_layerguard.catalogue.shards import Share
     from pytest_layerguard.guard import Laboratory
+    from pytest_layerguard.lab.answers import Answer, NotingLaboratory
 
 PLUGIN: Final = "layerguard-sharding"
 ATTRIBUTE: Final = "layerguard_answer"
@@ -41,7 +42,7 @@ def laboratory(config: pytest.Config) -> Laboratory:
         return MergedLaboratory(plugin.answers)
     made: Laboratory = config.hook.pytest_layerguard_laboratory(config=config)
     if isinstance(plugin, Part):
-        from pytest_layerguard.catalogue.shards import NotingLaboratory
+        from pytest_layerguard.lab.answers import NotingLaboratory
 
         plugin.noted = NotingLaboratory(made)
         return plugin.noted

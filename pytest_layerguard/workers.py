@@ -87,7 +87,7 @@ class Controller:
         except (BetFileError, OSError):
             # Told by the workers, which collect it.
             return {}
-        return {document.bet.id: collect.model_of(document) for document in documents}
+        return {document.bet.id: document.model_identity for document in documents}
 
     def _watch(self, reporter: pytest.TerminalReporter) -> None:
         while not self._over.wait(EVERY):

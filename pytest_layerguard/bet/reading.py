@@ -34,6 +34,13 @@ class BetDocument:
     places: Mapping[Location, tuple[int, int]] = field(repr=False, compare=False)
     column: int = 1
 
+    @property
+    def model_identity(self) -> str:
+        """What tells models apart: bets with equal ones share a load. A path starts from its file."""
+        model = self.bet.model
+        local = any(source.kind == "path" for source in model.checkpoints().values())
+        return f"{model!r} {self.path.parent}" if local else repr(model)
+
     def position(self, *key: str | int) -> tuple[int, int]:
         """Return line and column (from 1) of a key, or of the nearest thing that holds it."""
         for length in range(len(key), 0, -1):

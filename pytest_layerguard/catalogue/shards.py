@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.bet.problems import printable
-from pytest_layerguard.lab.errors import LabError, UnavailableError
-from pytest_layerguard.lab.results import BetResult
+from pytest_layerguard.lab.answers import Answer, given
+from pytest_layerguard.lab.errors import LabError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from pytest_layerguard.bet.reading import BetDocument
+    from pytest_layerguard.lab.results import BetResult
 
 FORMAT: Final = 1
-UNMEASURED: Final[Mapping[str, Any]] = {"unmeasured": True}
+UNMEASURED: Final[Answer] = {"unmeasured": True}
 """The answer for a bet that was told on without measuring it: one that is CROSSED, say."""
 _LARGEST: Final = 2**31
 _MOST_NAMED: Final = 5
-
-Answer = Mapping[str, Any]
-"""What a laboratory said of a bet: ``result``, ``unavailable``, ``error`` or ``unmeasured``."""
 
 
 class ShardError(Exception):
@@ -278,43 +276,9 @@ class MergedLaboratory:
             UnavailableError: What its part raised.
         """
         answer = self._answers.get(document.bet.id, UNMEASURED)
-        if "unavailable" in answer:
-            raise UnavailableError(str(answer["unavailable"]))
-        if "error" in answer:
-            raise LabError(str(answer["error"]))
-        if "result" not in answer:
+        if answer == UNMEASURED:
             raise LabError(
                 "no part has measured this bet, though the catalogue here would have it measured; "
                 "merge at the commit that was measured, with its records"
             )
-        try:
-            return BetResult.from_json(answer["result"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LabError(f"its part has a damaged result ({type(error).__name__})") from None
-
-
-class NotingLaboratory:
-    """Notes what another laboratory says."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self.answers: dict[str, Answer] = {}
-
-    def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
-        """Hand on."""
-        self._inner.expect(documents)
-
-    def measure(self, document: BetDocument, *, bets: Path) -> BetResult:
-        """Hand on, and note the answer."""
-        id_ = document.bet.id
-        try:
-            result: BetResult = self._inner.measure(document, bets=bets)
-        except UnavailableError as error:
-            self.answers[id_] = {"unavailable": str(error)}
-            raise
-        except Exception as error:
-            told = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
-            self.answers[id_] = {"error": told}
-            raise
-        self.answers[id_] = {"result": result.to_json()}
-        return result
+        return given(answer)
