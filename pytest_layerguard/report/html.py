@@ -28,18 +28,12 @@ if TYPE_CHECKING:
     from pytest_layerguard.report.refused import Refused
     from pytest_layerguard.report.story import Published, Story
 
-EXTRA: Final = "needs Jinja2, which is not installed; pip install 'pytest-layerguard[html]'"
 SIGNS: Final = {"passed": "\u2713", "failed": "\u2717", "skipped": "\u2013"}
 LINES: Final = 300
 """Variants in the table of all numbers at the most; the JSON report has all."""
 FACTS: Final = 120
 OPENLY: Final = 2
 """Variants of a sweep whose words are shown without being asked for."""
-
-
-def check() -> None:
-    """Raise ImportError where the page could not be made."""
-    import jinja2  # noqa: F401
 
 
 class Part(NamedTuple):

@@ -24,6 +24,7 @@ COMMENT: Final = 65_000
 _ROOM: Final = 400
 """Bytes kept free for what says that something was left out."""
 _SIGNS: Final = {"passed": "\u2705", "failed": "\u274c", "skipped": "\u23ed\ufe0f"}
+_HEAD: Final = "|   | bet | on | word | what decided |\n|---|---|---|---|---|\n"
 _CELL: Final = 220
 _SAID: Final = 280
 _LINES: Final = 16
@@ -43,16 +44,17 @@ def render(
     blocks = [f"## layerguard: {_tally(bets, refused)}\n", *_refused(refused, address)]
     sheet = _Sheet(limit)
     sheet.add(*blocks)
-    head = "|   | bet | on | word | what decided |\n|---|---|---|---|---|\n"
-    rows = [_row(told, address) for told in ranked]
-    if rows:
-        sheet.table(head, rows)
-    for told in ranked:
-        if told.entry["outcome"] == "failed":
-            sheet.add("\n".join(_failure(told, address)) + "\n")
-    rest = [told for told in ranked if told.entry["outcome"] != "failed" and told.story.result]
+    failed = [told for told in ranked if told.entry["outcome"] == "failed"]
+    rest = [told for told in ranked if told.entry["outcome"] != "failed"]
+    sheet.table([_row(told, address) for told in failed])
+    for told in failed:
+        sheet.add("\n".join(_failure(told, address)) + "\n")
+    if failed and rest:
+        sheet.add("### What did not fail\n")
+    sheet.table([_row(told, address) for told in rest])
     for told in rest:
-        sheet.add("\n".join(_folded(told)) + "\n")
+        if told.story.result is not None:
+            sheet.add("\n".join(_folded(told)) + "\n")
     return sheet.text
 
 
@@ -74,15 +76,16 @@ class _Sheet:
             self._left -= size
             self._blocks.append(block)
 
-    def table(self, head: str, rows: Sequence[str]) -> None:
+    def table(self, rows: Sequence[str]) -> None:
         """Add as many rows as fit in half of the room, which leaves the other half to details."""
         kept, room = "", self._left // 2
         for at, row in enumerate(rows):
             if len((kept + row).encode("utf-8", "replace")) > room:
-                self.add(f"{head}{kept}\n_and {len(rows) - at} more bets_\n")
+                self.add(f"{_HEAD}{kept}\n_and {len(rows) - at} more bets_\n")
                 return
             kept += row
-        self.add(head + kept)
+        if kept:
+            self.add(_HEAD + kept)
 
     @property
     def text(self) -> str:
@@ -152,7 +155,7 @@ def _failure(told: Told, address: str | None) -> Iterator[str]:
         yield ""
     for door in story.crossed:
         closed_by = _linked(literal(door.id), door.file, door.line, address)
-        yield f"**{closed_by} closed this door:** {literal(door.claim[:600])}"
+        yield f"**{closed_by} closed this door.** Its claim failed: {literal(door.claim[:600])}"
         yield ""
         lines = (*door.numbers, f"you stand in it with: {door.standing}", door.instead)
         yield from (f"- {literal(line[:600])}" for line in lines if line)

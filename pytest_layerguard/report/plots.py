@@ -132,7 +132,6 @@ class Mark:
     at: float
     level: str
     label: str
-    raised: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,6 @@ class Row:
 class RowsFigure:
     """One metric over all variants, one row each."""
 
-    metric: str
     title: str
     log: bool
     ticks: tuple[Tick, ...]
@@ -190,12 +188,11 @@ def rows(story: Story, metric: str) -> RowsFigure | None:
     limits = [bar.value for bar in bars]
     scale = Scale.over([*values, *limits, origin, *([] if base is None else [base])], log=log)
     return RowsFigure(
-        metric,
         named(metric),
         log,
         scale.ticks(),
         _marks(bars, scale),
-        tuple(_row(variant, metric, scale, origin, bars, result) for variant in shown),
+        tuple(_row(variant, metric, scale, origin, bars) for variant in shown),
         scale.at(origin),
         None if base is None else scale.at(base),
         f"{short(origin)} is unchanged"
@@ -226,9 +223,8 @@ def _marks(bars: Sequence[Bar], scale: Scale) -> tuple[Mark, ...]:
             continue
         seen.add((bar.level, bar.sign, bar.value))
         at = scale.at(bar.value)
-        raised = bool(marks) and at - marks[-1].at < 12 and not marks[-1].raised
         label = f"{bar.level} {written(bar.sign)} {short(bar.value)}"
-        marks.append(Mark(at, bar.level, label, raised))
+        marks.append(Mark(at, bar.level, label))
     return tuple(marks)
 
 
@@ -243,7 +239,6 @@ def _row(
     scale: Scale,
     origin: float,
     bars: Sequence[Bar],
-    result: BetResult,
 ) -> Row:
     interval = variant.metrics[metric]
     point, zero = scale.at(interval.value), scale.at(origin)
@@ -323,7 +318,6 @@ class Cell:
     column: int
     shade: str
     label: str
-    value: str
     best: bool
 
 
@@ -389,9 +383,7 @@ def _panel(
         interval = variant.metrics["swap_kl"]
         shade = min(_SHADES - 1, int(scale.at(interval.value)))
         label = f"layers {i} and {j}: {interval} nats per token"
-        cells.append(
-            Cell(max(i, j), min(i, j), f"q{shade}", label, short(interval.value), (i, j) == best)
-        )
+        cells.append(Cell(max(i, j), min(i, j), f"q{shade}", label, (i, j) == best))
     ends = (scale.low, math.sqrt(scale.low * scale.high), scale.high)
     steps = tuple(Tick(place, short(end)) for place, end in zip((0, 50, 100), ends, strict=True))
     told = f"least {short(found[best].metrics['swap_kl'].value)} at {best[0]}\u2194{best[1]}"
@@ -411,8 +403,7 @@ def _gap(found: dict[tuple[int, int], VariantResult], layers: int) -> Panel:
         label = f"layers {i} and {j}: replacement minus interchange {interval} nats per token"
         cells.append(
             Cell(
-                max(i, j), min(i, j), f"{side}{math.ceil(share * _FAR)}", label,
-                short(interval.value), best=False,
+                max(i, j), min(i, j), f"{side}{math.ceil(share * _FAR)}", label, best=False,
             )
         )  # fmt: skip
     steps = (Tick(0, short(-most)), Tick(50, "0"), Tick(100, f"+{short(most)}"))

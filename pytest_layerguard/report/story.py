@@ -56,11 +56,6 @@ class Bar:
     sign: str
     value: float
 
-    @property
-    def below_is_good(self) -> bool:
-        """Whether the claim wants the metric below the bar."""
-        return self.sign.startswith("<") != (self.level == "catastrophic")
-
     def met(self, value: float) -> bool:
         """Whether a value satisfies the comparison."""
         return {

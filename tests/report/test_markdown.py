@@ -85,7 +85,7 @@ class TestDrawing:
 class TestRoom:
     @pytest.mark.parametrize("limit", [1_000, 5_000, 65_000, 1_000_000])
     def test_the_limit_holds(self, limit: int) -> None:
-        bets = [hostile("\U0001f600" * 500) for _ in range(300)]
+        bets = [hostile("\U0001f600" * 500)] * 300
         told = render(*bets, limit=limit)
         assert len(told.encode()) <= limit
         assert told.startswith("## layerguard: 300 failed")
@@ -124,6 +124,6 @@ class TestHostile:
 class TestWriting:
     def test_whole_and_fit_for_a_comment(self, tmp_path: Path) -> None:
         path = tmp_path / "new" / "comment.md"
-        markdown.write(path, [hostile("x" * 1_000) for _ in range(200)], [], None)
+        markdown.write(path, [hostile("x" * 1_000)] * 200, [], None)
         assert len(path.read_text(encoding="utf-8")) < 65_536
         assert [each.name for each in path.parent.iterdir()] == ["comment.md"]
