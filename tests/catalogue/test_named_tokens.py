@@ -1,0 +1,36 @@
+"""An INCONCLUSIVE bet is told how many tokens would decide it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from support.catalogue import BET_40
+
+from pytest_layerguard.catalogue.outcome import Word
+
+if TYPE_CHECKING:
+    from support.catalogue import Bets
+
+
+def named(bets: Bets, *ratios: float, spread: float = 1.2) -> tuple[str, list[int]]:
+    bets.put(BET_40, status="proposed", closes=None)
+    outcome = bets.judge("bet-40", *ratios, spread=spread)
+    assert outcome.word is Word.INCONCLUSIVE
+    told = "\n".join(outcome.messages)
+    return told, [int(each.replace(",", "")) for each in re.findall(r"about ([\d,]+) tokens", told)]
+
+
+def test_one_interval_across_the_bar_is_one_number(bets: Bets) -> None:
+    told, (number,) = named(bets, 3.2, 40)
+    assert f"measured on 1,024 tokens, about {number:,} tokens would decide" in told
+    assert number > 1024
+    assert "a verdict would take" not in told
+
+
+def test_of_several_the_verdict_has_a_number_of_its_own(bets: Bets) -> None:
+    told, (near, far, verdict) = named(bets, 3.2, 3.05)
+    assert f"a verdict would take about {verdict:,} tokens" in told
+    # The nearer the bar, the more; the verdict needs but one of the two.
+    assert verdict < near
+    assert far < near
