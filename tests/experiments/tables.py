@@ -1,0 +1,78 @@
+"""Measures the bets of a file and prints their tables, as they stand in the documentation.
+
+Run from the root of a checkout, with the folder of small real models beside it as ``../shared``:
+
+    python tests/experiments/tables.py tests/experiments/stories260k/no-free-swap.yaml
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pytest_layerguard.bet.criteria import Interval
+from pytest_layerguard.bet.reading import read_bets
+from pytest_layerguard.bet.verdict import judge
+from pytest_layerguard.interventions.registry import Registry
+from pytest_layerguard.lab.conditions import Conditions
+from pytest_layerguard.lab.laboratory import Laboratory
+from pytest_layerguard.lab.results import BetResult
+
+SHARED = Path(__file__).parents[3] / "shared"
+SHOWN = ("perplexity", "perplexity_ratio", "kl", "protocol_gap", "size_ratio", "top1_agreement")
+
+
+def told(found: Interval | None) -> str:
+    if found is None:
+        return ""
+    if found.low == found.high:
+        return f"{found.value:.4g}"
+    return f"{found.value:.4g} [{found.low:.4g}, {found.high:.4g}]"
+
+
+def table(result: BetResult) -> list[str]:
+    metrics = [m for m in SHOWN if any(m in v.metrics for v in result.variants)]
+    lines = [
+        f"base perplexity{f' ({base.text})' if base.text else ''} {told(base.metrics['perplexity'])}"
+        for base in result.bases
+    ]
+    lines += [
+        "",
+        f"| variant | {' | '.join(metrics)} | chosen |",
+        f"|---{'|---' * len(metrics)}|---|",
+    ]
+    for v in result.variants:
+        name = ", ".join(filter(None, (v.arm, v.name, v.text, v.checkpoint)))
+        cells = [told(v.metrics.get(metric)) for metric in metrics]
+        chosen = ", ".join(map(str, v.diagnostics.get("removed", ())))
+        lines.append(f"| {name} | {' | '.join(cells)} | {chosen} |")
+    said = [(b.text or "", "base", s.text) for b in result.bases[:1] for s in b.spoken]
+    said += [
+        (v.text or "", str(v.arm), s.text)
+        for v in result.variants
+        if v.text == result.variants[0].text
+        for s in v.spoken
+    ]
+    return (
+        lines
+        + [""] * bool(said)
+        + [f"- {arm}: {' '.join(text.split())!r}" for _, arm, text in said]
+    )
+
+
+def main(path: Path) -> None:
+    registry = Registry.of()
+    laboratory = Laboratory(Conditions(roots=(SHARED,)), registry)
+    for document in read_bets(path, kinds=registry.arguments):
+        result = laboratory.measure(document, bets=path.parent)
+        verdict = judge(document.bet.criteria, result.rows()).verdict
+        print(
+            f"\n{document.bet.id}: {verdict}, {result.seconds:.0f} s",
+            *table(result),
+            sep="\n",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
