@@ -35,9 +35,19 @@ def claim(path: Path, parent: pytest.Collector) -> BetFile | None:
     folder = folder_of_bets(path, parent.config)
     if folder is None:
         return None
-    file: BetFile = BetFile.from_parent(parent, path=path)
+    file: BetFile = BetFile.from_parent(parent, path=path, **_harmless(path, parent.config))
     file.folder = folder
     return file
+
+
+def _harmless(path: Path, config: pytest.Config) -> dict[str, str]:
+    """A name and a node id that a terminal or a CI runner would not obey, where the file's own are not so."""
+    from pytest_layerguard.bet.problems import printable
+
+    nodeid = shown(path, config).as_posix()
+    if printable(nodeid) == nodeid:
+        return {}
+    return {"name": printable(path.name), "nodeid": printable(nodeid)}
 
 
 def folder_of_bets(path: Path, config: pytest.Config) -> Path | None:
