@@ -456,3 +456,43 @@ def test_what_is_no_interval(ends):
 def test_references():
     references = Expression.parse("any(a.kl < 1 or a.b.kl < kl)").references
     assert sorted(map(str, references)) == ["a.b.kl", "a.kl", "kl"]
+
+
+def test_equal_criteria_are_one_key():
+    assert hash(Expression.parse("kl<1")) == hash(Expression.parse("( kl ) < 1.0"))
+    assert (
+        len({Expression.parse("kl < 1"), Expression.parse("kl<1"), Expression.parse("kl < 2")}) == 2
+    )
+    assert Expression.parse("kl < 1") != "kl < 1"
+
+
+def test_three_arms_are_compared_variant_by_variant():
+    rows = [
+        row(f"skip-{place}", target=str(place), arm=arm, kl=value)
+        for arm, values in (("a", (1, 2)), ("b", (10, 20)), ("c", (11, 22)))
+        for place, value in enumerate(values)
+    ]
+    assert judged("all(a.kl + b.kl == c.kl)", rows) is Truth.TRUE
+    assert judged("any(a.kl + b.kl != c.kl)", rows) is Truth.FALSE
+
+
+def test_what_stands_alone_is_named():
+    rows = [row("skip-0", target="0", arm="a", kl=1), row("skip-1", target="1", arm="b", kl=1)]
+    rows += [row("skip-2", target="2", arm=arm, kl=1) for arm in "ab"]
+    with pytest.raises(CriterionError) as caught:
+        Expression.parse("any(a.kl < b.kl)").evaluate(rows)
+    assert caught.value.message == (
+        "around 'b.kl' the two sides do not line up: there is nothing beside a.skip-0; "
+        "use the same layers or pairs in both"
+    )
+    assert caught.value.column == 11
+
+
+def test_combinations_have_an_end(monkeypatch):
+    monkeypatch.setattr("pytest_layerguard.bet.criteria._LARGEST_JOIN", 6)
+    rows = [row(f"v-{at}", target="", arm=arm, kl=1) for arm in "ab" for at in range(3)]
+    with pytest.raises(CriterionError) as caught:
+        Expression.parse("any(a.kl < b.kl)").evaluate(rows)
+    assert caught.value.message == "ranges over too many combinations"
+    assert caught.value.column == 11
+    assert judged("any(a.kl < b.kl)", rows[:2] + rows[3:]) is Truth.FALSE

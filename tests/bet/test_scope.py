@@ -102,3 +102,30 @@ def test_no_text_crashes_the_parser_or_the_evaluation(text):
     if scope is not None:
         assert scope.covers(SMALL) in set(Truth)
         assert scope.covers({}) in set(Truth)
+
+
+def test_a_scope_equals_other_spellings_of_itself_only():
+    assert ModelScope.parse("layers<4") == ModelScope.parse("(layers) < 4")
+    assert ModelScope.parse("layers < 4") != ModelScope.parse("layers < 5")
+    assert ModelScope.parse("layers < 4") != "layers < 4"
+
+
+@pytest.mark.parametrize(
+    ("text", "facts", "truth"),
+    [
+        ('name == "x"', {}, Truth.UNDECIDED),
+        ('name != "x"', {"name": None}, Truth.UNDECIDED),
+        ('"x" == name', {"name": "x"}, Truth.TRUE),
+        ('name != "x"', {"name": "x"}, Truth.FALSE),
+        ("1 < layers < 4", {"layers": 4}, Truth.FALSE),
+        ("1 < layers <= 4", {"layers": 4}, Truth.TRUE),
+        ("-layers * 2 + 1 < -hidden_size / 2 - 3", {"layers": 9, "hidden_size": 8}, Truth.TRUE),
+        ("-layers < 0", {"layers": None}, Truth.UNDECIDED),
+        ("layers + hidden_size < 0", {"layers": 3}, Truth.UNDECIDED),
+        ('layers < 4 and family == "m"', {"family": "n"}, Truth.FALSE),
+        ('layers < 4 or family == "m"', {"family": "m"}, Truth.TRUE),
+        ("not layers < 4", {"layers": 4}, Truth.TRUE),
+    ],
+)
+def test_what_is_covered_fact_by_fact(text, facts, truth):
+    assert ModelScope.parse(text).covers(facts) is truth
