@@ -89,13 +89,11 @@ def test_it_does_decide_in_80_of_100_cases(windows: int, errors: float):
     assert np.mean(again) >= 0.8
 
 
-def _measured(
-    random: np.random.Generator, gap: float, windows: int, comparisons: int = 1
-) -> Interval:
+def _measured(random: np.random.Generator, gap: float, windows: int) -> Interval:
     """What so many normal windows of mean ``gap`` and deviation 1 measure, without drawing each."""
     mean = gap + random.normal() / math.sqrt(windows)
     deviation = math.sqrt(random.chisquare(windows - 1) / (windows - 1))
-    half = quantile(windows, comparisons) * deviation / math.sqrt(windows)
+    half = quantile(windows) * deviation / math.sqrt(windows)
     return Interval(mean, mean - half, mean + half)
 
 
@@ -134,28 +132,6 @@ def test_a_verdict_needs_only_what_it_rests_on():
     # Of six layers on the bar one is likely below it, and one is enough.
     assert several < one <= both
     assert either <= 1.5 * one
-
-
-@pytest.mark.parametrize("gaps", [(1.0, 1.0), (-1.0, -1.0), (-0.6, 1.5, 2.0), (2.0,) * 4])
-def test_the_verdicts_number_does_decide_in_80_of_100_cases(gaps: tuple[float, ...]):
-    random, windows, wanted = np.random.default_rng(5), 22, criteria("any(kl <= 0)")
-    errors = [gap / math.sqrt(windows) for gap in gaps]
-
-    def measure(count: int) -> list[Row]:
-        found = [_measured(random, gap, count, len(gaps)) for gap in errors]
-        return rows(*((each.low, each.value, each.high) for each in found))
-
-    again = []
-    while len(again) < 40:
-        first = measure(windows)
-        if judge(wanted, first).verdict is not Verdict.INCONCLUSIVE:
-            continue
-        named = tokens_for_verdict(wanted, first, windows * WINDOW, windows, len(gaps))
-        assert named is not None
-        later = judge(wanted, measure(named // WINDOW)).verdict
-        again.append(later is not Verdict.INCONCLUSIVE)
-    # 80 of 100, less what 40 cases may miss it by.
-    assert np.mean(again) >= 0.75
 
 
 def test_what_is_decided_takes_no_more():

@@ -28,9 +28,13 @@ def test_one_interval_across_the_bar_is_one_number(bets: Bets) -> None:
     assert "a verdict would take" not in told
 
 
-def test_of_several_the_verdict_has_a_number_of_its_own(bets: Bets) -> None:
+def test_above_the_bar_the_verdict_needs_all_of_them(bets: Bets) -> None:
     told, (near, far, verdict) = named(bets, 3.2, 3.05)
     assert f"a verdict would take about {verdict:,} tokens" in told
-    # The nearer the bar, the more; the verdict needs but one of the two.
-    assert verdict < near
-    assert far < near
+    # `any` is false only once each is shown to be above.
+    assert far < near < verdict
+
+
+def test_below_the_bar_the_verdict_needs_but_one(bets: Bets) -> None:
+    _, (first, second, verdict) = named(bets, 2.95, 2.95)
+    assert verdict < first == second
