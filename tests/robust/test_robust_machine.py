@@ -113,10 +113,21 @@ def test_a_report_that_cannot_be_written_fails_the_run_in_one_line(
     assert "Traceback" not in printed
 
 
-FULL = Path("/dev/full")
+def test_records_that_cannot_be_written_are_errors_of_their_bets(trouble: Trouble) -> None:
+    """A file stands where the folder should be: that stops root too, as a read-only folder does not."""
+    trouble.bets(a="fine", b="fine")
+    (trouble.path / "bets" / "records").write_text("in the way", encoding="utf-8")
+    code, printed = trouble.run("--layerguard-record")
+    assert code == 1, printed
+    assert trouble.words() == {"a": "ERROR", "b": "ERROR"}
+    assert "Traceback" not in printed
+    assert (trouble.path / "bets" / "records").read_text(encoding="utf-8") == "in the way"
 
 
-@pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+DESCRIPTORS = Path("/proc/self/fd")
+
+
+@pytest.mark.skipif(not DESCRIPTORS.exists(), reason="needs to see which file is which")
 @pytest.mark.parametrize("where", ["records", "report", "cache"])
 def test_a_full_disk(trouble: Trouble, where: str) -> None:
     """Every write of our own files fails as it does on a full disk."""
