@@ -226,17 +226,9 @@ def test_a_run_on_a_cluster_says_what_a_run_here_says(address: str, tmp_path: Pa
     (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     told = {}
     for name, args in {"here": [], "there": [f"--layerguard-ray={address}"]}.items():
+        command = [sys.executable, "-m", "pytest", "bets", "--layerguard-device=cpu", *args]
         done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pytest",
-                "bets",
-                "--layerguard-device=cpu",
-                "--layerguard-fresh",
-                f"--layerguard-json={name}.json",
-                *args,
-            ],
+            [*command, "--layerguard-fresh", f"--layerguard-json={name}.json"],
             cwd=tmp_path,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,

@@ -1,0 +1,130 @@
+"""Whole runs with this package's own laboratory: measured, cached, recorded, and on two workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BET = """\
+id: {id}
+title: A bet
+claim: It can go.
+status: falsified
+model: {model}
+intervention: {intervention}
+measure:
+  text: {{reference: heldout}}
+  tokens: 192
+  window: 16
+  sample: {{prompts: ["Once upon a time"], tokens: 4}}
+criteria: {{lenient: all(perplexity_ratio <= 1)}}
+closes: {{interventions: [remove_layers], models: parameters <= 1}}
+"""
+
+PROBE = """
+import json, sys
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        heavy = {"torch", "transformers", "numpy", "scipy"} & set(sys.modules)
+        with open("heavy.json", "w") as file:
+            json.dump(sorted(heavy), file)
+"""
+
+
+OPTIONS = ("--layerguard-device=cpu", "--layerguard-json=out.json")
+
+
+class Catalogue:
+    """Three bets on two models, and runs of them in processes of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "bets").mkdir()
+        (folder / "conftest.py").write_text(PROBE, encoding="utf-8")
+        (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+        for id_, model, intervention in (
+            ("skip", "reference", "{skip_layers: {layers: {each: all}}}"),
+            ("swap", "reference", "{interchange_layers: {pairs: [[1, 2]]}}"),
+            ("wide", "reference-wide", "{skip_layers: {layers: {each: [0]}}}"),
+        ):
+            text = BET.format(id=id_, model=model, intervention=intervention)
+            (folder / "bets" / f"{id_}.yaml").write_text(text, encoding="utf-8")
+
+    def run(self, *args: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "bets", "-v", *OPTIONS, *args],
+            cwd=self.folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    @property
+    def told(self) -> list[dict[str, Any]]:
+        report = json.loads((self.folder / "out.json").read_text(encoding="utf-8"))
+        bets: list[dict[str, Any]] = report["bets"]
+        return bets
+
+    @property
+    def heavy(self) -> list[str]:
+        found: list[str] = json.loads((self.folder / "heavy.json").read_text(encoding="utf-8"))
+        return found
+
+
+def numbers(bets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**bet, "seconds": 0, "cached": False} for bet in bets]
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    """The catalogue after its first run."""
+    made = Catalogue(tmp_path_factory.mktemp("catalogue"))
+    made.run()
+    return made
+
+
+@pytest.fixture(scope="module")
+def first(catalogue: Catalogue) -> list[dict[str, Any]]:
+    """What the first run said."""
+    assert "torch" in catalogue.heavy
+    assert [bet["cached"] for bet in catalogue.told] == [False] * 3
+    return catalogue.told
+
+
+def test_an_unchanged_catalogue_needs_no_model(
+    catalogue: Catalogue, first: list[dict[str, Any]]
+) -> None:
+    said = catalogue.run("--layerguard-record")
+    assert catalogue.heavy == []
+    assert numbers(catalogue.told) == numbers(first)
+    assert [(bet["cached"], bet["seconds"]) for bet in catalogue.told] == [(True, 0.0)] * 3
+    assert said.count(" cached ") == 3
+    record = catalogue.folder / "bets" / "records" / "skip.json"
+    result = json.loads(record.read_text(encoding="utf-8"))["result"]
+    assert not result["cached"]
+    # How long it took when it was measured: looking it up again is no measurement.
+    assert result["seconds"] == pytest.approx(first[0]["seconds"], abs=1e-3)
+    assert result["provenance"]["checkpoints"][0]["versions"]["torch"]
+    catalogue.run()
+    assert [bet["cached"] for bet in catalogue.told] == [True] * 3
+
+
+def test_two_workers_and_another_choice_find_the_same_numbers(
+    catalogue: Catalogue, first: list[dict[str, Any]]
+) -> None:
+    catalogue.run("--layerguard-fresh", "-n", "2")
+    assert [bet["cached"] for bet in catalogue.told] == [False] * 3
+    assert numbers(catalogue.told) == numbers(first)
+    catalogue.run("--layerguard-fresh", "-k", "swap")
+    assert numbers(catalogue.told) == numbers(first[1:2])
