@@ -9,7 +9,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_layerguard.bet.digest import canonical, differences, digest
+from pytest_layerguard.bet.digest import _plain, canonical, differences, digest
 from pytest_layerguard.bet.reading import parse_bets
 
 BET = {
@@ -187,3 +187,60 @@ def test_the_canonical_form_is_plain_json():
     assert set(json.loads(canonical(document.bet))) == {
         "claim", "model", "intervention", "measure", "criteria",
     }  # fmt: skip
+
+
+WRITTEN = """\
+id: bet-1
+title: T
+claim: "It  holds, at 3\\u00b5."
+status: proposed
+model: {reference: reference}
+MADE
+measure: {text: {reference: heldout}, tokens: 1024, window: 128, stride: 128, max_base_perplexity: 100.5}
+criteria: {lenient: any( (kl) <= 1e1 )}
+"""
+ONE = "intervention: {skip_layers: {layers: {each: [1, 0]}}}"
+ARMS = "arms: {b: {skip_layers: {layers: 1}}, a: {skip_layers: {layers: 0}}}"
+
+
+def test_the_canonical_form_to_the_letter():
+    (document,) = parse_bets(WRITTEN.replace("MADE", ONE), Path("a.yaml"))
+    assert canonical(document.bet) == (
+        '{"claim":"It holds, at 3\u00b5.","criteria":{"lenient":"any(kl <= 10)"},'
+        '"intervention":[{"skip_layers":{"layers":{"each":[0,1]}}}],'
+        '"measure":{"max_base_perplexity":100.5,"text":{"reference":"heldout"},"tokens":1024,'
+        '"window":128},"model":{"reference":"reference"}}'
+    )
+    assert digest(document.bet) == (
+        "sha256:8f889ac7bdacfb037225ad431755ba4a995b68bb4d3443c18ae886e0fe74808d"
+    )
+
+
+def test_arms_are_part_of_it_and_no_intervention_is():
+    text = WRITTEN.replace("MADE", ARMS).replace("any( (kl) <= 1e1 )", "a.kl < b.kl")
+    (document,) = parse_bets(text, Path("a.yaml"))
+    told = json.loads(canonical(document.bet))
+    assert told["arms"] == {
+        "a": [{"skip_layers": {"layers": [0]}}],
+        "b": [{"skip_layers": {"layers": [1]}}],
+    }
+    assert "intervention" not in told
+
+
+def test_numbers_have_one_spelling_up_to_where_floats_have_gaps():
+    plain = _plain({1: (1.0, 2.5, -3.0, 2.0**53, 2.0**53 - 1, [True, None, "x"])})
+    assert json.dumps(plain) == (
+        '{"1": [1, 2.5, -3, 9007199254740992.0, 9007199254740991, [true, null, "x"]]}'
+    )
+
+
+def test_differences_key_by_key():
+    def between(old, new):
+        return differences(json.dumps(old), json.dumps(new))
+
+    assert between({"a": {"b": [1, {"c": 2}]}}, {"a": {"b": [1, {"c": 3}]}}) == [("a.b[1].c", 2, 3)]
+    assert between({"a": [1, 2]}, {"a": [1]}) == [("a", [1, 2], [1])]
+    assert between({"a": 1}, {"b": 2}) == [("a", 1, None), ("b", None, 2)]
+    assert between({"a": {"b": 1}}, {"a": [1]}) == [("a", {"b": 1}, [1])]
+    assert between({"a": [1]}, {"a": {"b": 1}}) == [("a", [1], {"b": 1})]
+    assert between({"b": 1, "a": 1}, {"b": 1, "a": 1}) == []
