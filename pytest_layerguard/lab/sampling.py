@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from pytest_layerguard.lab.progress import Advance, counted
 from pytest_layerguard.lab.runner import Frame, Runner
 
 if TYPE_CHECKING:
@@ -91,7 +92,9 @@ def speak(
         talk = _Talk(
             runner, plans, [prompts[index] for index in chosen], choose, forbidden, cached=usable
         )
-        for plan, rows in enumerate(talk.run(tokens)):
+        with counted(f"sampling from {len(plans)} models", tokens) as advance:
+            rows_of_plans = talk.run(tokens, advance)
+        for plan, rows in enumerate(rows_of_plans):
             for index, row in zip(chosen, rows, strict=True):
                 said[plan][index] = row
     return said
@@ -136,8 +139,8 @@ class _Talk:
         for index, plan in enumerate(plans):
             self.shells[plan.shell] = (*self.shells.get(plan.shell, ()), index)
 
-    def run(self, tokens: int) -> list[list[list[int]]]:
-        """Returns ``[plan][prompt]`` lists of new token ids."""
+    def run(self, tokens: int, advance: Advance) -> list[list[list[int]]]:
+        """Returns ``[plan][prompt]`` lists of new token ids; tells of each token."""
         ruler = DynamicCache(config=self.config)
         caches = [
             DynamicCache(config=self.config) for _ in range(max(map(len, self.slots), default=0))
@@ -146,6 +149,7 @@ class _Talk:
         new = self.text
         for _ in range(tokens):
             hidden = self._advance(new, ruler, caches)
+            advance(1)
             logits = self._logits(hidden).float()
             logits[:, self.forbidden] = -torch.inf
             picked = self.choose(logits).cpu().unsqueeze(-1)

@@ -15,6 +15,7 @@ from torch.nn import functional
 from pytest_layerguard.interventions.bench import InterventionError
 from pytest_layerguard.interventions.plan import Edit, Plan, Shell, Step, Tensors, Weights
 from pytest_layerguard.interventions.storage import trained
+from pytest_layerguard.lab.progress import counted
 from pytest_layerguard.lab.windows import IGNORED
 
 if TYPE_CHECKING:
@@ -227,12 +228,14 @@ def _batches(
     generator = torch.Generator().manual_seed(arguments.seed)
     whole = [window for window in windows if len(window[0]) == len(windows[0][0])]
     order: list[int] = []
-    for _ in range(arguments.steps):
-        while len(order) < arguments.batch:
-            order += torch.randperm(len(whole), generator=generator).tolist()
-        taken, order = order[: arguments.batch], order[arguments.batch :]
-        inputs, labels = zip(*(whole[index] for index in taken), strict=True)
-        yield torch.stack(inputs).to(device), torch.stack(labels).to(device)
+    with counted("training", arguments.steps) as advance:
+        for _ in range(arguments.steps):
+            while len(order) < arguments.batch:
+                order += torch.randperm(len(whole), generator=generator).tolist()
+            taken, order = order[: arguments.batch], order[arguments.batch :]
+            inputs, labels = zip(*(whole[index] for index in taken), strict=True)
+            yield torch.stack(inputs).to(device), torch.stack(labels).to(device)
+            advance(1)
 
 
 def _optimiser(arguments: Train, leaves: Sequence[Tensor]) -> torch.optim.Optimizer:
