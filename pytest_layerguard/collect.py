@@ -40,7 +40,7 @@ def claim(path: Path, parent: pytest.Collector) -> BetFile | None:
     return file
 
 
-def _harmless(path: Path, config: pytest.Config) -> dict[str, str]:
+def _harmless(path: Path, config: pytest.Config) -> dict[str, Any]:
     """A name and a node id that a terminal or a CI runner would not obey, where the file's own are not so."""
     from pytest_layerguard.bet.problems import printable
 
