@@ -151,9 +151,9 @@ class BetItem(pytest.Item):
             # All else that is to be noted stands below the table: it must not fail under -W error.
             self.warn(LayerguardWarning("; ".join(outcome.warnings)))
         if outcome.skipped:
-            from pytest_layerguard.report.entry import why_skipped
+            from pytest_layerguard.report.entry import why_skipped_in_brief
 
-            pytest.skip("; ".join(why_skipped(self.document, outcome)))
+            pytest.skip(why_skipped_in_brief(self.document, outcome))
         if not outcome.passed:
             from pytest_layerguard.report import failure
 
@@ -259,7 +259,6 @@ def laboratory_of(config: pytest.Config) -> Laboratory:
         return sharding.laboratory(config)
     made: Laboratory = config.hook.pytest_layerguard_laboratory(config=config)
     return made
-
 
 
 def own_laboratory(config: pytest.Config) -> Laboratory:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from pytest_layerguard.report import text
 from pytest_layerguard.report.evidence import published
 from pytest_layerguard.report.story import Story, story
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.reading import BetDocument
     from pytest_layerguard.catalogue.outcome import Outcome
     from pytest_layerguard.lab.results import BetResult, VariantResult
+
+_BRIEF: Final = 240
+"""Characters of one reason in a list of skipped bets."""
 
 Scalar = str | int | float | bool
 Number = float | str
@@ -132,6 +136,18 @@ def why_skipped(document: BetDocument, outcome: Outcome) -> Iterator[str]:
     if outcome.skipped:
         yield from outcome.messages
         yield from published(document.bet.evidence)
+
+
+def why_skipped_in_brief(document: BetDocument, outcome: Outcome) -> str:
+    """Why a bet was skipped, on one line that a list of many such stays readable with.
+
+    The whole of it stands below the table of bets, in the reports and in the JSON file.
+    """
+    reason, *further = (text.plain(each.split("\n")[0], _BRIEF) for each in outcome.messages)
+    evidence = list(published(document.bet.evidence))
+    told = [reason, *(text.plain(each, _BRIEF) for each in evidence[:1])]
+    left = len(further) + max(0, len(evidence) - 1)
+    return "; ".join([*told, *([f"and {left} more below"] if left else [])])
 
 
 def done(bet: Bet) -> str:

@@ -65,7 +65,10 @@ def summary(bets: Sequence[Told], width: int) -> Iterator[Line]:
         yield Line(line.removesuffix(word), word, markup(word, told.entry["outcome"]))
     for told in bets:
         for note in told.notes:
-            yield Line(f"{told.entry['id']}: {text.plain(note, 600)}")
+            # The first line says what; the reports say the whole.
+            first, _, further = note.partition("\n")
+            shown = text.plain(first, 600) + (" ..." if further else "")
+            yield Line(f"{told.entry['id']}: {shown}")
 
 
 def _fit(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
