@@ -143,7 +143,8 @@ class _Explained:
         for unread in catalogue.unreadable:
             yield f"Not read, and may close more: {unread}."
         if not crossed and not catalogue.unreadable:
-            yield f"It stands in no closed door of the {_counted(len(catalogue.entries), 'bet')} there."
+            read = _counted(len(catalogue.entries), "bet")
+            yield f"It stands in no closed door ({read} of the catalogue read)."
 
 
 def _seen(sighting: Sighting, bet: Bet) -> str:

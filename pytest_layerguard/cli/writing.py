@@ -52,9 +52,11 @@ def run(given: argparse.Namespace) -> int:
     """Write the file, and say what comes next."""
     known = registry()
     ask = _Asking(given, asks=not given.no_input and sys.stdin.isatty())
+    if ask.asks and given.intervention is None:
+        say(f"interventions: {', '.join(known)}")
     what, kinds, swept = ask(
         "intervention",
-        f"what is done to the model; {', '.join(known)}",
+        "what is done to the model: a name, or such as prune_weights: {sparsity: 0.5}",
         "skip_layers",
         lambda text: intervention(text, known),
     )
@@ -219,7 +221,7 @@ def _schema_line(path: Path) -> str:
 
     here = Path.cwd()
     inside = SHIPPED.is_relative_to(here) and path.absolute().is_relative_to(here)
-    return _from(path, SHIPPED) if inside and ".venv" not in SHIPPED.parts else _SCHEMA
+    return _from(path, SHIPPED) if inside and "site-packages" not in SHIPPED.parts else _SCHEMA
 
 
 def _free(path: Path) -> None:

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-
+from support.markdown import Block, blocks
 
 from pytest_layerguard.bet.reading import parse_bets
-from support.markdown import Block, blocks
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "tests" / "example_plugin"
