@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of bet files; needs atheris, and runs until it is stopped.
 
-    python tests/fuzz/fuzz_bets.py NEW tests/fuzz/corpus/bets -dict=tests/fuzz/bets.dict -max_total_time=600
+    python tests/fuzz/fuzz_bets.py NEW tests/fuzz/corpus/files -dict=tests/fuzz/bets.dict -max_total_time=600
 
 NEW is a folder for inputs that reach something new. Ends with the input and a traceback where one
 raises what it must not, or takes longer than -timeout seconds.
