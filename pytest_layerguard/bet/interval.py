@@ -151,9 +151,7 @@ def mean(intervals: Iterable[Interval]) -> Interval:
 
 def short(value: float) -> str:
     """Return four significant digits, without an exponent where a person would not write one."""
-    if math.isfinite(value) and 1_000 <= abs(value) < 1e9:
-        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
-    return f"{value:.4g}"
+    return f"{value:,.0f}" if 10_000 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def _decided(yes: bool, no: bool) -> Truth:
