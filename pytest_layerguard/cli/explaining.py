@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pytest_layerguard.interventions.registry import Registry
     from pytest_layerguard.lab.conditions import Conditions
 
+_KEPT: Final = ".pytest_cache/d/layerguard"
+"""Where pytest keeps results unless told otherwise."""
 _LABEL: Final = 12
 _WIDTH: Final = 100
 _FEWEST_WINDOWS: Final = 8
@@ -88,7 +90,7 @@ class _Explained:
             )
         yield from _told("measures", _measured(bet.measure, len(cost.variants) if cost else 1))
         yield from _told("judges", _judged(bet))
-        yield from _told("costs", _costs(bet, cost, why, sightings[0]))
+        yield from _told("costs", (*_costs(bet, cost, why, sightings[0]), *self._took(bets)))
         yield from _told("doors", self._doors(bets))
 
     def _sightings(self, bets: Path) -> list[Sighting]:
@@ -109,6 +111,20 @@ class _Explained:
             return cost(bet, self.known, layers, sighting.shape.experts or 0), ""
         except NoPlanError as error:
             return None, str(error)
+
+    def _took(self, bets: Path) -> Iterator[str]:
+        """How long it took in this project, where pytest still has the result."""
+        from pytest_layerguard.lab.cache import Remembered
+        from pytest_layerguard.lab.errors import LabError
+        from pytest_layerguard.lab.identity import identity
+
+        try:
+            key = identity(self.document, bets, self.conditions, self.known)
+        except LabError:
+            return
+        found = None if key is None else Remembered(root_of(bets) / _KEPT).find(key)
+        if found is not None:
+            yield f"Measured here already, in {found.seconds:.1f} s; nothing has changed since."
 
     def _doors(self, bets: Path) -> Iterator[str]:
         from pytest_layerguard.catalogue.crossing import bars_of, crossings, mistakes

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import pytest_layerguard
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
 from pytest_layerguard.bet.reading import read_bets
 from pytest_layerguard.cli.main import main
@@ -228,6 +229,15 @@ def test_every_built_in_intervention_is_explained_without_weights(
     told = capsys.readouterr().out
     assert "layer evaluations over all tokens" in told
     assert "Cannot be told" not in told
+
+
+def test_explain_knows_what_was_measured_here(capsys: pytest.CaptureFixture[str]) -> None:
+    new("bets/one.yaml", "--intervention", "skip_layers", "--tokens", "1024")
+    kept = Path(".pytest_cache/d/layerguard").absolute()
+    pytest_layerguard.measure("bets/one.yaml", cache=kept)
+    capsys.readouterr()
+    assert main(["explain", "bets/one.yaml"]) == 0
+    assert "Measured here already, in " in capsys.readouterr().out
 
 
 def test_explain_counts_what_it_takes_to_choose(capsys: pytest.CaptureFixture[str]) -> None:
