@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 SCHEMA: Final = 1
 
 
-def document(bets: Sequence[Told], more: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+def document(
+    bets: Sequence[Told], more: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
     """What `--layerguard-json` writes, bets in the order of their files and lines.
 
     `more` is what it says beside them, by key.
@@ -26,9 +28,7 @@ def document(bets: Sequence[Told], more: Mapping[str, Any] = MappingProxyType({}
     return {"schema": SCHEMA, "bets": [told.entry for told in by_place(bets)], **more}
 
 
-def write(
-    path: Path, bets: Sequence[Told], more: Mapping[str, Any] = MappingProxyType({})
-) -> None:
+def write(path: Path, bets: Sequence[Told], more: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Write the report; a reader sees the old file or the whole new one, never a part.
 
     Raises:
