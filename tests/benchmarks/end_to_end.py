@@ -73,12 +73,12 @@ from lm_eval.tasks import TaskManager
 model, window, include, written = sys.argv[1:]
 lm = HFLM(pretrained=model, device="cpu", dtype="float32", max_length=int(window), batch_size=16)
 tasks = TaskManager(include_path=include)
+lm.model.config.use_cache = False  # it is indexed by the layers that the model had
 layers = lm.model.model.layers
 found = []
 for left_out in [None, *range(len(layers))]:
     kept = [layer for index, layer in enumerate(layers) if index != left_out]
     lm.model.model.layers = torch.nn.ModuleList(kept)
-    lm.model.config.num_hidden_layers = len(kept)
     done = lm_eval.simple_evaluate(model=lm, tasks=["heldout"], task_manager=tasks, bootstrap_iters=0)
     found.append(done["results"]["heldout"]["word_perplexity,none"])
 json.dump(found, open(written, "w"))
