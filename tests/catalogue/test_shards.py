@@ -218,7 +218,7 @@ def test_parts_are_found_in_folders_of_their_own(tmp_path: Path) -> None:
         ({"unavailable": "no GPU"}, UnavailableError, "^no GPU$"),
         ({"error": "unsound"}, LabError, "^unsound$"),
         (UNMEASURED, LabError, "no part has measured this bet"),
-        ({"result": {"bases": 1}}, LabError, "damaged result"),
+        ({"result": {"bases": 1}}, LabError, "handed on is damaged"),
     ],
 )
 def test_what_a_part_said_is_said_again(
