@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from pytest_layerguard.bet.criteria import CriterionError, Expression, Interval, Row
 
@@ -228,3 +229,29 @@ def test_as_code() -> None:
     assert repr(Expression.parse(" kl \n< 1")) == "Expression.parse('kl < 1')"
     parsed = Expression.parse("kl < 1")
     assert hash(parsed) == hash(parsed.node)
+
+
+def test_what_names_no_metric() -> None:
+    with pytest.raises(CriterionError) as caught:
+        Expression.parse("1 < 2")
+    assert caught.value.message == "names no metric, so nothing measured could change it"
+    assert caught.value.column == 0
+
+
+def test_what_is_filled_in_ends_in_time() -> None:
+    filled = Expression.parse("perplexity < 1 or " * 50 + "kl < 1").evaluate(ROWS["one"]).filled
+    assert len(filled) == 800
+    assert filled.endswith(" ...")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (3, "must be an expression such as 'perplexity_ratio <= 3', not 3"),
+        ("kl <", "ends after '<', where something must follow"),
+    ],
+)
+def test_what_a_criterion_of_a_bet_must_be(value: object, told: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(Expression).validate_python(value)
+    assert told in str(caught.value)
