@@ -255,3 +255,17 @@ def test_what_a_criterion_of_a_bet_must_be(value: object, told: str) -> None:
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(Expression).validate_python(value)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "text", "filled"),
+    [
+        ("four", "any(not kl < 7)", "skip-2: 7 < 7 is false"),
+        ("one", "not kl > 9 and not kl > 5", "kl 3 [2, 4] > 5 is false; kl 3 [2, 4] > 9 is false"),
+        ("one", "kl < 3 < 2", "kl 3 [2, 4] < 3 < 2 is false"),
+    ],
+)
+def test_what_is_told_where_nothing_straddles(rows: str, text: str, filled: str) -> None:
+    found = Expression.parse(text).evaluate(ROWS[rows])
+    assert found.filled == f"{text}  ->  {filled}"
+    assert found.straddling == ()
