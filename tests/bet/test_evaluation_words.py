@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from pytest_layerguard.bet.criteria import CriterionError, Expression, Interval, Row
+from pytest_layerguard.bet.criteria import CriterionError, Expression, Interval, Row, Truth
 
 
 def row(
@@ -269,3 +269,28 @@ def test_what_is_told_where_nothing_straddles(rows: str, text: str, filled: str)
     found = Expression.parse(text).evaluate(ROWS[rows])
     assert found.filled == f"{text}  ->  {filled}"
     assert found.straddling == ()
+
+
+def test_signs_inside_a_quantifier() -> None:
+    assert Expression.parse("any(-kl < -8)").evaluate(ROWS["four"]).truth is Truth.FALSE
+    assert Expression.parse("any(-kl < -6)").evaluate(ROWS["four"]).truth is Truth.TRUE
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "column"),
+    [
+        ("1 < swap_kl", "'swap_kl' was not measured for skip-0", 4),
+        ("any(kl < swap_kl)", "'swap_kl' was not measured for skip-0", 9),
+        ("1 < protocol_gap", "'protocol_gap' was not measured", 4),
+    ],
+)
+def test_where_what_was_not_measured_stands(text: str, message: str, column: int) -> None:
+    with pytest.raises(CriterionError) as caught:
+        Expression.parse(text).evaluate(ROWS["four"])
+    assert (caught.value.message, caught.value.column) == (message, column)
+
+
+def test_where_a_criterion_of_a_bet_is_wrong() -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(Expression).validate_python("1 < kl kl")
+    assert caught.value.errors()[0]["ctx"]["offset"] == 7
