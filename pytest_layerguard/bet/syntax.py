@@ -323,6 +323,12 @@ class _Reader:
         over_truths = word in OVER_TRUTHS
         operand = (self._truth if over_truths else self._number)(node.args[0], depth)
         self.inside = None
+        if not any(isinstance(part, Name) for part in walk(operand)):
+            raise CriterionError(
+                f"{word}(...) names no metric, so it ranges over nothing; put one inside, or take "
+                f"{word}(...) away",
+                column,
+            )
         return Quantifier(word, operand, column)
 
     def _truth(self, node: ast.expr, depth: int) -> Node:

@@ -80,6 +80,8 @@ def test_one_spelling_for_one_meaning(text, canonical):
         ("not kl", 4, "is a number where something true or false"),
         ("kl + (kl < 1) < 2", 6, "is true or false where a number is wanted"),
         ("1 < 2", 0, "names no metric"),
+        ("kl < min(3)", 5, "min(...) names no metric, so it ranges over nothing"),
+        ("kl < 1 or any(1 < 2)", 10, "any(...) names no metric, so it ranges over nothing"),
         ("kl =< 1", 3, "write == for 'is equal to'"),
         ("kl ≤ 1", 3, "write <="),
         ("kl < 5 %", 7, "write a share"),
