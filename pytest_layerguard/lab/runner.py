@@ -9,6 +9,7 @@ and projections are the model's and not a copy of them.
 
 from __future__ import annotations
 
+import inspect
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,9 @@ class Runner:
         self.store = store
         self.evaluations = 0
         self._returns_tuple: dict[int, bool] = {}
+        # transformers 5.24 renamed the argument, family by family.
+        taken = inspect.signature(anatomy.decoder.forward).parameters
+        self._cache_name = "cache" if "cache" in taken else "past_key_values"
         self._embedding: Tensor = anatomy.model.get_input_embeddings().weight  # type: ignore[assignment]
         self._core: str | None = None
         self._tail: str | None = None
@@ -119,7 +123,8 @@ class Runner:
             return forward
 
         with self._shelled(shell), self._blocks(note):
-            self.anatomy.decoder(input_ids=ids, past_key_values=cache, use_cache=cache is not None)
+            given = {self._cache_name: cache, "use_cache": cache is not None}
+            self.anatomy.decoder(input_ids=ids, **given)
         if len(calls) != len(self.anatomy):
             raise LabError(
                 f"{type(self.anatomy.model).__name__} ran {len(calls)} of its {len(self.anatomy)} layers; "

@@ -38,7 +38,7 @@ def skipped(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
     """A copy whose layers named return what they are given."""
     changed = copy.deepcopy(model)
     blocks = layers_of(changed)
-    returns_tuple = type(changed).__name__.startswith(("GPTJ", "Bloom", "Falcon", "Mpt"))
+    returns_tuple = _returns_tuple(changed)
     for layer in layers:
 
         def identity(*args: Tensor, **kwargs: Tensor) -> object:
@@ -47,6 +47,18 @@ def skipped(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
 
         blocks[layer].forward = identity
     return changed
+
+
+def _returns_tuple(model: PreTrainedModel) -> bool:
+    """Whether blocks return a tuple, which differs from family to family and from version to version."""
+    seen: list[bool] = []
+    handle = layers_of(model)[0].register_forward_hook(
+        lambda block, args, output: seen.append(isinstance(output, tuple))
+    )
+    with torch.no_grad():
+        model(torch.zeros((1, 2), dtype=torch.long), use_cache=False)
+    handle.remove()
+    return seen[0]
 
 
 def averaged(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
