@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 _CHUNK_ELEMENTS: Final = {"cpu": 2**22, "cuda": 2**27}
 """Logits held at a time, in elements; enough for the matrix product to run at full speed."""
 
+_CHUNK_ROWS: Final = {"cpu": 512, "cuda": 2**20}
+"""Rows of logits held at a time: on a CPU more gain nothing, and would leave its cache between two steps."""
+
 _FAINT: Final = -69.0
 """Log-probability of 1e-30, below which a token counts as ruled out: 1/p must not overflow."""
 
@@ -35,7 +38,8 @@ class Scores:
 
 def chunk_rows(vocabulary: int, device: str) -> int:
     """How many rows of logits are computed at a time for a vocabulary of this size on this kind of device."""
-    return max(1, _CHUNK_ELEMENTS.get(device, _CHUNK_ELEMENTS["cpu"]) // vocabulary)
+    kind = device if device in _CHUNK_ELEMENTS else "cpu"
+    return max(1, min(_CHUNK_ROWS[kind], _CHUNK_ELEMENTS[kind] // vocabulary))
 
 
 def compare(
@@ -66,13 +70,9 @@ def compare(
         divergence = _Divergence(reference)
         for part, variant in zip(parts, variants, strict=True):
             likeliest_now, log_probabilities = _predicted(variant, span)
-            part.append(
-                Scores(
-                    _losses(log_probabilities, wanted),
-                    divergence.to(log_probabilities),
-                    (likeliest_now == likeliest).float().cpu(),
-                )
-            )
+            losses = _losses(log_probabilities, wanted)
+            agreement = (likeliest_now == likeliest).float().cpu()
+            part.append(Scores(losses, divergence.to(log_probabilities), agreement))
     return torch.cat(base_losses), [joined(part) for part in parts]
 
 
@@ -115,10 +115,13 @@ class _Divergence:
         self._probabilities = self._reference.exp()
 
     def to(self, other: Tensor) -> Tensor:
-        """KL(base ‖ other) of each row, ``[n]``, on the CPU; infinite where the other rules out too much."""
+        """KL(base ‖ other) of each row, ``[n]``, on the CPU; infinite where the other rules out too much.
+
+        What is in ``other`` is lost: a chunk is large, and fresh memory costs as much as the arithmetic.
+        """
         if self._faint is not None:
             # What the base rules out adds the other's probability, whether or not that is 0 as well.
             other = torch.where(self._faint, other.clamp_min(_FAINT), other)
-        ratio = self._reference - other
-        terms = self._probabilities * (ratio + torch.expm1(-ratio))
+        negative = other.sub_(self._reference)
+        terms = torch.expm1(negative).sub_(negative).mul_(self._probabilities)
         return terms.sum(-1).cpu()

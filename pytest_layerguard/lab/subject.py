@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.interventions.plan import Plan
-from pytest_layerguard.lab import soundness, tokens
+from pytest_layerguard.lab import heap, soundness, tokens
 from pytest_layerguard.lab.anatomy import Anatomy
 from pytest_layerguard.lab.contracts import Reading, default_window, read, training_windows, wanted
 from pytest_layerguard.lab.progress import counted
@@ -39,6 +39,7 @@ class Subject:
     """
 
     def __init__(self, loaded: Loaded) -> None:
+        heap.keep_freed()
         self.loaded = loaded
         self.runner = Runner(Anatomy.of(loaded.model), loaded.store)
         self.sweeps = 0

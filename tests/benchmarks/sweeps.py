@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support import plain
 
 from pytest_layerguard.interventions.plan import Plan, Weights
+from pytest_layerguard.lab import heap
 from pytest_layerguard.lab.anatomy import Anatomy
 from pytest_layerguard.lab.head import compare
 from pytest_layerguard.lab.runner import Runner
@@ -170,6 +171,8 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=5)
     told = parser.parse_args()
+    # As a subject does; both sides and the limit share it.
+    heap.keep_freed()
     model = built(told.layers, told.width, told.vocabulary)
     base = Plan.untouched(told.layers)
     skips = [base.without(frozenset([layer])) for layer in range(told.layers)]
