@@ -10,7 +10,7 @@ from pytest_layerguard.reference.anatomy import experts_of, layers_of
 from pytest_layerguard.reference.stream import batches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,11 +61,7 @@ def half_pruned(model: PreTrainedModel) -> PreTrainedModel:
     Returns:
         The changed copy.
     """
-    copy = deepcopy(model)
-    for matrix in _expert_matrices(copy):
-        smallest = matrix.abs().flatten().argsort(stable=True)[: matrix.numel() // 2]
-        matrix.view(-1)[smallest] = 0
-    return copy
+    return _without_half(model, lambda matrix: matrix.abs().flatten().argsort(stable=True))
 
 
 def half_pruned_at_random(model: PreTrainedModel) -> PreTrainedModel:
@@ -79,12 +75,8 @@ def half_pruned_at_random(model: PreTrainedModel) -> PreTrainedModel:
     """
     import torch
 
-    copy = deepcopy(model)
     generator = torch.Generator().manual_seed(0)
-    for matrix in _expert_matrices(copy):
-        drawn = torch.randperm(matrix.numel(), generator=generator)[: matrix.numel() // 2]
-        matrix.view(-1)[drawn] = 0
-    return copy
+    return _without_half(model, lambda each: torch.randperm(each.numel(), generator=generator))
 
 
 def ternary(model: PreTrainedModel) -> PreTrainedModel:
@@ -125,6 +117,14 @@ def recovered(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pre
         torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
+    return copy
+
+
+def _without_half(model: PreTrainedModel, order: Callable[[Tensor], Tensor]) -> PreTrainedModel:
+    """A copy without the first half of each projection's weights, in an order of their flat indices."""
+    copy = deepcopy(model)
+    for matrix in _expert_matrices(copy):
+        matrix.view(-1)[order(matrix)[: matrix.numel() // 2]] = 0
     return copy
 
 
