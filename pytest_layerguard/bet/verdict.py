@@ -88,7 +88,8 @@ def tokens_for_verdict(
     given = (criteria.strict, criteria.lenient, criteria.catastrophic)
     names = {each.metric for criterion in given if criterion for each in criterion.references}
     lean = [
-        replace(row, metrics={name: row.metrics[name] for name in names & row.metrics.keys()})
+        # In the row's own order: what is drawn for a metric depends on its place among them.
+        replace(row, metrics={name: each for name, each in row.metrics.items() if name in names})
         for row in rows
     ]
     return power.tokens_for_rows(
