@@ -134,8 +134,6 @@ def _check(node: Node) -> None:
             for part in syntax.parts_of(node):
                 if _is_text(part):
                     raise CriterionError("is text where a number is wanted", part.column)
-        case _:
-            pass
 
 
 def _is_text(node: Node) -> bool:
@@ -153,10 +151,7 @@ def _truth(node: Node, facts: Mapping[str, Fact]) -> Truth:
             return decide(_truth(operand, facts) for operand in node.operands)
         case syntax.Comparison():
             sides = [_value(operand, facts) for operand in node.operands]
-            return Truth.all(
-                _compared(sign, left, right)
-                for sign, left, right in zip(node.operators, sides, sides[1:], strict=False)
-            )
+            return Truth.all(map(_compared, node.operators, sides, sides[1:]))
         case _:
             raise AssertionError(f"not a truth: {node}")
 

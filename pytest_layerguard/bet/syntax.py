@@ -155,7 +155,7 @@ def parse(text: str, *, quantifiers: bool, texts: bool) -> Node:
     """
     if len(text) > LONGEST:
         raise CriterionError(f"is longer than {LONGEST} characters", 0)
-    _check_tokens(text, texts=texts)
+    _check_tokens(text, quantifiers=quantifiers, texts=texts)
     line = re.sub(r"[\t\r\n]", " ", text)
     lead = len(line) - len(line.lstrip())
     try:
@@ -166,13 +166,22 @@ def parse(text: str, *, quantifiers: bool, texts: bool) -> Node:
     node = _Reader(lead, quantifiers=quantifiers).read(tree.body)
     if not is_truth(node):
         raise CriterionError(
-            "is a number, neither true nor false; compare it, as in 'perplexity_ratio <= 3'",
+            f"is {_values(quantifiers)}, neither true nor false; compare it, as in "
+            f"'{_example(quantifiers)}'",
             node.column,
         )
     return node
 
 
-def _check_tokens(text: str, *, texts: bool) -> None:
+def _example(quantifiers: bool) -> str:
+    return "perplexity_ratio <= 3" if quantifiers else "parameters <= 1e8"
+
+
+def _values(quantifiers: bool) -> str:
+    return "a number" if quantifiers else "a number or text"
+
+
+def _check_tokens(text: str, *, quantifiers: bool, texts: bool) -> None:
     position = depth = count = 0
     previous = "space"
     last = ""
@@ -208,7 +217,9 @@ def _check_tokens(text: str, *, texts: bool) -> None:
         last = last if kind == "space" else token
         position = match.end()
     if not count:
-        raise CriterionError("must not be empty; an expression such as 'perplexity_ratio <= 3'", 0)
+        raise CriterionError(
+            f"must not be empty; an expression such as '{_example(quantifiers)}'", 0
+        )
     if last in _UNFINISHED:
         raise CriterionError(f"ends after '{last}', where something must follow", position)
     if depth:
@@ -298,9 +309,14 @@ class _Reader:
             case ast.Call():
                 return self._quantifier(node, column, deeper)
             case _:
+                names, more = (
+                    ("metrics", ", and any all min max mean")
+                    if self.quantifiers
+                    else ("names, quoted text", "")
+                )
                 raise CriterionError(
-                    "is not part of an expression here; allowed: metrics, numbers, comparisons, "
-                    "and, or, not, + - * /, and any all min max mean",
+                    f"is not part of an expression here; allowed: {names}, numbers, comparisons, "
+                    f"and, or, not, + - * /{more}",
                     column,
                 )
 
@@ -335,8 +351,8 @@ class _Reader:
         read = self.read(node, depth)
         if not is_truth(read):
             raise CriterionError(
-                "is a number where something true or false is wanted; compare it, "
-                "as in 'perplexity_ratio <= 3'",
+                f"is {_values(self.quantifiers)} where something true or false is wanted; "
+                f"compare it, as in '{_example(self.quantifiers)}'",
                 read.column,
             )
         return read

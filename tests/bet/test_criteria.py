@@ -71,13 +71,18 @@ def test_one_spelling_for_one_meaning(text, canonical):
     [
         ("", 0, "must not be empty"),
         ("   ", 0, "must not be empty"),
-        ("kl", 0, "is a number, neither true nor false"),
+        ("kl", 0, "is a number, neither true nor false; compare it, as in 'perplexity_ratio <= 3'"),
         ("any(kl)", 4, "is a number where something true or false is wanted"),
         ("all(kl) <= 3", 4, "is a number where something true or false is wanted"),
         ("all(kl < 2) <= 3", 0, "put the comparison inside"),
         ("max(kl < 2) <= 3", 4, "is true or false where a number is wanted"),
         ("kl < 1 and 3", 11, "is a number where something true or false"),
-        ("not kl", 4, "is a number where something true or false"),
+        (
+            "not kl",
+            4,
+            "is a number where something true or false is wanted; compare it, as in "
+            "'perplexity_ratio <= 3'",
+        ),
         ("kl + (kl < 1) < 2", 6, "is true or false where a number is wanted"),
         ("1 < 2", 0, "names no metric"),
         ("kl < min(3)", 5, "min(...) names no metric, so it ranges over nothing"),
@@ -106,7 +111,12 @@ def test_one_spelling_for_one_meaning(text, canonical):
         ("True", 0, "'True' is not part of an expression"),
         ("lambda: kl", 0, "'lambda' is not part"),
         ("[kl]", 0, "'[' is not part of an expression"),
-        ("kl, kl", 0, "is not part of an expression here"),
+        (
+            "kl, kl",
+            0,
+            "is not part of an expression here; allowed: metrics, numbers, comparisons, and, or, "
+            "not, + - * /, and any all min max mean",
+        ),
         ("exec(kl)", 0, "'exec(...)' is not known"),
         ("avg(kl) < 1", 0, "allowed: any, all, min, max, mean"),
         ("__import__(kl)", 0, "is not known"),
