@@ -174,7 +174,11 @@ def covers(entry: Entry, sighting: Sighting, scout: Looks) -> Truth:
         body = _body(entry, name, scout)
         if own is None or body is None or body == own:
             return Truth.UNDECIDED
-    return sighting.inside(scope, name=sighting.shown)
+    return sighting.inside(scope, name=_ANOTHER)
+
+
+_ANOTHER: Final = "\n"
+"""A name that no scope can quote: what a folder is called must not put it outside either."""
 
 
 def _body(entry: Entry, name: str, scout: Looks) -> tuple[object, ...] | None:
@@ -284,9 +288,10 @@ def bars_of(entry: Entry) -> tuple[Expression, ...]:
     Where they differ both hold: no change of a falsification loosens its bar before it has been
     measured and recorded anew.
     """
-    recorded = entry.record.bet["criteria"]["lenient"] if entry.record is not None else None
-    before = () if recorded is None else (Expression.parse(recorded),)
-    return tuple(dict.fromkeys((entry.document.bet.criteria.lenient, *before)))
+    bars = [entry.document.bet.criteria.lenient]
+    if entry.record is not None:
+        bars.append(Expression.parse(entry.record.bet["criteria"]["lenient"]))
+    return tuple(dict.fromkeys(bars))
 
 
 _TOLD: Final = 3
