@@ -311,7 +311,8 @@ def _judged(expression: Expression, crossing: Crossing, rows: Sequence[Row]) -> 
         if not _ranges(expression):
             groups = [[row] for group in groups for row in group]
     evaluations = []
-    for group in groups:
+    # Where nothing was measured in the door, an empty group says so: no bar is met by that.
+    for group in groups or [[]]:
         try:
             evaluations.append(expression.evaluate(group))
         except CriterionError as error:

@@ -304,6 +304,24 @@ def test_a_doubt_quotes_nothing_too_long_or_obeyed(bets: Bets) -> None:
 
 # Which models a door covers
 
+
+@pytest.mark.parametrize(
+    ("scope", "sighting"),
+    [
+        ('name == "b" or layers == 4', HIDDEN),
+        ('family == "b"', replace(FOLDER, shape=replace(SMALL, families=()))),
+        ('name == "b" and layers == 5', FOLDER),
+    ],
+)
+def test_no_other_model_is_looked_up_where_no_name_decides(
+    bets: Bets, scope: str, sighting: Sighting
+) -> None:
+    scout = Seen()
+    entry = door(bets, scope)
+    assert covers(entry, sighting, scout) is sighting.inside(entry.closes.models)
+    assert scout.asked == []
+
+
 BODY = {"layers": 4, "hidden_size": 16, "experts": 16}
 OTHER = {"layers": 4, "hidden_size": 16, "experts": 8}
 CLOSED = 'name == "closed"'
@@ -641,6 +659,15 @@ def test_a_bar_that_does_not_fit_is_not_met(bets: Bets) -> None:
     assert bar(crossing, [row(1, arm="a"), row(1, arm="b")]) == Bar(
         Truth.UNDECIDED, "cannot be judged here: 'kl' was not measured for a.skip-0"
     )
+
+
+@pytest.mark.parametrize("lenient", ["any(kl <= 3)", "kl <= 3"])
+def test_no_bar_is_met_by_measuring_nothing_in_the_door(bets: Bets, lenient: str) -> None:
+    one = {"skip_layers": {"layers": 3}}
+    entry = door(bets, intervention=one, criteria={"lenient": lenient})
+    nothing = Bar(Truth.UNDECIDED, "cannot be judged here: 'kl' was not measured")
+    assert bar(stands(entry, "a"), []) == nothing
+    assert bar(stands(entry, "a"), [row(1, arm="b")]) == nothing
 
 
 def test_what_is_told_of_a_bar_is_not_too_long_or_obeyed(bets: Bets) -> None:
