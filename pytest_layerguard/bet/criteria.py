@@ -7,19 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
-
-from pydantic_core import CoreSchema, core_schema
+from typing import Final
 
 from pytest_layerguard.bet import interval as arithmetic
 from pytest_layerguard.bet import power, syntax
 from pytest_layerguard.bet.interval import Interval, Truth
 from pytest_layerguard.bet.metrics import METRICS
-from pytest_layerguard.bet.part import refusal, shown
+from pytest_layerguard.bet.parsed import Parsed
 from pytest_layerguard.bet.syntax import CriterionError, Node
-
-if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
 __all__ = [
     "CriterionError",
@@ -100,12 +95,10 @@ class Evaluation:
     straddling: tuple[Straddle, ...] = ()
 
 
-class Expression:
-    """A criterion, parsed; equal to every other spelling of the same tree."""
+class Expression(Parsed):
+    """A criterion."""
 
-    def __init__(self, text: str, node: Node) -> None:
-        self.text = text
-        self.node = node
+    example = "perplexity_ratio <= 3"
 
     @classmethod
     def parse(cls, text: str) -> Expression:
@@ -121,27 +114,6 @@ class Expression:
         """Every metric that is named, with its prefix."""
         return frozenset(reference(name) for name in _names(self.node))
 
-    @property
-    def canonical(self) -> str:
-        """The one spelling of this tree."""
-        return syntax.written(self.node)
-
-    def __eq__(self, other: object) -> bool:
-        """Whether the trees are the same."""
-        return isinstance(other, Expression) and self.node == other.node
-
-    def __hash__(self) -> int:
-        """Return the tree's hash."""
-        return hash(self.node)
-
-    def __str__(self) -> str:
-        """Return the text."""
-        return " ".join(self.text.split())
-
-    def __repr__(self) -> str:
-        """Return the call that makes it."""
-        return f"Expression.parse({str(self)!r})"
-
     def evaluate(self, rows: Sequence[Row]) -> Evaluation:
         """Return whether the criterion holds on what was measured.
 
@@ -152,34 +124,6 @@ class Expression:
         if len(filled) > _LONGEST_FILLED:
             filled = f"{filled[: _LONGEST_FILLED - 4]} ..."
         return Evaluation(finding.truth, filled, finding.straddling)
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls._validated,
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                lambda expression: expression.canonical
-            ),
-        )
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {"type": "string", "minLength": 1, "maxLength": syntax.LONGEST}
-
-    @classmethod
-    def _validated(cls, value: object) -> Expression:
-        if isinstance(value, Expression):
-            return value
-        if not isinstance(value, str):
-            raise refusal(
-                f"must be an expression such as 'perplexity_ratio <= 3', not {shown(value)}"
-            )
-        try:
-            return cls.parse(value)
-        except CriterionError as error:
-            raise refusal(error.message, offset=error.column) from None
 
 
 def reference(name: syntax.Name) -> Reference:

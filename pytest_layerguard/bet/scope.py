@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
-
-from pydantic_core import CoreSchema, core_schema
+from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet import syntax
 from pytest_layerguard.bet.interval import Interval, Truth
-from pytest_layerguard.bet.part import refusal, shown
+from pytest_layerguard.bet.parsed import Parsed
 from pytest_layerguard.bet.problems import suggestion
 from pytest_layerguard.bet.syntax import CriterionError, Node
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
 FACTS: Final[Mapping[str, type]] = MappingProxyType(
     {
@@ -33,12 +29,10 @@ FACTS: Final[Mapping[str, type]] = MappingProxyType(
 Fact = float | str | None
 
 
-class ModelScope:
-    """``models:`` of a falsification, parsed; equal to every other spelling of the same tree."""
+class ModelScope(Parsed):
+    """``models:`` of a falsification."""
 
-    def __init__(self, text: str, node: Node) -> None:
-        self.text = text
-        self.node = node
+    example = "parameters <= 1e8"
 
     @classmethod
     def parse(cls, text: str) -> ModelScope:
@@ -57,56 +51,9 @@ class ModelScope:
         names = (part for part in syntax.walk(self.node) if isinstance(part, syntax.Name))
         return frozenset(name.parts[0] for name in names)
 
-    @property
-    def canonical(self) -> str:
-        """The one spelling of this tree."""
-        return syntax.written(self.node)
-
     def covers(self, facts: Mapping[str, Fact]) -> Truth:
         """Return whether a model with these facts is inside; undecided where one is not known."""
         return _truth(self.node, facts)
-
-    def __eq__(self, other: object) -> bool:
-        """Whether the trees are the same."""
-        return isinstance(other, ModelScope) and self.node == other.node
-
-    def __hash__(self) -> int:
-        """Return the tree's hash."""
-        return hash(self.node)
-
-    def __str__(self) -> str:
-        """Return the text."""
-        return " ".join(self.text.split())
-
-    def __repr__(self) -> str:
-        """Return the call that makes it."""
-        return f"ModelScope.parse({str(self)!r})"
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls._validated,
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                lambda scope: scope.canonical
-            ),
-        )
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {"type": "string", "minLength": 1, "maxLength": syntax.LONGEST}
-
-    @classmethod
-    def _validated(cls, value: object) -> ModelScope:
-        if isinstance(value, ModelScope):
-            return value
-        if not isinstance(value, str):
-            raise refusal(f"must be an expression such as 'parameters <= 1e8', not {shown(value)}")
-        try:
-            return cls.parse(value)
-        except CriterionError as error:
-            raise refusal(error.message, offset=error.column) from None
 
 
 def _check_name(node: syntax.Name) -> None:

@@ -1,0 +1,78 @@
+"""An expression as a value of a bet: read from text, equal by its tree, written in one spelling."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic_core import CoreSchema, core_schema
+
+from pytest_layerguard.bet import syntax
+from pytest_layerguard.bet.part import refusal, shown
+from pytest_layerguard.bet.syntax import CriterionError, Node
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+
+
+class Parsed(ABC):
+    """Text and the tree it was read to; equal to every other spelling of the same tree."""
+
+    example: ClassVar[str]
+    """An expression of this kind, for whoever wrote something else."""
+
+    def __init__(self, text: str, node: Node) -> None:
+        self.text = text
+        self.node = node
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, text: str) -> Self:
+        """Return the expression; raises CriterionError with the column of what is wrong."""
+
+    @property
+    def canonical(self) -> str:
+        """The one spelling of this tree."""
+        return syntax.written(self.node)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the trees are the same."""
+        return isinstance(other, type(self)) and self.node == other.node
+
+    def __hash__(self) -> int:
+        """Return the tree's hash."""
+        return hash(self.node)
+
+    def __str__(self) -> str:
+        """Return the text."""
+        return " ".join(self.text.split())
+
+    def __repr__(self) -> str:
+        """Return the call that makes it."""
+        return f"{type(self).__name__}.parse({str(self)!r})"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls._validated,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda expression: expression.canonical
+            ),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"type": "string", "minLength": 1, "maxLength": syntax.LONGEST}
+
+    @classmethod
+    def _validated(cls, value: object) -> Self:
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, str):
+            raise refusal(f"must be an expression such as '{cls.example}', not {shown(value)}")
+        try:
+            return cls.parse(value)
+        except CriterionError as error:
+            raise refusal(error.message, offset=error.column) from None
