@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.interval import Truth, short
 from pytest_layerguard.bet.problems import printable, suggestion
-from pytest_layerguard.catalogue.crossing import covers
+from pytest_layerguard.catalogue.crossing import bars_of, challenging, covers
 from pytest_layerguard.catalogue.likeness import kinds_like
 from pytest_layerguard.catalogue.numbers import cut, numbers
 from pytest_layerguard.catalogue.shapes import Shape
@@ -152,8 +152,11 @@ def answer(idea: Idea, catalogue: Catalogue, scout: Scout, root: Path) -> Iterat
     yield from _near(idea, catalogue, [*closed, *maybe], root)
     yield ""
     if closed:
-        first = closed[0].id
-        yield f"To bet against it all the same: a bet with 'challenges: [{first}]'."
+        bars = dict.fromkeys(f"'{cut(str(each))}'" for entry in closed for each in bars_of(entry))
+        yield (
+            f"To bet against it all the same: a bet with {challenging(each.id for each in closed)}, "
+            f"which must also meet {' and '.join(bars)}."
+        )
     else:
         yield "To find out: a bet with 'status: proposed'; write its criteria before you measure."
 
@@ -181,8 +184,10 @@ def _reasons(entry: Entry, idea: Idea) -> list[str]:
     reasons = []
     for kind in idea.kinds:
         like = kinds_like(kind)
-        hit = next((each for each in entry.closes.interventions if each in like), None)
-        if hit is not None:
+        # Its own name first: to say that it is the same as another would only confuse.
+        hits = [each for each in (kind, *like) if each in entry.closes.interventions]
+        if hits:
+            hit = hits[0]
             reasons.append(kind if hit == kind else f"{kind} is {hit} in effect: {like[hit]}")
     return reasons
 

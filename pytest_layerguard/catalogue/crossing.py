@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -54,8 +54,16 @@ class Crossing:
         """The falsification's id."""
         return self.entry.id
 
-    def lines(self, root: Path, *, challenged: bool = False) -> Iterator[str]:
-        """Yield all that a reader needs: whose door, why, with which numbers, and what can be done."""
+    @property
+    def bars(self) -> str:
+        """The criteria that whoever challenges it must meet."""
+        return " and ".join(f"'{cut(str(each))}'" for each in bars_of(self.entry))
+
+    def lines(self, root: Path, *, challenge: Sequence[str] = ()) -> Iterator[str]:
+        """Yield all that a reader needs: whose door, why, with which numbers, and what can be done.
+
+        `challenge` has all that a challenge would have to name; without, none is suggested.
+        """
         document = self.entry.document
         bet, closes = document.bet, self.entry.closes
         assert closes is not None
@@ -70,12 +78,16 @@ class Crossing:
         if self.doubt is not None:
             yield f"  which cannot be excluded: {self.doubt}"
         instead = f"another intervention; a model outside '{scope}'"
-        if not challenged:
-            bars = " and ".join(f"'{cut(str(each))}'" for each in bars_of(self.entry))
+        if challenge:
             instead += (
-                f"; or 'challenges: [{self.id}]', which is measured and must also meet {bars}"
+                f"; or {challenging(challenge)}, which is measured and must also meet {self.bars}"
             )
         yield f"  what you can do: {instead}"
+
+
+def challenging(ids: Iterable[str]) -> str:
+    """Return the line of a bet that bets against falsifications."""
+    return f"'challenges: [{', '.join(dict.fromkeys(ids))}]'"
 
 
 class Looks(Protocol):

@@ -122,7 +122,10 @@ class Judge:
         if decision.word is Word.TAMPERED:
             told.extend(file.tampering())
         elif decision.word in (Word.CROSSED, Word.SKIPPED) and file.crossed:
-            told.extend("\n".join(each.lines(self.root)) for each in file.unchallenged)
+            every = [each.id for each in file.crossed]
+            told.extend(
+                "\n".join(each.lines(self.root, challenge=every)) for each in file.unchallenged
+            )
         if file.current is not None:
             told.append(f"its record: {measured(file.current)}")
         assert decision.word is not None
@@ -155,11 +158,7 @@ class Judge:
                 *decision.messages,
                 *_bars_told(bars, held=decision.word),
                 *_more_tokens(bet.criteria, judgement, result, decision.word),
-                *(
-                    "\n".join(each.lines(self.root, challenged=True))
-                    for each in file.challenged
-                    if lost
-                ),
+                *("\n".join(each.lines(self.root)) for each in file.challenged if lost),
             ),
             warnings=(*decision.warnings, *file.notes(), *_conditions(file, result, decision)),
         )

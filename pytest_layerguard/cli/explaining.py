@@ -11,12 +11,13 @@ from pytest_layerguard.project import NAMES, bets_of, root_of
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from pytest_layerguard.bet.model import Bet, Intervention, Measure
     from pytest_layerguard.bet.reading import BetDocument
     from pytest_layerguard.bet.texts import TextSource
+    from pytest_layerguard.catalogue.crossing import Crossing
     from pytest_layerguard.catalogue.shelf import Catalogue
     from pytest_layerguard.catalogue.sight import Scout, Sighting
     from pytest_layerguard.cli.dry import Cost
@@ -127,7 +128,8 @@ class _Explained:
             yield f"Measured here already, in {found.seconds:.1f} s; nothing has changed since."
 
     def _doors(self, bets: Path) -> Iterator[str]:
-        from pytest_layerguard.catalogue.crossing import bars_of, crossings, mistakes
+        from pytest_layerguard.catalogue.crossing import crossings, mistakes
+        from pytest_layerguard.catalogue.numbers import numbers
         from pytest_layerguard.catalogue.shelf import Catalogue, folders_for, shown
 
         bet, root = self.document.bet, root_of(bets)
@@ -143,24 +145,44 @@ class _Explained:
             yield f"Closed too, for this model and what is done to it: by {others}."
             return
         for each in crossed:
-            bars = " and ".join(f"'{bar}'" for bar in bars_of(each.entry))
             how = "perhaps stands" if each.doubt else "stands"
             at = f"{shown(each.entry.document.path, root)}:{each.entry.document.line}"
             yield f"It {how} in the door that {each.id} closed ({at}), with {'; '.join(each.parts)}."
-            if each.id in bet.challenges:
-                yield f"It challenges {each.id}, so it must also meet {bars}."
-            elif bet.status == "proposed":
-                yield (
-                    f"So it will not be measured: CROSSED. With 'challenges: [{each.id}]' it is, and "
-                    f"must also meet {bars}."
-                )
-        for mistake in mistakes(self.document, catalogue, crossed):
-            yield f"Wrong: {mistake}."
+            yield from (f"{line[:1].upper()}{line[1:]}." for line in numbers(each.entry))
+        wrong = [*mistakes(self.document, catalogue, crossed)]
+        yield from (f"Wrong: {mistake}." for mistake in wrong)
+        if crossed and not wrong:
+            yield from self._consequence(crossed, self._is_newcomer(bets, catalogue))
         for unread in catalogue.unreadable:
             yield f"Not read, and may close more: {unread}."
         if not crossed and not catalogue.unreadable:
             read = _counted(len(catalogue.entries), "bet")
             yield f"It stands in no closed door ({read} of the catalogue read)."
+
+    def _is_newcomer(self, bets: Path, catalogue: Catalogue) -> bool:
+        """Whether the catalogue does not know this bet yet: a bet that lost, or has a record, is measured."""
+        from pytest_layerguard.bet.digest import digest
+
+        bet = self.document.bet
+        records = [each.record for each in catalogue.of(bet.id) if each.bets == bets]
+        recorded = any(each is not None and each.digest == digest(bet) for each in records)
+        return bet.status == "proposed" or (bet.status == "upheld" and not recorded)
+
+    def _consequence(self, crossed: Sequence[Crossing], newcomer: bool) -> Iterator[str]:
+        """What follows for a bet that stands in doors; one rule with `catalogue.outcome`."""
+        from pytest_layerguard.catalogue.crossing import challenging
+
+        bars = " and ".join(dict.fromkeys(each.bars for each in crossed))
+        named = [each.id for each in crossed if each.id in self.document.bet.challenges]
+        left = [each for each in crossed if each.id not in named]
+        if named and not (left and newcomer):
+            yield f"It challenges {', '.join(dict.fromkeys(named))}, so it must also meet {bars}."
+        if left and newcomer:
+            word = "SKIPPED" if all(each.absent for each in left) else "CROSSED"
+            yield (
+                f"So it will not be measured: {word}. With "
+                f"{challenging(each.id for each in crossed)} it is, and must also meet {bars}."
+            )
 
 
 def _seen(sighting: Sighting, bet: Bet) -> str:

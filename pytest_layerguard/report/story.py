@@ -194,7 +194,7 @@ def story(document: BetDocument, outcome: Outcome | None, root: Path) -> Story:
         evidence=tuple(_published(each) for each in bet.evidence[:20]),
         messages=tuple(_messages(outcome)) if outcome else (),
         warnings=outcome.warnings if outcome else (),
-        crossed=tuple(_door(each, root, result) for each in outcome.crossed) if outcome else (),
+        crossed=tuple(_doors(outcome, root)) if outcome else (),
         result=result and trimmed(result, telling),
         telling=telling,
     )
@@ -295,7 +295,14 @@ def _messages(outcome: Outcome) -> Iterator[str]:
     return (each for each in outcome.messages if not (doors and each.startswith(doors)))
 
 
-def _door(crossing: Crossing, root: Path, result: BetResult | None) -> Door:
+def _doors(outcome: Outcome, root: Path) -> Iterator[Door]:
+    # Advice is for those who have not challenged yet.
+    challenge = () if outcome.result is not None else [each.id for each in outcome.crossed]
+    for crossing in outcome.crossed:
+        yield _door(crossing, root, challenge)
+
+
+def _door(crossing: Crossing, root: Path, challenge: Sequence[str]) -> Door:
     from pytest_layerguard.catalogue.numbers import numbers
     from pytest_layerguard.catalogue.shelf import shown
 
@@ -316,10 +323,9 @@ def _door(crossing: Crossing, root: Path, result: BetResult | None) -> Door:
         ),
         numbers=tuple(text.plain(line, PROSE) for line in numbers(entry)),
         standing=text.plain(standing, PROSE),
-        # Advice is the last line, and is for those who have not challenged yet.
-        instead=""
-        if result is not None
-        else text.plain([*crossing.lines(root)][-1].strip(), PROSE),
+        instead=text.plain([*crossing.lines(root, challenge=challenge)][-1].strip(), PROSE)
+        if challenge
+        else "",
     )
 
 

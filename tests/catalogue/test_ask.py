@@ -52,6 +52,20 @@ def test_what_is_known_of_an_idea(bets: Bets, question: str, said: str) -> None:
     assert said in asked(bets, question)
 
 
+def test_its_own_name_is_no_likeness(bets: Bets) -> None:
+    bets.put(BET_40)
+    assert "in effect" not in asked(bets, "remove_layers on reference")
+
+
+def test_a_challenge_of_several_names_them_all(bets: Bets) -> None:
+    bets.put(BET_40)
+    bets.put(BET_40, id="bet-41", criteria={"lenient": "any(perplexity_ratio <= 2)"})
+    assert (
+        "a bet with 'challenges: [bet-40, bet-41]', which must also meet "
+        "'any(perplexity_ratio <= 3)' and 'any(perplexity_ratio <= 2)'."
+    ) in asked(bets, "skip_layers on reference")
+
+
 def test_an_answer_has_the_claim_the_numbers_and_the_place(bets: Bets) -> None:
     bets.record(bets.put(BET_40), 80, 24)
     bets.put(id="near", model="reference-wide", challenges=["bet-40"])

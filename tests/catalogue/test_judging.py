@@ -55,6 +55,16 @@ def test_several_crossings_are_all_told(bets: Bets) -> None:
     outcome = bets.judge(bets.put())
     assert "bet-40 and bet-41 closed this door" in told(outcome)
     assert [each.id for each in outcome.crossed] == ["bet-40", "bet-41"]
+    assert told(outcome).count("or 'challenges: [bet-40, bet-41]', which is measured") == 2
+
+
+def test_whoever_challenges_one_of_several_is_told_to_name_them_all(bets: Bets) -> None:
+    bets.put(BET_40)
+    bets.put(BET_40, id="bet-41", title="Skip the last")
+    outcome = bets.judge(bets.put(challenges=["bet-41"]))
+    assert (outcome.word, bets.measured) == (Word.CROSSED, [])
+    assert "bet-40 closed this door" in told(outcome)
+    assert "or 'challenges: [bet-40, bet-41]', which is measured" in told(outcome)
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,35 @@ def test_explain_counts_by_the_trie_and_names_the_door(capsys: pytest.CaptureFix
     assert "4 variants: skip-0, skip-1, skip-2, skip-3" in told
     assert "64 windows of 128 tokens" in told
     assert "It stands in the door that lost closed (bets/lost.yaml:4), with skip_layers." in told
-    assert "With 'challenges: [lost]' it is" in told
+    assert "It has neither a record nor evidence." in told
+    assert "So it will not be measured: CROSSED. With 'challenges: [lost]' it is" in told
+
+
+@pytest.mark.parametrize(
+    ("status", "challenges", "said"),
+    [
+        ("proposed", ["one"], "CROSSED. With 'challenges: [one, two]' it is, and must also meet"),
+        ("upheld", [], "CROSSED. With 'challenges: [one, two]' it is, and must also meet"),
+        ("proposed", ["one", "two"], "It challenges one, two, so it must also meet"),
+        ("proposed", ["one", "other"], "Wrong: line"),
+    ],
+)
+def test_explain_foresees_what_pytest_will_say(
+    status: str, challenges: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        new(f"bets/{name}.yaml")
+        lost = Path(f"bets/{name}.yaml")
+        text = re.sub("\nstatus: .*\n", FALSIFIED, lost.read_text(encoding="utf-8"))
+        lost.write_text(text, encoding="utf-8")
+    given = [each for id_ in challenges for each in ("--challenges", id_)]
+    new("bets/again.yaml", "--intervention", "skip_layers", "--status", status, *given)
+    capsys.readouterr()
+    assert main(["explain", "bets/again.yaml"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert said in told
+    assert ("it will not be measured" in told) == ("CROSSED" in said)
+    assert ("It challenges" in told) == said.startswith("It challenges")
 
 
 @pytest.mark.parametrize("kind", [*BUILTIN_KINDS])
