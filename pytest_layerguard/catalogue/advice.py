@@ -22,11 +22,11 @@ _LONGEST_ID: Final = 80
 _SUFFIX: Final = "-both-protocols"
 
 
-def advice(bet: Bet) -> str | None:
+def advice(bet: Bet, doors: tuple[str, ...] = ()) -> str | None:
     """Return what to tell a proposal that removes or merges layers and reports fewer than two protocols.
 
-    The text names the protocol that is missing and ends with a bet, ready to be saved, that measures both.
-    None where there is nothing to tell.
+    The text names the protocol that is missing and ends with a bet, ready to be saved, that measures both. `doors`
+    are the falsifications that removing layers of this model must challenge. None where there is nothing to tell.
     """
     if bet.status != "proposed":
         return None
@@ -43,7 +43,7 @@ def advice(bet: Bet) -> str | None:
     return (
         f"removes or merges layers; {reports}, and not {told}. The two protocols rank layers differently, and the one "
         "that guides a removal can make it several times worse (No Free Swap, arXiv 2605.16234). "
-        f"A bet that measures both:\n\n{_written(_both(bet, touching[0]))}"
+        f"A bet that measures both:\n\n{_written(_both(bet, touching[0], doors))}"
     )
 
 
@@ -59,7 +59,7 @@ def _protocol(arguments: Arguments) -> str | None:
             return None
 
 
-def _both(bet: Bet, touching: Arguments) -> dict[str, Any]:
+def _both(bet: Bet, touching: Arguments, doors: tuple[str, ...]) -> dict[str, Any]:
     data: dict[str, Any] = {
         "id": bet.id[: _LONGEST_ID - len(_SUFFIX)].rstrip("-") + _SUFFIX,
         "title": f"{bet.title}: both protocols"[:2_000],
@@ -90,8 +90,9 @@ def _both(bet: Bet, touching: Arguments) -> dict[str, Any]:
         }
         ratio = "mean(protocol_gap{0}) > 0" if pairs.pairs.each else "protocol_gap{0} > 0"
     data["criteria"]["lenient"] = _for_each(bet, ratio)
-    if bet.challenges:
-        data["challenges"] = list(bet.challenges)
+    closed = doors if isinstance(touching, RemoveLayers) else ()
+    if challenges := dict.fromkeys((*bet.challenges, *closed)):
+        data["challenges"] = list(challenges)
     if bet.needs is not None:
         data["needs"] = bet.needs.model_dump(exclude_defaults=True)
     return data

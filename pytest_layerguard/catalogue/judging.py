@@ -63,7 +63,9 @@ class Judge:
         raise LabError and UnavailableError. A proposal may be given advice beside it.
         """
         found = self._outcome(document, bets, measure)
-        advised = advice(document.bet)
+        # The bet that is offered removes layers: where that door is closed it would be refused as well.
+        doors = (each.id for each in found.crossed if each.entry.is_closed_to("remove_layers"))
+        advised = advice(document.bet, tuple(dict.fromkeys(doors)))
         return replace(found, warnings=(*found.warnings, advised)) if advised else found
 
     def _outcome(self, document: BetDocument, bets: Path, measure: Measures) -> Outcome:

@@ -165,4 +165,5 @@ def test_the_judge_advises_a_proposal_that_is_not_measured(bets: Bets) -> None:
         bets.put(intervention=removal, criteria={"lenient": "perplexity_ratio <= 3"})
     )
     assert str(outcome.word) == "CROSSED"
+    assert offered(outcome.warnings[-1]).challenges == ("bet-40",)
     assert "interchange" in outcome.warnings[-1]
