@@ -110,7 +110,8 @@ def crossings(
     """
     found = []
     for entry in catalogue.doors:
-        if entry.id == document.bet.id:
+        # Its own door is no obstacle; one of the same id in another folder is not its own.
+        if (entry.bets, entry.id) == (bets, document.bet.id):
             continue
         parts = tuple(_parts(entry, document.bet))
         if not parts:

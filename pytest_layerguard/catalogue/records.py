@@ -228,15 +228,20 @@ def read_record(path: Path) -> Record:
     return record
 
 
+_LINK: Final = "is a link; records stay in the bet folder"
 _ANEW: Final = "take it from the history, or delete it and run with --layerguard-record"
 
 
 @dataclass(frozen=True)
 class Records:
-    """All records of a bet folder by id, and what is wrong with those that cannot be read."""
+    """All records of a bet folder by id, and what is wrong with those that cannot be read.
+
+    `refused` says why none is read at all.
+    """
 
     found: Mapping[str, Record] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)
+    refused: tuple[str, ...] = ()
 
 
 def load_records(bets: Path) -> Records:
@@ -244,6 +249,8 @@ def load_records(bets: Path) -> Records:
     folder = bets / FOLDER
     found: dict[str, Record] = {}
     broken: dict[str, str] = {}
+    if folder.is_symlink():
+        return Records(refused=(f"{_shown(folder)}: {_LINK}",))
     if not folder.is_dir():
         return Records()
     for path in sorted(folder.glob("*.json")):
@@ -271,7 +278,7 @@ def write_record(bets: Path, record: Record) -> Path:
         )
     path = path_of(bets, record.id)
     if path.parent.is_symlink():
-        raise RecordError(f"{_shown(path.parent)}: is a link; records stay in the bet folder")
+        raise RecordError(f"{_shown(path.parent)}: {_LINK}")
     try:
         if read_record(path).same_result(record):
             return path

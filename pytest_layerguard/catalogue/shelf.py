@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.model import Closes
 from pytest_layerguard.bet.problems import BetFileError, printable
-from pytest_layerguard.bet.reading import BetDocument, read_bets
+from pytest_layerguard.bet.reading import BetDocument, duplicate_ids, read_bets
 from pytest_layerguard.catalogue.likeness import kinds_like
 from pytest_layerguard.catalogue.records import FOLDER, Record, Records, load_records
 
@@ -63,7 +63,8 @@ class Catalogue:
 
     Attributes:
         entries: The bets that could be read, by file and line.
-        unreadable: What is wrong with bet files that could not: no door can be told open then.
+        unreadable: What is wrong with those that could not, or where two have one id: no door can be
+            told open then.
         broken: What is wrong with records, by the id of the bet.
         orphans: Records whose bet is gone.
     """
@@ -88,7 +89,8 @@ class Catalogue:
         orphans: list[Path] = []
         for bets in dict.fromkeys(folders):
             records = load_records(bets)
-            known: set[str] = set()
+            unreadable.extend(records.refused)
+            read: list[BetDocument] = []
             whole = True
             for path in bet_files(bets):
                 try:
@@ -97,13 +99,15 @@ class Catalogue:
                     unreadable.append(str(error.problems[0]).splitlines()[0])
                     whole = False
                     continue
-                known.update(document.bet.id for document in documents)
+                read.extend(documents)
                 entries.extend(
                     Entry(document, bets, records.found.get(document.bet.id))
                     for document in documents
                 )
+            unreadable.extend(str(each).splitlines()[0] for each in duplicate_ids(read))
             broken.update(records.broken)
             if whole:
+                known = {document.bet.id for document in read}
                 orphans.extend(_orphans(bets, records, known))
         return cls(tuple(entries), tuple(unreadable), broken, tuple(orphans))
 
@@ -118,8 +122,17 @@ class Catalogue:
 
 
 def bet_files(bets: Path) -> Iterator[Path]:
-    """Yield the bet files below a folder, in one order on every machine; links to folders are not followed."""
-    for folder, names, files in os.walk(bets):
+    """Yield the bet files below a folder, in one order on every machine.
+
+    Links to folders are followed, as pytest does when it collects, but into no folder twice.
+    """
+    seen: set[str] = set()
+    for folder, names, files in os.walk(bets, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            names.clear()
+            continue
+        seen.add(real)
         names[:] = sorted(name for name in names if name not in (FOLDER, "__pycache__"))
         yield from (Path(folder, name) for name in sorted(files) if Path(name).suffix in SUFFIXES)
 
@@ -127,14 +140,19 @@ def bet_files(bets: Path) -> Iterator[Path]:
 def folders_for(bets: Path, root: Path, names: Sequence[PurePosixPath]) -> tuple[Path, ...]:
     """Return the bet folders whose doors count for a bet of `bets`: its own, and those above it.
 
-    A folder counts where it lies in a directory that also holds `bets`, up to `root`: a bet does not
-    leave the catalogue of a project by lying deeper in it.
+    A folder counts where it lies in a directory that also holds `bets`, up to `root` or to the top of
+    the git checkout, whichever is higher: a bet does not leave the catalogue of a project by lying
+    deeper in it, nor by a link or a root directory that is chosen for one run.
     """
-    found = [bets]
-    above = [folder for folder in bets.parents if folder.is_relative_to(root)]
-    for folder in above:
-        found.extend(folder / name for name in names if (folder / name).is_dir())
-    return tuple(dict.fromkeys(found))
+    found = {bets.resolve(): bets}
+    for place in dict.fromkeys((bets, bets.resolve())):
+        top = next((folder for folder in place.parents if (folder / ".git").exists()), root)
+        for folder in place.parents:
+            if folder.is_relative_to(root) or folder.is_relative_to(top):
+                for beside in (folder / name for name in names):
+                    if beside.is_dir():
+                        found.setdefault(beside.resolve(), beside)
+    return tuple(found.values())
 
 
 def shown(path: Path, root: Path) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from typing import TYPE_CHECKING
 
 import hypothesis  # noqa: F401
@@ -14,6 +16,7 @@ import pytest_layerguard.catalogue.judging
 import pytest_layerguard.report.failure
 import pytest_layerguard.report.json
 import pytest_layerguard.report.terminal  # noqa: F401
+from pytest_layerguard import inifile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +49,8 @@ ALONE = [
     ["-o", "layerguard_bets=bets other"],
     ["-o", "layerguard_record=true"],
     ["-o", "norecursedirs=bets"],
+    ["-p", "no:cacheprovider", "--layerguard-fresh"],
+    ["--runxfail", "-W", "ignore", "--continue-on-collection-errors", "--tb=no"],
     ["-k", "drop-one", "--layerguard-record", "--layerguard-allow-unpinned", "--lf", "--ff"],
 ]
 
@@ -63,7 +68,11 @@ def folder(pytester: pytest.Pytester) -> Path:
 
 @pytest.mark.parametrize(
     ("flags", "status"),
-    [*((flags, "proposed") for flags in ALONE), (["--lf"], "upheld")],
+    [
+        *((flags, "proposed") for flags in ALONE),
+        (["--lf"], "upheld"),
+        (["--layerguard-require", "records"], "upheld"),
+    ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_no_flag_opens_a_door(
@@ -83,7 +92,14 @@ def test_no_flag_opens_a_door(
 
 @pytest.mark.parametrize(
     "flags",
-    [["-o", "layerguard_bets=other"], ["--collect-only"], ["--ignore", "bets"], ["-k", "nothing"]],
+    [
+        ["-o", "layerguard_bets=other"],
+        ["--collect-only"],
+        ["--setup-only"],
+        ["--ignore", "bets"],
+        ["-k", "nothing"],
+        ["-m", "nothing"],
+    ],
     ids=" ".join,
 )
 def test_a_flag_that_keeps_bets_from_running_lets_none_pass(
@@ -91,3 +107,85 @@ def test_a_flag_that_keeps_bets_from_running_lets_none_pass(
 ) -> None:
     result = pytester.inline_run("bets", *flags)
     assert result.listoutcomes()[0] == []
+
+
+@pytest.mark.parametrize(
+    ("file", "flags"),
+    [
+        ("tools/bets/new.yaml", ["--rootdir=tools"]),
+        ("bets/deep/bets/new.yaml", ["--rootdir=bets/deep"]),
+        ("bets/open/new.yaml", ["-o", "layerguard_bets=bets/open"]),
+        ("bets/open/new.yaml", ["-o", "layerguard_bets=open"]),
+        ("other/new.yaml", ["-o", "layerguard_bets=other", "--layerguard-record"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_nor_does_one_that_says_where_bets_lie(
+    pytester: pytest.Pytester, folder: Path, file: str, flags: list[str]
+) -> None:
+    (pytester.path / ".git").mkdir()
+    assert words_of(pytester, file, flags) == ["CROSSED"]
+
+
+def test_nor_a_configuration_of_its_own_further_down(
+    pytester: pytest.Pytester, folder: Path
+) -> None:
+    (pytester.path / ".git").mkdir()
+    pytester.mkdir("tools").joinpath("pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+    assert words_of(pytester, "tools/bets/new.yaml", []) == ["CROSSED"]
+
+
+def test_an_override_takes_no_bet_folder_of_the_project_away(
+    pytester: pytest.Pytester, folder: Path
+) -> None:
+    pytester.makeini("[pytest]\nlayerguard_bets = quality\n")
+    folder.rename(pytester.path / "quality")
+    flags = ["-o", "layerguard_bets=other"]
+    assert words_of(pytester, "other/new.yaml", flags) == ["CROSSED"]
+
+
+def words_of(pytester: pytest.Pytester, file: str, flags: list[str]) -> list[str]:
+    """What a run of one proposal says of it."""
+    path = pytester.path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**PROPOSAL, "id": "elsewhere"}), encoding="utf-8")
+    result = pytester.inline_run(file, "--layerguard-json", "seen.json", *flags)
+    assert result.ret == 1
+    seen = json.loads((pytester.path / "seen.json").read_text(encoding="utf-8"))
+    return [bet["word"] for bet in seen["bets"]]
+
+
+def test_workers_read_the_catalogue_too(
+    pytester: pytest.Pytester, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    result = pytester.runpytest_subprocess("bets/new.yaml", "-n", "2")
+    result.stdout.fnmatch_lines(["CROSSED bets/new.yaml::drop-one - bet-40 closed this door*"])
+    assert result.ret == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pytest.ini", "[pytest]\nlayerguard_bets = quality more/bets\n"),
+        (
+            "tox.ini",
+            "[tox]\nenvlist = a\n[pytest]\nlayerguard_bets =\n    quality\n    more/bets\n",
+        ),
+        ("setup.cfg", "[tool:pytest]\nlayerguard_bets = quality more/bets\n"),
+        ("a.toml", "[tool.pytest.ini_options]\nlayerguard_bets = ['quality', 'more/bets']\n"),
+        ("a.toml", "[tool.pytest.ini_options]\nlayerguard_bets = 'quality more/bets'\n"),
+        ("a.toml", "[tool.pytest]\nlayerguard_bets = ['quality', 'more/bets']\n"),
+        ("pytest.toml", "[pytest]\nlayerguard_bets = ['quality', 'more/bets']\n"),
+    ],
+)
+def test_every_form_of_configuration_file_is_read(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    assert inifile.words(path, "layerguard_bets") == ["quality", "more/bets"]
+    assert inifile.words(path, "layerguard_roots") == []
+
+
+def test_a_configuration_that_only_pytest_can_read_has_no_words(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("x = 1\n[pytest]\n", encoding="utf-8")
+    assert inifile.words(tmp_path / "pytest.ini", "layerguard_bets") == []
