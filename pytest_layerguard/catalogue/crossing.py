@@ -273,6 +273,22 @@ def _lacks(crossing: Crossing, bet: Bet) -> Iterator[str]:
                 f"its bar is about {reference}; name an arm, a text or a checkpoint "
                 f"{missing[0]!r}, so that it can be judged"
             )
+    yield from _elsewhere(
+        crossing, {name for bar in bars for each in bar.references for name in each.prefix}
+    )
+
+
+def _elsewhere(crossing: Crossing, named: set[str]) -> Iterator[str]:
+    """Yield which arms are not what a bar that names arms is about: names alone would choose for it."""
+    theirs = crossing.entry.document.bet
+    about = named & set(theirs.arms or {})
+    if not about:
+        return
+    closed = {arm for arm, _ in _parts(crossing.entry, theirs)}
+    for arm in sorted(str(each) for each in crossing.arms - about):
+        yield f"its bar is about {', '.join(sorted(about))}; the arm {arm!r} stands in the door too"
+    for arm in sorted((about & closed) - crossing.arms):
+        yield f"its bar is about {arm}, which stands in the door there and not here"
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.catalogue import BET_40, PROPOSAL, Bets
+from support.catalogue import BET_40, PROPOSAL, Bets, measured
 
 from pytest_layerguard.bet.reading import read_bets
 from pytest_layerguard.catalogue.outcome import Word
@@ -121,3 +122,40 @@ def test_a_falsification_with_something_else_in_its_place(bets: Bets, instead: s
     word, said = told(bets, bets.put())
     assert word is Word.ERROR
     assert "the catalogue cannot be read whole" in said
+
+
+ARMS = {"a": {"skip_layers": {"layers": 1}}, "b": {"skip_layers": {"layers": 2}}}
+OTHER: dict[str, Any] = {"average_experts": {}}
+
+
+@pytest.mark.parametrize(
+    ("arms", "said"),
+    [
+        ({"a": OTHER, "c": ARMS["b"]}, "its bar is about a; the arm 'c' stands in the door too"),
+        (
+            {"a": OTHER, "b": ARMS["b"]},
+            "its bar is about a, which stands in the door there and not",
+        ),
+        ({"c": ARMS["a"]}, "name an arm, a text or a checkpoint 'a'"),
+    ],
+)
+def test_calling_something_harmless_by_the_name_that_a_bar_is_about(
+    bets: Bets, arms: dict[str, Any], said: str
+) -> None:
+    lenient = {"lenient": "a.perplexity_ratio <= 3"}
+    bets.put(BET_40, intervention=None, arms=ARMS, criteria=lenient)
+    own = {"lenient": f"{next(iter(arms))}.perplexity_ratio <= 300"}
+    bets.put(intervention=None, arms=arms, criteria=own, challenges=["bet-40"])
+    word, why = told(bets, "drop-one")
+    assert word is Word.ERROR
+    assert said in why
+
+
+def test_a_bar_about_an_arm_is_met_by_that_arm(bets: Bets) -> None:
+    lenient = {"lenient": "a.perplexity_ratio <= 3"}
+    bets.put(BET_40, intervention=None, arms=ARMS, criteria=lenient)
+    bets.put(intervention=None, arms={"a": ARMS["a"], "o": OTHER}, criteria=lenient,
+             challenges=["bet-40"])  # fmt: skip
+    rows = measured(2, 200).variants
+    named = tuple(replace(row, arm=arm, target="") for row, arm in zip(rows, "ao", strict=True))
+    assert bets.judge("drop-one", variants=named).passed
