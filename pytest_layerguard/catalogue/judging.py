@@ -15,7 +15,13 @@ from pytest_layerguard.catalogue.advice import advice
 from pytest_layerguard.catalogue.crossing import Bar, Crossing, Looks, bar, crossings, mistakes
 from pytest_layerguard.catalogue.numbers import measured
 from pytest_layerguard.catalogue.outcome import Case, Decision, Outcome, Word
-from pytest_layerguard.catalogue.records import Record, RecordError, closes_of, write_record
+from pytest_layerguard.catalogue.records import (
+    Record,
+    RecordError,
+    closes_of,
+    path_of,
+    write_record,
+)
 from pytest_layerguard.catalogue.shelf import Catalogue, Entry, folders_for
 from pytest_layerguard.lab.errors import LabError, UnavailableError
 
@@ -190,7 +196,28 @@ class Judge:
                 reached, word=Word.ERROR, passed=False, messages=(*reached.messages, str(error))
             )
         warnings = tuple(each for each in reached.warnings if not each.startswith("unrecorded"))
-        return replace(reached, warnings=warnings)
+        reached = replace(reached, warnings=warnings)
+        return self._admitted(file, reached) if file.is_new and file.unchallenged else reached
+
+    def _admitted(self, file: _File, reached: Outcome) -> Outcome:
+        """Fail a bet that was recorded inside a closed door: the record admits it, not the recording.
+
+        Otherwise a run that always records would let it pass with no record in any diff.
+        """
+        doors = ", ".join(_ids(iter(file.unchallenged)))
+        return replace(
+            reached,
+            word=Word.CROSSED,
+            passed=False,
+            crossed=file.unchallenged,
+            messages=(
+                *reached.messages,
+                f"recorded inside a door that {doors} closed; the next run measures it as a bet of "
+                f"the catalogue: commit {path_of(file.bets, file.bet.id).relative_to(file.bets.parent)} "
+                f"for review, or name {doors} in challenges:",
+                *("\n".join(each.lines(self.root)) for each in file.unchallenged),
+            ),
+        )
 
 
 _BLIND: Final = (
@@ -254,6 +281,11 @@ class _File:
     def current(self) -> Record | None:
         """The record, if it is of this very text."""
         return None if self.changed else self.record
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it says upheld and has no record of its present text."""
+        return self.bet.status == "upheld" and self.current is None
 
     @property
     def unchallenged(self) -> tuple[Crossing, ...]:

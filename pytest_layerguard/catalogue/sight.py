@@ -142,7 +142,9 @@ class Scout:
 
     def _shaped(self, name: str | None, shown: str, config: Mapping[str, Any]) -> Sighting:
         try:
-            return Sighting(name, shown, shapes.of_config(config, self.conditions.cache))
+            # Measuring afresh is to trust nothing that an earlier run, or somebody, has left there.
+            kept = None if self.conditions.fresh else self.conditions.cache
+            return Sighting(name, shown, shapes.of_config(config, kept))
         except ShapeError as error:
             return Sighting(name, shown, missing=str(error))
 

@@ -12,6 +12,7 @@ from support.catalogue import BET_40, PROPOSAL
 from pytest_layerguard import reference
 from pytest_layerguard.catalogue.outcome import Word
 from pytest_layerguard.catalogue.summary import summary
+from pytest_layerguard.lab.conditions import Conditions
 
 if TYPE_CHECKING:
     from support.catalogue import Bets
@@ -79,13 +80,64 @@ def test_calling_a_newcomer_upheld(bets: Bets) -> None:
 
 def test_calling_a_newcomer_upheld_and_recording_it_oneself(bets: Bets) -> None:
     bets.put(BET_40)
-    bets.record(bets.put(status="upheld"), 20)
+    recording = bets.judge(bets.put(status="upheld"), 20, recording=True)
+    # A run that always records would otherwise let it pass with nothing in the diff.
+    assert (recording.word, recording.passed) == (Word.CROSSED, False)
+    assert "commit bets/records/drop-one.json for review" in recording.reason
     outcome = bets.judge("drop-one", 20)
     assert outcome.passed
     said = "upheld inside a door that bet-40 closed, without the bar of bet-40"
     assert any(said in each for each in outcome.warnings)
     wrong = summary(bets.path, bets.catalogue).split("## To be put right")[1]
     assert "- drop-one: upheld inside the door that bet-40 closed" in wrong
+
+
+@pytest.mark.parametrize("key", ["needs", "dtype", "stop"])
+def test_keys_that_are_about_something_else(bets: Bets, key: str) -> None:
+    bets.put(BET_40)
+    measure = {**PROPOSAL["measure"], "stop": "exact", "max_base_perplexity": "none"}
+    keys: dict[str, dict[str, Any]] = {
+        "needs": {"needs": {"gpu": "640GiB", "memory": "9000GiB"}},
+        "dtype": {"model": {"reference": "reference", "dtype": "bfloat16"}},
+        "stop": {"measure": measure},
+    }
+    bets.put(**keys[key])
+    refused(bets)
+
+
+def test_calling_a_newcomer_falsified(bets: Bets) -> None:
+    bets.put(BET_40)
+    bets.put(status="falsified")
+    assert bets.judge("drop-one", 1.2).word is Word.OVERTURNED
+    assert bets.judge("drop-one", 80).passed
+    bets.put(id="another")
+    assert bets.judge("another").word is Word.CROSSED
+
+
+def test_several_folders_of_which_one_is_closed(bets: Bets) -> None:
+    models = "hidden_size <= 16"
+    bets.put(BET_40, closes={"interventions": ["skip_layers"], "models": models})
+    for name in ("reference", "reference-wide"):
+        shutil.copytree(reference.folder(name), bets.root / "models" / name)
+    paths = {"wide": "../models/reference-wide", "narrow": "../models/reference"}
+    bets.put(model={"paths": paths}, criteria={"lenient": "wide.perplexity_ratio <= 30"})
+    refused(bets)
+    bets.put(model={"path": paths["wide"]})
+    assert bets.judge("drop-one").passed
+
+
+def test_leaving_a_shape_of_ones_own_making_in_the_cache(bets: Bets) -> None:
+    bets.put(BET_40)
+    shutil.copytree(reference.folder("reference"), bets.root / "model")
+    bets.put(model={"path": "../model"})
+    bets.conditions = Conditions(cache=bets.root / "kept")
+    refused(bets)
+    (kept,) = (bets.root / "kept" / "shapes").iterdir()
+    kept.write_text(kept.read_text(encoding="utf-8").replace("836880", "836880000"))
+    # Whoever may write there is believed, as whoever may change the code is; unless one measures afresh.
+    assert bets.judge("drop-one").passed
+    bets.conditions = Conditions(cache=bets.root / "kept", fresh=True)
+    refused(bets)
 
 
 def test_amending_a_newcomer(bets: Bets) -> None:
