@@ -1,0 +1,119 @@
+"""Every door of this project's own catalogue, knocked at with every intervention; nothing is measured.
+
+`tests/experiments/doors.py` does the same as a contributor would, with measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+import pytest
+from support.catalogue import measured
+
+from pytest_layerguard.bet.arguments import BUILTIN_KINDS
+from pytest_layerguard.bet.reading import BetDocument, parse_bets
+from pytest_layerguard.catalogue.judging import Judge
+from pytest_layerguard.catalogue.outcome import Word
+from pytest_layerguard.catalogue.shapes import Shape
+from pytest_layerguard.catalogue.sight import Scout, Sighting
+from pytest_layerguard.cli.template import ARGUMENTS
+from pytest_layerguard.lab.conditions import Conditions
+from pytest_layerguard.lab.results import BetResult
+
+ROOT = Path(__file__).parents[2]
+BETS = ROOT / "bets"
+FOLDERS = {
+    "padded": Shape(100_713_680, 4, 16, 16, ("qwen3_moe",)),
+    "small-dense": Shape(260_032, 5, 0, 64, ("llama",)),
+    "large": Shape(30_532_122_624, 48, 128, 2048, ("qwen3_moe",)),
+}
+MODELS = ("reference", "reference-wide", *FOLDERS)
+AVERAGED = (("average_experts",), ("reference", "reference-wide"))
+INSIDE = {
+    "bet-13": (("ternary_weights",), ("reference", "padded")),
+    "bet-38": AVERAGED,
+    "bet-38-wide": AVERAGED,
+    "bet-39": AVERAGED,
+    "bet-39-wide": AVERAGED,
+    "bet-40": (
+        ("skip_layers", "remove_layers", "zero_layers"),
+        ("reference", "reference-wide", "small-dense"),
+    ),
+}
+"""What each door is closed to: all other interventions, and all other models, are outside."""
+BET = """\
+id: tried
+title: Tried
+claim: It can be done.
+status: proposed
+model: {model}
+{done}
+measure: {{text: {{reference: heldout}}, tokens: 1024, window: 128}}
+criteria: {{lenient: max(perplexity_ratio) <= 3}}
+"""
+
+
+class Looks:
+    """Sees folders that are not there."""
+
+    def __init__(self) -> None:
+        self._scout = Scout(Conditions(), offline=True)
+
+    def look(self, document: BetDocument, bets: Path) -> Mapping[str | None, Sighting]:
+        folder = document.bet.model.path
+        if folder is None:
+            return self._scout.look(document, bets)
+        return {None: Sighting(None, folder, FOLDERS[folder])}
+
+    def named(self, name: str) -> Sighting:
+        return self._scout.named(name)
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return Judge(Looks(), ROOT, (PurePosixPath("bets"),))
+
+
+def knock(judge: Judge, model: str, done: str) -> tuple[set[str], bool]:
+    """The doors that refuse a proposal, and whether it is measured."""
+    asked = []
+
+    def measure() -> BetResult:
+        asked.append(model)
+        return measured(1.0)
+
+    written = f"{{path: {model}}}" if model in FOLDERS else model
+    (document,) = parse_bets(BET.format(model=written, done=done), BETS / "tried.yaml")
+    outcome = judge.judge(document, BETS, measure)
+    assert (outcome.word is Word.CROSSED) == (not asked)
+    return {each.id for each in outcome.crossed}, bool(asked)
+
+
+def closed(kinds: set[str], model: str) -> set[str]:
+    return {door for door, (what, models) in INSIDE.items() if kinds & {*what} and model in models}
+
+
+def test_every_door_of_the_catalogue_is_in_the_table(judge: Judge) -> None:
+    assert {entry.id for entry in judge.catalogue(BETS).doors} == {*INSIDE}
+    assert judge.catalogue(BETS).unreadable == ()
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("kind", BUILTIN_KINDS)
+def test_a_door_is_closed_to_what_it_says_and_to_nothing_else(
+    judge: Judge, kind: str, model: str
+) -> None:
+    doors, was_measured = knock(judge, model, f"intervention: {{{kind}: {ARGUMENTS[kind]}}}")
+    assert doors == closed({kind}, model)
+    assert was_measured == (not doors)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("kind", BUILTIN_KINDS)
+@pytest.mark.parametrize("form", ["list", "arms"])
+def test_nor_is_it_opened_by_company(judge: Judge, kind: str, model: str, form: str) -> None:
+    each, other = f"{{{kind}: {ARGUMENTS[kind]}}}", "{drop_experts: {count: 1}}"
+    done = {"list": f"intervention: [{other}, {each}]", "arms": f"arms: {{a: {other}, b: {each}}}"}
+    doors, _ = knock(judge, model, done[form])
+    assert doors == closed({kind}, model)
