@@ -8,29 +8,20 @@ the windows at a time, so that no more states are held than a part's budget allo
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from pytest_layerguard.lab.footprint import Limits, live, split
 from pytest_layerguard.lab.head import Scores, compare, joined
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from pytest_layerguard.interventions.plan import Plan, Shell, Step, Weights
     from pytest_layerguard.lab.runner import Frame, Runner
     from pytest_layerguard.lab.windows import Batch
-
-_STATE_BUDGET: Final = {"cpu": 2**30, "cuda": 2**33}
-"""Bytes of hidden states held at a time."""
-
-_TENSOR_BUDGET: Final = {"cpu": 2**30, "cuda": 2**33}
-"""Bytes of edited tensors kept from one part of the windows to the next."""
-
-
-_BASE_BUDGET: Final = {"cpu": 2**28, "cuda": 2**31}
-"""Bytes of the base's final hidden states kept for later sweeps over the same tokens."""
 
 
 @dataclass(frozen=True)
@@ -119,15 +110,16 @@ def sweep(
         Scores in the order of the tokens.
     """
     distinct = list(dict.fromkeys([*variants] if known is not None else [base, *variants]))
-    device = runner.device.type
-    kept = _Kept(runner, _TENSOR_BUDGET.get(device, _TENSOR_BUDGET["cpu"]))
+    limits = Limits.on(runner.device.type)
+    kept = _Kept(runner, limits.edits)
     base_losses: list[Tensor] = []
     base_final: list[Tensor] = []
-    room = _BASE_BUDGET.get(device, _BASE_BUDGET["cpu"])
+    room = limits.base
     scores: dict[Plan, list[Scores]] = {plan: [] for plan in variants}
-    # Depth first, one state for each slot is held; breadth first, one for each plan.
-    live = len(runner.anatomy) if runner.store is None else len(distinct)
-    for number, part in enumerate(_parts(runner, batches, live + 3)):
+    states = [batch.input_ids.numel() * runner.state_width for batch in batches]
+    most = live(len(distinct), len(runner.anatomy), streamed=runner.store is not None)
+    for number, places in enumerate(split(states, limits.states // most)):
+        part = [batches[place] for place in places]
         walk = _Walk(runner, part, base, frozenset(variants), kept, vocabulary, advance)
         losses, partial = walk.run(distinct, None if known is None else known.final[number])
         base_losses.append(losses)
@@ -143,22 +135,6 @@ def sweep(
         tuple(whole[plan] for plan in variants),
         Base(losses, tuple(base_final)) if room >= 0 else None,
     )
-
-
-def _parts(runner: Runner, batches: Sequence[Batch], live: int) -> Iterator[Sequence[Batch]]:
-    """Splits the micro-batches so that ``live`` states of one part fit the budget."""
-    budget = _STATE_BUDGET.get(runner.device.type, _STATE_BUDGET["cpu"]) // live
-    part: list[Batch] = []
-    size = 0
-    for batch in batches:
-        needed = batch.input_ids.numel() * runner.state_width
-        if part and size + needed > budget:
-            yield part
-            part, size = [], 0
-        part.append(batch)
-        size += needed
-    if part:
-        yield part
 
 
 class _Walk:
@@ -253,7 +229,8 @@ class _Walk:
         for slot in range(len(self.runner.anatomy)):
             waiting: dict[int, dict[Weights, list[tuple[list[Plan], list[Tensor]]]]] = {}
             further: list[tuple[list[Plan], list[Tensor]]] = []
-            for members, at in front:
+            while front:
+                members, at = front.pop(0)
                 by_weights: dict[Weights | None, list[Plan]] = {}
                 for plan in members:
                     by_weights.setdefault(plan.weights_at(slot), []).append(plan)
@@ -262,22 +239,24 @@ class _Walk:
                         further.append((those, at))
                     else:
                         tasks = waiting.setdefault(weights.layer, {})
-                        tasks.setdefault(weights, []).append((those, at))
+                        tasks.setdefault(weights, []).append((those, [*at]))
             front = further
             for layer, tasks in waiting.items():
                 own = self.runner.layer_tensors(layer)
                 for weights, groups in tasks.items():
                     tensors = own | self.runner.edited(weights, own)
                     with self.runner.bound(slot, weights, tensors):
-                        for those, at in groups:
-                            ran = [
-                                self.runner.step(frame, slot, state)
-                                for frame, state in zip(frames, at, strict=True)
-                            ]
+                        # What was read last gives way to what it led to, as long as nobody else is to read it.
+                        while groups:
+                            those, at = groups.pop(0)
+                            ran = [self.runner.step(frame, slot, at.pop(0)) for frame in frames]
                             front.append((those, ran))
                             self.advance(len(frames))
-        for members, at in sorted(front, key=lambda group: self.base not in group[0]):
-            self._arrive(frames, members, at)
+                # Or else it would still be held while the next one is read.
+                del own, tensors
+        front.sort(key=lambda group: self.base not in group[0])
+        while front:
+            self._arrive(frames, *front.pop(0))
 
     def _arrive(
         self, frames: Sequence[Frame], plans: Sequence[Plan], states: Sequence[Tensor]
@@ -293,7 +272,7 @@ class _Walk:
             self.base_final = final
         self.waiting += [(plan, final) for plan in plans if plan in self.scored]
         self.waiting_bytes += final.nbytes
-        if self.waiting_bytes > _STATE_BUDGET.get(final.device.type, _STATE_BUDGET["cpu"]) // 4:
+        if self.waiting_bytes > Limits.on(final.device.type).waiting:
             self._score()
 
     def _score(self) -> None:
