@@ -19,13 +19,17 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_layerguard import reference
 from pytest_layerguard.bet.problems import printable
 from pytest_layerguard.catalogue.layout import laid_out
+from pytest_layerguard.lab.errors import LabError
+from pytest_layerguard.lab.footprint import Dimensions, put_out
 from pytest_layerguard.lab.whole import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
+_FORM: Final = 2
+"""Counts the changes of what is remembered."""
 _LARGEST_CONFIG: Final = 1_000_000
 _LARGEST_DEPTH: Final = 2_048
 """No decoder is deeper, and building one would take for ever."""
@@ -64,6 +68,7 @@ class Shape:
         experts: Experts of a layer, the most over the layers; 0 for a dense model.
         hidden_size: Width of the residual stream.
         families: The configuration's `model_type`, and that of the decoder inside a wrapper.
+        dimensions: What decides how much memory a sweep takes; no scope asks for it.
     """
 
     parameters: int | None = None
@@ -71,6 +76,7 @@ class Shape:
     experts: int | None = None
     hidden_size: int | None = None
     families: tuple[str, ...] = ()
+    dimensions: Dimensions | None = None
 
     @property
     def body(self) -> tuple[int, int, int] | None:
@@ -90,13 +96,25 @@ def of_reference(name: str) -> Shape:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     with (folder / "model.safetensors").open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    tensors = [entry for key, entry in header.items() if key != "__metadata__"]
+    tensors = {key: tuple(entry["shape"]) for key, entry in header.items() if key != "__metadata__"}
+    layer = {key: shape for key, shape in tensors.items() if ".layers.0." in key}
+    matrices = {key: shape for key, shape in layer.items() if len(shape) > 1}
+    experts = {key: config["num_experts"] for key in matrices if ".experts." in key}
     return Shape(
-        parameters=sum(math.prod(entry["shape"]) for entry in tensors),
+        parameters=sum(map(math.prod, tensors.values())),
         layers=config["num_hidden_layers"],
         experts=config["num_experts"],
         hidden_size=config["hidden_size"],
         families=(config["model_type"],),
+        dimensions=Dimensions(
+            hidden=config["hidden_size"],
+            inner=put_out(matrices, experts, config["num_experts_per_tok"]),
+            heads=config["num_attention_heads"],
+            head=config["head_dim"],
+            vocabulary=config["vocab_size"],
+            layer=sum(map(math.prod, layer.values())),
+            fused=True,
+        ),
     )
 
 
@@ -108,7 +126,7 @@ def of_config(config: Mapping[str, Any], cache: Path | None) -> Shape:
     text = json.dumps(config, sort_keys=True)
     if len(text) > _LARGEST_CONFIG:
         raise ShapeError(f"its config.json has more than {_LARGEST_CONFIG:,} characters")
-    key = hashlib.sha256(f"{metadata.version('transformers')} {text}".encode()).hexdigest()
+    key = hashlib.sha256(f"{_FORM} {metadata.version('transformers')} {text}".encode()).hexdigest()
     kept = cache / "shapes" / f"{key}.json" if cache is not None else None
     if kept is not None and (known := _remembered(kept)) is not None:
         return known
@@ -122,7 +140,9 @@ def of_config(config: Mapping[str, Any], cache: Path | None) -> Shape:
 def _remembered(path: Path) -> Shape | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return Shape(**{**data, "families": tuple(data["families"])})
+        known = data["dimensions"]
+        dimensions = None if known is None else Dimensions(**known)
+        return Shape(**{**data, "families": tuple(data["families"]), "dimensions": dimensions})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -175,7 +195,18 @@ def _built(config: Mapping[str, Any]) -> Shape:
         experts=_experts(decoder, sizes),
         hidden_size=_whole(getattr(decoder, "hidden_size", None)),
         families=tuple(dict.fromkeys((family, str(decoder.model_type)))),
+        dimensions=_dimensions(model),
     )
+
+
+def _dimensions(model: PreTrainedModel) -> Dimensions | None:
+    from pytest_layerguard.lab.anatomy import Anatomy
+
+    try:
+        return Dimensions.of(Anatomy.of(model))
+    except (LabError, AttributeError, TypeError):
+        # It has no layers that the laboratory could take apart, or does not name its sizes as others do.
+        return None
 
 
 def _experts(decoder: PreTrainedConfig, sizes: Mapping[str, tuple[int, ...]]) -> int:

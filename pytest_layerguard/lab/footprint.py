@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_layerguard.lab.head import chunk_bytes
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pytest_layerguard.interventions.plan import Plan, Step, Weights
     from pytest_layerguard.lab.anatomy import Anatomy
     from pytest_layerguard.lab.windows import Batch
+
+MICRO_BATCH: Final = {"cpu": 2048, "cuda": 16384}
+"""Tokens that go through a block at a time; fixed for a kind of device, because numbers move with shapes."""
 
 _SCORES: Final = 12
 """Bytes of one token's loss, divergence and agreement."""
@@ -70,6 +71,7 @@ class Dimensions:
         inner: Numbers that the matrices of the widest layer put out for one token, all together; of experts
             those that are chosen.
         heads: Attention heads.
+        head: Numbers of one of them.
         vocabulary: Logits.
         layer: Numbers of the largest layer's tensors.
         fused: Whether attention never holds its scores.
@@ -79,6 +81,7 @@ class Dimensions:
     hidden: int
     inner: int
     heads: int
+    head: int
     vocabulary: int
     layer: int
     fused: bool
@@ -93,7 +96,7 @@ class Dimensions:
             item: Bytes of a number.
         """
         config = anatomy.model.config.get_text_config(decoder=True)
-        chosen = getattr(config, "num_experts_per_tok", None)
+        chosen = _most(config, "num_experts_per_tok")
         layers = []
         for parts in anatomy.parts:
             experts = {
@@ -110,14 +113,16 @@ class Dimensions:
             }
             layers.append(
                 (
-                    put_out(shapes, experts, chosen if isinstance(chosen, int) else None),
+                    put_out(shapes, experts, chosen),
                     sum(tensor.numel() for tensor in parts.tensors.values()),
                 )
             )
+        hidden, heads = int(config.hidden_size), _most(config, "num_attention_heads") or 1
         return cls(
-            hidden=int(config.hidden_size),
+            hidden=hidden,
             inner=max(inner for inner, _ in layers),
-            heads=int(config.num_attention_heads),
+            heads=heads,
+            head=_most(config, "head_dim") or hidden // heads,
             vocabulary=int(config.vocab_size),
             layer=max(size for _, size in layers),
             fused=_fused(config),
@@ -134,8 +139,15 @@ class Dimensions:
     def frame(self, rows: int, length: int) -> int:
         """Bytes of the embeddings of so many windows and of what their blocks are given beside them."""
         masks = length * (1 if self.fused else 2 * self.item)
-        rotary = length * (_ROTARY * self.hidden // self.heads + _LABEL)
+        rotary = length * (_ROTARY * self.head + _LABEL)
         return rows * length * (self.hidden * self.item + masks + _LABEL) + rotary
+
+
+def _most(config: Any, name: str) -> int | None:
+    """A size that a configuration states, the largest where it states one for each layer."""
+    value = getattr(config, name, None)
+    stated = value if isinstance(value, list | tuple) else [value]
+    return max((each for each in stated if isinstance(each, int)), default=None)
 
 
 def _fused(config: Any) -> bool:
@@ -174,7 +186,10 @@ class Rows:
     @classmethod
     def of(cls, batches: Iterable[Batch]) -> tuple[Rows, ...]:
         """The shapes of micro-batches."""
-        return tuple(cls(*batch.input_ids.shape, int(batch.scored.sum())) for batch in batches)
+        return tuple(
+            cls(len(batch.input_ids), batch.input_ids[0].numel(), int(batch.scored.sum()))
+            for batch in batches
+        )
 
     @classmethod
     def evenly(cls, tokens: int, window: int, micro_batch: int) -> tuple[Rows, ...]:
@@ -295,6 +310,9 @@ class _Walk:
         limits: Limits,
         device: str,
     ) -> None:
+        # Here, because who only asks for dimensions must not wait for torch.
+        from pytest_layerguard.lab.head import chunk_bytes
+
         self.variants = variants
         self.scored = sum(batch.scored for batch in part)
         self.peak = Footprint()

@@ -87,10 +87,15 @@ class Runner:
         self._learn()
 
     @property
+    def item(self) -> int:
+        """Bytes of one number of a hidden state."""
+        return self._embedding.element_size()
+
+    @property
     def state_width(self) -> int:
         """Bytes of one token's hidden states."""
         config = self.anatomy.model.config.get_text_config(decoder=True)
-        return int(config.hidden_size) * self._embedding.element_size()
+        return int(config.hidden_size) * self.item
 
     @property
     def device(self) -> torch.device:

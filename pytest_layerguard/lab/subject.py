@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from pytest_layerguard.interventions.plan import Plan
 from pytest_layerguard.lab import heap, soundness, tokens
 from pytest_layerguard.lab.anatomy import Anatomy
 from pytest_layerguard.lab.contracts import Reading, default_window, read, training_windows, wanted
+from pytest_layerguard.lab.footprint import MICRO_BATCH, Dimensions, Rows, predicted
 from pytest_layerguard.lab.progress import counted
 from pytest_layerguard.lab.runner import Runner
 from pytest_layerguard.lab.sweep import Base, evaluations, sweep
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from pytest_layerguard.lab.loading import Loaded
     from pytest_layerguard.lab.texts import Texts
     from pytest_layerguard.lab.training import Windows
-
-_MICRO_BATCH: Final = {"cpu": 2048, "cuda": 16384}
-"""Tokens that go through a block at a time; fixed for a kind of device, because numbers move with shapes."""
 
 
 class Subject:
@@ -66,7 +64,7 @@ class Subject:
 
     @property
     def _usual(self) -> int:
-        return _MICRO_BATCH.get(self.runner.device.type, _MICRO_BATCH["cpu"])
+        return MICRO_BATCH.get(self.runner.device.type, MICRO_BATCH["cpu"])
 
     def as_usual(self) -> None:
         """Goes back to the micro-batch that is usual for the device."""
@@ -124,6 +122,18 @@ class Subject:
     def kept_base(self, reading: Reading) -> Base | None:
         """The base on what was read, where it was run and could be kept."""
         return self._bases.get(reading.key)
+
+    def footprint(self, reading: Reading, plans: Sequence[Plan]) -> int:
+        """Bytes that a sweep of these plans holds at most beside the model."""
+        anatomy = self.runner.anatomy
+        return predicted(
+            Dimensions.of(anatomy, item=self.runner.item),
+            Rows.of(reading.batches),
+            self.base,
+            plans,
+            self.runner.device.type,
+            streamed=self.runner.store is not None,
+        ).total
 
     def scores(
         self, reading: Reading, plans: Sequence[Plan], also: Sequence[Plan] = ()

@@ -118,10 +118,12 @@ def sweep(
     scores: dict[Plan, list[Scores]] = {plan: [] for plan in variants}
     states = [batch.input_ids.numel() * runner.state_width for batch in batches]
     most = live(len(distinct), len(runner.anatomy), streamed=runner.store is not None)
-    for number, places in enumerate(split(states, limits.states // most)):
-        part = [batches[place] for place in places]
+    parts = [
+        [batches[place] for place in places] for places in split(states, limits.states // most)
+    ]
+    for part, final in zip(parts, _finals(known, parts), strict=True):
         walk = _Walk(runner, part, base, frozenset(variants), kept, vocabulary, advance)
-        losses, partial = walk.run(distinct, None if known is None else known.final[number])
+        losses, partial = walk.run(distinct, final)
         base_losses.append(losses)
         room -= walk.base_final.nbytes
         if room >= 0:
@@ -135,6 +137,16 @@ def sweep(
         tuple(whole[plan] for plan in variants),
         Base(losses, tuple(base_final)) if room >= 0 else None,
     )
+
+
+def _finals(known: Base | None, parts: Sequence[Sequence[Batch]]) -> Sequence[Tensor | None]:
+    """The known base's final hidden states on each part; another sweep may have cut its parts otherwise."""
+    if known is None:
+        return [None] * len(parts)
+    sizes = [sum(int(batch.scored.sum()) for batch in part) for part in parts]
+    if [len(final) for final in known.final] == sizes:
+        return known.final
+    return torch.split(torch.cat(known.final), sizes)
 
 
 class _Walk:

@@ -43,7 +43,7 @@ def measure(folder: Path, condition: dict[str, Any]) -> dict[str, Any]:
 
     torch.set_num_threads(condition.get("threads", 1))
     if "micro_batch" in condition:
-        subject._MICRO_BATCH["cpu"] = condition["micro_batch"]  # type: ignore[index]
+        subject.MICRO_BATCH["cpu"] = condition["micro_batch"]  # type: ignore[index]
     laboratory = Laboratory(Conditions(device="cpu"), Registry.of())
     documents = []
     for path in sorted(folder.glob("*.yaml")):

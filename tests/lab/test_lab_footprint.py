@@ -86,7 +86,7 @@ class Shelf:
 
 SHAPES = {
     # family, layers, width, vocabulary, tokens, window, windows at a time
-    "few logits": ("llama", 4, 128, 32, 128, 32, 1),
+    "few logits": ("llama", 3, 128, 32, 128, 32, 1),
     "many logits": ("llama", 4, 32, 20_000, 128, 32, 2),
     "one micro-batch": ("llama", 5, 64, 512, 128, 64, 2),
     "a short last window": ("llama", 5, 64, 512, 150, 32, 2),
@@ -120,6 +120,24 @@ def test_no_sweep_holds_more_than_predicted_and_none_much_less(
     )
     took = allocated(lambda: sweep(runner, batches, base, plans, vocabulary))
     assert took.peak <= told.total <= 1.5 * took.peak, told
+
+
+def test_a_base_that_is_known_serves_sweeps_that_are_cut_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Breadth first a state is held for each plan, so two sweeps have parts of unlike size.
+    monkeypatch.setattr(footprint, "_LIMITS", {"cpu": Limits(2**17, 2**18, 2**20)})
+    store: Any = Shelf()
+    runner, batches = Runner(Anatomy.of(made("llama", 4, 64, 32)), store), read(256, 32, 1, 32)
+    base = Plan.untouched(4)
+    known = sweep(runner, batches, base, skips(4)[:1], 32).kept
+    alone = sweep(runner, batches, base, pairs(4), 32)
+    again = sweep(runner, batches, base, pairs(4), 32, known=known)
+    assert known is not None
+    assert alone.kept is not None
+    assert len(known.final) != len(alone.kept.final)
+    for one, other in zip(alone.variants, again.variants, strict=True):
+        torch.testing.assert_close(one.kl, other.kl)
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
