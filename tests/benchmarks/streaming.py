@@ -1,0 +1,150 @@
+"""A model four times larger than the memory allowed: a streamed sweep against accelerate's disk offload in a loop.
+
+    python tests/benchmarks/streaming.py [--layers 16] [--width 1024] [--tokens 128] [--folder /tmp]
+
+Each side runs in a process of its own, whose private memory (RLIMIT_DATA) is held by the kernel to what it was
+after the imports plus a quarter of the weights. Bytes are counted where accelerate reads them for either side;
+the resident memory, pages of mapped files included, comes from the kernel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils.offload import OffloadedWeightsLoader
+from transformers import AutoConfig, AutoModelForCausalLM
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.resident import resident, status
+from sweeps import built, skipping_loop
+
+from pytest_layerguard.interventions.plan import Plan
+from pytest_layerguard.lab.anatomy import Anatomy
+from pytest_layerguard.lab.runner import Runner
+from pytest_layerguard.lab.streaming import load_streamed
+from pytest_layerguard.lab.sweep import sweep
+from pytest_layerguard.lab.windows import Batch, Contract, batched, cut
+
+VOCABULARY = 1024
+WINDOW = 128
+
+
+class Reads:
+    """Counts what is read from disk through accelerate."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        read = OffloadedWeightsLoader.__getitem__
+
+        def counting(loader: Any, key: str) -> Any:
+            found = read(loader, key)
+            self.bytes += found.nbytes
+            return found
+
+        OffloadedWeightsLoader.__getitem__ = counting  # type: ignore[method-assign]
+
+
+def text(tokens: int) -> list[Batch]:
+    drawn = torch.randint(3, VOCABULARY, (tokens + 1,), generator=torch.Generator().manual_seed(0))
+    windows = cut(drawn.tolist(), Contract(tokens, WINDOW, WINDOW, bos=None))
+    return batched(windows, 2048 // WINDOW)
+
+
+def stored(folder: Path) -> tuple[int, int]:
+    """Bytes of the layers on disk, and of everything."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    layers = sum(each.numel() * 4 for layer in model.model.layers for each in layer.parameters())
+    return layers, sum(each.numel() * 4 for each in model.parameters())
+
+
+def measured(told: argparse.Namespace, folder: Path, scratch: str) -> dict[str, float]:
+    """Loads and runs one side under the limit."""
+    layers, weights = stored(folder)
+    config = AutoConfig.from_pretrained(folder)
+    batches = text(told.tokens)
+    allowed = status("VmData") + weights // 4
+    resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
+    reads = Reads()
+    took: dict[str, float] = {}
+
+    def load(**options: Any) -> Any:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=torch.float32, output_loading_info=True, **options
+        )
+
+    def timed(work: Any) -> None:
+        reads.bytes = 0
+        started, used = time.perf_counter(), time.process_time()
+        work()
+        took["clock"] = time.perf_counter() - started
+        took["processor"] = time.process_time() - used
+
+    def streamed() -> None:
+        model, _, store = load_streamed(AutoModelForCausalLM, config, "cpu", load)
+        runner = Runner(Anatomy.of(model.eval().requires_grad_(False)), store)
+        base = Plan.untouched(told.layers)
+        plans = [base.without(frozenset([layer])) for layer in range(told.layers)]
+        timed(lambda: sweep(runner, batches, base, plans, VOCABULARY))
+
+    def looped() -> None:
+        places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
+        places |= {"model.rotary_emb": "cpu"}
+        places |= {f"model.layers.{layer}": "disk" for layer in range(told.layers)}
+        model, _ = load(device_map=places, offload_folder=scratch)
+        timed(lambda: skipping_loop(model.eval().requires_grad_(False), batches))
+
+    peak = resident(streamed if told.side == "sweep" else looped)
+    return {**took, "read": reads.bytes, "peak": peak, "layers": layers, "weights": weights}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--folder", default=tempfile.gettempdir())
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
+    told = parser.parse_args()
+    if told.side is not None:
+        with tempfile.TemporaryDirectory(dir=told.folder) as scratch:
+            print(json.dumps(measured(told, told.model, scratch)))
+        return
+    found: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory(dir=told.folder) as folder:
+        built(told.layers, told.width, VOCABULARY).save_pretrained(folder)
+        for side in ("sweep", "loop"):
+            command = [sys.executable, *sys.argv, "--side", side, "--model", folder]
+            done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+            found[side] = json.loads(done.stdout.splitlines()[-1])
+    ours, theirs = found["sweep"], found["loop"]
+    weights = ours["weights"]
+    print(
+        f"weights {weights / 2**20:,.0f} MiB, {told.layers} layers; "
+        f"private memory allowed beside the imports {weights / 4 / 2**20:,.0f} MiB"
+    )
+    for side, each in found.items():
+        print(
+            f"{side:5} read {each['read'] / 2**20:,.0f} MiB ({each['read'] / each['layers']:.3f} x the layers), "
+            f"resident peak beside the imports {each['peak'] / 2**20:,.0f} MiB ({each['peak'] / weights:.1%} of "
+            f"the weights), {each['clock']:.1f} s, {each['processor']:.1f} s of the processor"
+        )
+    for what in ("read", "clock", "processor", "peak"):
+        print(f"loop/sweep {what} {theirs[what] / ours[what]:.2f}")
+
+
+if __name__ == "__main__":
+    main()
