@@ -16,11 +16,11 @@ _CHUNK_ELEMENTS: Final = {"cpu": 2**22, "cuda": 2**27}
 
 _CHUNK_ROWS: Final = {"cpu": 512, "cuda": 2**20}
 """Rows of logits held at a time: on a CPU more gain nothing, and would leave its cache between two steps."""
+
 _AT_ONCE: Final = 6.25
 """Tensors of a chunk's size that are alive together at the most: of the base its log-probabilities, those held above
 what is too faint, where that is (a byte each) and its probabilities; the log-probabilities of the variant before; of
 this one its logits and its log-probabilities. Summing a divergence takes no more."""
-
 
 _FAINT: Final = -69.0
 """Log-probability of 1e-30, below which a token counts as ruled out: 1/p must not overflow."""

@@ -25,6 +25,7 @@ from support.resident import resident
 from sweeps import built, skipping_loop
 
 from pytest_layerguard.interventions.plan import Plan
+from pytest_layerguard.lab import heap
 from pytest_layerguard.lab.anatomy import Anatomy
 from pytest_layerguard.lab.footprint import MICRO_BATCH, Dimensions, Rows, predicted
 from pytest_layerguard.lab.head import chunk_rows
@@ -37,6 +38,8 @@ WINDOW = 128
 
 def measured(told: argparse.Namespace) -> dict[str, int]:
     """What one side holds beyond the loaded model, in bytes, measured in this process."""
+    # As a subject does.
+    heap.keep_freed()
     model = built(told.layers, told.width, told.vocabulary).to(told.device)
     drawn = torch.randint(3, told.vocabulary, (told.tokens + 1,)).tolist()
     windows = cut(drawn, Contract(told.tokens, WINDOW, WINDOW, bos=None))

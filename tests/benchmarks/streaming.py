@@ -29,6 +29,7 @@ from support.resident import resident, status
 from sweeps import built, skipping_loop
 
 from pytest_layerguard.interventions.plan import Plan
+from pytest_layerguard.lab import heap
 from pytest_layerguard.lab.anatomy import Anatomy
 from pytest_layerguard.lab.runner import Runner
 from pytest_layerguard.lab.streaming import load_streamed
@@ -73,6 +74,8 @@ def measured(told: argparse.Namespace, folder: Path, scratch: str) -> dict[str, 
     layers, weights = stored(folder)
     config = AutoConfig.from_pretrained(folder)
     batches = text(told.tokens)
+    # As a subject does.
+    heap.keep_freed()
     allowed = status("VmData") + weights // 4
     resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
     reads = Reads()
