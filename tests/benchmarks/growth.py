@@ -39,24 +39,24 @@ WINDOW = 128
 class Size:
     """What is measured: a model and how much is done to it."""
 
-    layers: int = 12
+    layers: int = 8
     tokens: int = 256
     vocabulary: int = 2048
-    variants: int = 12
+    variants: int = 8
 
 
 VALUES = {
-    "layers": (4, 8, 16, 24),
+    "layers": (2, 4, 8, 16),
     "tokens": (128, 256, 512, 1024),
     "vocabulary": (512, 2048, 8192, 32_768),
-    "variants": (1, 3, 6, 12),
+    "variants": (1, 2, 4, 8),
 }
 
 
 def sizes(name: str) -> list[Size]:
-    """The sizes of one panel; with more layers there is more to skip."""
+    """The sizes of one panel; each layer of the model is skipped unless it is the variants that change."""
     found = [replace(Size(), **{name: value}) for value in VALUES[name]]
-    return [replace(size, variants=min(size.variants, size.layers)) for size in found]
+    return [replace(each, variants=each.layers) if name != "variants" else each for each in found]
 
 
 def skipped(size: Size) -> list[int]:
