@@ -53,6 +53,7 @@ REFERENCE_NAMES: Final = ("reference", "reference-wide", "reference@init", "refe
 _INIT: Final = "@init"
 _SLUG: Final = r"^[a-z0-9][a-z0-9-]{0,79}$"
 _SLUG_RULE: Final = "lower-case letters, digits and '-', at most 80, such as bet-40"
+_DEVICE: Final = re.compile("con|prn|aux|nul|(com|lpt)[0-9]")
 _NAME_RULE: Final = (
     "a letter, then letters, digits or '_', at most 40, and no word of the criteria's own"
 )
@@ -70,7 +71,15 @@ def _named(value: str) -> str:
 Name = Annotated[str, AfterValidator(_named), WithJsonSchema({"type": "string", "pattern": _NAME})]
 """The name of an arm, a text or a checkpoint, as a criterion writes it before a dot."""
 
-BetId = Annotated[str, Field(pattern=_SLUG)]
+
+def _portable(value: str) -> str:
+    """Refuse what Windows opens as a device: a bet's record is a file by its id."""
+    if _DEVICE.fullmatch(value):
+        raise refusal(f"must not be {shown(value)}, the name of a device on Windows; {_SLUG_RULE}")
+    return value
+
+
+BetId = Annotated[str, Field(pattern=_SLUG), AfterValidator(_portable)]
 Line = Annotated[str, Field(min_length=1, max_length=2_000)]
 Prose = Annotated[str, Field(min_length=1, max_length=20_000)]
 Prompt = Annotated[str, Field(min_length=1, max_length=10_000)]

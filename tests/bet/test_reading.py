@@ -59,6 +59,7 @@ SINGLE = [
     ("id: bet-40", "id: -bet", (1, 5), "id", "lower-case letters"),
     ("id: bet-40", "id: 40", (1, 5), "id", "must be text (in quotes"),
     ("id: bet-40", "id: " + "a" * 81, (1, 5), "id", "at most 80"),
+    ("id: bet-40", "id: nul", (1, 5), "id", "must not be 'nul', the name of a device on Windows"),
     ("id: bet-40", "id: 'bet-40\n\n  '", (1, 5), "id", "lower-case letters"),
     ("id: bet-40", "id:", (1, 4), "id", "must be text"),
     ("title: Skip each layer", "title: ''", (2, 8), "title", "at least 1 character"),
