@@ -16,6 +16,7 @@ import yaml
 
 from pytest_layerguard.bet.texts import UNPINNED
 from pytest_layerguard.lab import digests
+from pytest_layerguard.lab.bombs import refuse_bomb, rows_at_a_time
 from pytest_layerguard.lab.conditions import UNPINNED_FLAG
 from pytest_layerguard.lab.errors import LabError, UnavailableError
 from pytest_layerguard.lab.hub import Repository
@@ -56,14 +57,16 @@ class Split:
     commit: str
 
 
-def of_file(source: LocalDatasetText, path: Path) -> Iterator[str]:
-    """Yield the rows of a local file.
+def of_file(source: LocalDatasetText, path: Path, largest: int) -> Iterator[str]:
+    """Yield the rows of a local file that holds at most ``largest`` bytes of text.
 
     Raises:
         LabError: If the file is not of that format, or has no such column of text.
         UnavailableError: If the datasets package is missing.
     """
-    return _read(source.dataset, {}, path, source.column, f"dataset {quoted(source.file)}")
+    what = f"dataset {quoted(source.file)}"
+    refuse_bomb(path, what, largest, fetched=False)
+    yield from _read(source.dataset, {}, path, source.column, what)
 
 
 def of_hub(source: DatasetText, conditions: Conditions) -> Iterator[str]:
@@ -81,9 +84,11 @@ def of_hub(source: DatasetText, conditions: Conditions) -> Iterator[str]:
     revision = None if source.revision == UNPINNED else source.revision
     repository = Repository("dataset", source.dataset, revision, conditions)
     split = _split(repository, source)
+    largest = conditions.budget.text_bytes
     for file in split.files:
         conditions.progress(f"fetching {file} of {repository}")
         path = repository.fetch(file, split.commit)
+        refuse_bomb(path, f"{repository}: {quoted(file)}", largest, fetched=True)
         yield from _read(split.reader, split.options, path, source.column, str(repository))
 
 
@@ -234,12 +239,16 @@ def _read(
     datasets = _library()
     if _PATTERN & set(str(path)) or "::" in str(path):
         raise LabError(f"{what}: the path has characters that stand for patterns; rename the file")
+    at_a_time = _AT_A_TIME
+    if reader == "parquet":
+        at_a_time = rows_at_a_time(path, _AT_A_TIME)
+        options = {**options, "batch_size": at_a_time}
     with quiet():
         try:
             rows = datasets.load_dataset(
                 reader, data_files={"train": [str(path)]}, split="train", streaming=True, **options
             )
-            batches = iter(rows.iter(batch_size=_AT_A_TIME))
+            batches = iter(rows.iter(batch_size=at_a_time))
         except Exception as error:
             raise LabError(f"{what}: cannot be read as {reader}: {first_line(error)}") from None
     while True:

@@ -104,9 +104,10 @@ class Texts:
         from pytest_layerguard.lab import rows
 
         if isinstance(source, LocalDatasetText):
-            path = self._reach.file(source.file, "file", largest=self._conditions.budget.text_bytes)
+            largest = self._conditions.budget.text_bytes
+            path = self._reach.file(source.file, "file", largest=largest)
             _check_digest(digests.of_file(path), source.sha256, source.file)
-            return joined(rows.of_file(source, path), source.join)
+            return joined(rows.of_file(source, path, largest), source.join)
         return joined(rows.of_hub(source, self._conditions), source.join)
 
     def _file(self, source: FileText) -> str:
