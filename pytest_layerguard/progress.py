@@ -160,10 +160,12 @@ class Display:
 
     def status(self) -> str:
         """What is done, how far it is and how long it will take, in one line of ASCII."""
+        from pytest_layerguard.bet.problems import printable
         from pytest_layerguard.report import text
 
         took = self._clock() - self._began
-        told = f"{self._bet}: {self._what}".encode("ascii", "replace").decode()
+        # A file of a dataset is shown while it is fetched, and a stranger named it.
+        told = f"{self._bet}: {printable(self._what)}".encode("ascii", "replace").decode()
         if not self._steps:
             return f"{told}, {text.seconds(took)}"
         done = min(self._done, self._steps)
