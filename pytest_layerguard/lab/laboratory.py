@@ -15,6 +15,7 @@ from pytest_layerguard.lab.intervals import FEWEST_WINDOWS
 from pytest_layerguard.lab.leases import Lease
 from pytest_layerguard.lab.loading import load
 from pytest_layerguard.lab.memory import fitted
+from pytest_layerguard.lab.panics import panics_told
 from pytest_layerguard.lab.progress import heard_by
 from pytest_layerguard.lab.results import BaseResult, BetResult, VariantResult
 from pytest_layerguard.lab.seen import refuse_stopping, with_own_metrics
@@ -103,7 +104,11 @@ class Laboratory:
         self._conditions.budget.check_bet(document.bet)
         devices.require(document.bet.needs, self._conditions)
         try:
-            with heard_by(self._conditions.counting), within(self._conditions.timeout):
+            with (
+                panics_told(),
+                heard_by(self._conditions.counting),
+                within(self._conditions.timeout),
+            ):
                 parts = [
                     self._at(document, bets, checkpoint, source)
                     for checkpoint, source in document.bet.model.checkpoints().items()

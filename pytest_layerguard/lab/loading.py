@@ -15,6 +15,7 @@ from pytest_layerguard.bet.texts import UNPINNED
 from pytest_layerguard.lab import devices, digests
 from pytest_layerguard.lab.conditions import UNPINNED_FLAG, Conditions
 from pytest_layerguard.lab.errors import LabError, UnavailableError
+from pytest_layerguard.lab.meta import Promised, on_meta, refuse_counts
 from pytest_layerguard.lab.model_folder import ModelFolder, inspect, refuse_code
 from pytest_layerguard.lab.paths import Reach, quoted
 from pytest_layerguard.lab.quiet import first_line, quiet, scrubbed
@@ -35,6 +36,7 @@ LARGEST_IN_FP32: Final = 2_000_000_000
 """Up to so many parameters a model computes in fp32, whatever it is stored in."""
 
 _INIT: Final = "@init"
+_LONGEST_KEY: Final = 200
 _MISMATCH: Final = re.compile(
     r"^(\S+) *\|.*ckpt: *torch\.Size\((.*?)\) vs model: *torch\.Size\((.*?)\)", re.MULTILINE
 )
@@ -196,8 +198,14 @@ def _from_folder(
         options["device_map"] = spec.device_map
     with quiet() as chatter:
         try:
+            refuse_counts(folder.config, folder.name)
             config = AutoConfig.from_pretrained(folder.path, **trusted)
             make = _auto_class(config, folder, conditions)
+            with on_meta():
+                promised = Promised.of(
+                    make.from_config(config, trust_remote_code=conditions.allow_remote_code)
+                )
+            promised.check(folder)
             load = partial(
                 make.from_pretrained,
                 folder.path,
@@ -375,4 +383,8 @@ def _provenance(
 
 
 def _some(keys: list[str]) -> str:
-    return f"{', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}"
+    return f"{', '.join(_short(key) for key in keys[:4])}{', ...' if len(keys) > 4 else ''}"
+
+
+def _short(key: str) -> str:
+    return key if len(key) <= _LONGEST_KEY else f"{key[:_LONGEST_KEY]}..."

@@ -91,6 +91,8 @@ class ModelFolder:
         sizes: Counter[str] = Counter()
         for dtype, shape in self.tensors.values():
             sizes[dtype] += prod(shape)
+        if not sizes:
+            raise LabError(f"{self.name}: its safetensors files hold no tensor")
         dtype = sizes.most_common(1)[0][0]
         if dtype not in _FLOATS:
             raise LabError(
@@ -140,6 +142,9 @@ def inspect(path: Path, name: str, *, inside: Callable[[Path], bool]) -> ModelFo
             raise LabError(
                 f"{name}: {quoted(file.name)} is a link that leads out of what bets may read"
             )
+        if not file.is_file() and not file.is_dir():
+            # To open a pipe is to wait for whoever writes into it.
+            raise LabError(f"{name}: {quoted(file.name)} is not a file")
     config = read_json(files, CONFIG, name)
     _refuse_indirections(files, config, name)
     tokenizer = {file: files[file] for file in TOKENIZER_FILES if file in files}
@@ -163,7 +168,7 @@ def weight_files(files: Mapping[str, Path], name: str) -> dict[str, Path]:
         shards = shard_names(read_json(files, INDEX, name), name)
         if missing := [shard for shard in shards if shard not in files]:
             raise LabError(
-                f"{name}: {INDEX} names files that are missing: {', '.join(missing[:4])}"
+                f"{name}: {INDEX} names files that are missing: {', '.join(map(quoted, missing[:4]))}"
             )
         return {shard: files[shard] for shard in shards}
     if pickled := [file for file in files if Path(file).suffix in _PICKLED]:

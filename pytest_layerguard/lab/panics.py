@@ -1,0 +1,31 @@
+"""Libraries written in Rust, which may give up on what they are fed in a way that no `except Exception` sees."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pytest_layerguard.lab.errors import LabError
+from pytest_layerguard.lab.quiet import first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def panics_told() -> Iterator[None]:
+    """Tell of a panic in the block as of anything else that is wrong with a bet's model or text.
+
+    Raises:
+        LabError: If native code panicked.
+    """
+    try:
+        yield
+    except BaseException as error:
+        # Each extension module has a class of its own, which it does not give away.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise LabError(
+            f"a tokenizer or a weights file made its library give up: {first_line(error)}. "
+            "It is damaged, or does what no sound one does."
+        ) from None

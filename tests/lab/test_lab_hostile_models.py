@@ -1,0 +1,158 @@
+"""Model folders that ask for more than they hold, never answer, or make a library give up."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from hub import tiny
+from safetensors.torch import load_file, save_file
+from transformers import GPTJConfig, GPTJForCausalLM
+
+from pytest_layerguard.bet.reading import parse_bets
+from pytest_layerguard.catalogue.shapes import ShapeError, of_config
+from pytest_layerguard.interventions.registry import Registry
+from pytest_layerguard.lab import meta
+from pytest_layerguard.lab.conditions import Conditions
+from pytest_layerguard.lab.errors import LabError, UnavailableError
+from pytest_layerguard.lab.laboratory import Laboratory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BET = """\
+id: bet
+title: Skip a layer
+claim: It can go.
+status: proposed
+model: {path: ../model}
+intervention: {skip_layers: {layers: {each: all}}}
+measure: {text: {file: ../text.txt}, tokens: 48, window: 6, max_base_perplexity: none}
+criteria: {lenient: any(perplexity_ratio <= 1e6)}
+"""
+COMMAND = "\n::error::owned\x1b[2J##[error]x"
+
+
+@pytest.fixture
+def model(tmp_path: Path, tiny_folder: Path) -> Path:
+    (tmp_path / "bets").mkdir()
+    (tmp_path / "text.txt").write_text(" ".join("thequickbrownfox" * 20))
+    return shutil.copytree(tiny_folder, tmp_path / "model")
+
+
+def told(model: Path) -> str:
+    """What a bet on a model is told."""
+    bets = model.parent / "bets"
+    (document,) = parse_bets(BET, bets / "bet.yaml")
+    with pytest.raises(LabError) as caught:
+        Laboratory(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1
+    assert text.isprintable()
+    assert "##[" not in text
+    return text
+
+
+def configured(model: Path, **changed: Any) -> dict[str, Any]:
+    file = model / "config.json"
+    config: dict[str, Any] = json.loads(file.read_text()) | changed
+    file.write_text(json.dumps(config))
+    return config
+
+
+def test_more_layers_than_any_model_has(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meta, "MOST_MODULES", 100)
+    configured(model, num_hidden_layers=50)
+    assert "more than 100 parts, too many to build" in told(model)
+
+
+def test_more_layers_than_a_list_can_have(model: Path) -> None:
+    config = configured(model, num_hidden_layers=10**12)
+    assert "config.json says 'num_hidden_layers': 1,000,000,000,000" in told(model)
+    with pytest.raises(ShapeError, match="too many to build"):
+        of_config(config, None)
+
+
+def test_more_parts_than_a_door_waits_for(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meta, "MOST_MODULES", 100)
+    with pytest.raises(ShapeError, match="more than 100 parts"):
+        of_config(configured(model, num_hidden_layers=50), None)
+
+
+def test_more_parameters_than_the_files_hold(model: Path) -> None:
+    """Where nothing stored has another shape, transformers would draw them all at random first."""
+    save_file({"x": torch.zeros(2)}, model / "model.safetensors", metadata={"format": "pt"})
+    configured(model, vocab_size=10**12)
+    assert "parameters, and its files hold 2. The checkpoint does not fit" in told(model)
+
+
+def test_tables_that_no_file_holds(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    shape = {"vocab_size": len(tiny.WORDS), "n_embd": 16, "n_layer": 1, "n_head": 2}
+    GPTJForCausalLM(GPTJConfig(**shape, n_positions=64, rotary_dim=8)).save_pretrained(model)
+    configured(model, n_positions=10**10)
+    assert "asks for tables, such as those of positions, of 320,000,000,000 bytes" in told(model)
+
+
+def test_weights_without_a_tensor(model: Path) -> None:
+    (model / "model.safetensors").write_bytes(struct.pack("<Q", 8) + b"{      }")
+    assert "hold no tensor" in told(model)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes are POSIX's")
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "generation_config.json"])
+def test_a_pipe_is_not_waited_for(model: Path, file: str) -> None:
+    (model / file).unlink(missing_ok=True)
+    os.mkfifo(model / file)
+    assert f"'{file}' is not a file" in told(model)
+
+
+def test_a_tensor_by_the_name_of_a_command(model: Path) -> None:
+    file = model / "model.safetensors"
+    tensors = load_file(file) | {f"a{COMMAND}": torch.zeros(2), "b" * 10_000: torch.zeros(2)}
+    save_file(tensors, file, metadata={"format": "pt"})
+    text = told(model)
+    assert "a\\u000a::error::owned" in text
+    assert len(text) < 1_000
+
+
+def test_a_file_by_the_name_of_a_command(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    index = {"weight_map": {"a": f"x{COMMAND}.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "names files that are missing" in told(model)
+
+
+@pytest.mark.parametrize("error", [LabError, UnavailableError])
+def test_no_message_obeys_what_it_quotes(error: type[Exception]) -> None:
+    assert str(error(f"it says{COMMAND}")) == "it says\\u000a::error::owned\\u001b[2J## [error]x"
+
+
+def test_a_pattern_that_backtracks_for_ever(model: Path) -> None:
+    """Its library panics, which is no Exception of Python."""
+    file = model / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    pattern = {"Regex": "(a+)+$"}
+    tokenizer["pre_tokenizer"] = {
+        "type": "Split",
+        "pattern": pattern,
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    file.write_text(json.dumps(tokenizer))
+    (model.parent / "text.txt").write_text("a" * 3_000 + "b")
+    assert "made its library give up: PanicException: Onig: Regex search error" in told(model)
+
+
+def test_a_tokenizer_that_cannot_be_parsed(model: Path) -> None:
+    file = model / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    tokenizer["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    file.write_text(json.dumps(tokenizer))
+    assert "made its library give up: PanicException: Precompiled" in told(model)
