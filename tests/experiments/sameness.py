@@ -1,6 +1,6 @@
 """Measures what another thread count, micro-batch or dtype does to every number of a catalogue, and to its verdicts.
 
-    python tests/experiments/sameness.py bets
+    python tests/experiments/sameness.py bets --jobs 2
 
 Every bet on a reference model is measured under each condition in a process of its own. Exits with 1 if running
 again changes one bit, or if any condition changes a verdict.
@@ -14,6 +14,7 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,24 @@ def compared(usual: dict[str, Any], other: dict[str, Any]) -> tuple[list[str], b
     return row, not moved
 
 
+def measured(folder: Path, name: str) -> dict[str, Any]:
+    """What a process of its own finds under a condition."""
+    threads = str(CONDITIONS[name].get("threads", 1))
+    said = subprocess.run(
+        [sys.executable, __file__, str(folder), "--condition", name],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+    )
+    found: dict[str, Any] = json.loads(said.stdout)
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bets", type=Path)
+    parser.add_argument("--jobs", type=int, default=1, help="so many conditions at once")
     parser.add_argument("--condition", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.condition is not None:
@@ -98,20 +114,16 @@ def main() -> int:
         "| condition | the same | ratio, relative | KL, nats | agreement | unique tokens | verdicts changed |"
     )
     print("|---|---|---|---|---|---|---|")
-    usual: dict[str, Any] = {}
     wrong = False
-    for name, condition in CONDITIONS.items():
-        threads = str(condition.get("threads", 1))
-        command = [sys.executable, __file__, str(chosen.bets), "--condition", name]
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        said = subprocess.run(
-            command, stdout=subprocess.PIPE, check=True, text=True, env=environment
-        )
-        found = json.loads(said.stdout)
-        usual = usual or found
-        row, kept = compared(usual, found)
-        wrong |= not kept or (name in ("the same again", "in reverse order") and found != usual)
-        print(f"| {name} | {' | '.join(row)} |", flush=True)
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        # The narrow types take longest, and are begun with.
+        begun = {name: pool.submit(measured, chosen.bets, name) for name in reversed(CONDITIONS)}
+        usual = begun["as usual, 1 thread"].result()
+        for name in CONDITIONS:
+            found = begun[name].result()
+            row, kept = compared(usual, found)
+            wrong |= not kept or (name in ("the same again", "in reverse order") and found != usual)
+            print(f"| {name} | {' | '.join(row)} |", flush=True)
     return 1 if wrong else 0
 
 
