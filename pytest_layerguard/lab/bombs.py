@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _OPENERS: Final[dict[bytes, Callable[[Path], IO[bytes]]]] = {
     b"\x1f\x8b": gzip.open,  # type: ignore[dict-item]
-    b"BZh": bz2.open,  # type: ignore[dict-item]
+    b"BZh": bz2.open,
     b"\xfd7zXZ\x00": lzma.open,
 }
 _OTHERS: Final = (
