@@ -165,7 +165,7 @@ class Display:
 
         took = self._clock() - self._began
         # A file of a dataset is shown while it is fetched, and a stranger named it.
-        told = f"{self._bet}: {printable(self._what)}".encode("ascii", "replace").decode()
+        told = printable(f"{self._bet}: {self._what}".encode("ascii", "replace").decode())
         if not self._steps:
             return f"{told}, {text.seconds(took)}"
         done = min(self._done, self._steps)

@@ -59,8 +59,9 @@ class TestStatus:
     def test_a_name_cannot_steer_a_terminal(self) -> None:
         display = Display(None, Clock())
         with display.bet("bet-40"):
-            display.say("loading caf\u00e9\u202e")
-            assert display.status() == "bet-40: loading caf??, 0.0s"
+            display.say("loading caf\u00e9\u202e\n::error::\x1b[2J")
+            told = "bet-40: loading caf??\\u000a::error::\\u001b[2J, 0.0s"
+            assert display.status() == told
 
 
 class TestLine:
