@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
@@ -15,15 +14,17 @@ from urllib.parse import quote
 from pytest_layerguard import __version__
 from pytest_layerguard.bet.interval import short
 from pytest_layerguard.report import plots, text
+from pytest_layerguard.report.facts import facts
 from pytest_layerguard.report.meaning import meaning, outranks
-from pytest_layerguard.report.table import Table, table, where
+from pytest_layerguard.report.table import Table, table, where_and_name
+from pytest_layerguard.report.talks import Talk, talks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import jinja2
 
-    from pytest_layerguard.lab.results import BaseResult, BetResult, Spoken, VariantResult
+    from pytest_layerguard.lab.results import BetResult
     from pytest_layerguard.report.entry import Told
     from pytest_layerguard.report.refused import Refused
     from pytest_layerguard.report.story import Published, Story
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 SIGNS: Final = {"passed": "\u2713", "failed": "\u2717", "skipped": "\u2013"}
 LINES: Final = 300
 """Variants in the table of all numbers at the most; the JSON report has all."""
-FACTS: Final = 120
-OPENLY: Final = 2
-"""Variants of a sweep whose words are shown without being asked for."""
 
 
 class Part(NamedTuple):
@@ -49,24 +47,6 @@ class Filter(NamedTuple):
     id: str
     label: str
     bets: int
-
-
-class Speech(NamedTuple):
-    """What one model says."""
-
-    name: str
-    text: str
-    note: str
-
-
-class Talk(NamedTuple):
-    """What is said to one prompt, before and after; `folded` is a heading to open it by."""
-
-    kind: str
-    prompt: str
-    before: Speech
-    after: tuple[Speech, ...]
-    folded: str
 
 
 @dataclass(frozen=True)
@@ -204,18 +184,14 @@ def _tally(bets: Sequence[Told], refused: Sequence[Refused]) -> tuple[Part, ...]
     counts = Counter(told.entry["outcome"] for told in bets)
     words = []
     if refused:
-        words.append(Part("failed", f"{_many(len(refused), 'file')} could not be read"))
+        words.append(Part("failed", f"{text.many(len(refused), 'file')} could not be read"))
     if counts["failed"]:
-        words.append(Part("failed", f"{_many(counts['failed'], 'bet')} failed"))
+        words.append(Part("failed", f"{text.many(counts['failed'], 'bet')} failed"))
     if counts["passed"]:
         words.append(Part("passed", f"{counts['passed']} passed"))
     if counts["skipped"]:
         words.append(Part("skipped", f"{counts['skipped']} skipped"))
     return tuple(words) or (Part("skipped", "no bets"),)
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}" + ("s" if count != 1 else "")
 
 
 def _versions(bets: Sequence[Told]) -> str:
@@ -274,10 +250,10 @@ def _section(
         trajectories=trajectories,
         recoveries=tuple(_recoveries(result)),
         heat=heat,
-        talks=tuple(_talks(story)),
+        talks=tuple(talks(story)),
         profiles=tuple(_profiles(story)),
         table=table(result, LINES) if result is not None else None,
-        provenance=tuple(_provenance(result)),
+        provenance=tuple(facts(result)),
         anchors=anchors,
     )
 
@@ -297,13 +273,9 @@ def _measured(result: BetResult, seconds: float) -> str:
         else "95 % intervals, clustered by window"
     )
     return (
-        f"{result.tokens:,} tokens in {_many(result.windows, 'window')}; {intervals}; "
+        f"{result.tokens:,} tokens in {text.many(result.windows, 'window')}; {intervals}; "
         f"{text.seconds(seconds)}"
     )
-
-
-def _name(variant: VariantResult) -> str:
-    return " \u00b7 ".join(part for part in (where(variant), variant.name) if part)
 
 
 def _recoveries(result: BetResult | None) -> Iterator[tuple[str, plots.LinesFigure]]:
@@ -317,77 +289,7 @@ def _profiles(story: Story) -> Iterator[tuple[str, plots.ProfileFigure]]:
     for variant in story.told_variants:
         figure = plots.profile(variant.profile)
         if figure is not None:
-            yield _name(variant), figure
-
-
-def _talks(story: Story) -> Iterator[Talk]:
-    result = story.result
-    if result is None:
-        return
-    for kind, heard in (("greedy, after", "samples"), ("eye test, never judged, after", "spoken")):
-        for base in result.bases:
-            yield from _answers(story.told_variants, base, kind, heard)
-
-
-def _answers(
-    variants: Sequence[VariantResult], base: BaseResult, kind: str, heard: str
-) -> Iterator[Talk]:
-    own: tuple[Spoken, ...] = getattr(base, heard)
-    others = [
-        (variant, getattr(variant, heard))
-        for variant in variants
-        if getattr(variant, heard)
-        and (variant.text, variant.checkpoint) == (base.text, base.checkpoint)
-    ]
-    for at, before in enumerate(own):
-        after = tuple(
-            Speech(_name(variant), said[at].text, _unique(said[at]))
-            for variant, said in others
-            if at < len(said)
-        )
-        spoken = Speech("untouched model", before.text, _unique(before))
-        heading = f"{_many(len(after) - OPENLY, 'more variant')}"
-        if at == 0 and heard == "samples":
-            yield Talk(kind, before.prompt, spoken, after[:OPENLY], "")
-            if after[OPENLY:]:
-                yield Talk(kind, before.prompt, spoken, after[OPENLY:], heading)
-        else:
-            yield Talk(kind, before.prompt, spoken, after, f"{kind} \u201c{before.prompt}\u201d")
-
-
-def _unique(spoken: Spoken) -> str:
-    return f"{_many(spoken.unique_tokens, 'unique token')}"
-
-
-def _provenance(result: BetResult | None) -> Iterator[tuple[str, str]]:
-    if result is None:
-        return
-    several = len(result.provenance.get("checkpoints", ())) > 1
-    facts: list[tuple[str, str]] = []
-    for key, value in result.provenance.items():
-        if key == "checkpoints" and isinstance(value, list | tuple):
-            for made in value:
-                prefix = f"{made.get('checkpoint')}: " if several else ""
-                facts += [(prefix + name, said) for name, said in _flat("", made)]
-        else:
-            facts += _flat(key, value)
-    for key, value in result.diagnostics.items():
-        facts += _flat(key, value)
-    for name, said in facts[:FACTS]:
-        yield text.plain(name, 80), text.plain(said, 300)
-
-
-def _flat(key: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Yield the leaves of nested data with their dotted names; what is not there is left out."""
-    if isinstance(value, dict):
-        for name, each in value.items():
-            yield from _flat(f"{key} {name}".strip().replace("_", " "), each)
-    elif isinstance(value, list | tuple):
-        for at, each in enumerate(value):
-            yield from _flat(f"{key} {at}" if len(value) > 1 else key, each)
-    elif value is not None:
-        number = isinstance(value, float) and math.isfinite(value)
-        yield key, short(value) if number else str(value)
+            yield where_and_name(variant), figure
 
 
 def write(

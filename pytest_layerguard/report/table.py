@@ -73,6 +73,11 @@ def where(each: BaseResult | VariantResult) -> str:
     return " \u00b7 ".join(part for part in parts if part is not None)
 
 
+def where_and_name(variant: VariantResult) -> str:
+    """A variant with its arm, text and checkpoint."""
+    return " \u00b7 ".join(part for part in (where(variant), variant.name) if part)
+
+
 def _cell(metrics: Mapping[str, Interval], column: str) -> Cell | None:
     interval = metrics.get(column)
     if interval is None:

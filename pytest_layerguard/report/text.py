@@ -57,6 +57,11 @@ def seconds(value: float) -> str:
     return f"{minutes}m {rest:02d}s"
 
 
+def many(count: int, what: str) -> str:
+    """A number of things: `1 bet`, `2 bets`."""
+    return f"{count} {what}" + ("s" if count != 1 else "")
+
+
 def aligned(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> list[str]:
     """Line up rows of cells, two spaces between columns; the columns in `right` to the right."""
     widths = [max(columns(row[at]) for row in rows) for at in range(len(rows[0]))] if rows else []
