@@ -69,9 +69,9 @@ def contradictions(criteria: Criteria, shape: Shape) -> Iterator[tuple[str, str]
             "lies beyond the lenient one",
         )
     elif seen.complete and not seen.holds:
-        yield "lenient", "can never hold, whatever is measured; a claim that can be kept"
+        yield "lenient", "can never hold, whatever is measured; write a claim that can be kept"
     elif seen.complete and not seen.fails:
-        yield "lenient", "can never fail, whatever is measured; a bet that can be lost"
+        yield "lenient", "can never fail, whatever is measured; write a bet that can be lost"
     elif (
         strict is not None and catastrophic is not None and implies(strict.node, catastrophic.node)
     ):

@@ -265,8 +265,8 @@ class ModelSpec(BetPart):
             raise refusal("does not go with revision; one, or several by name", "revisions")
         if self.revision is None and self.revisions is None:
             raise refusal(
-                "is missing; a full commit hash (40 lower-case hexadecimal digits), since a branch "
-                f"may move; the word {UNPINNED} runs only under a command-line flag",
+                "is missing; give a full commit hash (40 lower-case hexadecimal digits), since a "
+                f"branch may move; the word {UNPINNED} runs only under --layerguard-allow-unpinned",
                 "revision",
             )
         for name, revision in (self.revisions or {}).items():
@@ -414,7 +414,7 @@ class Measure(BetPart):
         if self.text is not None and self.texts is not None:
             complaints.append((("texts",), "does not go with text; one, or several by name"))
         if self.tokens is None and self.preset is None:
-            complaints.append((("tokens",), "is missing; how many tokens are scored"))
+            complaints.append((("tokens",), "is missing; say how many tokens are scored"))
         if self.preset is not None:
             fixed = [key for key in ("window", "stride", "bos") if key in self.model_fields_set]
             message = f"is fixed by preset {self.preset}; leave one of the two out"
@@ -545,7 +545,7 @@ class Bet(BetPart):
     )
     measure: Measure = Field(description="what is measured, on which text")
     criteria: Criteria = Field(
-        description="when the claim holds: lenient, and strict, catastrophic"
+        description="when the claim holds (lenient), and beside it strict and catastrophic"
     )
     closes: Closes | None = Field(
         default=None, description="which proposals this falsification rules out"

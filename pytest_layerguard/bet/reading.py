@@ -118,7 +118,7 @@ def duplicate_ids(
         line, column = document.position("id")
         message = (
             f"'{document.bet.id}' is already the id of the bet at {earlier.path}:{earlier.line}; "
-            "each id once in the catalogue"
+            "give one of the two another"
         )
         shown = _excerpt(lines, line, column) if lines is not None else _excerpt_of(document)
         problems.append(Problem(document.path, line, column, "id", message, shown))

@@ -49,7 +49,7 @@ def _one_of_intervention_and_arms(parts: Parts) -> Iterator[ValidationError]:
         return
     if parts["intervention"] is None and parts["arms"] is None:
         yield refusal(
-            "is missing; what is done to the model, or arms to compare several", "intervention"
+            "is missing; say what is done to the model, or arms to compare several", "intervention"
         )
     elif parts["intervention"] is not None and parts["arms"] is not None:
         yield refusal("does not go with intervention; one of the two", "arms", KEY)

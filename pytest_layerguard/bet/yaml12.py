@@ -308,7 +308,17 @@ def _marked(error: yaml.MarkedYAMLError) -> Fault:
     mark = error.problem_mark or error.context_mark
     said = " ".join(str(part) for part in (error.context, error.problem) if part)
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-    return Fault(line, column, (), f"is not YAML: {said}")
+    hint = next((hint for words, hint in _HINTS.items() if words in said), "")
+    return Fault(line, column, (), f"is not YAML: {said}{hint}")
+
+
+_HINTS: Final = {
+    "found character '\\t'": "; indent with spaces, not with a tab",
+    "mapping values are not allowed here": "; quote text that has ': ' in it; begin keys of a mapping in one column",
+    "expected <block end>": "; this line is indented unlike those it belongs to",
+    "found unexpected end of stream": "; a quote or a bracket is not closed",
+}
+"""What to do about the parser's words, for those that people meet."""
 
 
 def _unreadable(error: yaml.reader.ReaderError, text: str) -> Fault:

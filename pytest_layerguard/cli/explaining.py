@@ -101,7 +101,9 @@ class _Explained:
         try:
             return list(self.scout.look(self.document, bets).values())
         except LabError as error:
-            raise UserError(f"{self.document.path}:{self.document.line}: {error}") from None
+            key = str(error).partition(":")[0]
+            line, column = self.document.position(*key.split("."))
+            raise UserError(f"{self.document.path}:{line}:{column}: {error}") from None
 
     def _cost(self, bet: Bet, sighting: Sighting) -> tuple[Cost | None, str]:
         from pytest_layerguard.cli.dry import NoPlanError, cost

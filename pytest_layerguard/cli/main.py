@@ -111,6 +111,7 @@ def _explain(command: argparse.ArgumentParser) -> None:
     command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="bet files")
     command.add_argument(
         "--root",
+        "--layerguard-root",
         action="append",
         type=Path,
         default=[],

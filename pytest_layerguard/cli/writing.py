@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.cli.template import ARGUMENTS, NewBet
 from pytest_layerguard.cli.told import UserError, registry, say
+from pytest_layerguard.lab.conditions import ROOT_FLAG
 from pytest_layerguard.project import bets_of
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from pytest_layerguard.bet.reading import BetDocument
     from pytest_layerguard.interventions.registry import Registry
 
 _SCHEMA: Final = "schema.json"
@@ -92,8 +95,8 @@ def run(given: argparse.Namespace) -> int:
         challenges=tuple(given.challenges),
         schema=_schema_line(path),
     )
-    write(path, str(bet), known)
-    for line in _next(path):
+    document = write(path, str(bet), known)
+    for line in _next(path, outside(document)):
         say(line)
     return 0
 
@@ -181,8 +184,11 @@ def _text(text: str, bet: Path) -> str:
     return f"{{file: {_from(bet, file)}}}"
 
 
-def write(path: Path, text: str, known: Registry) -> None:
+def write(path: Path, text: str, known: Registry) -> BetDocument:
     """Write a bet file that is sound and does not exist yet, and the schema that editors read.
+
+    Returns:
+        The bet.
 
     Raises:
         UserError: With all that is wrong with it, or why it cannot be written.
@@ -213,6 +219,23 @@ def write(path: Path, text: str, known: Registry) -> None:
         _free(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
+    return document
+
+
+def outside(document: BetDocument) -> tuple[Path, ...]:
+    """The folders outside the bet's own tree that it reads from, which the user must allow."""
+    from pytest_layerguard.bet.texts import FileText, LocalDatasetText
+    from pytest_layerguard.lab.conditions import Conditions
+    from pytest_layerguard.lab.paths import Reach
+
+    bet = document.bet
+    reach = Reach.of(document.path, bets_of(document.path), Conditions())
+    texts = bet.measure.named_texts.values()
+    files = [text.file for text in texts if isinstance(text, FileText | LocalDatasetText)]
+    folders = [reach.folder.joinpath(file).resolve().parent for file in files]
+    if bet.model.path is not None:
+        folders.append(reach.folder.joinpath(bet.model.path).resolve())
+    return tuple(folder for folder in dict.fromkeys(folders) if not reach.holds(folder))
 
 
 def _schema_line(path: Path) -> str:
@@ -263,9 +286,18 @@ def _claimed(kinds: tuple[str, ...], swept: bool) -> str:
     return f"After {done} {least} has no more than 3x the perplexity."
 
 
-def _next(path: Path) -> list[str]:
+def _next(path: Path, roots: Sequence[Path]) -> list[str]:
     bets = bets_of(path)
-    told = [f"wrote {path}", f"what it would cost: python -m pytest_layerguard explain {path}"]
-    if bets.name == "bets":
-        return [*told, f"judge it:            pytest {path}"]
-    return [*told, f"judge it:            pytest -o layerguard_bets={bets.name} {path}"]
+    allowed = "".join(f" {ROOT_FLAG} {shlex.quote(str(root))}" for root in roots)
+    named = "" if bets.name == "bets" else f" -o layerguard_bets={bets.name}"
+    told = [
+        f"wrote {path}",
+        f"what it would cost: python -m pytest_layerguard explain {path}{allowed}",
+        f"judge it:            pytest{named} {path}{allowed}",
+    ]
+    if roots:
+        told.append(
+            f"It reads outside of {bets.absolute().parent}, which a run must allow; what lies inside "
+            "needs no option."
+        )
+    return told

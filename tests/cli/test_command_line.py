@@ -277,6 +277,28 @@ def test_explain_counts_what_it_takes_to_choose(capsys: pytest.CaptureFixture[st
     assert re.search(r"Before them \d+ to decide what is done", told)
 
 
+def test_what_a_bet_reads_elsewhere_is_allowed_by_the_commands_that_new_gives(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(pytest_layerguard.__file__).parent / "reference" / "narrow"
+    (tmp_path / "mine" / "bets").mkdir(parents=True)
+    (tmp_path / "text.txt").write_text("Once upon a time. ", encoding="utf-8")
+    bet = "mine/bets/far.yaml"
+    given = ("--intervention", "quantize_weights", "--model", str(model), "--text", "text.txt")
+    assert new(bet, *given) == 0
+    said = capsys.readouterr().out
+    allowed = [f"--layerguard-root {folder}" for folder in (tmp_path.resolve(), model.resolve())]
+    assert f"explain {bet} {' '.join(allowed)}\n" in said
+    assert f"pytest {bet} {' '.join(allowed)}\n" in said
+    assert f"It reads outside of {tmp_path / 'mine'}, which a run must allow" in said
+    assert main(["explain", bet]) == 1
+    line = next(
+        n for n, text in enumerate(Path(bet).read_text().splitlines(), 1) if "model:" in text
+    )
+    assert f"error: {bet}:{line}:9: model.path: " in capsys.readouterr().err
+    assert main(["explain", bet, *" ".join(allowed).split()]) == 0
+
+
 def test_explain_says_what_is_wrong_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     Path("bad.yaml").write_text("id: [", encoding="utf-8")
     assert main(["explain", "bad.yaml"]) == 1
