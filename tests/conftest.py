@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import os
 
+from hypothesis import settings
+
 # Before torch is imported, here and in the processes that tests start: the models are tiny and several
 # processes share the cores, where threads would mostly wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No test asserts a time, and on a busy machine any example may take long.
+settings.register_profile("untimed", settings.default, deadline=None)
+settings.load_profile("untimed")

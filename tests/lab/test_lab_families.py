@@ -176,7 +176,7 @@ KINDS: dict[str, Callable[[], dict[str, object]]] = {
 }
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(
     family=st.sampled_from(sorted(families.FAMILIES)),
     kinds=st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=3),

@@ -20,7 +20,7 @@ from pytest_layerguard.interventions.plan import Plan
 from pytest_layerguard.lab.anatomy import Anatomy
 from pytest_layerguard.lab.runner import Runner
 
-FEW = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 ANY = st.sampled_from(sorted(families.FAMILIES))
 ALIKE = st.sampled_from(sorted(set(families.FAMILIES) - set(families.UNLIKE_LAYERS)))
 PAIR = st.lists(st.integers(-4, 3), min_size=2, max_size=2, unique_by=lambda i: i % 4)
