@@ -285,7 +285,8 @@ def _elsewhere(crossing: Crossing, named: set[str]) -> Iterator[str]:
     if not about:
         return
     closed = {arm for arm, _ in _parts(crossing.entry, theirs)}
-    for arm in sorted(str(each) for each in crossing.arms - about):
+    # A bet without arms is asked to name one already.
+    for arm in sorted(each for each in crossing.arms - about if each is not None):
         yield f"its bar is about {', '.join(sorted(about))}; the arm {arm!r} stands in the door too"
     for arm in sorted((about & closed) - crossing.arms):
         yield f"its bar is about {arm}, which stands in the door there and not here"
