@@ -523,7 +523,7 @@ def test_a_challenge_has_a_name_for_every_prefix_of_its_bar(bets: Bets) -> None:
         name.format("b.kl", "b"),
         name.format("b.perplexity_ratio", "b"),
     ]
-    assert wrong(bets, "bet-40") == unnamed(bets, "bet-40")
+    assert not any("None" in each for each in wrong(bets, "bet-40"))
     criteria = {"lenient": "all(perplexity_ratio <= 3)"}
     skip = {"skip_layers": {"layers": 2}}
     named = {"intervention": None, "arms": {"a": skip, "c": skip}, "criteria": criteria}
