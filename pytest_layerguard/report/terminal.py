@@ -72,8 +72,12 @@ def summary(bets: Sequence[Told], width: int) -> Iterator[Line]:
 
 
 def _fit(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
-    """Cut the elastic columns, then leave columns out, until the table is narrow enough."""
+    """Cut the elastic columns, then leave columns out, until the table is narrow enough.
+
+    Bets that can be told apart come before columns: a table of beginnings tells nobody anything.
+    """
     lines: list[str] = []
+    alike: list[str] = []
     for gone in range(len(EXPENDABLE) + 1):
         kept = [name for name in HEADINGS if name not in EXPENDABLE[:gone]]
         numbers = frozenset(at for at, name in enumerate(kept) if name in NUMBERS)
@@ -83,9 +87,12 @@ def _fit(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
                 for row in rows
             ]
             lines = text.aligned(cells, numbers)
-            if max(map(text.columns, lines)) <= width:
+            if max(map(text.columns, lines)) > width:
+                continue
+            if len({row[0] for row in cells}) == len({row["bet"] for row in rows}):
                 return lines
-    return lines
+            alike = alike or lines
+    return alike or lines
 
 
 def _row(told: Told) -> dict[str, str]:

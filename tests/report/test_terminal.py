@@ -94,6 +94,17 @@ def test_the_table_fits(width: int) -> None:
     assert lines[0].startswith("bet")
 
 
+def test_bets_that_begin_alike_can_be_told_apart() -> None:
+    names = (
+        "degeneration-gemma-3-12b",
+        "degeneration-gemma-3-12b-retrained",
+        "degeneration-layers",
+    )
+    lines = table(*(told(id=name, model="google/gemma-3-12b-it") for name in names), width=80)
+    assert max(map(text.columns, lines)) <= 80
+    assert len({line.split()[0] for line in lines[1:]}) == 3
+
+
 def test_verdicts_start_in_one_column() -> None:
     lines = table(told(), told(id="a-longer-one", word="STRICT", cached=True))
     assert (
