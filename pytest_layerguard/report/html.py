@@ -72,7 +72,7 @@ class Section:
     strip: plots.Strip | None
     rows: tuple[plots.RowsFigure, ...]
     trajectories: tuple[plots.LinesFigure, ...]
-    recoveries: tuple[tuple[str, plots.LinesFigure], ...]
+    recoveries: tuple[plots.LinesFigure, ...]
     heat: plots.HeatFigure | None
     talks: tuple[Talk, ...]
     profiles: tuple[tuple[str, plots.ProfileFigure], ...]
@@ -248,7 +248,7 @@ def _section(
         strip=strip,
         rows=() if heat or trajectories else tuple(_figures(story, plots.rows)),
         trajectories=trajectories,
-        recoveries=tuple(_recoveries(result)),
+        recoveries=tuple(_recoveries(story)),
         heat=heat,
         talks=tuple(talks(story)),
         profiles=tuple(_profiles(story)),
@@ -278,11 +278,12 @@ def _measured(result: BetResult, seconds: float) -> str:
     )
 
 
-def _recoveries(result: BetResult | None) -> Iterator[tuple[str, plots.LinesFigure]]:
-    for variant in result.variants if result is not None else ():
-        figure = plots.recovery(variant)
+def _recoveries(story: Story) -> Iterator[plots.LinesFigure]:
+    for variant in story.result.variants if story.result is not None else ():
+        name, matched = where_and_name(variant), variant.arm in story.matched
+        figure = plots.recovery(variant, name, matched=matched)
         if figure is not None:
-            yield variant.name, figure
+            yield figure
 
 
 def _profiles(story: Story) -> Iterator[tuple[str, plots.ProfileFigure]]:

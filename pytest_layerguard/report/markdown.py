@@ -129,7 +129,8 @@ def _row(told: Told, address: str | None) -> str:
 def _decided(told: Told) -> str:
     """What decided, in a line: the criterion with its numbers, or the first message."""
     story = told.story
-    if story.crossed:
+    # What was skipped may stand behind a door, but nobody has found that it does.
+    if story.crossed and told.entry["outcome"] != "skipped":
         return "; ".join(f"closed by {door.id}: {door.claim}" for door in story.crossed)
     deciding = next((each for each in story.criteria if each.decided and each.filled), None)
     if deciding is not None and told.entry["word"] == told.entry["verdict"]:
@@ -213,7 +214,7 @@ def drawn(figure: plots.RowsFigure) -> Iterator[str]:
         line = [" "] * _WIDTH
         first, last = _letter(row.start), _letter(row.start + row.width)
         line[first : last + 1] = "\u2588" * (last + 1 - first)
-        for mark in figure.marks:
+        for mark in row.marks:
             at = _letter(mark.at)
             line[at] = "\u2506" if mark.level == "catastrophic" else "\u2502"
         name = " ".join(part for part in (row.group, row.label) if part)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_layerguard.bet.criteria import Expression
-    from pytest_layerguard.bet.model import Bet, Criteria, Evidence
+    from pytest_layerguard.bet.model import Bet, Criteria, Evidence, Intervention
     from pytest_layerguard.bet.reading import BetDocument
     from pytest_layerguard.catalogue.crossing import Crossing
     from pytest_layerguard.catalogue.outcome import Outcome
@@ -105,6 +105,7 @@ class Story:
         result: The measurement; words and loss profiles only of the variants in `telling`.
         telling: The positions of those variants in the result, the mildest first.
         metrics: The metrics that the criteria name, in their order.
+        matched: The arms that are trained towards what the original's layers put out.
     """
 
     title: str = ""
@@ -122,6 +123,7 @@ class Story:
     crossed: tuple[Door, ...] = ()
     result: BetResult | None = None
     telling: tuple[int, ...] = ()
+    matched: tuple[str | None, ...] = ()
 
     @property
     def told_variants(self) -> tuple[VariantResult, ...]:
@@ -197,6 +199,7 @@ def story(document: BetDocument, outcome: Outcome | None, root: Path) -> Story:
         crossed=tuple(_doors(outcome, root)) if outcome else (),
         result=result and trimmed(result, telling),
         telling=telling,
+        matched=tuple(arm for arm, steps in bet.arm_interventions.items() if _matched(steps)),
     )
 
 
@@ -208,6 +211,12 @@ def done(bet: Bet) -> Iterator[str]:
             for each in interventions
         )
         yield steps if arm is None else f"{arm}: {steps}"
+
+
+def _matched(interventions: Sequence[Intervention]) -> bool:
+    """Whether the last training's loss is a distance rather than nats."""
+    trained = [each.arguments for each in interventions if each.kind == "train"]
+    return getattr(trained[-1], "objective", None) == "layer_output" if trained else False
 
 
 def _arguments(value: Any) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.interval import short
+from pytest_layerguard.report.plots.marks import between
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,6 +83,4 @@ def _cell(metrics: Mapping[str, Interval], column: str) -> Cell | None:
     interval = metrics.get(column)
     if interval is None:
         return None
-    if interval.is_point:
-        return Cell(short(interval.value))
-    return Cell(short(interval.value), f"{short(interval.low)} \u2013 {short(interval.high)}")
+    return Cell(short(interval.value), between(interval))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytest_layerguard.report import text
@@ -10,7 +11,7 @@ from pytest_layerguard.report.table import where_and_name
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_layerguard.lab.results import BaseResult, Spoken, VariantResult
+    from pytest_layerguard.lab.results import Spoken, VariantResult
     from pytest_layerguard.report.story import Story
 
 OPENLY: Final = 2
@@ -36,39 +37,54 @@ class Talk(NamedTuple):
 
 
 def talks(story: Story) -> Iterator[Talk]:
-    """Yield what is said to each prompt: greedily first, then in the eye test."""
-    result = story.result
-    if result is None:
-        return
+    """Yield what is said to each prompt: greedily first, then in the eye test; the first unfolded."""
+    open_yet = False
+    for kind, before, after in _conversations(story):
+        if open_yet:
+            yield Talk(
+                kind, before.prompt, _own(before), after, f"{kind} \u201c{before.prompt}\u201d"
+            )
+            continue
+        open_yet = True
+        yield Talk(kind, before.prompt, _own(before), after[:OPENLY], "")
+        if after[OPENLY:]:
+            heading = text.many(len(after) - OPENLY, "more variant")
+            yield Talk(kind, before.prompt, _own(before), after[OPENLY:], heading)
+
+
+def _conversations(story: Story) -> Iterator[tuple[str, Spoken, tuple[Speech, ...]]]:
+    bases = story.result.bases if story.result is not None else ()
+    several = len({base.checkpoint for base in bases}) > 1
     for kind, heard in (("greedy, after", "samples"), ("eye test, never judged, after", "spoken")):
-        for base in result.bases:
-            yield from _answers(story.told_variants, base, kind, heard)
+        # A prompt is no part of a text, so a model says the same whichever text it is scored on.
+        own = dict.fromkeys((base.checkpoint, getattr(base, heard)) for base in bases)
+        for checkpoint, said in own:
+            texts = {base.text for base in bases if getattr(base, heard) == said}
+            speakers = [
+                variant
+                for variant in story.told_variants
+                if variant.checkpoint == checkpoint and variant.text in texts
+            ]
+            for at, before in enumerate(said):
+                after = tuple(_speeches(speakers, heard, at))
+                yield f"{checkpoint}, {kind}" if several else kind, before, after
 
 
-def _answers(
-    variants: Sequence[VariantResult], base: BaseResult, kind: str, heard: str
-) -> Iterator[Talk]:
-    own: tuple[Spoken, ...] = getattr(base, heard)
-    others = [
-        (variant, getattr(variant, heard))
-        for variant in variants
-        if getattr(variant, heard)
-        and (variant.text, variant.checkpoint) == (base.text, base.checkpoint)
-    ]
-    for at, before in enumerate(own):
-        after = tuple(
-            Speech(where_and_name(variant), said[at].text, _unique(said[at]))
-            for variant, said in others
-            if at < len(said)
-        )
-        spoken = Speech("untouched model", before.text, _unique(before))
-        heading = f"{text.many(len(after) - OPENLY, 'more variant')}"
-        if at == 0 and heard == "samples":
-            yield Talk(kind, before.prompt, spoken, after[:OPENLY], "")
-            if after[OPENLY:]:
-                yield Talk(kind, before.prompt, spoken, after[OPENLY:], heading)
-        else:
-            yield Talk(kind, before.prompt, spoken, after, f"{kind} \u201c{before.prompt}\u201d")
+def _speeches(speakers: Sequence[VariantResult], heard: str, at: int) -> Iterator[Speech]:
+    heard_yet: dict[tuple[str | None, str], list[Spoken]] = {}
+    several = len({variant.text for variant in speakers}) > 1
+    for variant in speakers:
+        said: tuple[Spoken, ...] = getattr(variant, heard)
+        others = heard_yet.setdefault((variant.arm, variant.name), [])
+        if at >= len(said) or said[at] in others:
+            continue
+        name = where_and_name(replace(variant, text=None) if several and not others else variant)
+        others.append(said[at])
+        yield Speech(name, said[at].text, _unique(said[at]))
+
+
+def _own(before: Spoken) -> Speech:
+    return Speech("untouched model", before.text, _unique(before))
 
 
 def _unique(spoken: Spoken) -> str:

@@ -44,6 +44,20 @@ while (walker.nextNode()) {
 return [seen.size, poor];
 """
 
+OVERLAPS = """
+const axes = [...document.querySelectorAll('.ticks')].filter(each => each.checkVisibility());
+let count = 0;
+const covered = [];
+for (const axis of axes) {
+  const texts = [...axis.querySelectorAll('text')].filter(each => each.checkVisibility());
+  const boxes = texts.map(each => each.getBoundingClientRect());
+  count += boxes.length;
+  for (let i = 1; i < boxes.length; i++)
+    if (boxes[i].left < boxes[i - 1].right + 2) covered.push(texts[i].textContent);
+}
+return [count, covered];
+"""
+
 
 def test_nothing_is_asked_for_and_nothing_is_blocked(chromium: Chromium, page: Path) -> None:
     chromium.open(page)
@@ -104,6 +118,24 @@ def test_nothing_is_wider_than_the_screen(
     if unfolded:
         chromium.ask("document.querySelectorAll('details').forEach(each => each.open = true)")
     assert chromium.ask("return document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [360, 768, 1200])
+def test_no_number_of_an_axis_covers_another(chromium: Chromium, page: Path, width: int) -> None:
+    chromium.open(page, width=width)
+    count, covered = chromium.ask(OVERLAPS)
+    assert count > 20
+    assert covered == []
+
+
+def test_no_word_of_a_table_is_broken(chromium: Chromium, page: Path) -> None:
+    chromium.open(page)
+    lines = """return [...document.querySelectorAll('.figures thead th')].filter(each => {
+        const range = document.createRange();
+        range.selectNodeContents(each);
+        return range.getClientRects().length > 1;
+    }).length"""
+    assert chromium.ask(lines) == 0
 
 
 def test_a_keyboard_goes_through_it_in_order(chromium: Chromium, page: Path) -> None:

@@ -98,6 +98,24 @@ class TestPage:
         text = Read(page(tales.judged(tales.SWEEP, tales.sweep()))).text
         assert text.index("there was a girl") < text.index("word2") < text.index("word0")
 
+    def test_words_are_shown_without_being_asked_for(self) -> None:
+        written = page(tales.eye_test())
+        assert written.count("a broken word") == 1, (
+            "it says the same whichever text it is scored on"
+        )
+        before = written[: written.index("a broken word")]
+        assert before.count("<details") == before.count("</details")
+
+    def test_a_door_that_nobody_could_try_is_not_called_closed(self) -> None:
+        written = page(tales.doubtful())
+        assert 'aria-label="May be closed by old"' in written
+        assert "would stand in it with" in written
+
+    def test_the_file_stands_at_the_top_of_a_bet(self) -> None:
+        written = page(tales.every()["sweep"])
+        heading = written[written.index("<article") : written.index("<h3")]
+        assert "bets/some.yaml:1</a>" in heading
+
     def test_evidence_is_marked_as_such(self) -> None:
         text = Read(page(tales.every()["skipped"])).text
         assert "published, not measured here" in text

@@ -52,6 +52,11 @@ class TestSummary:
         assert "_Published, not measured here:_ Bet 40." in told
         assert "there was a girl" in told
 
+    def test_a_door_that_nobody_could_try_is_not_called_closed(self) -> None:
+        told = render(tales.doubtful())
+        assert "whether old closed it cannot be told" in told
+        assert "closed by old" not in told
+
     def test_files_lead_to_their_lines(self) -> None:
         told = render(tales.every()["error"], address=ADDRESS)
         assert f"[`bets/some.yaml:1`]({ADDRESS}/bets/some.yaml#L1)" in told

@@ -45,6 +45,9 @@ class TestScale:
         assert labels == ["1", "10", "100", "1000", "10,000", "100,000"][: len(labels)]
         assert len(labels) >= 5
 
+    def test_a_short_log_axis_has_more_than_its_ends(self) -> None:
+        assert len(plots.Scale.over([1.0, 3.0], log=True).ticks()) >= 3
+
 
 class TestRows:
     def test_a_row_says_where_it_lies(self) -> None:
@@ -62,6 +65,28 @@ class TestRows:
         figure = plots.rows(tales.judged(tales.ARMS, tales.arms()).story, "perplexity_ratio")
         assert figure is not None
         assert [row.zone for row in figure.rows] == ["lenient", "none"]
+        assert [len(row.marks) for row in figure.rows] == [1, 0]
+        assert [mark.label for mark in figure.marks] == ["lenient \u2264 3 (magnitude)"]
+
+    def test_a_bar_of_one_text_is_named_after_it(self) -> None:
+        figure = plots.rows(tales.eye_test().story, "perplexity_ratio")
+        assert figure is not None
+        assert figure.marks[0].label == "strict \u2264 1.1 (heldout)"
+
+    def test_a_pair_has_one_gap(self) -> None:
+        figure = plots.rows(tales.judged(tales.PAIRS, tales.pairs()).story, "protocol_gap")
+        assert figure is not None
+        assert len(figure.rows) == 10
+        assert (figure.rows[0].label, figure.rows[0].group) == ("0\u21941", None)
+        assert figure.note == "nats per token, above 0 replacement harms more"
+
+    def test_a_bound_has_no_upper_end(self) -> None:
+        bound = {"perplexity_ratio": Interval(8.0, 8.0, math.inf)}
+        found = tales.result(tales.variant("skip-0", "0", metrics=bound))
+        figure = plots.rows(tales.judged(tales.SWEEP, found).story, "perplexity_ratio")
+        assert figure is not None
+        assert figure.rows[0].endless
+        assert figure.rows[0].interval == "or more"
 
     def test_an_interval_across_a_bar_is_undecided(self) -> None:
         found = tales.result(
@@ -127,21 +152,33 @@ class TestLines:
         assert plots.trajectory(story, "perplexity_ratio") is None
 
     def test_training_is_a_curve(self) -> None:
-        figure = plots.recovery(tales.training().variants[0])
+        figure = plots.recovery(tales.training().variants[0], "averaged", matched=False)
         assert figure is not None
         assert len(figure.lines[0].points) == 20
         assert figure.lines[0].points[0].y < figure.lines[0].points[-1].y
 
+    def test_a_training_says_whose_it_is_and_what_its_loss_is(self) -> None:
+        (variant,) = tales.training().variants
+        nats = plots.recovery(variant, "averaged", matched=False)
+        distance = plots.recovery(variant, "averaged", matched=True)
+        assert nats is not None
+        assert distance is not None
+        assert nats.title == "training loss by step, averaged"
+        assert nats.unit == "nats per token"
+        assert distance.unit == "distance to the original's output"
+
     def test_a_long_training_is_thinned_but_keeps_its_end(self) -> None:
         losses = [[step, 1 / step] for step in range(1, 10_001)]
-        figure = plots.recovery(tales.variant("a", diagnostics={"training_loss": losses}))
+        trained = tales.variant("a", diagnostics={"training_loss": losses})
+        figure = plots.recovery(trained, "a", matched=False)
         assert figure is not None
         assert len(figure.lines[0].points) <= 161
         assert figure.lines[0].points[-1].label.startswith("step 10000")
 
     @pytest.mark.parametrize("losses", [[], [[1, 2.0]], [[1, math.nan], [2, math.inf]]])
     def test_nothing_to_draw(self, losses: list[list[float]]) -> None:
-        assert plots.recovery(tales.variant("a", diagnostics={"training_loss": losses})) is None
+        trained = tales.variant("a", diagnostics={"training_loss": losses})
+        assert plots.recovery(trained, "a", matched=False) is None
 
 
 class TestProfile:
@@ -153,6 +190,12 @@ class TestProfile:
         assert not figure.columns[-1].harm
         assert figure.tokens[0].token == "\u2423the"
         assert figure.tokens[0].share == 100
+
+    @pytest.mark.parametrize("height", [0.3, 1.0, 2.02, 2.2, 7.0])
+    def test_no_number_is_cut_off_at_the_top(self, height: float) -> None:
+        figure = plots.profile(tales.profile(height))
+        assert figure is not None
+        assert all(tick.at >= 12 for tick in figure.yticks)
 
     def test_a_long_window_is_put_together(self) -> None:
         figure = plots.profile(LossProfile(tuple(1.0 for _ in range(4096)), ()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,21 @@ from pytest_layerguard.lab.results import (
     VariantResult,
 )
 from pytest_layerguard.report.entry import Told, tell
+from pytest_layerguard.report.story import Door
 
 ROOT = Path("/project")
 
+DOOR = Door(
+    id="old",
+    title="Skip a layer",
+    claim="A layer can go.",
+    file="bets/old.yaml",
+    line=1,
+    closes="skip_layers on models with parameters <= 1e8",
+    numbers=("its record: FALSIFIED",),
+    standing="skip_layers, on reference (parameters unknown)",
+    instead="what you can do: another intervention",
+)
 SWEEP = """\
 id: sweep
 title: Skip each layer
@@ -74,6 +87,20 @@ model: {reference: reference, revisions: {before: init, after: trained}}
 intervention: {skip_layers: {layers: {each: all}}}
 measure: {text: {reference: heldout}, tokens: 1024, window: 128, max_base_perplexity: none}
 criteria: {lenient: all(after.perplexity_ratio > before.perplexity_ratio)}
+"""
+TEXTS = """\
+id: texts
+title: Skip a layer, on two texts
+claim: Layer 0 can be skipped.
+status: proposed
+model: reference
+intervention: {skip_layers: {layers: 0}}
+measure:
+  texts: {heldout: {reference: heldout}, training: {reference: training}}
+  tokens: 1024
+  window: 128
+  speak: {prompts: [Once], tokens: 9}
+criteria: {strict: heldout.perplexity_ratio <= 1.1, lenient: heldout.perplexity_ratio <= 3}
 """
 TRAINING = """\
 id: training
@@ -231,6 +258,31 @@ def told(bet: BetDocument, outcome: Outcome | None) -> Told:
         passed = "skipped"
     entry = tell(bet, outcome, "bets/some.yaml", passed, ROOT)
     return Told.from_json(entry.to_json())
+
+
+def doubtful() -> Told:
+    """A proposal that was skipped before anybody could tell whether a door is closed to it."""
+    text = SWEEP.replace("id: sweep", "id: doubtful").replace(
+        "status: falsified", "status: proposed"
+    )
+    text = text.replace("closes: {interventions: [skip_layers], models: parameters <= 1e8}\n", "")
+    skipped = told(
+        document(text), unavailable("whether old closed it cannot be told", required=False)
+    )
+    return replace(skipped, story=replace(skipped.story, crossed=(DOOR,)))
+
+
+def eye_test() -> Told:
+    """A bet on two texts with an eye test alone, of which the model knows nothing."""
+    bases = tuple(
+        BaseResult(name, None, {"perplexity": around(10.0)}, spoken=said("there was a girl"))
+        for name in ("heldout", "training")
+    )
+    made = tuple(
+        variant("skip-0", "0", text=name, spoken=said("a broken word"))
+        for name in ("heldout", "training")
+    )
+    return judged(TEXTS, replace(result(*made), bases=bases))
 
 
 def every() -> dict[str, Told]:

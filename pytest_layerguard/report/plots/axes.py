@@ -87,7 +87,7 @@ def decades(low: float, high: float) -> list[float]:
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     fine = [step * 10.0**power for power in range(first, last + 1) for step in _STEPS]
     inside = [value for value in fine if low <= value <= high]
-    if len(inside) < 2:
+    if len(inside) < 3 and high / low < 20:
         return round_numbers(low, high)
     if len(inside) <= _MOST_TICKS:
         return inside

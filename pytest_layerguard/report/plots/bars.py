@@ -12,9 +12,12 @@ from pytest_layerguard.report.plots.marks import (
     LOGARITHMIC,
     UNCHANGED,
     Mark,
+    between,
+    each_once,
     marks_of,
     named,
     summary,
+    told_of,
     written,
     zone_of,
 )
@@ -48,6 +51,9 @@ class Row:
     beyond: bool
     note: str | None
     words: str
+    marks: tuple[Mark, ...]
+    endless: bool
+    """Whether nothing is known of how high it may be."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def rows(story: Story, metric: str) -> RowsFigure | None:
     result = story.result
     if result is None:
         return None
-    having = [variant for variant in result.variants if metric in variant.metrics]
+    having = each_once(metric, result.variants)
     if not having:
         return None
     bars = [bar for bar in story.bars if bar.metric == metric]
@@ -84,17 +90,16 @@ def rows(story: Story, metric: str) -> RowsFigure | None:
     values = [end for each in found for end in (each.value, each.low, each.high)]
     limits = [bar.value for bar in bars]
     scale = Scale.over([*values, *limits, origin, *([] if base is None else [base])], log=log)
+    marks = marks_of(bars, scale)
     return RowsFigure(
         named(metric),
         log,
         scale.ticks(),
-        marks_of(bars, scale),
-        tuple(_row(variant, metric, scale, origin, bars) for variant in shown),
+        marks,
+        tuple(_row(variant, metric, scale, origin, bars, marks) for variant in shown),
         scale.at(origin),
         None if base is None else scale.at(base),
-        f"{short(origin)} is unchanged"
-        if base is None
-        else f"the untouched model has {short(base)}",
+        _note(metric, origin, base),
         len(having) - len(shown),
         summary(metric, having, bars),
     )
@@ -113,6 +118,7 @@ def _row(
     scale: Scale,
     origin: float,
     bars: Sequence[Bar],
+    marks: Sequence[Mark],
 ) -> Row:
     interval = variant.metrics[metric]
     point, zero = scale.at(interval.value), scale.at(origin)
@@ -122,7 +128,7 @@ def _row(
         variant.name,
         _group(variant),
         short(interval.value),
-        None if interval.is_point else f"{short(interval.low)} \u2013 {short(interval.high)}",
+        between(interval),
         round(min(point, zero), 2),
         round(abs(point - zero), 2),
         point,
@@ -132,7 +138,19 @@ def _row(
         not math.isfinite(interval.value),
         variant.note,
         _met(interval, about),
+        tuple(mark for mark in marks if mark.crosses(variant)),
+        math.isinf(interval.high) and math.isfinite(interval.value),
     )
+
+
+def _note(metric: str, origin: float, base: float | None) -> str:
+    if metric == "protocol_gap":
+        about = "above 0 replacement harms more"
+    elif base is not None:
+        about = f"the untouched model has {short(base)}"
+    else:
+        about = f"{short(origin)} is unchanged"
+    return ", ".join(part for part in (told_of(metric), about) if part)
 
 
 def _group(variant: VariantResult) -> str | None:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.interval import short
 from pytest_layerguard.report.plots.axes import Scale, Tick
-from pytest_layerguard.report.plots.marks import LOGARITHMIC, Mark, named, summary, written
+from pytest_layerguard.report.plots.marks import (
+    LOGARITHMIC,
+    Mark,
+    each_once,
+    marks_of,
+    named,
+    summary,
+    told_of,
+)
 
 if TYPE_CHECKING:
     from pytest_layerguard.bet.interval import Interval
@@ -98,7 +106,7 @@ def trajectory(story: Story, metric: str) -> LinesFigure | None:
     if result is None:
         return None
     checkpoints = list(dict.fromkeys(base.checkpoint for base in result.bases))
-    having = [variant for variant in result.variants if metric in variant.metrics]
+    having = each_once(metric, result.variants)
     if len(checkpoints) < 2 or not having:
         return None
     series: dict[str, dict[str | None, Interval]] = {}
@@ -119,12 +127,13 @@ def trajectory(story: Story, metric: str) -> LinesFigure | None:
         for style, (name, line) in enumerate(shown.items())
     ]
     marks = tuple(
-        Mark(_y(scale, bar.value), bar.level, f"{bar.level} {written(bar.sign)} {short(bar.value)}")
-        for bar in dict.fromkeys(bars)
+        Mark(_y(scale, mark.bars[0].value), mark.level, mark.label)
+        for mark in marks_of(bars, scale)
     )
     ticks = tuple(Tick(round(x, 2), str(name)) for name, x in xs.items())
+    unit = ", ".join(filter(None, (told_of(metric), "log scale" if log else "")))
     return LinesFigure(
-        f"{named(metric)} by checkpoint", "log scale" if log else "", HEIGHT, ticks,
+        f"{named(metric)} by checkpoint", unit, HEIGHT, ticks,
         _yticks(scale), marks, _spread(lines), summary(metric, having, bars),
         len(series) - len(shown), dotted=True, direct=direct,
     )  # fmt: skip
@@ -141,8 +150,11 @@ def _point(x: float, interval: Interval, scale: Scale, name: str) -> Point:
     )
 
 
-def recovery(variant: VariantResult) -> LinesFigure | None:
-    """Return the loss over the steps of training, or None where nothing was trained."""
+def recovery(variant: VariantResult, name: str, *, matched: bool) -> LinesFigure | None:
+    """Return the loss over the steps of training, or None where nothing was trained.
+
+    `matched` says that it was trained towards the output of the original's layers.
+    """
     noted = variant.diagnostics.get("training_loss") or ()
     steps = [(float(step), float(loss)) for step, loss in noted if math.isfinite(float(loss))]
     if len(steps) < 2:
@@ -152,12 +164,13 @@ def recovery(variant: VariantResult) -> LinesFigure | None:
     across = Scale.over([step for step, _ in kept], log=False, start=8, end=97)
     scale = Scale.over([loss for _, loss in kept], log=False)
     points = tuple(
-        Point(across.at(step), _y(scale, loss), None, None, f"step {step:.0f}: {short(loss)} nats")
+        Point(across.at(step), _y(scale, loss), None, None, f"step {step:.0f}: {short(loss)}")
         for step, loss in kept
     )
+    unit = "distance to the original's output" if matched else "nats per token"
     (first, begin), (last, end) = steps[0], steps[-1]
     summary = f"loss {short(begin)} at step {first:.0f}, {short(end)} at step {last:.0f}"
     return LinesFigure(
-        "training loss by step", "nats per token", HEIGHT, across.ticks(), _yticks(scale), (),
+        f"training loss by step, {name}", unit, HEIGHT, across.ticks(), _yticks(scale), (),
         (Line("", 0, points, 0.0),), summary,
     )  # fmt: skip

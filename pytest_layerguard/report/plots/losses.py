@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _BINS: Final = 96
 _LOW: Final = 110
+_LETTERS: Final = 13.0
 _FLOOR: Final = 88.0
 
 
@@ -86,9 +87,9 @@ def profile(found: LossProfile | None) -> ProfileFigure | None:
         )
         for at, value in means.items()
     )
-    yticks = tuple(
-        Tick(height(each), short(each)) for each in round_numbers(scale.low, scale.high)[::2]
-    )
+    # A number above the uppermost line of the figure would be cut off.
+    places = [(height(each), each) for each in round_numbers(scale.low, scale.high)[::2]]
+    yticks = tuple(Tick(at, short(each)) for at, each in places if at >= _LETTERS)
     positions = len(found.by_position)
     xticks = tuple(
         Tick(across.at(at / size), str(at))
