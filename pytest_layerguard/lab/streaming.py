@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import shutil
 import weakref
+from importlib.util import find_spec
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from pytest_layerguard.lab.errors import LabError, UnavailableError
 
@@ -77,15 +80,14 @@ def load_streamed(
         UnavailableError: If accelerate is not installed.
         LabError: If the model's layers cannot be found.
     """
-    try:
-        from accelerate import init_empty_weights
-    except ImportError:
+    if find_spec("accelerate") is None:
         raise UnavailableError(
             "model.placement: stream needs the package accelerate; pip install pytest-layerguard[stream]"
-        ) from None
+        )
     from pytest_layerguard.lab.anatomy import Anatomy
 
-    with init_empty_weights():
+    # Not accelerate's init_empty_weights, which takes memory for each weight before it lets go of it.
+    with torch.device("meta"):
         anatomy = Anatomy.of(make.from_config(config))
     places = dict.fromkeys(_beside(anatomy.model, anatomy.path), device)
     places |= {f"{anatomy.path}.{index}": "disk" for index in range(len(anatomy))}
