@@ -311,6 +311,8 @@ def _recorded(case: Case, decision: Decision) -> Decision:
     if case.amended:
         what = "unrecorded: its record is of the text before the amendment"
     if not case.require_records:
+        if not case.amended:
+            what += ": no record of it yet; --layerguard-record writes one"
         return replace(decision, warnings=(*decision.warnings, what))
     return replace(
         decision,

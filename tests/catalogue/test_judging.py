@@ -257,7 +257,8 @@ def test_inconclusive_says_how_many_tokens_would_decide(bets: Bets) -> None:
 
 def test_records_can_be_required(bets: Bets) -> None:
     id_ = bets.put(BET_40)
-    assert bets.judge(id_, 80).warnings == ("unrecorded",)
+    (warning,) = bets.judge(id_, 80).warnings
+    assert warning == "unrecorded: no record of it yet; --layerguard-record writes one"
     outcome = bets.judge(id_, 80, require={"records"})
     assert (outcome.word, outcome.passed) == (Word.CATASTROPHIC, False)
     assert "--layerguard-require records makes that a failure" in told(outcome)
