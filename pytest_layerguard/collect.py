@@ -117,6 +117,19 @@ class BetFile(pytest.File):
                 )
 
 
+def _unforeseen(report: pytest.TestReport) -> Outcome:
+    """Tell readers who do not see the traceback what it ends with."""
+    from pytest_layerguard.catalogue.outcome import error
+    from pytest_layerguard.report import text
+
+    crash = getattr(report.longrepr, "reprcrash", None)
+    raised = str(getattr(crash, "message", "")).strip().split("\n")[0] or "something unknown"
+    return error(
+        f"running it raised what nobody foresaw: {text.plain(raised, 600)}; the traceback stands "
+        "in the output of pytest"
+    )
+
+
 class BetItem(pytest.Item):
     """A bet; running it asks the session's guard what it came to."""
 
@@ -167,6 +180,8 @@ class BetItem(pytest.Item):
 
         file = shown(self.path, self.config).as_posix()
         outcome = self.stash.get(OUTCOME, None)
+        if outcome is None and report.failed:
+            outcome = _unforeseen(report)
         return tell(self.document, outcome, file, report.outcome, self.config.rootpath)
 
     def repr_failure(

@@ -104,6 +104,14 @@ def test_a_mistake_of_ours_has_a_traceback_and_is_an_error(project: Project) -> 
     )
 
 
+def test_a_mistake_of_ours_is_named_where_no_traceback_is_shown(project: Project) -> None:
+    project.bet("bet-40", bug="a mistake of ours")
+    project.run("bets/", "--layerguard-html=page.html", "--layerguard-markdown=summary.md")
+    for name in ("page.html", "summary.md"):
+        written = (project.path / name).read_text(encoding="utf-8")
+        assert "ZeroDivisionError: a mistake of ours; the traceback stands" in written, name
+
+
 class TestWarnings:
     """A falsification that cannot be decided here, and what `-W error` makes of it."""
 
