@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ from support import tales
 from support.hostile import FORBIDDEN, HOSTILE
 from support.hostile_bet import hostile
 
+from pytest_layerguard.bet.interval import Interval
 from pytest_layerguard.report import html
 from pytest_layerguard.report.refused import Refused
 
@@ -169,6 +172,35 @@ class TestPage:
         ).text
         assert "bets/a.yaml:1:2: id: is <b>missing" in text
         assert "1 file could not be read" in text
+
+    def test_what_came_from_the_cache_took_no_time(self) -> None:
+        found = tales.sweep()
+        assert "; 1.5s" in Read(page(tales.judged(tales.SWEEP, found))).text
+        kept = Read(page(tales.judged(tales.SWEEP, replace(found, cached=True)))).text
+        assert "; from the cache" in kept
+
+    def test_a_bound_is_not_called_an_interval(self) -> None:
+        bound = {"perplexity_ratio": Interval(4.0, 4.0, math.inf)}
+        found = tales.result(tales.variant("skip-0", "0", metrics=bound))
+        text = Read(page(tales.judged(tales.SWEEP, found))).text
+        assert "4 or more" in text
+        assert "95 % interval or more" not in text
+        assert "bounds where it stopped early" in text
+
+    def test_what_a_model_says_is_no_landmark(self) -> None:
+        read = Read(page(*tales.every().values()))
+        roles = Counter(attributes.get("role") for _, attributes in read.tags)
+        assert "region" not in roles
+        scrolled = [attributes for _, attributes in read.tags if attributes.get("tabindex") == "0"]
+        assert scrolled
+        assert all(each["role"] == "group" and each["aria-label"] for each in scrolled)
+
+    def test_a_column_for_eyes_alone_has_no_heading(self) -> None:
+        made = page(tales.every()["sweep"])
+        (head, *_) = re.findall(r'<table class="tokens">\s*<thead>(.*?)</thead>', made, re.DOTALL)
+        (body, *_) = re.findall(r'<table class="tokens">.*?<tbody>(.*?)</tr>', made, re.DOTALL)
+        seen = [len(re.findall(r"<t[hd](?![^>]*aria-hidden)[ >]", each)) for each in (head, body)]
+        assert seen == [2, 2]
 
     def test_no_bets(self) -> None:
         assert "This run judged no bet." in Read(page()).text

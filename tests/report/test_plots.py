@@ -7,7 +7,7 @@ import pytest
 from support import tales
 
 from pytest_layerguard.bet.interval import Interval
-from pytest_layerguard.lab.results import LossProfile
+from pytest_layerguard.lab.results import LossProfile, TokenHarm
 from pytest_layerguard.report import plots
 
 
@@ -202,6 +202,12 @@ class TestProfile:
         assert figure is not None
         assert len(figure.columns) <= 96
         assert figure.tokens == ()
+
+    def test_a_small_harm_is_not_rounded_to_nothing(self) -> None:
+        tokens = (TokenHarm("a", 4, 0.00031), TokenHarm("b", 4, -0.0002))
+        figure = plots.profile(LossProfile((0.1,), tokens))
+        assert figure is not None
+        assert [(each.token, each.difference) for each in figure.tokens] == [("a", "+0.0003")]
 
     @pytest.mark.parametrize("profile", [None, LossProfile((None, None), ()), LossProfile((), ())])
     def test_nothing_to_draw(self, profile: LossProfile | None) -> None:

@@ -103,13 +103,15 @@ def profile(found: LossProfile | None) -> ProfileFigure | None:
 
 
 def _harms(found: LossProfile) -> tuple[Harm, ...]:
-    most = max((harm.difference for harm in found.tokens), default=0.0)
+    hurt = [harm for harm in found.tokens if harm.difference > 0]
+    most = max((harm.difference for harm in hurt), default=0.0)
     return tuple(
         Harm(
             harm.token.replace(" ", "\u2423") or "(empty)",
             harm.count,
-            f"{harm.difference:+.2f}",
-            round(100 * max(0.0, harm.difference) / most, 1) if most > 0 else 0.0,
+            # Two places would make all of a small harm zero.
+            f"{harm.difference:+.2f}" if harm.difference >= 0.01 else f"{harm.difference:+.1g}",
+            round(100 * harm.difference / most, 1),
         )
-        for harm in found.tokens
+        for harm in hurt
     )
