@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+# Before any run inside a test: pytester forgets what such a run imported, and numpy cannot be imported twice.
+import numpy  # noqa: F401
 from hypothesis import settings
 
 # Before torch is imported, here and in the processes that tests start: the models are tiny and several

@@ -36,12 +36,13 @@ def advice(bet: Bet, doors: tuple[str, ...] = ()) -> str | None:
     missing = [protocol for protocol in _PROTOCOLS if protocol not in reported]
     if not touching or not missing:
         return None
-    told = " and ".join(missing)
     reports = (
-        f"it reports {' and '.join(sorted(reported))} alone" if reported else "it reports neither"
+        f"reports {' and '.join(sorted(reported))} alone, and not {' and '.join(missing)}"
+        if reported
+        else f"reports neither {' nor '.join(missing)}"
     )
     return (
-        f"removes or merges layers; {reports}, and not {told}. The two protocols rank layers differently, and the one "
+        f"removes or merges layers and {reports}. The two protocols rank layers differently, and the one "
         "that guides a removal can make it several times worse (No Free Swap, arXiv 2605.16234). "
         f"A bet that measures both:\n\n{_written(_both(bet, touching[0], doors))}"
     )

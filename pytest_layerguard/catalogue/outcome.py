@@ -153,7 +153,7 @@ def _unmeasured(case: Case) -> Decision | None:
         return _failed(
             Word.TAMPERED,
             "claim, model, intervention, measure or criteria were changed after the result; "
-            "put them back, or write amends: with the digest of the record and why",
+            "put them back, or write amends: {digest: ..., because: ...} with the digest of the record and why",
         )
     if case.mistaken:
         return _failed(Word.ERROR, *case.mistaken)

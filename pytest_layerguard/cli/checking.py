@@ -37,7 +37,7 @@ def run(given: argparse.Namespace) -> int:
         return PROBLEMS
     say(
         f"{_counted(len(found), 'bet')} in {_counted(len(paths), 'file')}: nothing is wrong "
-        "(models and texts were not looked at; explain does that)"
+        "(models and texts were not looked at)"
     )
     return 0
 

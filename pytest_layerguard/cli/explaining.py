@@ -6,6 +6,7 @@ import textwrap
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from pytest_layerguard.cli.checking import files
 from pytest_layerguard.cli.told import PROBLEMS, UserError, complain, registry, say
 from pytest_layerguard.project import NAMES, bets_of, root_of
 
@@ -46,7 +47,7 @@ def run(given: argparse.Namespace) -> int:
     conditions = Conditions(roots=tuple(given.root))
     scout = Scout(conditions)
     documents: list[BetDocument] = []
-    for path in given.files:
+    for path in files(given.files):
         try:
             documents += read_bets(path, kinds=known.arguments, metrics=known.metrics)
         except BetFileError as error:

@@ -108,7 +108,7 @@ def _explain(command: argparse.ArgumentParser) -> None:
         "Say in words what a bet measures, what that costs and which doors of the catalogue it "
         "touches. Reads the model's configuration and no weights."
     )
-    command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="bet files")
+    command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="bet files or folders")
     command.add_argument(
         "--root",
         "--layerguard-root",

@@ -288,7 +288,8 @@ def _claimed(kinds: tuple[str, ...], swept: bool) -> str:
 
 def _next(path: Path, roots: Sequence[Path]) -> list[str]:
     bets = bets_of(path)
-    allowed = "".join(f" {ROOT_FLAG} {shlex.quote(str(root))}" for root in roots)
+    # Joined by '=': a folder that stands alone would count for pytest's search of its root.
+    allowed = "".join(f" {ROOT_FLAG}={shlex.quote(str(root))}" for root in roots)
     named = "" if bets.name == "bets" else f" -o layerguard_bets={bets.name}"
     told = [
         f"wrote {path}",

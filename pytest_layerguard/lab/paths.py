@@ -89,7 +89,7 @@ class Reach:
         if not self.holds(path):
             raise LabError(
                 f"{key}: {quoted(written)} leads outside the tree that holds the bet folder "
-                f"({self.allowed[0]}). If bets may read there, allow it with {ROOT_FLAG} DIR."
+                f"({self.allowed[0]}). If bets may read there, allow it with {ROOT_FLAG}=DIR."
             )
         return path
 

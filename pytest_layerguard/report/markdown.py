@@ -186,8 +186,12 @@ def _details(told: Told) -> Iterator[str]:
     if story.result is not None:
         yield from _said(told)
     for warning in story.warnings:
-        yield f"**Note:** {literal(text.plain(warning, 600))}"
+        first, _, further = warning.partition("\n")
+        yield f"**Note:** {literal(text.plain(first, 600))}"
         yield ""
+        if further:
+            yield _fenced(further.strip())
+            yield ""
     yield from _evidence(story.evidence)
 
 

@@ -54,7 +54,7 @@ def offered(told: str | None) -> Bet:
     [
         ("replacement", "reports replacement alone", "not interchange."),
         ("interchange", "reports interchange alone", "not replacement."),
-        ("block_influence", "reports neither", "not replacement and interchange."),
+        ("block_influence", "and reports neither", "neither replacement nor interchange."),
     ],
 )
 def test_a_guided_removal_is_offered_both(guide: str, reports: str, missing: str) -> None:

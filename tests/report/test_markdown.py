@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -132,3 +133,10 @@ class TestWriting:
         markdown.write(path, [hostile("x" * 1_000)] * 200, [], None)
         assert len(path.read_text(encoding="utf-8")) < 65_536
         assert [each.name for each in path.parent.iterdir()] == ["comment.md"]
+
+
+def test_a_note_of_several_lines_is_a_block() -> None:
+    told = next(each for each in tales.every().values() if each.entry["outcome"] == "failed")
+    note = "reports one protocol. A bet that measures both:\n\nid: both\ntitle: Both"
+    noted = replace(told, story=replace(told.story, warnings=(note,)))
+    assert "```text\nid: both\ntitle: Both\n```" in render(noted)
