@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 
-# Before any run inside a test: pytester forgets what such a run imported, and numpy cannot be imported twice.
-import numpy  # noqa: F401
 from hypothesis import settings
 
 # Before torch is imported, here and in the processes that tests start: the models are tiny and several
 # processes share the cores, where threads would mostly wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Before any run inside a test: pytester forgets what such a run imported, and numpy cannot be imported twice.
+import numpy  # noqa: E402, F401
 
 # No test asserts a time, and on a busy machine any example may take long.
 settings.register_profile("untimed", settings.default, deadline=None)
