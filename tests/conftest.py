@@ -11,7 +11,7 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Before any run inside a test: pytester forgets what such a run imported, and numpy cannot be imported twice.
-import numpy  # noqa: E402, F401
+import numpy  # noqa: F401
 
 # No test asserts a time, and on a busy machine any example may take long.
 settings.register_profile("untimed", settings.default, deadline=None)
