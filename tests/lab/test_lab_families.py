@@ -112,10 +112,10 @@ def test_greedy_text_is_the_same_with_and_without_cache_and_by_hand(family: str)
     ]
     copies = [model, plain.skipped(model, [0]), plain.skipped(model, [3]), plain.pruned(model, 0.3)]
     prompts = [families.text(3, 1), families.text(5, 2), families.text(3, 3)]
-    cached = speak(runner, plans, prompts, 24, greedy, [2])
-    assert cached == speak(runner, plans, prompts, 24, greedy, [2], cached=False)
+    cached = speak(runner, plans, prompts, 12, greedy, [2])
+    assert cached == speak(runner, plans, prompts, 12, greedy, [2], cached=False)
     for said, changed in zip(cached, copies, strict=True):
-        assert said[0] == plain.continued(changed, prompts[0], 24, [2])
+        assert said[0] == plain.continued(changed, prompts[0], 12, [2])
     assert all(2 not in text for said in cached for text in said)
 
 

@@ -188,35 +188,33 @@ def in_columns(model: PreTrainedModel) -> bool:
 def rounded(
     model: PreTrainedModel, scale: str, group: int | None, to: Callable[[Tensor], Tensor]
 ) -> PreTrainedModel:
-    """A copy with each matrix rounded group by group, one number at a time of ``to``'s choosing."""
+    """A copy with each matrix rounded piece by piece; ``to`` rounds the last dimension of its argument."""
     changed = copy.deepcopy(model)
     for block in layers_of(changed):
         for name, matrix in matrices(block):
             experts = name.rpartition(".")[2].isdigit()
             columns = in_columns(model) and (experts or not type(model).__name__.startswith("Gpt"))
-            rows = matrix.T.clone() if columns else matrix.clone()
+            rows = matrix.T if columns else matrix
             if scale == "tensor":
-                rows = to(rows.flatten()).view_as(rows)
+                done = to(rows.flatten()).view_as(rows)
             else:
-                for row in rows:
-                    for piece in row.split(group or len(row)):
-                        piece.copy_(to(piece))
-            matrix.copy_(rows.T if columns else rows)
+                done = torch.cat([to(piece) for piece in rows.split(group or rows.shape[1], 1)], 1)
+            matrix.copy_(done.T if columns else done)
     return changed
 
 
 def absmean(weights: Tensor) -> Tensor:
     """Each weight is -1, 0 or 1 times the mean magnitude (arXiv 2402.17764, equations 1 to 3)."""
-    scale = sum(abs(weight) for weight in weights.tolist()) / len(weights)
-    return torch.tensor([max(-1, min(1, round(w / scale))) * scale for w in weights.tolist()])
+    scale = weights.double().abs().mean(-1, keepdim=True)
+    return (weights / scale).round().clip(-1, 1) * scale
 
 
 def nearest(bits: int) -> Callable[[Tensor], Tensor]:
     """Each weight is the nearest of ``2^bits - 1`` multiples of a step, the largest magnitude at the end."""
 
     def to(weights: Tensor) -> Tensor:
-        step = float(weights.abs().max()) / (2 ** (bits - 1) - 1)
-        return torch.tensor([round(weight / step) * step for weight in weights.tolist()])
+        step = weights.double().abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1)
+        return (weights / step).round() * step
 
     return to
 
