@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 Measures = Callable[[], "BetResult"]
 
 _DIFFERENCES: Final = 20
+_STRADDLES: Final = 6
+"""Comparisons left open that are told one by one, the closest to a decision first."""
 
 
 @dataclass
@@ -357,7 +359,7 @@ def _more_tokens(
     if judgement.verdict is not Verdict.INCONCLUSIVE or word is Word.CROSSED:
         return
     ground = (result.tokens, result.windows, len(result.variants))
-    for straddle in judgement.straddling:
+    for straddle in judgement.straddling[:_STRADDLES]:
         tokens = straddle.tokens_to_decide(*ground)
         enough = "no number of tokens can be told" if tokens is None else f"about {tokens:,} tokens"
         at = f" ({straddle.variant})" if straddle.variant else ""
@@ -365,6 +367,9 @@ def _more_tokens(
             f"{straddle.comparison}{at}: {straddle.interval} against {straddle.bar}; "
             f"measured on {result.tokens:,} tokens, {enough} would decide"
         )
+    left = len(judgement.straddling) - _STRADDLES
+    if left > 0:
+        yield f"and {left:,} more that straddle a bar"
     if len(judgement.straddling) > 1:
         tokens = tokens_for_verdict(criteria, result.rows(), *ground)
         if tokens is not None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.report import text
 from pytest_layerguard.report.evidence import published
+from pytest_layerguard.report.variants import name_of, notes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -91,21 +92,13 @@ def variants(result: BetResult) -> Iterator[str]:
     yield from text.aligned(rows)
     if len(result.variants) > VARIANTS:
         yield f"and {len(result.variants) - VARIANTS} more variants, see --layerguard-json"
-    for variant in shown:
-        if variant.note:
-            yield f"{name_of(variant)}: {text.plain(variant.note, WORDS)}"
+    yield from notes(result.variants)
     kind = (
         "descriptive: fewer than 8 windows, so no intervals"
         if result.descriptive
         else ("95 % intervals, clustered by window")
     )
     yield f"{result.tokens:,} tokens in {result.windows:,} windows; {kind}"
-
-
-def name_of(result: BaseResult | VariantResult) -> str:
-    """A base or a variant, with its text and checkpoint where there are several."""
-    parts = [getattr(result, "name", "base"), result.text, result.checkpoint]
-    return ", ".join(text.plain(part, 60) for part in parts if part is not None)
 
 
 def cells(metrics: Mapping[str, Interval], columns: list[str]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from pytest_layerguard.report.facts import facts
 from pytest_layerguard.report.meaning import meaning, outranks
 from pytest_layerguard.report.table import Table, table, where_and_name
 from pytest_layerguard.report.talks import Talk, talks
+from pytest_layerguard.report.variants import notes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -70,6 +71,7 @@ class Section:
     href: str
     digest: str
     measured: str
+    notes: tuple[str, ...]
     story: Story
     strip: plots.Strip | None
     rows: tuple[plots.RowsFigure, ...]
@@ -246,6 +248,7 @@ def _section(
         href=source.href(entry["file"], entry["line"]),
         digest=entry["digest"],
         measured=_measured(result, entry["seconds"]) if result is not None else "",
+        notes=tuple(notes(result.variants)) if result is not None else (),
         story=story,
         strip=strip,
         rows=() if heat or trajectories else tuple(_figures(story, plots.rows)),

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from pytest_layerguard.catalogue.markdown import code, literal
 from pytest_layerguard.report import plots, text
 from pytest_layerguard.report.meaning import meaning, outranks
+from pytest_layerguard.report.variants import notes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -184,6 +185,9 @@ def _details(told: Told) -> Iterator[str]:
             yield _fenced("\n".join(drawn(figure)))
             yield ""
     if story.result is not None:
+        for note in notes(story.result.variants):
+            yield literal(note)
+            yield ""
         yield from _said(told)
     for warning in story.warnings:
         first, _, further = warning.partition("\n")

@@ -38,3 +38,10 @@ def test_above_the_bar_the_verdict_needs_all_of_them(bets: Bets) -> None:
 def test_below_the_bar_the_verdict_needs_but_one(bets: Bets) -> None:
     _, (first, second, verdict) = named(bets, 2.95, 2.95)
     assert verdict < first == second
+
+
+def test_of_many_intervals_across_the_bar_the_closest_are_told(bets: Bets) -> None:
+    told, numbers = named(bets, *(3.2 + at / 1000 for at in range(48)))
+    assert told.count("would decide") == 6
+    assert "and 42 more that straddle a bar" in told.splitlines()
+    assert len(numbers) == 7

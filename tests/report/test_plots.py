@@ -197,6 +197,13 @@ class TestProfile:
         assert figure is not None
         assert all(tick.at >= 12 for tick in figure.yticks)
 
+    @pytest.mark.parametrize("height", [-3.0, -0.03, 0.002, 0.3, 1.0, 2.2, 7.0])
+    def test_zero_and_another_number_are_told(self, height: float) -> None:
+        figure = plots.profile(tales.profile(height))
+        assert figure is not None
+        assert "0" in {tick.label for tick in figure.yticks}
+        assert 2 <= len(figure.yticks) <= 4
+
     def test_a_long_window_is_put_together(self) -> None:
         figure = plots.profile(LossProfile(tuple(1.0 for _ in range(4096)), ()))
         assert figure is not None

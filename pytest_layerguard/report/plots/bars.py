@@ -49,7 +49,6 @@ class Row:
     high: float | None
     zone: str
     beyond: bool
-    note: str | None
     words: str
     marks: tuple[Mark, ...]
     endless: bool
@@ -136,7 +135,6 @@ def _row(
         None if interval.is_point else scale.at(interval.high),
         zone,
         not math.isfinite(interval.value),
-        variant.note,
         _met(interval, about),
         tuple(mark for mark in marks if mark.crosses(variant)),
         math.isinf(interval.high) and math.isfinite(interval.value),

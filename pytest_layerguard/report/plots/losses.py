@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 
 _BINS: Final = 96
-_LOW: Final = 110
+_LOW: Final = 117
 _LETTERS: Final = 13.0
-_FLOOR: Final = 88.0
+"""Room above the uppermost line, on which a number may stand."""
+_FLOOR: Final = 95.0
+_YTICKS: Final = 4
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def profile(found: LossProfile | None) -> ProfileFigure | None:
     across = Scale(0, count, log=False, start=9, end=100)
 
     def height(value: float) -> float:
-        return round(_FLOOR - scale.at(value) / 100 * (_FLOOR - 6), 1)
+        return round(_FLOOR - scale.at(value) / 100 * (_FLOOR - _LETTERS), 1)
 
     zero = height(0.0)
     columns = tuple(
@@ -87,9 +89,11 @@ def profile(found: LossProfile | None) -> ProfileFigure | None:
         )
         for at, value in means.items()
     )
-    # A number above the uppermost line of the figure would be cut off.
-    places = [(height(each), each) for each in round_numbers(scale.low, scale.high)[::2]]
-    yticks = tuple(Tick(at, short(each)) for at, each in places if at >= _LETTERS)
+    steps = round_numbers(scale.low, scale.high)
+    if len(steps) > _YTICKS:
+        # Counted from zero, which a reader looks for first.
+        steps = steps[steps.index(0.0) % 2 :: 2]
+    yticks = tuple(Tick(height(each), short(each)) for each in steps)
     positions = len(found.by_position)
     xticks = tuple(
         Tick(across.at(at / size), str(at))
