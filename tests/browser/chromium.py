@@ -50,6 +50,17 @@ class Chromium:
         ActionChains(self.driver).send_keys(key).perform()
 
     @property
+    def spoken(self) -> list[tuple[str, str]]:
+        """The accessibility tree that a screen reader is given, as roles and names."""
+        self.driver.execute_cdp_cmd("Accessibility.enable", {})
+        nodes = self.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+        return [
+            (node["role"]["value"], node.get("name", {}).get("value", ""))
+            for node in nodes
+            if not node["ignored"]
+        ]
+
+    @property
     def requests(self) -> list[str]:
         """Every address that the page has asked for since it was opened."""
         events = [

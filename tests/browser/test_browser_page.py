@@ -150,6 +150,20 @@ def test_a_keyboard_goes_through_it_in_order(chromium: Chromium, page: Path) -> 
     assert chromium.ask("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_screen_reader_is_told_the_name_of_everything(
+    chromium: Chromium, page: Path, width: int
+) -> None:
+    chromium.open(page, width=width)
+    chromium.ask("document.querySelectorAll('details').forEach(each => each.open = true)")
+    spoken = chromium.spoken
+    roles = {role for role, _ in spoken}
+    # A table whose cells are laid out as blocks would cease to be one.
+    assert {"table", "rowheader", "columnheader", "figure", "image", "article", "radio"} <= roles
+    named = {"table", "figure", "image", "article", "region", "link", "radio", "heading"}
+    assert [role for role, name in spoken if role in named and not name.strip()] == []
+
+
 def test_filters_need_no_script(chromium: Chromium, page: Path) -> None:
     chromium.open(page)
     shown = (
