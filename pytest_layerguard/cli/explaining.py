@@ -56,11 +56,15 @@ def run(given: argparse.Namespace) -> int:
     for place, document in enumerate(documents):
         if place:
             say()
+        explained = _Explained(document, known, conditions, scout)
         try:
-            for line in _Explained(document, known, conditions, scout).lines():
+            for line in explained.lines():
                 say(line)
+            problems = [*explained.problems()]
         except UserError as error:
-            complain(f"error: {error}")
+            problems = [str(error)]
+        for problem in problems:
+            complain(f"error: {problem}")
             status = PROBLEMS
     return status
 
@@ -95,6 +99,18 @@ class _Explained:
         yield from _told("judges", _judged(bet))
         yield from _told("costs", (*_costs(bet, cost, why, sightings[0]), *self._took(bets)))
         yield from _told("doors", self._doors(bets))
+
+    def problems(self) -> Iterator[str]:
+        """Yield what will keep it from being measured, as far as its files tell."""
+        from pytest_layerguard.bet.problems import printable
+        from pytest_layerguard.lab.foreseen import obstacles
+
+        bets = bets_of(self.document.path)
+        shapes = [each.shape for each in self._sightings(bets)]
+        depths = [shape.layers for shape in shapes if shape.layers is not None]
+        for each in obstacles(self.document, bets, self.conditions, depths):
+            line, column = self.document.position(*each.key)
+            yield f"{printable(str(self.document.path))}:{line}:{column}: {printable(each.message)}"
 
     def _sightings(self, bets: Path) -> list[Sighting]:
         from pytest_layerguard.lab.errors import LabError

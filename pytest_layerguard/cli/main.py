@@ -106,7 +106,8 @@ def _check(command: argparse.ArgumentParser) -> None:
 def _explain(command: argparse.ArgumentParser) -> None:
     command.description = (
         "Say in words what a bet measures, what that costs and which doors of the catalogue it "
-        "touches. Reads the model's configuration and no weights."
+        "touches, and what is wrong with the local files and the layers that it names. Reads the "
+        "model's configuration and loads no weights."
     )
     command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="bet files or folders")
     command.add_argument(

@@ -95,6 +95,28 @@ class Texts:
                 return text
             budget *= 2
 
+    def check(self, source: TextSource, tokens: int | None) -> None:
+        """Look at a local text without a tokenizer; says nothing of what lies elsewhere.
+
+        Args:
+            source: Where it is.
+            tokens: How many tokens will be scored, if that is known.
+
+        Raises:
+            LabError: If the text is missing, is not what the bet says, is no text, or has too few
+                bytes for that many tokens, whatever the tokenizer.
+        """
+        if isinstance(source, LocalDatasetText):
+            self._dataset(source)
+        elif isinstance(source, FileText):
+            size = len(self._file(source).encode())
+            # A tokenizer may put a space before the text, which is a token too.
+            if tokens is not None and size + 1 < tokens:
+                raise LabError(
+                    f"file: {quoted(source.file)} has {size:,} bytes, too few for {tokens:,} tokens; "
+                    "lower measure.tokens or take a longer text"
+                )
+
     def _pieces(self, source: TextSource) -> Iterator[str]:
         if isinstance(source, ReferenceText):
             return _reference(source)
@@ -104,11 +126,15 @@ class Texts:
         from pytest_layerguard.lab import rows
 
         if isinstance(source, LocalDatasetText):
+            path = self._dataset(source)
             largest = self._conditions.budget.text_bytes
-            path = self._reach.file(source.file, "file", largest=largest)
-            _check_digest(digests.of_file(path), source.sha256, source.file)
             return joined(rows.of_file(source, path, largest), source.join)
         return joined(rows.of_hub(source, self._conditions), source.join)
+
+    def _dataset(self, source: LocalDatasetText) -> Path:
+        path = self._reach.file(source.file, "file", largest=self._conditions.budget.text_bytes)
+        _check_digest(digests.of_file(path), source.sha256, source.file)
+        return path
 
     def _file(self, source: FileText) -> str:
         path = self._reach.file(source.file, "file", largest=self._conditions.budget.text_bytes)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,12 +14,15 @@ from pathlib import Path
 import pytest
 
 import pytest_layerguard
+from pytest_layerguard import reference
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
 from pytest_layerguard.bet.reading import read_bets
 from pytest_layerguard.cli.main import main
 from pytest_layerguard.cli.template import ARGUMENTS
 
 ROOT = Path(__file__).parents[2]
+TEXT = b"Once upon a time. " * 500
+DIGEST = hashlib.sha256(TEXT).hexdigest()
 FALSIFIED = """
 status: falsified
 closes: {interventions: [skip_layers], models: parameters <= 1e8}
@@ -282,7 +287,7 @@ def test_what_a_bet_reads_elsewhere_is_allowed_by_the_commands_that_new_gives(
 ) -> None:
     model = Path(pytest_layerguard.__file__).parent / "reference" / "narrow"
     (tmp_path / "mine" / "bets").mkdir(parents=True)
-    (tmp_path / "text.txt").write_text("Once upon a time. ", encoding="utf-8")
+    (tmp_path / "text.txt").write_text("Once upon a time. " * 500, encoding="utf-8")
     bet = "mine/bets/far.yaml"
     given = ("--intervention", "quantize_weights", "--model", str(model), "--text", "text.txt")
     assert new(bet, *given) == 0
@@ -297,6 +302,101 @@ def test_what_a_bet_reads_elsewhere_is_allowed_by_the_commands_that_new_gives(
     )
     assert f"error: {bet}:{line}:9: model.path: " in capsys.readouterr().err
     assert main(["explain", bet, *" ".join(allowed).split()]) == 0
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Callable[[str, str], str]:
+    """A bet on a model and a text of its own, with this in its file in place of that."""
+
+    def write(old: str, new_: str) -> str:
+        shutil.copytree(reference.folder("reference"), tmp_path / "model")
+        (tmp_path / "text.txt").write_bytes(TEXT)
+        given = ("--intervention", "skip_layers: {layers: 3}", "--model", "model")
+        assert new("bets/own.yaml", *given, "--text", "text.txt") == 0
+        bet = tmp_path / "bets" / "own.yaml"
+        text = bet.read_text(encoding="utf-8")
+        text = text.replace("text.txt}", f"text.txt, sha256: {DIGEST}}}")
+        assert old in text
+        bet.write_text(text.replace(old, new_), encoding="utf-8")
+        return "bets/own.yaml"
+
+    return write
+
+
+def test_explain_finds_nothing_wrong_with_local_files_that_are_right(
+    own: Callable[[str, str], str],
+) -> None:
+    assert main(["explain", own("skip_layers", "skip_layers")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new_", "place", "said"),
+    [
+        ("text.txt,", "none.txt,", "12:10: file: ", "'../none.txt' does not exist"),
+        (DIGEST, "f" * 64, "12:10: file: ", "has changed: its sha256 is"),
+        (
+            "tokens: 8192",
+            "tokens: 9002",
+            "12:10: file: ",
+            "has 9,000 bytes, too few for 9,002 tokens",
+        ),
+        (
+            "layers: 3",
+            "layers: 9",
+            "10:17: skip_layers: ",
+            "layer 9 is out of range: the model has 4",
+        ),
+    ],
+)
+def test_explain_tells_what_is_wrong_with_what_a_bet_names(
+    old: str,
+    new_: str,
+    place: str,
+    said: str,
+    own: Callable[[str, str], str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bet = own(old, new_)
+    assert main(["explain", bet]) == 1
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"error: {bet}:{place}")
+    assert said in told
+
+
+def test_explain_tells_that_weights_are_pickled(
+    own: Callable[[str, str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bet = own("skip_layers", "skip_layers")
+    (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model" / "pytorch_model.bin")
+    assert main(["explain", bet]) == 1
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"error: {bet}:8:9: model '../model': its weights are pickled")
+
+
+def test_explain_tells_of_a_text_to_train_on_that_is_missing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bet = "bets/own.yaml"
+    train = "{train: {steps: 2, text: [{reference: training}, {file: none.txt}]}}"
+    new(bet, "--intervention", f"[{{skip_layers: {{layers: 3}}}}, {train}]")
+    assert main(["explain", bet]) == 1
+    (told,) = capsys.readouterr().err.splitlines()
+    assert re.match(f"error: {bet}:10:\\d+: file: 'none.txt' does not exist", told)
+
+
+def test_looking_for_what_is_wrong_needs_no_torch(own: Callable[[str, str], str]) -> None:
+    bet = own("skip_layers", "skip_layers")
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from pytest_layerguard.bet.reading import read_bets\n"
+        "from pytest_layerguard.lab.conditions import Conditions\n"
+        "from pytest_layerguard.lab.foreseen import obstacles\n"
+        f"(bet,) = read_bets(Path({bet!r}))\n"
+        "found = [*obstacles(bet, Path('bets'), Conditions(), [4])]\n"
+        "assert not found, found\n"
+        "assert not {'torch', 'transformers'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_explain_says_what_is_wrong_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
