@@ -197,7 +197,9 @@ class Judge:
             return replace(
                 reached, word=Word.ERROR, passed=False, messages=(*reached.messages, str(error))
             )
-        warnings = tuple(each for each in reached.warnings if not each.startswith("unrecorded"))
+        warnings = tuple(
+            each for each in reached.warnings if not each.startswith(outcome.UNRECORDED)
+        )
         reached = replace(reached, warnings=warnings)
         return self._admitted(file, reached) if file.is_new and file.unchallenged else reached
 

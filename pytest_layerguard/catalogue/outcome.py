@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from pytest_layerguard.lab.results import BetResult
 
 
+UNRECORDED: Final = "unrecorded"
+"""How a message or a warning begins that says so of a bet of the catalogue."""
+
+
 class Word(StrEnum):
     """The word that a bet is reported by."""
 
@@ -54,6 +58,11 @@ class Outcome:
     def skipped(self) -> bool:
         """Whether the bet was neither judged nor refused."""
         return self.word is Word.SKIPPED
+
+    @property
+    def is_unrecorded(self) -> bool:
+        """Whether nothing fails the bet but that it has no record, whatever its word says."""
+        return not self.passed and self.reason.startswith(UNRECORDED)
 
     @property
     def reason(self) -> str:
@@ -307,9 +316,9 @@ def _recorded(case: Case, decision: Decision) -> Decision:
     """Say that a bet of the catalogue has no record of its present text, or fail for it."""
     if case.status == "proposed" or case.recorded is not None:
         return decision
-    what = "unrecorded"
+    what = UNRECORDED
     if case.amended:
-        what = "unrecorded: its record is of the text before the amendment"
+        what += ": its record is of the text before the amendment"
     if not case.require_records:
         if not case.amended:
             what += ": no record of it yet; --layerguard-record writes one"

@@ -50,15 +50,17 @@ def lines(document: BetDocument, outcome: Outcome, path: Path) -> Iterator[str]:
 
 
 def headline(document: BetDocument, outcome: Outcome) -> str:
-    """One line: the bet, its status and its word."""
+    """One line: the bet, its status and its word, after what alone fails it."""
     bet = document.bet
-    return f"{bet.id} ({text.plain(bet.title, 100)}), {bet.status}: {outcome.word}"
+    unrecorded = "unrecorded, " if outcome.is_unrecorded else ""
+    return f"{bet.id} ({text.plain(bet.title, 100)}), {bet.status}: {unrecorded}{outcome.word}"
 
 
 def brief(outcome: Outcome) -> str:
     """What decided, in one line, for where there is room for no more."""
     judgement = outcome.judgement
-    if judgement is not None and outcome.word.value == judgement.verdict.value:
+    decides = judgement is not None and outcome.word.value == judgement.verdict.value
+    if judgement is not None and decides and not outcome.is_unrecorded:
         return text.plain(f"{judgement.decided_by}: {judgement.deciding.filled}", WORDS)
     return next(iter(outcome.reason.splitlines()), "")
 

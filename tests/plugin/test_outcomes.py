@@ -82,7 +82,13 @@ def test_an_unrecorded_falsification_fails_where_records_are_required(project: P
     assert project.run("bets/").ret == 0
     result = project.run("bets/", "--layerguard-require=records")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["unrecorded; --layerguard-require records makes that a failure*"])
+    result.stdout.fnmatch_lines(
+        [
+            "*bet-40 (*), falsified: unrecorded, CATASTROPHIC",
+            "unrecorded; --layerguard-require records makes that a failure*",
+            "CATASTROPHIC *::bet-40 - unrecorded; --layerguard-require*",
+        ]
+    )
 
 
 def test_what_cannot_be_measured_honestly_is_an_error(project: Project) -> None:
