@@ -71,6 +71,9 @@ class Judge:
         raise LabError and UnavailableError. A proposal may be given advice beside it.
         """
         found = self._outcome(document, bets, measure)
+        if found.word is Word.CROSSED and found.result is None:
+            # How to measure better is no help before a closed door; what is says the door itself.
+            return found
         # The bet that is offered removes layers: where that door is closed it would be refused as well.
         doors = (each.id for each in found.crossed if each.entry.is_closed_to("remove_layers"))
         advised = advice(document.bet, tuple(dict.fromkeys(doors)))

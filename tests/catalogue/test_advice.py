@@ -158,12 +158,23 @@ def test_the_judge_advises_beside_any_word(bets: Bets, ratio: float) -> None:
     assert offered(outcome.warnings[-1]).arms is not None
 
 
-def test_the_judge_advises_a_proposal_that_is_not_measured(bets: Bets) -> None:
+def test_a_proposal_before_a_closed_door_is_told_of_the_door_alone(bets: Bets) -> None:
     bets.put(BET_40)
     removal = {"remove_layers": {"count": 1, "guided_by": "replacement"}}
     outcome = bets.judge(
         bets.put(intervention=removal, criteria={"lenient": "perplexity_ratio <= 3"})
     )
+    assert str(outcome.word) == "CROSSED"
+    assert "what you can do" in outcome.reason
+    assert outcome.warnings == ()
+
+
+def test_the_judge_advises_a_challenge_that_lost(bets: Bets) -> None:
+    bets.put(BET_40)
+    removal = {"remove_layers": {"count": 1, "guided_by": "replacement"}}
+    criteria = {"lenient": "perplexity_ratio <= 3"}
+    challenge = bets.put(intervention=removal, criteria=criteria, challenges=["bet-40"])
+    outcome = bets.judge(challenge, 80)
     assert str(outcome.word) == "CROSSED"
     assert offered(outcome.warnings[-1]).challenges == ("bet-40",)
     assert "interchange" in outcome.warnings[-1]
