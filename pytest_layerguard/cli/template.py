@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ARGUMENTS: Final = {
     "skip_layers": "{layers: {each: all}}",
@@ -47,6 +50,8 @@ class NewBet:
     catastrophic: str | None
     challenges: tuple[str, ...]
     schema: str
+    placeholders: tuple[str, ...] = ()
+    """The criteria that nobody gave."""
 
     def __str__(self) -> str:
         """The file."""
@@ -63,20 +68,26 @@ class NewBet:
             ids = ", ".join(self.challenges)
             lines.append(_line(f"challenges: [{ids}]", "I know, and I bet against it"))
         lines += [
-            _line(f"model: {self.model}", "or {path: DIR}, or {hub: ORG/NAME, revision: COMMIT}"),
+            _line(f"model: {self.model}", _others(self.model, _MODELS)),
             "intervention:",
             f"  {self.intervention}",
             "measure:",
-            _line(f"  text: {self.text}", "or {file: PATH}, or {dataset: ORG/NAME, ...}"),
+            _line(f"  text: {self.text}", _others(self.text, _TEXTS)),
             _line(f"  tokens: {self.tokens}", "scored tokens"),
             _line(f"  window: {self.window}", "of them per window; 8 windows give intervals"),
             _line('  sample: {prompts: ["Once upon a time"], tokens: 100}', "gives unique_tokens"),
             _line("criteria:", "write them before you measure; they stay"),
         ]
+        if self.placeholders:
+            lines += [
+                "  # Placeholders that nobody has thought about: put in their place, before the first",
+                "  # measurement, the bars that you would accept, and the claim that they make true.",
+            ]
         for name in ("strict", "lenient", "catastrophic"):
             criterion = getattr(self, name)
             if criterion is not None:
-                lines.append(_line(f"  {name}: {quoted(criterion)}", _CRITERIA[name]))
+                meant = ("placeholder: " if name in self.placeholders else "") + _CRITERIA[name]
+                lines.append(_line(f"  {name}: {quoted(criterion)}", meant))
         if self.status == "falsified":
             lines += [
                 "# A falsification may close a door to proposals that do the same:",
@@ -87,11 +98,28 @@ class NewBet:
         return "\n".join(lines) + "\n"
 
 
+_MODELS: Final = {
+    "reference": "reference",
+    "{path:": "{path: DIR}",
+    "{hub:": "{hub: ORG/NAME, revision: COMMIT}",
+}
+_TEXTS: Final = {
+    "{reference:": "{reference: heldout}",
+    "{file:": "{file: PATH}",
+    "{dataset:": "{dataset: ORG/NAME, ...}",
+}
+"""The forms that a model and a text may have, by how they begin."""
 _CRITERIA: Final = {
     "strict": "the claim holds, with room to spare",
     "lenient": "the claim holds",
     "catastrophic": "it fails beyond doubt",
 }
+
+
+def _others(given: str, forms: Mapping[str, str]) -> str:
+    """Say in which other forms than the given one it could be said."""
+    others = (form for start, form in forms.items() if not given.startswith(start))
+    return ", ".join(f"or {form}" for form in others)
 
 
 def quoted(text: str) -> str:

@@ -69,31 +69,39 @@ def run(given: argparse.Namespace) -> int:
     _free(path)
     limit = "any(perplexity_ratio <= 3)" if swept else "perplexity_ratio <= 3"
     strict = "any(perplexity_ratio <= 1.5)" if swept else "perplexity_ratio <= 1.5"
+    claim = ask("claim", "claim, in a sentence", _claimed(kinds, swept), str)
+    subject = ask(
+        "model",
+        "model: reference, reference-wide, a folder, or ORG/NAME@COMMIT",
+        "reference",
+        lambda text: model(text, path),
+    )
+    read = ask(
+        "text",
+        "text to measure on: a file, or the package's own",
+        "heldout",
+        lambda text: _text(text, path),
+    )
+    lenient = ask("lenient", "the claim holds when", limit, str)
+    chosen = given.lenient is not None or lenient != limit
+    left = {"strict": chosen or given.strict is not None, "lenient": chosen}
     bet = NewBet(
         id=id_,
         title=title,
-        claim=ask("claim", "claim, in a sentence", _claimed(kinds, swept), str),
+        claim=claim,
         status=given.status,
-        model=ask(
-            "model",
-            "model: reference, reference-wide, a folder, or ORG/NAME@COMMIT",
-            "reference",
-            lambda text: model(text, path),
-        ),
+        model=subject,
         intervention=what,
-        text=ask(
-            "text",
-            "text to measure on: a file, or the package's own",
-            "heldout",
-            lambda text: _text(text, path),
-        ),
+        text=read,
         tokens=given.tokens,
         window=given.window,
-        lenient=ask("lenient", "the claim holds when", limit, str),
-        strict=given.strict or (strict if given.lenient is None else None),
+        lenient=lenient,
+        # Beside a bar that was chosen one that was not could be the looser of the two.
+        strict=given.strict or (None if chosen else strict),
         catastrophic=given.catastrophic,
         challenges=tuple(given.challenges),
         schema=_schema_line(path),
+        placeholders=tuple(name for name, given_ in left.items() if not given_),
     )
     document = write(path, str(bet), known)
     for line in _next(path, outside(document)):

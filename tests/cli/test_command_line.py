@@ -127,6 +127,56 @@ def test_all_can_be_given() -> None:
     assert (bet.measure.tokens, bet.measure.window) == (2048, 256)
 
 
+@pytest.mark.parametrize(
+    ("given", "called"),
+    [
+        ((), ["strict", "lenient"]),
+        (("--strict", "perplexity_ratio <= 1.1"), ["lenient"]),
+        (("--lenient", "perplexity_ratio <= 3"), []),
+    ],
+)
+def test_bars_that_nobody_gave_are_called_placeholders(
+    given: tuple[str, ...], called: list[str]
+) -> None:
+    assert new("bets/mine.yaml", "--intervention", "quantize_weights", *given) == 0
+    text = Path("bets/mine.yaml").read_text(encoding="utf-8")
+    assert re.findall(r"^  (\w+): .*# placeholder: ", text, re.MULTILINE) == called
+    assert ("the bars that you would accept" in text) == bool(called)
+
+
+def test_whoever_answers_with_a_bar_gets_no_looser_one_beside_it(
+    answers: Callable[..., list[str]],
+) -> None:
+    answers("quantize_weights", "A title", "mine", "", "", "", "perplexity_ratio <= 1.2")
+    assert main(["new"]) == 0
+    criteria = read_bets(Path("bets/mine.yaml"))[0].bet.criteria
+    assert (str(criteria.lenient), criteria.strict) == ("perplexity_ratio <= 1.2", None)
+    assert "placeholder" not in Path("bets/mine.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "others"),
+    [
+        ((), "model", "or {path: DIR}, or {hub: ORG/NAME, revision: COMMIT}"),
+        (("--model", "model"), "model", "or reference, or {hub: ORG/NAME, revision: COMMIT}"),
+        (("--model", f"org/name@{'a' * 40}"), "model", "or reference, or {path: DIR}"),
+        ((), "text", "or {file: PATH}, or {dataset: ORG/NAME, ...}"),
+        (("--text", "text.txt"), "text", "or {reference: heldout}, or {dataset: ORG/NAME, ...}"),
+        (("--text", "rows.parquet"), "text", "or {reference: heldout}, or {file: PATH}"),
+    ],
+)
+def test_only_other_forms_are_named_beside_the_one_that_is_used(
+    given: tuple[str, ...], key: str, others: str
+) -> None:
+    Path("model").mkdir()
+    Path("model/config.json").write_text("{}", encoding="utf-8")
+    for name in ("text.txt", "rows.parquet"):
+        Path(name).write_text("a text", encoding="utf-8")
+    assert new("bets/mine.yaml", *given) == 0
+    text = Path("bets/mine.yaml").read_text(encoding="utf-8")
+    assert re.search(rf"^ *{key}: .*# {re.escape(others)}$", text, re.MULTILINE)
+
+
 def test_a_hub_model_is_pinned() -> None:
     assert new("bets/hub.yaml", "--model", f"org/name@{'a' * 40}") == 0
     (document,) = read_bets(Path("bets/hub.yaml"))
