@@ -10,7 +10,7 @@ from pytest_layerguard.bet.interval import Truth
 from pytest_layerguard.bet.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_layerguard.bet.model import Status
     from pytest_layerguard.bet.verdict import Judgement
@@ -303,7 +303,8 @@ def _falsified(case: Case, verdict: Verdict) -> Decision:
     if verdict.fails:
         return Decision(Word(verdict), passed=True)
     if case.bar is Truth.FALSE:
-        short = f"it holds by its own criteria; {'; '.join(_lost(case, verdict))}"
+        own = "it holds by its own criteria; " if verdict.holds else ""
+        short = f"{own}{'; '.join(_lost(case, verdict))}"
         return Decision(Word(verdict), passed=True, warnings=(short,))
     return Decision(
         Word.INCONCLUSIVE,
@@ -344,18 +345,24 @@ def _notes(case: Case) -> Iterator[str]:
 
 def _lost(case: Case, verdict: Verdict) -> Iterator[str]:
     if not verdict.holds:
-        yield f"the claim does not hold: {verdict}; {_listed(case.challenged)} stands"
+        told = "the claim does not hold" if verdict.fails else _UNTOLD
+        yield f"{told}: {verdict}; {_listed(case.challenged)} {_stand(case.challenged)}"
     challenged = {name: truth for name, truth in case.bars.items() if name not in case.inside}
     missed = [name for name, truth in challenged.items() if truth is Truth.FALSE]
     if missed:
-        yield f"short of the bar (the lenient criterion) of {_listed(missed)}, which stands"
+        yield f"short of the bar (the lenient criterion) of {_listed(missed)}, which {_stand(missed)}"
 
 
+_UNTOLD: Final = "whether the claim holds cannot be told"
 _UNDECIDED: Final = "undecided: an interval straddles a bar; measure more tokens"
 
 
 def _failed(word: Word, *messages: str) -> Decision:
     return Decision(word, messages=messages)
+
+
+def _stand(names: Sequence[str]) -> str:
+    return "stands" if len(names) == 1 else "stand"
 
 
 def _listed(names: tuple[str, ...] | list[str] | Mapping[str, Truth]) -> str:
