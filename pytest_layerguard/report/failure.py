@@ -118,7 +118,7 @@ def said(result: BetResult) -> Iterator[str]:
         return
     first = speakers[0].samples[0]
     yield ""
-    yield f'what it says after "{text.plain(first.prompt, SAMPLE)}"'
+    yield f'what it says after "{text.spoken(first.prompt, SAMPLE)}"'
     told = [(name_of(each), each.samples[0]) for each in speakers[: SPEAKERS + 1]]
-    rows = [[f"  {name}:", f'"{text.plain(spoken.text, SAMPLE)}"'] for name, spoken in told]
+    rows = [[f"  {name}:", f'"{text.spoken(each.text, SAMPLE)}"'] for name, each in told]
     yield from text.aligned(rows)

@@ -257,7 +257,7 @@ def _said(told: Told) -> Iterator[str]:
 
 
 def _oneline(said: str) -> str:
-    return text.plain(said.replace("\n", " \u21b5 "), _SAID)
+    return text.plain(said.replace("\n", f" {text.LINE_END} "), _SAID)
 
 
 def _evidence(evidence: Iterable[Published]) -> Iterator[str]:

@@ -397,7 +397,6 @@ def _profile(profile: LossProfile | None) -> LossProfile | None:
     if profile is None:
         return None
     tokens = tuple(
-        replace(harm, token=text.plain(harm.token.replace("\n", "\u21b5"), 40))
-        for harm in profile.tokens[:TOKENS]
+        replace(harm, token=text.spoken(harm.token, 40)) for harm in profile.tokens[:TOKENS]
     )
     return replace(profile, tokens=tokens)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CUT: Final = "..."
+LINE_END: Final = "\u21b5"
+"""Stands for a line break where there must be none."""
 
 
 def plain(text: str, limit: int) -> str:
@@ -19,6 +21,11 @@ def plain(text: str, limit: int) -> str:
     One hostile string can then neither steer a terminal or a CI runner nor drown a report.
     """
     return printable(text[:limit]) + (CUT if len(text) > limit else "")
+
+
+def spoken(text: str, limit: int) -> str:
+    """Make a model's words safe as `plain` does, with a sign where a line of them ends."""
+    return plain(text.replace("\r\n", "\n").replace("\n", LINE_END), limit)
 
 
 def block(text: str, limit: int) -> str:
