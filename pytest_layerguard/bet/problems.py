@@ -24,6 +24,11 @@ def printable(text: str) -> str:
     return escaped.replace("##[", "## [")
 
 
+def many(count: int, what: str) -> str:
+    """Return a number of things as people say it: ``1 bet``, ``2 bets``, ``1,000 bets``."""
+    return f"{count:,} {what}" + ("s" if count != 1 else "")
+
+
 def suggestion(word: object, allowed: Iterable[str]) -> str:
     """Return ", did you mean 'x'?" for a misspelt word, or nothing."""
     close = closest(word, allowed)

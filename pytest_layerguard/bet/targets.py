@@ -10,7 +10,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from pytest_layerguard.bet.limits import DEFAULT_LIMITS, LARGEST_LAYER
 from pytest_layerguard.bet.part import KEY, refusal, shown, whole
-from pytest_layerguard.bet.problems import suggestion
+from pytest_layerguard.bet.problems import many, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -170,7 +170,7 @@ class PairsTarget:
             gap = 1 if self.rule == "adjacent" else self.max_gap or layers
             chosen = tuple((i, j) for i, j in combinations(range(layers), 2) if j - i <= gap)
             if not chosen:
-                raise TargetError(f"a model with {layers} layer(s) has no such pair")
+                raise TargetError(f"a model with {many(layers, 'layer')} has no such pair")
         else:
             chosen = tuple(
                 _ordered((_resolved(i, layers), _resolved(j, layers))) for i, j in self.pairs
@@ -338,7 +338,7 @@ def _refuse_shared(pairs: Sequence[Pair]) -> None:
 def _resolved(index: int, layers: int) -> int:
     if not -layers <= index < layers:
         raise TargetError(
-            f"layer {index} is out of range: the model has {layers} layer(s), "
+            f"layer {index} is out of range: the model has {many(layers, 'layer')}, "
             f"0 to {layers - 1} or -{layers} to -1"
         )
     return index + layers if index < 0 else index

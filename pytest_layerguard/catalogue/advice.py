@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.bet.arguments import InterchangeLayers, RemoveLayers, ReplaceLayers
+from pytest_layerguard.bet.problems import many
 
 if TYPE_CHECKING:
     from pytest_layerguard.bet.arguments import Arguments, PairsArguments
@@ -74,7 +75,7 @@ def _both(bet: Bet, touching: Arguments, doors: tuple[str, ...]) -> dict[str, An
     if isinstance(touching, RemoveLayers):
         count = touching.count or len((touching.layers and touching.layers.indices) or ())
         data["claim"] = (
-            f"Removing {count} layer(s) costs no more when interchange chooses them than when replacement does."
+            f"Removing {many(count, 'layer')} costs no more when interchange chooses them than when replacement does."
         )
         data["arms"] = {
             protocol: {"remove_layers": {"count": count, "guided_by": protocol}}

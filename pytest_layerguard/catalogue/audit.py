@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.bet.digest import canonical, differences, digest
 from pytest_layerguard.bet.limits import DEFAULT_LIMITS
-from pytest_layerguard.bet.problems import BetFileError, printable
+from pytest_layerguard.bet.problems import BetFileError, many, printable
 from pytest_layerguard.bet.reading import parse_bets
 from pytest_layerguard.catalogue.git import Change, Commit, GitError, Repository
 from pytest_layerguard.catalogue.layout import read_strictly
@@ -74,7 +74,7 @@ class Audit:
             yield from finding.lines()
         bets = len({finding.bet for finding in self.findings})
         yield (
-            f"{self.commits} commits of bets, {self.recorded} bets ever recorded, "
+            f"{many(self.commits, 'commit')} of bets, {many(self.recorded, 'bet')} ever recorded, "
             f"{bets} of them changed after the first record"
         )
 

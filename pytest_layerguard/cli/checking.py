@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_layerguard.bet.problems import many
 from pytest_layerguard.cli.told import PROBLEMS, complain, registry, say
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ def run(given: argparse.Namespace) -> int:
         problems += 1
         complain(str(problem))
     if problems:
-        complain(f"{problems} problem{'' if problems == 1 else 's'}")
+        complain(many(problems, "problem"))
         return PROBLEMS
     say(
-        f"{_counted(len(found), 'bet')} in {_counted(len(paths), 'file')}: nothing is wrong "
+        f"{many(len(found), 'bet')} in {many(len(paths), 'file')}: nothing is wrong "
         "(models and texts were not looked at)"
     )
     return 0
@@ -51,7 +52,3 @@ def files(given: Iterable[Path]) -> Iterator[Path]:
             yield from bet_files(path)
         else:
             yield path
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -6,6 +6,7 @@ import textwrap
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from pytest_layerguard.bet.problems import many
 from pytest_layerguard.cli.checking import files
 from pytest_layerguard.cli.told import PROBLEMS, UserError, complain, registry, say
 from pytest_layerguard.project import NAMES, bets_of, root_of
@@ -92,9 +93,7 @@ class _Explained:
         yield from _told("does", _done(bet))
         cost, why = self._cost(bet, sightings[0])
         if cost is not None:
-            yield from _told(
-                "", [f"{_counted(len(cost.variants), 'variant')}: {_few(cost.variants)}"]
-            )
+            yield from _told("", [f"{many(len(cost.variants), 'variant')}: {_few(cost.variants)}"])
         yield from _told("measures", _measured(bet.measure, len(cost.variants) if cost else 1))
         yield from _told("judges", _judged(bet))
         yield from _told("costs", (*_costs(bet, cost, why, sightings[0]), *self._took(bets)))
@@ -176,7 +175,7 @@ class _Explained:
         for unread in catalogue.unreadable:
             yield f"Not read, and may close more: {unread}."
         if not crossed and not catalogue.unreadable:
-            read = _counted(len(catalogue.entries), "bet")
+            read = many(len(catalogue.entries), "bet")
             yield f"It stands in no closed door ({read} of the catalogue read)."
 
     def _is_newcomer(self, bets: Path, catalogue: Catalogue) -> bool:
@@ -258,14 +257,14 @@ def _measured(measure: Measure, variants: int) -> Iterator[str]:
         window = measure.window or 512
         windows = _windows(measure)
         default = "" if measure.window else ", or the model's context if that is shorter"
-        yield f"{_counted(windows, 'window')} of {window} tokens{default}"
+        yield f"{many(windows, 'window')} of {window} tokens{default}"
         if windows < _FEWEST_WINDOWS:
             yield "fewer than 8 windows: no intervals, the points decide"
         else:
             together = f", which hold together over {variants} variants" if variants > 1 else ""
             yield f"95 % intervals, clustered by window{together}"
     if measure.sample is not None:
-        prompts = _counted(len(measure.sample.prompts), "prompt")
+        prompts = many(len(measure.sample.prompts), "prompt")
         yield f"unique tokens of {measure.sample.tokens} greedy ones after {prompts}"
     if measure.speak is not None:
         yield "the eye test: shown, never judged"
@@ -394,10 +393,6 @@ def _bytes(count: float) -> str:
 
 def _few(names: tuple[str, ...]) -> str:
     return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:7])}, ... {names[-1]}"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _told(word: str, sentences: Iterable[str]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from pytest_layerguard.bet.problems import many
 from pytest_layerguard.lab import devices
 from pytest_layerguard.lab.errors import LabError
 
@@ -70,7 +71,7 @@ def fitted(subject: Subject, work: Callable[[], T], progress: Progress) -> T:
         devices.vacate()
         if windows is None:
             raise LabError(_too_large(subject, needed))
-        progress(f"out of memory; measuring again, at most {windows} windows at a time")
+        progress(f"out of memory; measuring again, at most {many(windows, 'window')} at a time")
 
 
 def together(work: Callable[[], T], rows: int) -> T:

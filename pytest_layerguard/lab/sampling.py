@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from pytest_layerguard.bet.problems import many
 from pytest_layerguard.lab.progress import Advance, counted
 from pytest_layerguard.lab.runner import Frame, Runner
 
@@ -92,7 +93,7 @@ def speak(
         talk = _Talk(
             runner, plans, [prompts[index] for index in chosen], choose, forbidden, cached=usable
         )
-        with counted(f"sampling from {len(plans)} models", tokens) as advance:
+        with counted(f"sampling from {many(len(plans), 'model')}", tokens) as advance:
             rows_of_plans = talk.run(tokens, advance)
         for plan, rows in enumerate(rows_of_plans):
             for index, row in zip(chosen, rows, strict=True):

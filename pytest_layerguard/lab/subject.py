@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_layerguard.bet.problems import many
 from pytest_layerguard.interventions.plan import Plan
 from pytest_layerguard.lab import heap, soundness, tokens
 from pytest_layerguard.lab.anatomy import Anatomy
@@ -156,7 +157,8 @@ class Subject:
             missing += [plan for plan in dict.fromkeys(also) if plan not in held]
             ran = [*missing] if known is not None else [self.base, *missing]
             with counted(
-                f"measuring {len(missing)} variants", evaluations(ran) * len(reading.batches)
+                f"measuring {many(len(missing), 'variant')}",
+                evaluations(ran) * len(reading.batches),
             ) as advance:
                 swept = sweep(
                     self.runner,

@@ -100,7 +100,7 @@ def variants(result: BetResult) -> Iterator[str]:
         if result.descriptive
         else ("95 % intervals, clustered by window")
     )
-    yield f"{result.tokens:,} tokens in {result.windows:,} windows; {kind}"
+    yield f"{result.tokens:,} tokens in {text.many(result.windows, 'window')}; {kind}"
 
 
 def cells(metrics: Mapping[str, Interval], columns: list[str]) -> Iterator[str]:

@@ -5,10 +5,23 @@ from __future__ import annotations
 import unicodedata
 from typing import TYPE_CHECKING, Final
 
-from pytest_layerguard.bet.problems import printable
+from pytest_layerguard.bet.problems import many, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+__all__ = [
+    "CUT",
+    "LINE_END",
+    "aligned",
+    "block",
+    "clip",
+    "columns",
+    "many",
+    "plain",
+    "seconds",
+    "spoken",
+]
 
 CUT: Final = "..."
 LINE_END: Final = "\u21b5"
@@ -62,11 +75,6 @@ def seconds(value: float) -> str:
         return f"{value:.0f}s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes}m {rest:02d}s"
-
-
-def many(count: int, what: str) -> str:
-    """A number of things: `1 bet`, `2 bets`."""
-    return f"{count} {what}" + ("s" if count != 1 else "")
 
 
 def aligned(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> list[str]:

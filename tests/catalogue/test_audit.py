@@ -105,6 +105,14 @@ def test_a_change_before_the_record_is_nobodys_business(
     assert (found.findings, found.recorded, found.commits) == ((), 1, 4)
 
 
+def test_one_commit_is_one(bets: Bets, git: Callable[..., None]) -> None:
+    bets.put(BET_40)
+    bets.record("bet-40", 80)
+    commit(git, "Bet and record")
+    *_, told = audit([bets.path]).lines()
+    assert told == "1 commit of bets, 1 bet ever recorded, 0 of them changed after the first record"
+
+
 def test_there_and_back_again_is_listed_twice(bets: Bets, recorded: Callable[..., None]) -> None:
     bets.put(BET_40, criteria=LOOSE)
     commit(recorded, "There")
