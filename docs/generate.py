@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 from pytest_layerguard import api, commands, hookspecs, options
 from pytest_layerguard.bet import arguments, limits, metrics, model, texts
 from pytest_layerguard.catalogue.outcome import Word
-from pytest_layerguard.catalogue.records import Record
+from pytest_layerguard.catalogue.records import SCHEMA, Record
 from pytest_layerguard.cli.main import parser
 from pytest_layerguard.cli.template import ARGUMENTS
 from pytest_layerguard.interventions import bench, plan, registry
@@ -375,6 +375,7 @@ def _records() -> Iterator[str]:
     yield ""
     yield "| key | holds |"
     yield "|---|---|"
+    yield f"| `schema` | The version of this form of a record: {SCHEMA}. Another one is refused. |"
     for name, text in attributes(Record).items():
         yield f"| `{name}` | {_cell(text)} |"
     yield ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from pytest_layerguard.catalogue.outcome import Word
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
+SCHEMA = ROOT / "pytest_layerguard" / "catalogue" / "record.schema.json"
 
 
 def load() -> ModuleType:
@@ -93,6 +95,11 @@ def test_every_metric_is_documented() -> None:
 
 def test_every_outcome_word_is_documented() -> None:
     assert {str(word) for word in Word} <= documented("words.md")
+
+
+def test_every_key_of_a_record_is_documented() -> None:
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    assert set(schema["properties"]) <= documented("records.md")
 
 
 def test_every_hook_is_documented() -> None:
