@@ -233,7 +233,8 @@ def _one(intervention: Intervention) -> str:
     meaning = (type(intervention.arguments).__doc__ or "").strip().splitlines()[0]
     given = intervention.arguments.model_dump(mode="json", exclude_defaults=True)
     told = ", ".join(f"{key}: {_short(value)}" for key, value in given.items())
-    meaning = f"{meaning[:1].lower()}{meaning[1:]}".rstrip(".")
+    # Docstrings mark code for the reference; a terminal has no other type for it.
+    meaning = f"{meaning[:1].lower()}{meaning[1:]}".rstrip(".").replace("``", "'")
     return f"{intervention.kind}{f' ({told})' if told else ''}: {meaning}"
 
 

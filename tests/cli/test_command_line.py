@@ -313,6 +313,7 @@ def test_every_built_in_intervention_is_explained_without_weights(
     told = capsys.readouterr().out
     assert "layer evaluations over all tokens" in told
     assert "Cannot be told" not in told
+    assert "``" not in told
 
 
 def test_explain_knows_what_was_measured_here(capsys: pytest.CaptureFixture[str]) -> None:
