@@ -21,6 +21,8 @@ NUMBERS: Final = frozenset({"base", "variant", "ratio", "unique", "time"})
 ELASTIC: Final = frozenset({"bet", "model", "done"})
 LIMITS: Final = (60, 30, 20, 14)
 """Widths that the elastic columns are cut to, one after the other, until the table fits."""
+LONGEST_MODEL: Final = 1_000
+"""Characters of a model's path that are looked at, to show its end."""
 EXPENDABLE: Final = ("time", "done", "interval", "base", "unique", "model", "variant", "ratio")
 """Columns that a narrow terminal goes without, the first to go first."""
 
@@ -83,7 +85,10 @@ def _fit(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
         numbers = frozenset(at for at, name in enumerate(kept) if name in NUMBERS)
         for limit in LIMITS:
             cells = [
-                [text.clip(row[name], limit) if name in ELASTIC else row[name] for name in kept]
+                [
+                    _clipped(name, row[name], limit) if name in ELASTIC else row[name]
+                    for name in kept
+                ]
                 for row in rows
             ]
             lines = text.aligned(cells, numbers)
@@ -95,11 +100,15 @@ def _fit(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
     return alike or lines
 
 
+def _clipped(heading: str, cell: str, limit: int) -> str:
+    return text.clip_path(cell, limit) if heading == "model" else text.clip(cell, limit)
+
+
 def _row(told: Told) -> dict[str, str]:
     entry = told.entry
     return {
         "bet": entry["id"],
-        "model": text.plain(told.model, LIMITS[0]),
+        "model": text.plain(told.model, LONGEST_MODEL),
         "done": text.plain(told.intervention, LIMITS[0]),
         "base": _bases(told),
         "variant": _spread(told.points("perplexity")),

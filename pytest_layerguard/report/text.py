@@ -67,6 +67,18 @@ def clip(text: str, width: int) -> str:
     return (kept + CUT)[:width] if width < len(CUT) else kept + CUT
 
 
+def clip_path(path: str, width: int) -> str:
+    """Shorten a path or a name of the hub to its last parts: they tell which one it is."""
+    if columns(path) <= width:
+        return path
+    parts = path.rstrip("/").split("/")
+    for at in range(1, len(parts)):
+        kept = "/".join([CUT, *parts[at:]])
+        if columns(kept) <= width:
+            return kept
+    return clip(parts[-1], width)
+
+
 def seconds(value: float) -> str:
     """A duration as people say it: `0.4s`, `12s`, `3m 20s`."""
     if value < 10:

@@ -105,6 +105,14 @@ def test_bets_that_begin_alike_can_be_told_apart() -> None:
     assert len({line.split()[0] for line in lines[1:]}) == 3
 
 
+def test_a_narrow_table_shows_the_end_of_a_models_path() -> None:
+    far = f"{'../' * 40}models/stories260k"
+    for model in ("../models/stories260k", far):
+        (line,) = table(told(id="bet-on-a-folder", model=model), width=80)[1:]
+        assert "stories260k " in line
+        assert text.columns(line) <= 80
+
+
 def test_verdicts_start_in_one_column() -> None:
     lines = table(told(), told(id="a-longer-one", word="STRICT", cached=True))
     assert (

@@ -72,3 +72,19 @@ def test_columns_line_up_whatever_is_in_them() -> None:
 )
 def test_durations(value: float, expected: str) -> None:
     assert text.seconds(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "width", "expected"),
+    [
+        ("../models/stories260k", 30, "../models/stories260k"),
+        ("../models/stories260k", 20, ".../stories260k"),
+        ("../../data/models/stories260k/", 24, ".../models/stories260k"),
+        ("../models/stories260k", 14, "stories260k"),
+        ("../models/stories260k", 9, "storie..."),
+        ("org/Some-Model-8B", 14, "Some-Model-8B"),
+        ("reference-wide", 14, "reference-wide"),
+    ],
+)
+def test_a_path_is_told_by_its_end(path: str, width: int, expected: str) -> None:
+    assert text.clip_path(path, width) == expected
