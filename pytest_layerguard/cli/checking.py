@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_layerguard.bet.problems import many
-from pytest_layerguard.cli.told import PROBLEMS, complain, registry, say
+from pytest_layerguard.cli.told import PROBLEMS, complain, elsewhere, registry, say
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from pytest_layerguard.bet.problems import Problem
     from pytest_layerguard.bet.reading import BetDocument
 
 
@@ -22,19 +23,21 @@ def run(given: argparse.Namespace) -> int:
 
     known = registry()
     found: list[BetDocument] = []
-    problems = 0
+    problems: list[Problem] = []
     paths = list(dict.fromkeys(files(given.files)))
     for path in paths:
         try:
             found += read_bets(path, kinds=known.arguments, metrics=known.metrics)
         except BetFileError as error:
-            problems += len(error.problems)
+            problems += error.problems
             complain(str(error))
     for problem in duplicate_ids(found):
-        problems += 1
+        problems.append(problem)
         complain(str(problem))
     if problems:
-        complain(many(problems, "problem"))
+        for hint in elsewhere(problems):
+            complain(hint)
+        complain(many(len(problems), "problem"))
         return PROBLEMS
     say(
         f"{many(len(found), 'bet')} in {many(len(paths), 'file')}: nothing is wrong "

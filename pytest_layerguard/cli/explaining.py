@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.problems import many
 from pytest_layerguard.cli.checking import files
-from pytest_layerguard.cli.told import PROBLEMS, UserError, complain, registry, say
+from pytest_layerguard.cli.told import PROBLEMS, UserError, complain, elsewhere, registry, say
 from pytest_layerguard.project import NAMES, bets_of, root_of
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def run(given: argparse.Namespace) -> int:
         try:
             documents += read_bets(path, kinds=known.arguments, metrics=known.metrics)
         except BetFileError as error:
-            raise UserError(f"{path} cannot be explained\n{error}") from None
+            told = [f"{path} cannot be explained", str(error), *elsewhere(error.problems)]
+            raise UserError("\n".join(told)) from None
     status = 0
     for place, document in enumerate(documents):
         if place:

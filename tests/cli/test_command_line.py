@@ -248,6 +248,28 @@ def test_check_says_all_that_is_wrong_in_all_files(capsys: pytest.CaptureFixture
     assert told.rstrip().endswith("4 problems")
 
 
+@pytest.mark.parametrize("command", ["check", "explain"])
+@pytest.mark.parametrize(
+    ("old", "new_", "hinted"),
+    [
+        ("skip_layers:", "rotate_weights:", True),
+        ("lenient: any(perplexity_ratio", "lenient: any(zipf_slope", True),
+        ("tokens: 8192", "tokens: x", False),
+    ],
+)
+def test_what_only_pytest_knows_is_hinted_at(
+    command: str, old: str, new_: str, hinted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new("bets/one.yaml")
+    bet = Path("bets/one.yaml")
+    text = bet.read_text(encoding="utf-8")
+    assert old in text
+    bet.write_text(text.replace(old, new_), encoding="utf-8")
+    assert main([command, "bets/one.yaml"]) == 1
+    told = capsys.readouterr().err
+    assert ("check their bets with 'pytest --collect-only FILE'" in told) == hinted
+
+
 def test_check_needs_no_torch() -> None:
     new("bets/one.yaml")
     code = (
