@@ -23,6 +23,7 @@ _ENVIRONMENT: Final = {
     "GIT_LITERAL_PATHSPECS": "1",
     "LC_ALL": "C",
 }
+_FORM: Final = "--format=%x00%H%x00%P%x00%cs%x00%s"
 _FOREIGN: Final = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")
 
 
@@ -72,14 +73,17 @@ class Repository:
 
         Parents are the nearest such commits, so that the others need not be read.
         """
-        form = "--format=%x00%H%x00%P%x00%cs%x00%s"
         text = self._run(
-            "rev-list", "--topo-order", "--reverse", "--full-history", "--parents", form,
+            "rev-list", "--topo-order", "--reverse", "--full-history", "--parents", _FORM,
             "HEAD", "--", *under,
         )  # fmt: skip
         for entry in text.decode("utf-8", "replace").split("\ncommit "):
-            _, id_, parents, date, subject = entry.rstrip("\n").split("\0")
-            yield Commit(id_, tuple(parents.split()), date, subject)
+            yield _commit(entry)
+
+    def last(self, path: Path) -> Commit | None:
+        """Return the newest commit of HEAD's history that changed a path, there or not; None for none."""
+        text = self._run("rev-list", "--max-count=1", _FORM, "HEAD", "--", str(path.resolve()))
+        return _commit(text.decode("utf-8", "replace")) if text else None
 
     def changes(self, parent: str | None, commit: str, under: Sequence[str]) -> Iterator[Change]:
         """Yield what a commit changed below some paths, against one parent or against nothing."""
@@ -119,6 +123,11 @@ class Repository:
             lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
             raise GitError(printable(lines[0] if lines else f"git {words[0]} failed"))
         return done.stdout
+
+
+def _commit(entry: str) -> Commit:
+    _, id_, parents, date, subject = entry.rstrip("\n").split("\0")
+    return Commit(id_, tuple(parents.split()), date, subject)
 
 
 def _blob(name: str) -> str | None:

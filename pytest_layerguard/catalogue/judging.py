@@ -13,6 +13,7 @@ from pytest_layerguard.bet.verdict import Judgement, Verdict, judge, tokens_for_
 from pytest_layerguard.catalogue import outcome
 from pytest_layerguard.catalogue.advice import advice
 from pytest_layerguard.catalogue.crossing import Bar, Crossing, Looks, bar, crossings, mistakes
+from pytest_layerguard.catalogue.git import GitError, Repository
 from pytest_layerguard.catalogue.numbers import measured
 from pytest_layerguard.catalogue.outcome import Case, Decision, Outcome, Word
 from pytest_layerguard.catalogue.records import (
@@ -203,6 +204,8 @@ class Judge:
         warnings = tuple(
             each for each in reached.warnings if not each.startswith(outcome.UNRECORDED)
         )
+        if file.record is None:
+            warnings = (*warnings, *_recorded_before(file))
         reached = replace(reached, warnings=warnings)
         return self._admitted(file, reached) if file.is_new and file.unchallenged else reached
 
@@ -400,6 +403,19 @@ def _conditions(file: _File, result: BetResult, decision: Decision) -> Iterator[
             differ.append(f"on {file.bet.model.name} instead of {other.model.name}")
         if differ:
             yield printable(f"compared with {each.id} it was measured {', '.join(differ)}")
+
+
+def _recorded_before(file: _File) -> Iterator[str]:
+    """Say that a record that follows none was written where the history has an earlier one."""
+    try:
+        known = Repository(file.bets).last(path_of(file.bets, file.bet.id))
+    except GitError:
+        return
+    if known is not None:
+        yield (
+            f"recorded anew, but git knows an earlier record ({known}): the new one forgets what was amended "
+            "until then; to keep that, take the earlier one from the history and record over it"
+        )
 
 
 def _keeps(record: Record, reached: Outcome) -> str | None:

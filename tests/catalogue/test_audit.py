@@ -113,6 +113,25 @@ def test_one_commit_is_one(bets: Bets, git: Callable[..., None]) -> None:
     assert told == "1 commit of bets, 1 bet ever recorded, 0 of them changed after the first record"
 
 
+@pytest.mark.parametrize("committed", [False, True])
+def test_recording_anew_tells_of_a_record_that_was_deleted(
+    bets: Bets, recorded: Callable[..., None], committed: bool
+) -> None:
+    assert bets.judge("bet-40", 80, recording=True).warnings == ()
+    path_of(bets.path, "bet-40").unlink()
+    if committed:
+        commit(recorded, "Forget")
+    (told,) = bets.judge("bet-40", 80, recording=True).warnings
+    assert "recorded anew, but git knows an earlier record" in told
+    assert ("Forget" if committed else "Record") in told
+
+
+def test_the_first_record_is_told_nothing(bets: Bets, git: Callable[..., None]) -> None:
+    bets.put(BET_40)
+    commit(git, "Bet")
+    assert bets.judge("bet-40", 80, recording=True).warnings == ()
+
+
 def test_there_and_back_again_is_listed_twice(bets: Bets, recorded: Callable[..., None]) -> None:
     bets.put(BET_40, criteria=LOOSE)
     commit(recorded, "There")
