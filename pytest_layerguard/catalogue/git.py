@@ -77,7 +77,7 @@ class Repository:
             "rev-list", "--topo-order", "--reverse", "--full-history", "--parents", _FORM,
             "HEAD", "--", *under,
         )  # fmt: skip
-        for entry in text.decode("utf-8", "replace").split("\ncommit "):
+        for entry in text.decode("utf-8", "replace").split("\ncommit ") if text else ():
             yield _commit(entry)
 
     def last(self, path: Path) -> Commit | None:

@@ -113,6 +113,13 @@ def test_one_commit_is_one(bets: Bets, git: Callable[..., None]) -> None:
     assert told == "1 commit of bets, 1 bet ever recorded, 0 of them changed after the first record"
 
 
+def test_a_history_without_bets_has_nothing_to_tell(bets: Bets, git: Callable[..., None]) -> None:
+    (bets.root / "README").write_text("nothing yet", encoding="utf-8")
+    commit(git, "Start")
+    *_, told = audit([bets.path]).lines()
+    assert told.startswith("0 commits of bets, 0 bets ever recorded")
+
+
 @pytest.mark.parametrize("committed", [False, True])
 def test_recording_anew_tells_of_a_record_that_was_deleted(
     bets: Bets, recorded: Callable[..., None], committed: bool
