@@ -22,7 +22,7 @@ def canonical(bet: Bet) -> str:
     one order, criteria in one spelling, numbers in their shortest form.
     """
     data: dict[str, Any] = {
-        "claim": " ".join(bet.claim.split()),
+        "claim": bet.stated,
         "model": bet.model.model_dump(exclude_defaults=True),
         "measure": _measure(bet),
         "criteria": bet.criteria.model_dump(exclude_defaults=True),

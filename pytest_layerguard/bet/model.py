@@ -564,6 +564,11 @@ class Bet(BetPart):
     notes: Prose | None = Field(default=None, description="what else a reader should know")
 
     @property
+    def stated(self) -> str:
+        """The claim on one line: where its author broke it has no meaning."""
+        return " ".join(self.claim.split())
+
+    @property
     def arm_interventions(self) -> Mapping[str | None, tuple[Intervention, ...]]:
         """What is done, by arm; ``{None: ...}`` without arms."""
         if self.intervention is not None:

@@ -185,7 +185,7 @@ def story(document: BetDocument, outcome: Outcome | None, root: Path) -> Story:
     telling = chosen(result, bet.criteria) if result is not None else ()
     return Story(
         title=text.plain(bet.title, LINE),
-        claim=text.plain(bet.claim, PROSE),
+        claim=text.plain(bet.stated, PROSE),
         notes=bet.notes and text.plain(bet.notes, PROSE),
         links=bet.links[:20],
         challenges=bet.challenges,
@@ -324,7 +324,7 @@ def _door(crossing: Crossing, root: Path, challenge: Sequence[str]) -> Door:
     return Door(
         id=crossing.id,
         title=text.plain(document.bet.title, LINE),
-        claim=text.plain(document.bet.claim, PROSE),
+        claim=text.plain(document.bet.stated, PROSE),
         file=str(shown(document.path, root)),
         line=document.line,
         closes=text.plain(

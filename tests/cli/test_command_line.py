@@ -338,6 +338,18 @@ def test_every_built_in_intervention_is_explained_without_weights(
     assert "``" not in told
 
 
+def test_a_claim_of_several_lines_is_told_on_one(capsys: pytest.CaptureFixture[str]) -> None:
+    new("bets/one.yaml")
+    bet = Path("bets/one.yaml")
+    text = re.sub(
+        "claim: .*", "claim: |\n  It holds\n  everywhere.", bet.read_text(encoding="utf-8")
+    )
+    bet.write_text(text, encoding="utf-8")
+    capsys.readouterr()
+    assert main(["explain", "bets/one.yaml"]) == 0
+    assert "claims      It holds everywhere.\n" in capsys.readouterr().out
+
+
 def test_explain_knows_what_was_measured_here(capsys: pytest.CaptureFixture[str]) -> None:
     new("bets/one.yaml", "--intervention", "skip_layers", "--tokens", "1024")
     kept = Path(".pytest_cache/d/layerguard").absolute()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -81,6 +82,12 @@ def test_what_travels_is_bounded_and_harmless() -> None:
     )
     assert told.story.result is not None
     assert told.story.result.variants[0].samples[0].text == "a\\u001b[2J\nb\\u0000"
+
+
+def test_a_claim_of_several_lines_is_told_on_one() -> None:
+    lines = re.sub("claim: .*", "claim: |\n  It holds\n  everywhere.", tales.SWEEP, count=1)
+    told = tales.judged(lines, tales.result(tales.variant("skip-0", "0", ratio=2.0)))
+    assert told.story.claim == "It holds everywhere."
 
 
 def test_what_is_done_is_told_with_its_arguments() -> None:
