@@ -40,7 +40,8 @@ def chromium() -> Iterator[Chromium]:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with a bet of every kind, and one for each way to be hostile."""
     path = tmp_path_factory.mktemp("page") / "page.html"
-    bets = [*tales.every().values(), *(hostile(words) for words in HOSTILE.values())]
+    kinds = [*tales.every().values(), tales.steep()]
+    bets = [*kinds, *(hostile(words) for words in HOSTILE.values())]
     refused = [Refused.of("bets/a.yaml", words) for words in HOSTILE.values()]
     html.write(path, bets, refused, html.Source(tales.ROOT, path, None), "2026-01-02 03:04 UTC")
     return path

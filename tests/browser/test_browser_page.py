@@ -120,7 +120,7 @@ def test_nothing_is_wider_than_the_screen(
     assert chromium.ask("return document.documentElement.scrollWidth") <= width
 
 
-@pytest.mark.parametrize("width", [360, 768, 1200])
+@pytest.mark.parametrize("width", [360, 390, 768, 1200])
 def test_no_number_of_an_axis_covers_another(chromium: Chromium, page: Path, width: int) -> None:
     chromium.open(page, width=width)
     count, covered = chromium.ask(OVERLAPS)

@@ -197,7 +197,9 @@ class TestPage:
 
     def test_a_column_for_eyes_alone_has_no_heading(self) -> None:
         made = page(tales.every()["sweep"])
-        (head, *_) = re.findall(r'<table class="tokens"[^>]*>\s*<thead>(.*?)</thead>', made, re.DOTALL)
+        (head, *_) = re.findall(
+            r'<table class="tokens"[^>]*>\s*<thead>(.*?)</thead>', made, re.DOTALL
+        )
         (body, *_) = re.findall(r'<table class="tokens"[^>]*>.*?<tbody>(.*?)</tr>', made, re.DOTALL)
         seen = [len(re.findall(r"<t[hd](?![^>]*aria-hidden)[ >]", each)) for each in (head, body)]
         assert seen == [2, 2]

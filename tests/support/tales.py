@@ -260,6 +260,12 @@ def told(bet: BetDocument, outcome: Outcome | None) -> Told:
     return Told.from_json(entry.to_json())
 
 
+def steep() -> Told:
+    """Ratios over five powers of ten, as skipping the first layer of a small model costs."""
+    found = result(variant("skip-0", "0", ratio=75_000.0), variant("skip-1", "1", ratio=5.0))
+    return judged(SWEEP.replace("id: sweep", "id: steep"), found)
+
+
 def doubtful() -> Told:
     """A proposal that was skipped before anybody could tell whether a door is closed to it."""
     text = SWEEP.replace("id: sweep", "id: doubtful").replace(
