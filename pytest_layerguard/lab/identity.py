@@ -71,9 +71,7 @@ def identity(
 
 def device_kind(conditions: Conditions) -> str:
     """What numbers may depend on of the device: which kind it is, not which of several alike."""
-    if conditions.device == "cpu":
-        return "cpu"
-    if _NVIDIA.is_dir():
+    if conditions.device != "cpu" and _NVIDIA.is_dir():
         cards = sorted(
             line.partition(":")[2].strip()
             for file in _NVIDIA.glob("*/information")
@@ -81,7 +79,8 @@ def device_kind(conditions: Conditions) -> str:
             if line.startswith("Model:")
         )
         return f"{conditions.device} {cards}"
-    return conditions.device if sys.platform == "darwin" else "cpu"
+    # A device that was asked for by name and is not here must not be answered with another's numbers.
+    return "cpu" if conditions.device == "auto" and sys.platform != "darwin" else conditions.device
 
 
 @cache

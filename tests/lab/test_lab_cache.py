@@ -6,12 +6,14 @@ import errno
 import json
 import os
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from pytest_layerguard import reference
 from pytest_layerguard.bet.criteria import Interval
@@ -234,6 +236,15 @@ def test_another_kind_of_device_is_measured_anew(
     bench.measure(bench.bet())
     monkeypatch.setattr(identity, "device_kind", lambda _: "cuda ['NVIDIA H200']")
     assert not bench.measure(bench.bet()).cached
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac has mps")
+def test_a_device_that_is_asked_for_is_not_answered_with_anothers_numbers() -> None:
+    names = ("auto", "cpu", "cuda", "cuda:1", "mps")
+    asked = {name: identity.device_kind(Conditions(device=name)) for name in names}
+    assert len({asked[name] for name in names[1:]}) == 4
+    if not torch.cuda.is_available():
+        assert asked["auto"] == asked["cpu"]
 
 
 def test_what_another_package_does_is_never_remembered(bench: Bench) -> None:
