@@ -18,7 +18,7 @@ from pytest_layerguard.catalogue.shelf import Catalogue, Entry, shown
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_layerguard.bet.criteria import Row
+    from pytest_layerguard.bet.criteria import Row, Straddle
     from pytest_layerguard.bet.model import Bet, Intervention
     from pytest_layerguard.bet.reading import BetDocument
     from pytest_layerguard.bet.scope import ModelScope
@@ -298,6 +298,8 @@ class Bar:
 
     truth: Truth
     told: str
+    straddling: tuple[Straddle, ...] = ()
+    """What kept it from being told, where that is undecided."""
 
 
 def bar(crossing: Crossing, rows: Sequence[Row]) -> Bar:
@@ -309,7 +311,9 @@ def bar(crossing: Crossing, rows: Sequence[Row]) -> Bar:
     """
     bars = [_judged(expression, crossing, rows) for expression in bars_of(crossing.entry)]
     truth = Truth.all(each.truth for each in bars)
-    return Bar(truth, "; ".join(each.told for each in bars if each.truth is truth))
+    deciding = [each for each in bars if each.truth is truth]
+    straddling = tuple(straddle for each in deciding for straddle in each.straddling)
+    return Bar(truth, "; ".join(each.told for each in deciding), straddling)
 
 
 def bars_of(entry: Entry) -> tuple[Expression, ...]:
@@ -350,7 +354,12 @@ def _judged(expression: Expression, crossing: Crossing, rows: Sequence[Row]) -> 
     truth = Truth.all(each.truth for each in evaluations)
     told = [each.filled for each in evaluations if each.truth is truth]
     more = f"; and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
-    return Bar(truth, cut("; ".join(told[:_TOLD]) + more))
+    straddling = (straddle for each in evaluations for straddle in each.straddling)
+    return Bar(
+        truth,
+        cut("; ".join(told[:_TOLD]) + more),
+        tuple(straddling) if truth is Truth.UNDECIDED else (),
+    )
 
 
 def _ranges(expression: Expression) -> bool:

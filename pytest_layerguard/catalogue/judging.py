@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path, PurePosixPath
 
     from pytest_layerguard.bet.arguments import Kinds
+    from pytest_layerguard.bet.criteria import Straddle
     from pytest_layerguard.bet.metrics import Metric
     from pytest_layerguard.bet.model import Bet, Criteria
     from pytest_layerguard.bet.reading import BetDocument
@@ -170,7 +171,7 @@ class Judge:
             crossed=file.challenged if lost else (),
             messages=(
                 *decision.messages,
-                *_bars_told(bars, held=decision.word),
+                *_bars_told(bars, result, held=decision.word),
                 *_more_tokens(bet.criteria, judgement, result, decision.word),
                 *("\n".join(each.lines(self.root)) for each in file.challenged if lost),
             ),
@@ -354,10 +355,14 @@ def _ids(found: Iterator[Crossing]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each.id for each in found))
 
 
-def _bars_told(bars: Mapping[str, Bar], *, held: Word) -> Iterator[str]:
+def _bars_told(bars: Mapping[str, Bar], result: BetResult, *, held: Word) -> Iterator[str]:
+    if held not in (Word.CROSSED, Word.INCONCLUSIVE):
+        return
     for id_, each in bars.items():
-        if each.truth is not Truth.TRUE and held in (Word.CROSSED, Word.INCONCLUSIVE):
+        if each.truth is not Truth.TRUE:
             yield f"the bar of {id_}: {each.told}"
+        if held is Word.INCONCLUSIVE:
+            yield from _straddles(each.straddling, result)
 
 
 def _more_tokens(
@@ -367,7 +372,16 @@ def _more_tokens(
     if judgement.verdict is not Verdict.INCONCLUSIVE or word is Word.CROSSED:
         return
     ground = (result.tokens, result.windows, len(result.variants))
-    for straddle in judgement.straddling[:_STRADDLES]:
+    yield from _straddles(judgement.straddling, result)
+    if len(judgement.straddling) > 1:
+        tokens = tokens_for_verdict(criteria, result.rows(), *ground)
+        if tokens is not None:
+            yield f"a verdict would take about {tokens:,} tokens"
+
+
+def _straddles(straddling: Sequence[Straddle], result: BetResult) -> Iterator[str]:
+    ground = (result.tokens, result.windows, len(result.variants))
+    for straddle in straddling[:_STRADDLES]:
         tokens = straddle.tokens_to_decide(*ground)
         enough = "no number of tokens can be told" if tokens is None else f"about {tokens:,} tokens"
         at = f" ({straddle.variant})" if straddle.variant else ""
@@ -375,13 +389,9 @@ def _more_tokens(
             f"{straddle.comparison}{at}: {straddle.interval} against {straddle.bar}; "
             f"measured on {result.tokens:,} tokens, {enough} would decide"
         )
-    left = len(judgement.straddling) - _STRADDLES
+    left = len(straddling) - _STRADDLES
     if left > 0:
         yield f"and {left:,} more that straddle a bar"
-    if len(judgement.straddling) > 1:
-        tokens = tokens_for_verdict(criteria, result.rows(), *ground)
-        if tokens is not None:
-            yield f"a verdict would take about {tokens:,} tokens"
 
 
 def _conditions(file: _File, result: BetResult, decision: Decision) -> Iterator[str]:

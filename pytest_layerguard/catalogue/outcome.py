@@ -65,6 +65,14 @@ class Outcome:
         return not self.passed and self.reason.startswith(UNRECORDED)
 
     @property
+    def decided_by(self) -> str | None:
+        """The bet's criterion that decided; None where there was none, or a falsification's bar did."""
+        if self.judgement is None:
+            return None
+        by_bar = self.word in (Word.CROSSED, Word.INCONCLUSIVE) and self.judgement.verdict.holds
+        return None if by_bar else self.judgement.decided_by
+
+    @property
     def reason(self) -> str:
         """Everything there is to say, in one text."""
         return "\n".join(self.messages)
@@ -161,8 +169,7 @@ def _unmeasured(case: Case) -> Decision | None:
     if case.tampered:
         return _failed(
             Word.TAMPERED,
-            "claim, model, intervention, measure or criteria were changed after the result; "
-            "put them back, or write amends: {digest: ..., because: ...} with the digest of the record and why",
+            CHANGED,
         )
     if case.mistaken:
         return _failed(Word.ERROR, *case.mistaken)
@@ -246,8 +253,10 @@ def _proposed(case: Case, verdict: Verdict) -> Decision:
         return _failed(Word.INCONCLUSIVE, _UNDECIDED)
     if verdict.fails or case.bar is Truth.FALSE:
         return _failed(Word.CROSSED, *_lost(case, verdict))
-    if not verdict.holds or case.bar is Truth.UNDECIDED:
+    if not verdict.holds:
         return _failed(Word.INCONCLUSIVE, _UNDECIDED)
+    if case.bar is Truth.UNDECIDED:
+        return _failed(Word.INCONCLUSIVE, _open(case))
     return Decision(
         Word(verdict),
         passed=True,
@@ -274,7 +283,7 @@ def _upheld(case: Case, verdict: Verdict) -> Decision:
     if case.bar is Truth.FALSE:
         return _failed(Word.CROSSED, *_lost(case, verdict))
     if case.bar is Truth.UNDECIDED:
-        return _failed(Word.INCONCLUSIVE, _UNDECIDED)
+        return _failed(Word.INCONCLUSIVE, _open(case))
     return Decision(Word(verdict), passed=True, warnings=tuple(_inside(case)))
 
 
@@ -353,6 +362,19 @@ def _lost(case: Case, verdict: Verdict) -> Iterator[str]:
         yield f"short of the bar (the lenient criterion) of {_listed(missed)}, which {_stand(missed)}"
 
 
+def _open(case: Case) -> str:
+    """Say of which bars it is undecided whether they are met, where the claim itself holds."""
+    bars = [name for name, truth in case.bars.items() if truth is Truth.UNDECIDED]
+    return (
+        f"the claim holds, but whether it meets the bar (the lenient criterion) of {_listed(bars)} "
+        "is undecided"
+    )
+
+
+CHANGED: Final = (
+    "claim, model, intervention, measure or criteria were changed after the result; "
+    "put them back, or write amends: {digest: ..., because: ...} with the digest of the record and why"
+)
 _UNTOLD: Final = "whether the claim holds cannot be told"
 _UNDECIDED: Final = "undecided: an interval straddles a bar; measure more tokens"
 

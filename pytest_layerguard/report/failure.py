@@ -75,7 +75,7 @@ def decided(document: BetDocument, outcome: Outcome) -> Iterator[str]:
         evaluation = getattr(judgement, name)
         if expression is None or evaluation is None:
             continue
-        mark = "decided:" if name == judgement.decided_by else "also:   "
+        mark = "decided:" if name == outcome.decided_by else "also:   "
         yield f"{mark}  {name} is {evaluation.truth.value}: {text.plain(evaluation.filled, WORDS)}"
 
 

@@ -242,7 +242,7 @@ def _criteria(criteria: Criteria, outcome: Outcome | None) -> Iterator[Criterion
             evaluation.truth.value,
             # The evaluation repeats the criterion before its numbers.
             text.plain(evaluation.filled.split("  ->  ", 1)[-1], PROSE),
-            decided=level == judgement.decided_by,
+            decided=outcome is not None and level == outcome.decided_by,
         )
 
 

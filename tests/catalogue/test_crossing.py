@@ -584,10 +584,10 @@ def test_the_bar_of_the_record_holds_beside_that_of_the_bet(bets: Bets) -> None:
     assert [str(each) for each in bars_of(recorded(entry))] == [now]
     both = recorded(entry, before)
     assert [str(each) for each in bars_of(both)] == [now, before]
-    assert bar(stands(both), [row(2.5)]) == Bar(
-        Truth.UNDECIDED,
-        "any(perplexity_ratio <= 2)  ->  skip-0: 2.5 [2, 3] <= 2 is undecided",
-    )
+    undecided = bar(stands(both), [row(2.5)])
+    assert undecided.truth is Truth.UNDECIDED
+    assert undecided.told == "any(perplexity_ratio <= 2)  ->  skip-0: 2.5 [2, 3] <= 2 is undecided"
+    assert [(each.variant, str(each.bar)) for each in undecided.straddling] == [("skip-0", "2")]
     assert bar(stands(both), [row(2.6)]) == Bar(
         Truth.FALSE, "any(perplexity_ratio <= 2)  ->  skip-0: 2.6 [2.1, 3.1] <= 2 is false"
     )

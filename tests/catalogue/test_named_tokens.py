@@ -40,6 +40,21 @@ def test_below_the_bar_the_verdict_needs_but_one(bets: Bets) -> None:
     assert verdict < first == second
 
 
+def test_of_a_bar_that_is_challenged_it_is_one_too(bets: Bets) -> None:
+    bets.put(BET_40)
+    bets.put(challenges=["bet-40"], criteria={"lenient": "perplexity_ratio <= 5"})
+    outcome = bets.judge("drop-one", 2.9, spread=1.2)
+    assert outcome.word is Word.INCONCLUSIVE
+    # Its own criterion is met: what decided is the bar of another bet, and no line may say otherwise.
+    assert outcome.judgement is not None
+    assert outcome.judgement.decided_by == "lenient"
+    assert outcome.decided_by is None
+    first, told, tokens = outcome.messages
+    assert first.endswith("bar (the lenient criterion) of bet-40 is undecided")
+    assert told.startswith("the bar of bet-40: any(perplexity_ratio <= 3)  ->  ")
+    assert re.search(r"measured on 1,024 tokens, about [\d,]+ tokens would decide", tokens)
+
+
 def test_of_many_intervals_across_the_bar_the_closest_are_told(bets: Bets) -> None:
     told, numbers = named(bets, *(3.2 + at / 1000 for at in range(48)))
     assert told.count("would decide") == 6

@@ -30,24 +30,24 @@ TABLE: Final = """
 status    record   challenge         | STRICT       LENIENT      INCONCLUSIVE FALSIFIED    CATASTROPHIC
 proposed  not-lost none              | pass         pass         undecided    fails        fails
 proposed  not-lost won               | won          won          undecided    loses        loses
-proposed  not-lost undecided         | undecided    undecided    undecided    loses        loses
+proposed  not-lost undecided         | open         open         undecided    loses        loses
 proposed  not-lost lost              | short        short        short        loses        loses
 proposed  not-lost inside,inside-won | crossed      crossed      crossed      crossed      crossed
 proposed  not-lost unknown           | skip         skip         skip         skip         skip
 proposed  lost     *                 | has-lost     *            *            *            *
 upheld    none     none              | new          new          new-unproven new-fails    new-fails
 upheld    none     won               | new          new          new-unproven new-fails    new-fails
-upheld    none     undecided         | undecided    undecided    new-unproven new-fails    new-fails
+upheld    none     undecided         | open         open         new-unproven new-fails    new-fails
 upheld    none     lost              | short        short        new-unproven new-fails    new-fails
 upheld    none     inside,inside-won | crossed-new  *            *            *            *
 upheld    none     unknown           | skip         skip         skip         skip         skip
 upheld    STRICT   none,won,unknown  | pass         worse        worse-unsure regressed    regressed
-upheld    STRICT   undecided         | undecided    worse        worse-unsure regressed    regressed
+upheld    STRICT   undecided         | open         worse        worse-unsure regressed    regressed
 upheld    STRICT   lost              | short        worse        worse-unsure regressed    regressed
 upheld    STRICT   inside            | elsewhere    worse        worse-unsure regressed    regressed
 upheld    STRICT   inside-won        | contradicts  worse        worse-unsure regressed    regressed
 upheld    LENIENT  none,won,unknown  | pass         pass         worse-unsure regressed    regressed
-upheld    LENIENT  undecided         | undecided    undecided    worse-unsure regressed    regressed
+upheld    LENIENT  undecided         | open         open         worse-unsure regressed    regressed
 upheld    LENIENT  lost              | short        short        worse-unsure regressed    regressed
 upheld    LENIENT  inside            | elsewhere    elsewhere    worse-unsure regressed    regressed
 upheld    LENIENT  inside-won        | contradicts  contradicts  worse-unsure regressed    regressed
@@ -69,6 +69,7 @@ ENDS: Final[dict[str, tuple[str, bool, str]]] = {
     "pass": (MEASURED, True, ""),
     "fails": (MEASURED, False, "the claim does not hold; keep the bet as status: falsified"),
     "undecided": ("INCONCLUSIVE", False, "an interval straddles a bar; measure more tokens"),
+    "open": ("INCONCLUSIVE", False, "the claim holds, but whether it meets the bar"),
     "won": (MEASURED, True, "the challenge of bet-40 won: the catalogue should be revisited"),
     "loses": ("CROSSED", False, "the claim does not hold: {verdict}; bet-40 stands"),
     "short": ("CROSSED", False, "short of the bar (the lenient criterion) of bet-40, which stands"),
