@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.problems import many
@@ -48,13 +49,16 @@ def run(given: argparse.Namespace) -> int:
     conditions = Conditions(roots=tuple(given.root))
     scout = Scout(conditions)
     documents: list[BetDocument] = []
+    status = 0
     for path in files(given.files):
         try:
             documents += read_bets(path, kinds=known.arguments, metrics=known.metrics)
         except BetFileError as error:
-            told = [f"{path} cannot be explained", str(error), *elsewhere(error.problems)]
-            raise UserError("\n".join(told)) from None
-    status = 0
+            for line in (f"error: {path} cannot be explained", str(error)):
+                complain(line)
+            for line in elsewhere(error.problems):
+                complain(line)
+            status = PROBLEMS
     for place, document in enumerate(documents):
         if place:
             say()
@@ -108,9 +112,35 @@ class _Explained:
         bets = bets_of(self.document.path)
         shapes = [each.shape for each in self._sightings(bets)]
         depths = [shape.layers for shape in shapes if shape.layers is not None]
-        for each in obstacles(self.document, bets, self.conditions, depths):
+        dense = any(shape.experts == 0 for shape in shapes)
+        file = printable(str(self.document.path))
+        if (tampering := self._tampering(bets)) is not None:
+            yield f"{file}:{self.document.line}: {tampering}"
+        for each in obstacles(self.document, bets, self.conditions, depths, dense=dense):
             line, column = self.document.position(*each.key)
-            yield f"{printable(str(self.document.path))}:{line}:{column}: {printable(each.message)}"
+            yield f"{file}:{line}:{column}: {printable(each.message)}"
+
+    def _tampering(self, bets: Path) -> str | None:
+        """What a bet that was changed after its record is told."""
+        from pytest_layerguard.bet.digest import digest
+        from pytest_layerguard.catalogue.outcome import CHANGED
+
+        bet = self.document.bet
+        records = [each.record for each in self._catalogue.of(bet.id) if each.bets == bets]
+        known = {each.digest for each in records if each is not None}
+        amended = bet.amends is not None and bet.amends.digest in known
+        return None if not known or digest(bet) in known or amended else f"TAMPERED: {CHANGED}"
+
+    @cached_property
+    def _catalogue(self) -> Catalogue:
+        from pytest_layerguard.catalogue.shelf import Catalogue, folders_for
+
+        bets = bets_of(self.document.path)
+        return Catalogue.load(
+            folders_for(bets, root_of(bets), NAMES),
+            kinds=self.known.arguments,
+            metrics=self.known.metrics,
+        )
 
     def _sightings(self, bets: Path) -> list[Sighting]:
         from pytest_layerguard.lab.errors import LabError
@@ -150,15 +180,13 @@ class _Explained:
     def _doors(self, bets: Path) -> Iterator[str]:
         from pytest_layerguard.catalogue.crossing import crossings, mistakes
         from pytest_layerguard.catalogue.numbers import numbers
-        from pytest_layerguard.catalogue.shelf import Catalogue, folders_for, shown
+        from pytest_layerguard.catalogue.shelf import shown
 
         bet, root = self.document.bet, root_of(bets)
         if bet.closes is not None:
             kinds = ", ".join(bet.closes.interventions)
             yield f"It closes {kinds} on models with {bet.closes.models}."
-        catalogue: Catalogue = Catalogue.load(
-            folders_for(bets, root, NAMES), kinds=self.known.arguments, metrics=self.known.metrics
-        )
+        catalogue = self._catalogue
         crossed = crossings(self.document, bets, catalogue, self.scout)
         if bet.closes is not None and crossed:
             others = ", ".join(dict.fromkeys(each.id for each in crossed))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_layerguard.bet.arguments import Train
+from pytest_layerguard.bet.arguments import AverageExperts, DropExperts, Train
 from pytest_layerguard.bet.targets import TargetError
 from pytest_layerguard.lab.errors import LabError
 from pytest_layerguard.lab.loading import locate
@@ -36,7 +36,12 @@ class Obstacle:
 
 
 def obstacles(
-    document: BetDocument, bets: Path, conditions: Conditions, depths: Iterable[int]
+    document: BetDocument,
+    bets: Path,
+    conditions: Conditions,
+    depths: Iterable[int],
+    *,
+    dense: bool,
 ) -> Iterator[Obstacle]:
     """Yield what would make a bet's outcome ERROR.
 
@@ -45,6 +50,7 @@ def obstacles(
         bets: The bet folder that it belongs to.
         conditions: What the user allows.
         depths: How many layers each checkpoint has, as far as that is known.
+        dense: Whether a checkpoint is known to have no experts.
     """
     yield from _of_models(document, bets, conditions)
     texts = Texts(conditions, document.path, bets)
@@ -58,6 +64,8 @@ def obstacles(
         for place, source in enumerate(arguments.text if isinstance(arguments, Train) else ()):
             yield from _of_text(texts, (*key, "text", place), source, None)
         yield from _of_targets(key, intervention, depths)
+        if dense and isinstance(arguments, AverageExperts | DropExperts):
+            yield Obstacle(key, f"{intervention.kind}: the model has no experts")
 
 
 def _of_models(document: BetDocument, bets: Path, conditions: Conditions) -> Iterator[Obstacle]:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hub import tiny
+from support.catalogue import Bets
 
 import pytest_layerguard
 from pytest_layerguard import reference
@@ -477,17 +479,47 @@ def test_looking_for_what_is_wrong_needs_no_torch(own: Callable[[str, str], str]
         "from pytest_layerguard.lab.conditions import Conditions\n"
         "from pytest_layerguard.lab.foreseen import obstacles\n"
         f"(bet,) = read_bets(Path({bet!r}))\n"
-        "found = [*obstacles(bet, Path('bets'), Conditions(), [4])]\n"
+        "found = [*obstacles(bet, Path('bets'), Conditions(), [4], dense=False)]\n"
         "assert not found, found\n"
         "assert not {'torch', 'transformers'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_explain_tells_that_a_dense_model_has_no_experts(
+    own: Callable[[str, str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bet = own("skip_layers: {layers: 3}", "average_experts: {}")
+    shutil.rmtree(tmp_path / "model")
+    tiny.save(tmp_path / "model")
+    assert main(["explain", bet]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert f"error: {bet}:10:3: average_experts: the model has no experts" in told
+
+
+def test_explain_tells_of_a_change_after_the_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bets = Bets(tmp_path)
+    bets.put()
+    bets.record("drop-one", 1.2)
+    assert main(["explain", "bets/drop-one.yaml"]) == 0
+    bets.put(claim="It can go, and more.")
+    capsys.readouterr()
+    assert main(["explain", "bets/drop-one.yaml"]) == 1
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("error: bets/drop-one.yaml:1: TAMPERED: claim, model, intervention")
+
+
 def test_explain_says_what_is_wrong_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     Path("bad.yaml").write_text("id: [", encoding="utf-8")
-    assert main(["explain", "bad.yaml"]) == 1
-    assert "bad.yaml cannot be explained" in capsys.readouterr().err
+    new("good.yaml")
+    capsys.readouterr()
+    assert main(["explain", "bad.yaml", "good.yaml"]) == 1
+    said = capsys.readouterr()
+    assert "bad.yaml cannot be explained" in said.err
+    # One file that cannot be read hides no other.
+    assert said.out.startswith("good ")
 
 
 def test_schema_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
