@@ -19,6 +19,7 @@ from pytest_layerguard.cli.main import parser
 from pytest_layerguard.cli.template import ARGUMENTS
 from pytest_layerguard.interventions import bench, plan, registry
 from pytest_layerguard.lab import results, seen
+from pytest_layerguard.lab.budget import Budget
 from pytest_layerguard.report.meaning import meaning
 
 if TYPE_CHECKING:
@@ -108,11 +109,18 @@ def _options() -> Iterator[str]:
     yield "## Limits"
     yield ""
     yield (
-        "A bet is data from a pull request and must not exhaust a machine. What it may ask for at "
-        "the most:"
+        "A bet is data from a pull request and must not exhaust a machine. What one may use at the "
+        "most, unless `--layerguard-limit NAME=NUMBER` or the ini key allow more or less:"
     )
     yield ""
     yield "| limit | at most |"
+    yield "|---|---|"
+    for name, value in vars(Budget()).items():
+        yield f"| `{name}` | {value:,} |"
+    yield ""
+    yield "What a bet file may say at all, which no option changes:"
+    yield ""
+    yield "| of a file | at most |"
     yield "|---|---|"
     for name, value in vars(limits.DEFAULT_LIMITS).items():
         yield f"| `{name}` | {value:,} |"

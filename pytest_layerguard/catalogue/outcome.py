@@ -247,8 +247,8 @@ def _proposed(case: Case, verdict: Verdict) -> Decision:
         if verdict.fails:
             return _failed(
                 Word(verdict),
-                "the claim does not hold; keep the bet as status: falsified with a record, so that "
-                "nobody has to lose it again",
+                "the claim does not hold; keep the bet as status: falsified with a record "
+                "(--layerguard-record), so that nobody has to lose it again",
             )
         return _failed(Word.INCONCLUSIVE, _UNDECIDED)
     if verdict.fails or case.bar is Truth.FALSE:
