@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from pytest_layerguard.collect import BetItem, bet_folder, folder_of_bets, shown
+from pytest_layerguard.bet.limits import DEFAULT_LIMITS
+from pytest_layerguard.bet.problems import printable
+from pytest_layerguard.collect import SUFFIXES, BetItem, bet_folder, folder_of_bets, shown
 from pytest_layerguard.interrupts import held
 from pytest_layerguard.lab.secrets import without_secrets
 from pytest_layerguard.options import SETTINGS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pytest_layerguard.bet.reading import BetDocument
     from pytest_layerguard.report.entry import Told
     from pytest_layerguard.report.refused import Refused
@@ -28,13 +33,31 @@ ATTRIBUTE: Final = "layerguard"
 
 def header(config: pytest.Config) -> list[str]:
     """The lines above a run with bets; none for a run without."""
+    outside = list(_outside(config))
     if not has_bets(config):
-        return []
+        return outside
     from pytest_layerguard import reference
     from pytest_layerguard.report import terminal
 
     models = ", ".join(f"{name} {reference.digest(name)}" for name in reference.NAMES)
-    return list(terminal.header(config.stash[SETTINGS].device, models))
+    return [*terminal.header(config.stash[SETTINGS].device, models), *outside]
+
+
+def _outside(config: pytest.Config) -> Iterator[str]:
+    """Say of files that were asked for why they are no bets: of that pytest says "not found" alone."""
+    for arg in config.args:
+        path = Path(config.invocation_params.dir, arg.split("::")[0])
+        if path.suffix not in SUFFIXES or bet_folder(path, config) or not path.is_file():
+            continue
+        with path.open("rb") as file:
+            # The YAML files of other plugins are none of ours.
+            if not re.search(rb"(?m)^criteria:", file.read(DEFAULT_LIMITS.file_bytes)):
+                continue
+        names = ", ".join(folder.as_posix() for folder in config.stash[SETTINGS].bets)
+        yield printable(
+            f"layerguard: {arg} lies in no bet folder ({names}), so its bets are not collected; "
+            f"-o layerguard_bets={path.parent.name} makes its folder one"
+        )
 
 
 def has_bets(config: pytest.Config) -> bool:

@@ -177,3 +177,19 @@ def test_without_the_plugin_there_are_no_bets(project: Project) -> None:
     project.bet("a")
     result = project.run_apart("-p", "no:layerguard")
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def test_a_bet_file_in_no_bet_folder_is_told_why(project: Project) -> None:
+    project.bet("fine", file="ideas/fine.yaml")
+    (project.path / "other.yaml").write_text("stages: []\n", encoding="utf-8")
+    said = project.run("ideas/fine.yaml", "other.yaml")
+    said.stdout.fnmatch_lines(
+        [
+            "layerguard: ideas/fine.yaml lies in no bet folder (bets), so its bets are not collected; "
+            "-o layerguard_bets=ideas makes its folder one"
+        ]
+    )
+    assert "other.yaml lies in no bet folder" not in said.stdout.str()
+    said = project.run("-o", "layerguard_bets=ideas", "ideas/fine.yaml")
+    said.assert_outcomes(passed=1)
+    assert "lies in no" not in said.stdout.str()
