@@ -9,6 +9,8 @@ from hypothesis import settings
 # Before torch is imported, here and in the processes that tests start: the models are tiny and several
 # processes share the cores, where threads would mostly wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Hundreds of tests start processes that would each compile the package anew where no bytecode may be kept.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Before any run inside a test: pytester forgets what such a run imported, and numpy cannot be imported twice.
 import numpy  # noqa: F401

@@ -143,7 +143,11 @@ def losses(model: PreTrainedModel, windows: Windows) -> Tensor:
 
 def divergence(base: PreTrainedModel, variant: PreTrainedModel, windows: Windows) -> float:
     """Mean KL(base || variant) in nats per token, in float64 on full logits."""
-    reference, _ = log_probabilities(base, windows)
+    return divergence_from(log_probabilities(base, windows)[0], variant, windows)
+
+
+def divergence_from(reference: Tensor, variant: PreTrainedModel, windows: Windows) -> float:
+    """The same, from the base's log-probabilities ``[n, V]``, for those who compare many with one base."""
     other, _ = log_probabilities(variant, windows)
     return float((reference.exp() * (reference - other)).sum(-1).mean())
 
