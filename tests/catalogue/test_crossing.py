@@ -20,6 +20,7 @@ from pytest_layerguard.catalogue.crossing import (
     Sightings,
     bar,
     bars_of,
+    challenging,
     covers,
     crossings,
     known,
@@ -575,6 +576,18 @@ def row(ratio: float, place: int = 0, **names: str | None) -> Row:
     where = {"arm": None, "text": None, "checkpoint": None, **names}
     ends = Interval(ratio, ratio - 0.5, ratio + 0.5)
     return Row(f"skip-{place}", str(place), metrics={"perplexity_ratio": ends}, **where)  # type: ignore[arg-type]
+
+
+def test_a_bar_that_is_missed_leaves_nothing_open(bets: Bets) -> None:
+    crossing = stands(door(bets))
+    open_, missed = row(3.2, text="a"), row(9, text="b")
+    assert bar(crossing, [open_]).straddling
+    found = bar(crossing, [open_, missed])
+    assert (found.truth, found.straddling) == (Truth.FALSE, ())
+
+
+def test_each_falsification_is_challenged_once() -> None:
+    assert challenging(["bet-40", "bet-38", "bet-40"]) == "'challenges: [bet-40, bet-38]'"
 
 
 def test_the_bar_of_the_record_holds_beside_that_of_the_bet(bets: Bets) -> None:

@@ -151,6 +151,16 @@ def test_calling_something_harmless_by_the_name_that_a_bar_is_about(
     assert said in why
 
 
+def test_a_bar_about_two_arms_names_both(bets: Bets) -> None:
+    lenient = {"lenient": "a.perplexity_ratio <= b.perplexity_ratio"}
+    bets.put(BET_40, intervention=None, arms=ARMS, criteria=lenient)
+    bets.put(intervention=None, arms={**ARMS, "c": ARMS["a"]}, criteria=lenient,
+             challenges=["bet-40"])  # fmt: skip
+    word, why = told(bets, "drop-one")
+    assert word is Word.ERROR
+    assert "its bar is about a, b; the arm 'c' stands in the door too" in why
+
+
 def test_a_bar_about_an_arm_is_met_by_that_arm(bets: Bets) -> None:
     lenient = {"lenient": "a.perplexity_ratio <= 3"}
     bets.put(BET_40, intervention=None, arms=ARMS, criteria=lenient)
