@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from pytest_layerguard.bet.limits import DEFAULT_LIMITS
-from pytest_layerguard.bet.problems import printable
 from pytest_layerguard.collect import SUFFIXES, BetItem, bet_folder, folder_of_bets, shown
 from pytest_layerguard.interrupts import held
 from pytest_layerguard.lab.secrets import without_secrets
@@ -49,6 +46,11 @@ def _outside(config: pytest.Config) -> Iterator[str]:
         path = Path(config.invocation_params.dir, arg.split("::")[0])
         if path.suffix not in SUFFIXES or bet_folder(path, config) or not path.is_file():
             continue
+        import re
+
+        from pytest_layerguard.bet.limits import DEFAULT_LIMITS
+        from pytest_layerguard.bet.problems import printable
+
         with path.open("rb") as file:
             # The YAML files of other plugins are none of ours.
             if not re.search(rb"(?m)^criteria:", file.read(DEFAULT_LIMITS.file_bytes)):

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from pytest_layerguard.bet.digest import digest
 from pytest_layerguard.bet.interval import Truth
 from pytest_layerguard.bet.problems import printable
 from pytest_layerguard.bet.verdict import Judgement, Verdict, judge, tokens_for_verdict
@@ -74,7 +73,7 @@ class Judge:
         """
         found = self._outcome(document, bets, measure)
         if found.word is Word.CROSSED and found.result is None:
-            # How to measure better is no help before a closed door; what is says the door itself.
+            # How to measure better is no help before a closed door, and the door tells what is.
             return found
         # The bet that is offered removes layers: where that door is closed it would be refused as well.
         doors = (each.id for each in found.crossed if each.entry.is_closed_to("remove_layers"))
@@ -275,18 +274,12 @@ class _File:
     @property
     def changed(self) -> bool:
         """Whether the bet's digest is not its record's."""
-        return self.record is not None and self.record.digest != digest(self.bet)
+        return self.record is not None and not self.record.is_of(self.bet)
 
     @property
     def amended(self) -> bool:
         """Whether an amendment accounts for that."""
-        amends = self.bet.amends
-        return (
-            self.changed
-            and self.record is not None
-            and amends is not None
-            and amends.digest == self.record.digest
-        )
+        return self.record is not None and self.record.is_amended_by(self.bet)
 
     @property
     def current(self) -> Record | None:

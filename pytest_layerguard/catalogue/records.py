@@ -118,6 +118,14 @@ class Record:
         """What the criteria say of the numbers, anew."""
         return judge(Criteria.model_validate(self.bet["criteria"]), self.result.rows())
 
+    def is_of(self, bet: Bet) -> bool:
+        """Return whether it is of the bet as it now stands."""
+        return self.digest == digest(bet)
+
+    def is_amended_by(self, bet: Bet) -> bool:
+        """Return whether the bet says why it is another one than it was when it was measured."""
+        return bet.amends is not None and bet.amends.digest == self.digest and not self.is_of(bet)
+
     def changes(self, bet: Bet) -> tuple[str, ...]:
         """Return what is otherwise in the bet than it was when it was measured: ``key: old -> new``."""
         found = differences(json.dumps(self.bet), canonical(bet))

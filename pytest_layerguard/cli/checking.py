@@ -41,7 +41,7 @@ def run(given: argparse.Namespace) -> int:
         return PROBLEMS
     say(
         f"{many(len(found), 'bet')} in {many(len(paths), 'file')}: nothing is wrong "
-        "(models and texts were not looked at)"
+        "(models and texts were not looked at; explain does that)"
     )
     return 0
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.reading import BetDocument
     from pytest_layerguard.bet.texts import TextSource
     from pytest_layerguard.catalogue.crossing import Crossing
+    from pytest_layerguard.catalogue.records import Record
     from pytest_layerguard.catalogue.shapes import Shape
     from pytest_layerguard.catalogue.shelf import Catalogue
     from pytest_layerguard.catalogue.sight import Scout, Sighting
@@ -122,14 +123,19 @@ class _Explained:
 
     def _tampering(self, bets: Path) -> str | None:
         """What a bet that was changed after its record is told."""
-        from pytest_layerguard.bet.digest import digest
         from pytest_layerguard.catalogue.outcome import CHANGED
 
-        bet = self.document.bet
-        records = [each.record for each in self._catalogue.of(bet.id) if each.bets == bets]
-        known = {each.digest for each in records if each is not None}
-        amended = bet.amends is not None and bet.amends.digest in known
-        return None if not known or digest(bet) in known or amended else f"TAMPERED: {CHANGED}"
+        bet, record = self.document.bet, self._record(bets)
+        if record is None or record.is_of(bet) or record.is_amended_by(bet):
+            return None
+        return f"TAMPERED: {CHANGED}"
+
+    def _record(self, bets: Path) -> Record | None:
+        """The record that its folder has of this bet, of its present text or not."""
+        found = (
+            each.record for each in self._catalogue.of(self.document.bet.id) if each.bets == bets
+        )
+        return next(found, None)
 
     @cached_property
     def _catalogue(self) -> Catalogue:
@@ -200,20 +206,17 @@ class _Explained:
         wrong = [*mistakes(self.document, catalogue, crossed)]
         yield from (f"Wrong: {mistake}." for mistake in wrong)
         if crossed and not wrong:
-            yield from self._consequence(crossed, self._is_newcomer(bets, catalogue))
+            yield from self._consequence(crossed, self._is_newcomer(bets))
         for unread in catalogue.unreadable:
             yield f"Not read, and may close more: {unread}."
         if not crossed and not catalogue.unreadable:
             read = many(len(catalogue.entries), "bet")
             yield f"It stands in no closed door ({read} of the catalogue read)."
 
-    def _is_newcomer(self, bets: Path, catalogue: Catalogue) -> bool:
+    def _is_newcomer(self, bets: Path) -> bool:
         """Whether the catalogue does not know this bet yet: a bet that lost, or has a record, is measured."""
-        from pytest_layerguard.bet.digest import digest
-
-        bet = self.document.bet
-        records = [each.record for each in catalogue.of(bet.id) if each.bets == bets]
-        recorded = any(each is not None and each.digest == digest(bet) for each in records)
+        bet, record = self.document.bet, self._record(bets)
+        recorded = record is not None and record.is_of(bet)
         return bet.status == "proposed" or (bet.status == "upheld" and not recorded)
 
     def _consequence(self, crossed: Sequence[Crossing], newcomer: bool) -> Iterator[str]:

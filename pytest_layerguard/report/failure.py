@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from pytest_layerguard.bet.problems import many
 from pytest_layerguard.report import text
 from pytest_layerguard.report.evidence import published
 from pytest_layerguard.report.variants import name_of, notes
@@ -100,7 +101,7 @@ def variants(result: BetResult) -> Iterator[str]:
         if result.descriptive
         else ("95 % intervals, clustered by window")
     )
-    yield f"{result.tokens:,} tokens in {text.many(result.windows, 'window')}; {kind}"
+    yield f"{result.tokens:,} tokens in {many(result.windows, 'window')}; {kind}"
 
 
 def cells(metrics: Mapping[str, Interval], columns: list[str]) -> Iterator[str]:

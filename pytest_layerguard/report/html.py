@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from pytest_layerguard import __version__
 from pytest_layerguard.bet.interval import short
+from pytest_layerguard.bet.problems import many
 from pytest_layerguard.report import plots, text
 from pytest_layerguard.report.facts import facts
 from pytest_layerguard.report.meaning import meaning, outranks
@@ -188,9 +189,9 @@ def _tally(bets: Sequence[Told], refused: Sequence[Refused]) -> tuple[Part, ...]
     counts = Counter(told.entry["outcome"] for told in bets)
     words = []
     if refused:
-        words.append(Part("failed", f"{text.many(len(refused), 'file')} could not be read"))
+        words.append(Part("failed", f"{many(len(refused), 'file')} could not be read"))
     if counts["failed"]:
-        words.append(Part("failed", f"{text.many(counts['failed'], 'bet')} failed"))
+        words.append(Part("failed", f"{many(counts['failed'], 'bet')} failed"))
     if counts["passed"]:
         words.append(Part("passed", f"{counts['passed']} passed"))
     if counts["skipped"]:
@@ -280,9 +281,7 @@ def _measured(result: BetResult, seconds: float) -> str:
     if any(_is_bound(each) for made in result.variants for each in made.metrics.values()):
         intervals += ", bounds where it stopped early"
     spent = "from the cache" if result.cached else text.seconds(seconds)
-    return (
-        f"{result.tokens:,} tokens in {text.many(result.windows, 'window')}; {intervals}; {spent}"
-    )
+    return f"{result.tokens:,} tokens in {many(result.windows, 'window')}; {intervals}; {spent}"
 
 
 def _is_bound(interval: Interval) -> bool:

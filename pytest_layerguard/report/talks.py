@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pytest_layerguard.report import text
+from pytest_layerguard.bet.problems import many
 from pytest_layerguard.report.table import where_and_name
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def talks(story: Story) -> Iterator[Talk]:
         open_yet = True
         yield Talk(kind, before.prompt, _own(before), after[:OPENLY], "")
         if after[OPENLY:]:
-            heading = text.many(len(after) - OPENLY, "more variant")
+            heading = many(len(after) - OPENLY, "more variant")
             yield Talk(kind, before.prompt, _own(before), after[OPENLY:], heading)
 
 
@@ -88,4 +88,4 @@ def _own(before: Spoken) -> Speech:
 
 
 def _unique(spoken: Spoken) -> str:
-    return f"{text.many(spoken.unique_tokens, 'unique token')}"
+    return f"{many(spoken.unique_tokens, 'unique token')}"

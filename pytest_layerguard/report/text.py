@@ -5,23 +5,10 @@ from __future__ import annotations
 import unicodedata
 from typing import TYPE_CHECKING, Final
 
-from pytest_layerguard.bet.problems import many, printable
+from pytest_layerguard.bet.problems import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-__all__ = [
-    "CUT",
-    "LINE_END",
-    "aligned",
-    "block",
-    "clip",
-    "columns",
-    "many",
-    "plain",
-    "seconds",
-    "spoken",
-]
 
 CUT: Final = "..."
 LINE_END: Final = "\u21b5"
