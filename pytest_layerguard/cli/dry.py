@@ -11,9 +11,8 @@ from torch import nn
 
 from pytest_layerguard.bet.targets import TargetError
 from pytest_layerguard.bet.variants import variants
-from pytest_layerguard.interventions.bench import InterventionError
 from pytest_layerguard.interventions.parts import ExpertBank, LayerParts
-from pytest_layerguard.interventions.plan import Edit, Plan
+from pytest_layerguard.interventions.plan import Edit, InterventionError, Plan
 from pytest_layerguard.lab.sweep import evaluations
 
 if TYPE_CHECKING:

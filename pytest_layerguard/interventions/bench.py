@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from pytest_layerguard.interventions.plan import Plan
 
 
-class InterventionError(ValueError):
-    """An intervention that this model does not allow; the text says what it lacks and what would do."""
-
-
 class Bench(Protocol):
     """One model at work, as an intervention may use it."""
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 Tensors = Mapping[str, "Tensor"]
 
 
+class InterventionError(ValueError):
+    """An intervention that this model does not allow; the text says what it lacks and what would do."""
+
+
 @dataclass(frozen=True)
 class Edit:
     """A change of one layer's tensors that is computed when it is needed.

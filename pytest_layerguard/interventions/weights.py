@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from pytest_layerguard.interventions import storage
-from pytest_layerguard.interventions.bench import Bench, InterventionError
-from pytest_layerguard.interventions.plan import Edit, Plan, Tensors
+from pytest_layerguard.interventions.plan import Edit, InterventionError, Plan, Tensors
 
 if TYPE_CHECKING:
     from pytest_layerguard.bet import arguments as args
+    from pytest_layerguard.interventions.bench import Bench
     from pytest_layerguard.interventions.parts import LayerParts
 
 Change = Callable[[str, Tensor, "LayerParts"], Tensor]

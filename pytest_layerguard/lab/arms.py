@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_layerguard.bet.targets import TargetError
 from pytest_layerguard.bet.variants import variants
-from pytest_layerguard.interventions.bench import InterventionError
-from pytest_layerguard.interventions.plan import Plan
+from pytest_layerguard.interventions.plan import InterventionError, Plan
 from pytest_layerguard.lab.errors import LabError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pytest_layerguard.interventions.bench import InterventionError
+from pytest_layerguard.interventions.plan import InterventionError
 from pytest_layerguard.lab import binding, deadline
 from pytest_layerguard.lab.errors import LabError
 

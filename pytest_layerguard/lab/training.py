@@ -12,8 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pytest_layerguard.interventions.bench import InterventionError
-from pytest_layerguard.interventions.plan import Edit, Plan, Shell, Step, Tensors, Weights
+from pytest_layerguard.interventions.plan import (
+    Edit,
+    InterventionError,
+    Plan,
+    Shell,
+    Step,
+    Tensors,
+    Weights,
+)
 from pytest_layerguard.interventions.storage import trained
 from pytest_layerguard.lab.progress import counted
 from pytest_layerguard.lab.windows import IGNORED

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pytest_layerguard.interventions.bench import InterventionError
+from pytest_layerguard.interventions.plan import InterventionError
 from pytest_layerguard.lab.sweep import sweep
 from pytest_layerguard.lab.training import Trained, Windows, train_on_text, train_to_layer_output
 

@@ -21,8 +21,7 @@ from support.workshop import (
 from torch import Tensor
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
-from pytest_layerguard.interventions.bench import InterventionError
-from pytest_layerguard.interventions.plan import Edit, Plan
+from pytest_layerguard.interventions.plan import Edit, InterventionError, Plan
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.lab.anatomy import Anatomy
 from pytest_layerguard.lab.errors import LabError

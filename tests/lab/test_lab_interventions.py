@@ -20,8 +20,8 @@ from support.workshop import (
 )
 from transformers import AutoModelForCausalLM
 
-from pytest_layerguard.interventions.bench import InterventionError
 from pytest_layerguard.interventions.layers import spaced
+from pytest_layerguard.interventions.plan import InterventionError
 from pytest_layerguard.lab.anatomy import Anatomy
 from pytest_layerguard.lab.errors import LabError
 from pytest_layerguard.lab.runner import Runner
