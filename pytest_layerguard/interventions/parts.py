@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-    from pytest_layerguard.interventions.plan import Tensors
+Tensors = Mapping[str, "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -67,3 +68,38 @@ class LayerParts:
         """Whether a weight is kept as ``[in, out]``: Conv1D's, and experts that say so."""
         owner = self.module.get_submodule(name.rpartition(".")[0])
         return type(owner).__name__ == "Conv1D" or bool(getattr(owner, "is_transposed", False))
+
+
+@dataclass(frozen=True)
+class Form:
+    """How one tensor is stored.
+
+    Attributes:
+        matrices: How many matrices (experts) are stored; 1 for a plain weight, 0 where another tensor stands
+            for this one.
+        rows: Outputs of a matrix.
+        columns: Inputs of a matrix.
+        item: Bytes of a weight in the model's files.
+        encoded: Bytes of one matrix where it is encoded, else None.
+    """
+
+    matrices: int
+    rows: int
+    columns: int
+    item: int
+    encoded: int | None = None
+
+    @property
+    def weights(self) -> int:
+        """Weights of one matrix."""
+        return self.rows * self.columns
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the tensor."""
+        each = self.weights * self.item if self.encoded is None else self.encoded
+        return self.matrices * each
+
+
+Forms = dict[str, Form]
+"""How the tensors of a layer are stored, by name."""

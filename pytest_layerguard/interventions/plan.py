@@ -6,17 +6,13 @@ time of a run and unbinds them afterwards, so that the model itself is never wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Callable, Hashable, Mapping
 
-    from pytest_layerguard.interventions.parts import LayerParts
-    from pytest_layerguard.interventions.storage import Forms
-
-Tensors = Mapping[str, "Tensor"]
+    from pytest_layerguard.interventions.parts import Forms, LayerParts, Tensors
 
 
 class InterventionError(ValueError):

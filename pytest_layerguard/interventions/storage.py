@@ -24,51 +24,19 @@ experts that were dropped stay dropped.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
+
+from pytest_layerguard.interventions.parts import Form
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from pytest_layerguard.interventions.parts import LayerParts
+    from pytest_layerguard.interventions.parts import Forms, LayerParts
     from pytest_layerguard.interventions.plan import Edit
 
 _SCALE_BYTES: Final = 2
 _TRITS_PER_BYTE: Final = 5
-
-
-@dataclass(frozen=True)
-class Form:
-    """How one tensor is stored.
-
-    Attributes:
-        matrices: How many matrices (experts) are stored; 1 for a plain weight, 0 where another tensor stands
-            for this one.
-        rows: Outputs of a matrix.
-        columns: Inputs of a matrix.
-        item: Bytes of a weight in the model's files.
-        encoded: Bytes of one matrix where it is encoded, else None.
-    """
-
-    matrices: int
-    rows: int
-    columns: int
-    item: int
-    encoded: int | None = None
-
-    @property
-    def weights(self) -> int:
-        """Weights of one matrix."""
-        return self.rows * self.columns
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of the tensor."""
-        each = self.weights * self.item if self.encoded is None else self.encoded
-        return self.matrices * each
-
-
-Forms = dict[str, Form]
 
 
 def packed(weights: int, bits: int) -> int:

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from pytest_layerguard.interventions import storage
-from pytest_layerguard.interventions.plan import Edit, InterventionError, Plan, Tensors
+from pytest_layerguard.interventions.parts import Tensors
+from pytest_layerguard.interventions.plan import Edit, InterventionError, Plan
 
 if TYPE_CHECKING:
     from pytest_layerguard.bet import arguments as args
     from pytest_layerguard.interventions.bench import Bench
-    from pytest_layerguard.interventions.parts import LayerParts
+    from pytest_layerguard.interventions.parts import Form, Forms, LayerParts
 
 Change = Callable[[str, Tensor, "LayerParts"], Tensor]
 Apply = Callable[[Tensors, "LayerParts"], Tensors]
@@ -83,7 +84,7 @@ def ternary_weights(plan: Plan, arguments: args.TernaryWeights, bench: Bench) ->
 
     key = ("ternary_weights", arguments.parts, arguments.scale, arguments.group_size)
 
-    def encoded(form: storage.Form) -> int:
+    def encoded(form: Form) -> int:
         scales = storage.scales(form, arguments.scale, arguments.group_size)
         return storage.trits(form.weights) + scales
 
@@ -113,7 +114,7 @@ def quantize_weights(plan: Plan, arguments: args.QuantizeWeights, bench: Bench) 
         arguments.group_size,
     )
 
-    def encoded(form: storage.Form) -> int:
+    def encoded(form: Form) -> int:
         scales = storage.scales(form, arguments.scale, arguments.group_size)
         return storage.packed(form.weights, arguments.bits) + scales
 
@@ -132,7 +133,7 @@ def _matrix_wise(
     key: tuple[Any, ...],
     change: Change,
     held: Callable[[Apply], Held],
-    encoded: Callable[[storage.Form], int],
+    encoded: Callable[[Form], int],
 ) -> tuple[Plan, ...]:
     """Edits every chosen weight as a stack of matrices ``[n, out, in]``; n is 1 but for fused experts."""
     (named,) = arguments.layers.resolve(bench.layers)
@@ -150,7 +151,7 @@ def _matrix_wise(
 
         return {name: changed(name) for name in chosen_weights(parts, arguments.parts)}
 
-    def stored(forms: storage.Forms, parts: LayerParts) -> storage.Forms:
+    def stored(forms: Forms, parts: LayerParts) -> Forms:
         return {
             name: replace(forms[name], encoded=encoded(forms[name]))
             for name in chosen_weights(parts, arguments.parts)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pytest_layerguard.lab import digests, tokens
 from pytest_layerguard.lab.errors import LabError
-from pytest_layerguard.lab.measurement import Ground
 from pytest_layerguard.lab.windows import (
     Batch,
     Contract,
+    Ground,
     batched,
     cut,
     cut_chunks,

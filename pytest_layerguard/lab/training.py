@@ -18,7 +18,6 @@ from pytest_layerguard.interventions.plan import (
     Plan,
     Shell,
     Step,
-    Tensors,
     Weights,
 )
 from pytest_layerguard.interventions.storage import trained
@@ -27,7 +26,7 @@ from pytest_layerguard.lab.windows import IGNORED
 
 if TYPE_CHECKING:
     from pytest_layerguard.bet.arguments import Train
-    from pytest_layerguard.interventions.parts import LayerParts
+    from pytest_layerguard.interventions.parts import LayerParts, Tensors
     from pytest_layerguard.lab.runner import Runner
 
 _OPTIMISERS: Final[Mapping[str, type[torch.optim.Optimizer]]] = {

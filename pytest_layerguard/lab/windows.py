@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,8 @@ from pytest_layerguard.lab.errors import LabError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 IGNORED: Final = -100
 """The label of a position that is read but not scored, as in ``torch.nn.functional.cross_entropy``."""
@@ -207,3 +210,51 @@ def batched(windows: Sequence[tuple[Tensor, Tensor]], rows: int) -> list[Batch]:
         )
         first = last
     return batches
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where each scored token stands: its cluster, its position in its window and its id, each ``[n]``.
+
+    A cluster is what is taken for independent of the rest: a window, or, where windows share context, as many
+    neighbours as a window reaches over.
+    """
+
+    windows: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    weights: NDArray[np.float64] | None = None
+
+    @classmethod
+    def of(cls, batches: Sequence[Batch], neighbours: int = 1) -> Ground:
+        """Reads it off the micro-batches, in the order in which tokens are scored.
+
+        Args:
+            batches: The windows.
+            neighbours: How many windows, one after the other, make a cluster. What is left at the end, if it
+                has less than half a cluster's tokens, goes with the cluster before it: an all but empty one
+                would count as a degree of freedom that it does not give.
+        """
+        windows, positions, tokens = [], [], []
+        for batch in batches:
+            rows, columns = torch.nonzero(batch.scored, as_tuple=True)
+            windows.append(torch.tensor(batch.windows)[rows])
+            positions.append(columns)
+            tokens.append(batch.labels[batch.scored])
+        of_window, *rest = (torch.cat(each).numpy() for each in (windows, positions, tokens))
+        clusters = of_window // neighbours
+        sizes = np.bincount(clusters)
+        if len(sizes) > 1 and 2 * sizes[-1] < sizes[0]:
+            clusters = np.minimum(clusters, len(sizes) - 2)
+        return cls(clusters, *rest)
+
+    @property
+    def count(self) -> int:
+        """How many clusters there are."""
+        return int(self.windows.max()) + 1
+
+    def by_window(self, batches: Sequence[Batch]) -> Ground:
+        """The same tokens, every window weighing the same however many of its tokens are scored."""
+        sizes = torch.cat([batch.scored.sum(1) for batch in batches])
+        each = torch.repeat_interleave(1.0 / sizes.double(), sizes)
+        return replace(self, weights=(each * (len(each) / len(sizes))).numpy())

@@ -15,10 +15,10 @@ from pytest_layerguard.interventions.plan import Plan, Shell
 from pytest_layerguard.lab import head
 from pytest_layerguard.lab.anatomy import Anatomy
 from pytest_layerguard.lab.head import Scores, compare
-from pytest_layerguard.lab.measurement import Ground, base_metrics, variant_metrics
+from pytest_layerguard.lab.measurement import base_metrics, variant_metrics
 from pytest_layerguard.lab.runner import Runner
 from pytest_layerguard.lab.sweep import sweep
-from pytest_layerguard.lab.windows import Batch, Contract, batched, cut
+from pytest_layerguard.lab.windows import Batch, Contract, Ground, batched, cut
 
 ROWS, VOCABULARY = 300, 50
 

@@ -9,7 +9,8 @@ import torch
 from pytest_layerguard.bet.interval import Interval
 from pytest_layerguard.lab.head import Scores
 from pytest_layerguard.lab.intervals import clustered, exponential
-from pytest_layerguard.lab.measurement import Ground, gap, overflowed, variant_metrics
+from pytest_layerguard.lab.measurement import gap, overflowed, variant_metrics
+from pytest_layerguard.lab.windows import Ground
 
 WINDOWS, LENGTH = 12, 10
 PLACES = np.repeat(np.arange(WINDOWS), LENGTH)

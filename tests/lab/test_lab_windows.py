@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pytest_layerguard.lab.errors import LabError
-from pytest_layerguard.lab.measurement import Ground
 from pytest_layerguard.lab.windows import (
     IGNORED,
     Contract,
+    Ground,
     batched,
     cut,
     cut_chunks,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_layerguard.bet.interval import Interval
-from pytest_layerguard.interventions.plan import Edit, Plan, Tensors
+from pytest_layerguard.interventions.parts import Tensors
+from pytest_layerguard.interventions.plan import Edit, Plan
 
 if TYPE_CHECKING:
     from layerguard_example.kinds import ScaleLayers
