@@ -168,7 +168,7 @@ def _anywhere(_path: object) -> bool:
 def _initial(name: str, spec: ModelSpec) -> PreTrainedModel:
     import torch
 
-    from pytest_layerguard.reference.initial import InitialWeightsError, initial_model
+    from pytest_layerguard.reference.initial_weights import InitialWeightsError, initial_model
 
     try:
         with quiet():

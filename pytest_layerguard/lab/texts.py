@@ -174,7 +174,7 @@ def _reference(source: ReferenceText) -> Iterator[str]:
                 "reference: heldout is not the text that was shipped; reinstall pytest-layerguard"
             )
         return iter([content.decode("utf-8")])
-    from pytest_layerguard.reference.stories import books
+    from pytest_layerguard.reference.story_generator import books
 
     return joined(islice(books(_TRAINING_SEED), _TRAINING_BOOKS), "\n\n")
 

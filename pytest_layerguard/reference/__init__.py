@@ -1,7 +1,7 @@
-"""The embedded reference models: real trained mixtures of experts that need no network.
+"""The embedded reference models: small trained mixtures of experts that need no network.
 
-This module only says where their files lie and what their digests are, so that naming them costs
-no import of torch or transformers; the recipe that made them is in the modules beside it.
+Importing this module imports neither torch nor transformers. The recipe that trained the models is
+in ``tools/reference_models`` of the repository.
 """
 
 import json
@@ -20,7 +20,7 @@ MANIFEST: Final = _HERE / "manifest.json"
 
 
 def folder(name: str) -> Path:
-    """Says where a reference model lies.
+    """Return the folder of a reference model.
 
     Args:
         name: One of ``NAMES``.
@@ -38,24 +38,25 @@ def folder(name: str) -> Path:
 
 @cache
 def manifest() -> MappingProxyType[str, Any]:
-    """Reads what was shipped.
+    """Read the manifest of the shipped files.
 
     Returns:
-        ``models``: by name, the sha256 digests ``weights``, ``config`` and ``tokenizer`` of files
-        and ``initial`` of the weights before training (see ``initial.weights_digest``);
-        ``heldout``: its digest ``sha256``, the ``tokens`` it has and the ``stories``.
+        ``models``: for each name, the sha256 digests of the files ``weights``, ``config`` and
+        ``tokenizer``, and of the ``initial`` weights (see ``initial_weights.weights_digest``).
+        ``heldout``: the digest ``sha256`` of the held-out text and its number of ``tokens`` and
+        ``stories``.
     """
     return MappingProxyType(json.loads(MANIFEST.read_text(encoding="utf-8")))
 
 
 def digest(name: str) -> str:
-    """Says which weights a reference model has, in a few letters for a line of a report.
+    """Return a short digest of a reference model's weights.
 
     Args:
         name: One of ``NAMES``.
 
     Returns:
-        The first 12 hex digits of the sha256 of the weights' file, as the manifest has it.
+        The first 12 hex digits of the sha256 of ``model.safetensors``, as the manifest has it.
 
     Raises:
         KeyError: There is no reference model of this name.

@@ -134,9 +134,9 @@ def prepare(folder: Path, model: Path, tokens: int, window: int) -> int:
     """Write the bet, the text and the task; return the number of words of the text."""
     from tokenizers import Tokenizer
 
-    from pytest_layerguard.reference.heldout import heldout_text
+    from pytest_layerguard.reference import HELDOUT
 
-    whole = heldout_text()
+    whole = HELDOUT.read_text(encoding="utf-8")
     encoding = Tokenizer.from_file(str(model / "tokenizer.json")).encode(
         whole, add_special_tokens=False
     )

@@ -9,25 +9,25 @@ import stat
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 
-from pytest_layerguard.reference import HELDOUT, MANIFEST, NAMES, folder, initial, manifest
-from pytest_layerguard.reference.initial import (
+from pytest_layerguard.reference import HELDOUT, MANIFEST, NAMES, folder, manifest
+from pytest_layerguard.reference import initial_weights as initial
+from pytest_layerguard.reference.initial_weights import (
     InitialWeightsError,
     initial_model,
     initial_weights,
     weights_digest,
 )
-from pytest_layerguard.reference.loading import load
-from pytest_layerguard.reference.measuring import (
-    expert_shares,
-    heldout_ids,
-    perplexity,
-    sample,
-    token_losses,
-)
-from pytest_layerguard.reference.shape import SHAPES
-from pytest_layerguard.reference.tokenizer import END_OF_TEXT, train_tokenizer
+from tools.reference_models.checkpoint import load
+from tools.reference_models.evaluate import expert_shares, perplexity, sample, token_losses
+from tools.reference_models.figures import figures
+from tools.reference_models.text import END_OF_TEXT, heldout_ids
 
 WIDTHS = {"reference": 16, "reference-wide": 64}
 
@@ -44,7 +44,7 @@ def loaded(name):
 
 @pytest.fixture(scope="module")
 def measured(name):
-    return json.loads((folder(name) / "measured.json").read_text())
+    return json.loads((figures(name) / "measured.json").read_text())
 
 
 def test_the_shape_is_the_bets_own(name):
@@ -59,9 +59,9 @@ def test_the_shape_is_the_bets_own(name):
 
 def test_nothing_in_a_model_folder_is_code_or_private(name):
     names = {path.name for path in folder(name).iterdir()}
-    assert names - {"again.json"} == {
-        "README.md", "config.json", "generation_config.json", "measured.json",
-        "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json",
+    assert names == {
+        "README.md", "config.json", "generation_config.json", "model.safetensors",
+        "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     assert "auto_map" not in json.loads((folder(name) / "config.json").read_text())
 
@@ -103,16 +103,8 @@ def test_the_heldout_text_is_long_enough(loaded):
     assert len(ids) >= 16_000
 
 
-def test_the_tokenizer_is_the_recipes(loaded):
-    shipped, again = loaded[1], train_tokenizer(0)
-    assert isinstance(shipped, PreTrainedTokenizerFast)
-    assert shipped.get_vocab() == again.get_vocab()
-    text = HELDOUT.read_text(encoding="utf-8")[:5000]
-    assert shipped(text).input_ids == again(text).input_ids
-    assert shipped.decode(shipped(text).input_ids) == text
-
-
 def test_the_tokenizer_adds_nothing_by_default(loaded):
+    assert isinstance(loaded[1], PreTrainedTokenizerFast)
     ids = loaded[1]("Once upon a time").input_ids
     assert loaded[1].eos_token == END_OF_TEXT
     assert loaded[1].eos_token_id == 0
@@ -188,7 +180,7 @@ def test_the_model_before_training_is_untrained_and_the_recipes(name, loaded):
     model = initial_model(name)
     assert not model.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    weights = initial_weights(SHAPES[name], seed=0)
+    weights = initial_weights(model.config, seed=0)
     assert weights_digest(weights) == manifest()["models"][name]["initial"]
     down = weights["model.layers.2.mlp.experts.5.down_proj.weight"]
     assert torch.equal(model.get_decoder().layers[2].mlp.experts.down_proj[5], down)
@@ -200,7 +192,8 @@ def test_the_model_before_training_is_untrained_and_the_recipes(name, loaded):
 
 def test_the_initial_weights_are_the_same_on_every_machine():
     # A uniform draw of 24 bits each: exact in fp32, whatever the processor.
-    drawn = initial_weights(SHAPES["reference"], seed=0)["model.embed_tokens.weight"]
+    config = AutoConfig.from_pretrained(folder("reference"), local_files_only=True)
+    drawn = initial_weights(config, seed=0)["model.embed_tokens.weight"]
     bound = 0.125 * 3**0.5
     units = (drawn.double() / torch.tensor(bound).double() + 1) / 2 * 2**24
     assert float((units - units.round()).abs().max()) < 2
@@ -209,7 +202,7 @@ def test_the_initial_weights_are_the_same_on_every_machine():
 
 
 def test_a_torch_that_draws_otherwise_is_told(monkeypatch):
-    monkeypatch.setattr(initial, "initial_weights", lambda shape, seed: {"x": torch.ones(2)})
+    monkeypatch.setattr(initial, "initial_weights", lambda config, seed: {"x": torch.ones(2)})
     with pytest.raises(InitialWeightsError, match=r"reference@init cannot be rebuilt.*torch"):
         initial_model("reference")
 

@@ -1,18 +1,20 @@
-"""The cards: rendered from the measured figures, and the figures' own arithmetic."""
+"""The cards of the reference models, and the arithmetic of their figures."""
 
 import json
-import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
-from pytest_layerguard.reference import HELDOUT, MANIFEST, NAMES, folder, harming, manifest
-from pytest_layerguard.reference.__main__ import main
-from pytest_layerguard.reference.loading import load
-from pytest_layerguard.reference.measuring import heldout_ids, token_losses
-from pytest_layerguard.reference.overlap import overlap, training_stories
-from pytest_layerguard.reference.shipping import card, losses_measured
-from pytest_layerguard.reference.stories import STORIES_PER_BOOK
+from pytest_layerguard.reference import HELDOUT, MANIFEST, NAMES, folder, manifest
+from pytest_layerguard.reference.story_generator import STORIES_PER_BOOK
+from tools.reference_models import damage
+from tools.reference_models.__main__ import main
+from tools.reference_models.checkpoint import load
+from tools.reference_models.evaluate import token_losses
+from tools.reference_models.overlap import overlap, training_stories
+from tools.reference_models.publish import card, losses_measured
+from tools.reference_models.text import heldout_ids
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +25,14 @@ def loaded():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_card_is_what_was_measured(name):
     shipped = (folder(name) / "README.md").read_text(encoding="utf-8")
-    assert shipped == card(name, MANIFEST.parent, manifest())
+    assert shipped == card(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_card_tells_what_must_be_told(name):
+def test_the_card_states_how_the_model_was_chosen_and_made(name):
     text = (folder(name) / "README.md").read_text(encoding="utf-8")
-    for said in (
-        f"python -m pytest_layerguard.reference --only {name}",
+    for statement in (
+        f"python -m tools.reference_models train --only {name}",
         manifest()["models"][name]["weights"],
         manifest()["heldout"]["sha256"],
         "chosen after verdicts",
@@ -38,37 +40,33 @@ def test_the_card_tells_what_must_be_told(name):
         "13 words",
         "bit for bit",
     ):
-        assert said in text, said
+        assert statement in text
 
 
-def test_writing_the_cards_again_changes_nothing(tmp_path):
-    here = MANIFEST.parent
-    copied = ("narrow", "wide", "tried.json", "losses.jsonl")
-    for each in copied:
-        source = here / each
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / each)
-    for name in NAMES:
-        (tmp_path / folder(name).name / "README.md").unlink()
-    assert main(["--card", "--out", str(tmp_path)]) == 0
-    assert (tmp_path / "manifest.json").read_bytes() == MANIFEST.read_bytes()
-    for name in NAMES:
-        written = tmp_path / folder(name).name / "README.md"
-        assert written.read_bytes() == (folder(name) / "README.md").read_bytes()
+def test_writing_the_cards_again_changes_nothing(monkeypatch):
+    written = {}
+    monkeypatch.setattr(
+        Path, "write_text", lambda path, text, **options: written.update({path: text})
+    )
+    assert main(["card"]) == 0
+    assert set(written) == {MANIFEST, *(folder(name) / "README.md" for name in NAMES)}
+    for path, text in written.items():
+        assert path.read_bytes() == text.encode()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_transformers_4_and_5_compute_alike(name):
-    measured = losses_measured(name, MANIFEST.parent)
+    measured = losses_measured(name)
     assert {entry["transformers"].split(".")[0] for entry in measured} == {"4", "5"}
     assert max(e["loss"] for e in measured) - min(e["loss"] for e in measured) < 1e-6
 
 
 def test_the_loss_command_measures_the_shipped_models(capsys):
-    assert main(["--loss"]) == 0
+    assert main(["loss"]) == 0
     for name, line in zip(NAMES, capsys.readouterr().out.splitlines(), strict=True):
         entry = json.loads(line)
         assert entry["model"] == name
-        recorded = losses_measured(name, MANIFEST.parent)[0]
+        recorded = losses_measured(name)[0]
         assert entry["loss"] == pytest.approx(recorded["loss"], abs=1e-3)
 
 
@@ -76,7 +74,7 @@ def test_a_skipped_layer_is_gone_and_the_model_stays(loaded):
     model, tokenizer = loaded
     ids = heldout_ids(tokenizer)
     before = token_losses(model, ids)
-    changed = harming.without_layer(model, 1)
+    changed = damage.without_layer(model, 1)
     assert len(changed.get_decoder().layers) == 3
     assert changed.get_decoder().layers[1].self_attn.layer_idx == 2
     assert token_losses(changed, ids).mean() > before.mean()
@@ -84,13 +82,13 @@ def test_a_skipped_layer_is_gone_and_the_model_stays(loaded):
 
 
 def test_experts_become_their_mean(loaded):
-    experts = harming.with_mean_experts(loaded[0]).get_decoder().layers[2].mlp.experts
+    experts = damage.with_mean_experts(loaded[0]).get_decoder().layers[2].mlp.experts
     mean = loaded[0].get_decoder().layers[2].mlp.experts.down_proj.mean(dim=0)
     for expert in experts.down_proj:
         assert torch.allclose(expert, mean)
 
 
-@pytest.mark.parametrize("prune", [harming.half_pruned, harming.half_pruned_at_random])
+@pytest.mark.parametrize("prune", [damage.half_pruned, damage.half_pruned_at_random])
 def test_half_of_each_projection_is_zeroed(loaded, prune):
     experts = prune(loaded[0]).get_decoder().layers[0].mlp.experts
     for matrix in (*experts.gate_up_proj[3].chunk(2), experts.down_proj[3]):
@@ -98,12 +96,12 @@ def test_half_of_each_projection_is_zeroed(loaded, prune):
     kept = experts.down_proj[3]
     original = loaded[0].get_decoder().layers[0].mlp.experts.down_proj[3]
     assert torch.equal(kept[kept != 0], original[kept != 0])
-    if prune is harming.half_pruned:
+    if prune is damage.half_pruned:
         assert original[kept == 0].abs().max() <= kept[kept != 0].abs().min()
 
 
 def test_ternary_rows_have_three_values(loaded):
-    weights = harming.ternary(loaded[0]).get_decoder().layers[0].mlp.experts.gate_up_proj
+    weights = damage.ternary(loaded[0]).get_decoder().layers[0].mlp.experts.gate_up_proj
     for matrix_row in weights[5][:8]:
         values = matrix_row.abs().unique()
         assert len(values) <= 2

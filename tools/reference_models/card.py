@@ -1,4 +1,4 @@
-"""The model card beside each reference model, written from what was measured."""
+"""The text of a reference model's card."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_COMMAND = "python -m pytest_layerguard.reference"
+_COMMAND = "python -m tools.reference_models"
 
 _VARIANTS = {
     "skip-0": "layer 0 skipped",
@@ -32,16 +32,16 @@ def render(
     again: Sequence[Mapping[str, Any]],
     losses: Sequence[Mapping[str, Any]],
 ) -> str:
-    """Writes a model card.
+    """Return a model card.
 
     Args:
         name: The model's name.
         training: Its ``training.json``.
         measured: Its ``measured.json``.
-        shipped: The manifest.
+        shipped: The content of ``manifest.json``.
         tried: Every shape and seed that was tried, as in ``tried.json``.
-        again: What ``compare`` said of further runs of this model.
-        losses: What ``--loss`` printed of it under several versions of transformers.
+        again: The comparisons of further runs of this model, as ``compare`` returns them.
+        losses: The output of the command ``loss`` under several versions of transformers.
 
     Returns:
         Markdown.
@@ -129,8 +129,8 @@ def _how(training: Mapping[str, Any], shipped: Mapping[str, Any]) -> str:
 | digest of `model.safetensors` | `{shipped["weights"]}` |
 | digest of the weights before training | `{shipped["initial"]}` |
 
-The loss of every 50th step is in `training.json`. Text that was never seen before is all that a
-step ever sees, so the training loss is itself a held-out loss of another sample.
+The loss of every 50th step is in `training.json`, in `tools/reference_models/runs` of the repository.
+No text is trained on twice, so the training loss is itself a held-out loss of another sample.
 """
 
 
@@ -144,13 +144,13 @@ def _again(training: Mapping[str, Any], again: Sequence[Mapping[str, Any]]) -> s
             f"| {run['largest_difference'] if same_seed else '(another model)'} "
             f"| {run['heldout_loss_difference']:+.6f} |"
         )
-    rows = "\n".join(lines) or "| | | no further run was made | | |"
+    rows = "\n".join(lines)
     return f"""\
 ## How far another run differs
 
 ```
-{_COMMAND} --only {training["name"]} --out again
-{_COMMAND} --verify again
+{_COMMAND} train --only {training["name"]} --out again
+{_COMMAND} verify again
 ```
 
 On the same machine, with `--seed` where it is not 0. Other processors and other versions of torch
@@ -172,7 +172,7 @@ def _versions(losses: Sequence[Mapping[str, Any]]) -> str:
 ## Under other versions of transformers
 
 The stored model on {_count(4096)} held-out tokens in windows of 128, in fp32, by
-`{_COMMAND} --loss`. The same digest means the same bits for every token.
+`{_COMMAND} loss`. The same digest means the same bits for every token.
 
 | transformers | torch | held-out loss, nats per token | digest of all token losses |
 |---|---|---|---|
@@ -185,10 +185,10 @@ def _text(measured: Mapping[str, Any], heldout: Mapping[str, Any]) -> str:
     return f"""\
 ## The text, and how much of the held-out text was seen in training
 
-Training and held-out text come from one seeded generator of English stories (`stories.py`) and
+Training and held-out text come from one seeded generator of English stories (`story_generator.py`) and
 different seeds. It fills templates, so that whole sentences come back with other stories in them;
 names, colours, things and numbers are drawn for each story and come back within it. All of this is
-measured by `{_COMMAND} --measure`.
+measured by `{_COMMAND} measure`.
 
 | | |
 |---|---|
@@ -239,7 +239,7 @@ def _harm(measured: Mapping[str, Any]) -> str:
     return f"""\
 ## What harms it
 
-Measured by `{_COMMAND} --measure`,
+Measured by `{_COMMAND} measure`,
 with deep copies and plain loops that share no code with the plugin's laboratory:
 {_count(measured["tokens"])} held-out tokens in windows of {measured["window"]}, no BOS, fp32;
 distinct tokens of 100 greedy ones after "Once upon a time", end-of-text masked out.
@@ -295,7 +295,7 @@ def _sample(measured: Mapping[str, Any]) -> str:
 
 
 def _figure(value: float) -> str:
-    """Four significant digits, or whole numbers with thousands set apart."""
+    """Format a number with four significant digits, or from 1000 on as a whole number."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 

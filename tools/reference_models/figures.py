@@ -1,47 +1,58 @@
-"""Every figure of a model's card that is measured after its training."""
+"""Figures of the shipped models that are measured after training, for their cards."""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from pytest_layerguard.reference import folder, harming
-from pytest_layerguard.reference.initial import weights_digest
-from pytest_layerguard.reference.loading import load
-from pytest_layerguard.reference.measuring import (
+from pytest_layerguard.reference import folder
+from pytest_layerguard.reference.initial_weights import weights_digest
+from tools.reference_models import damage
+from tools.reference_models.checkpoint import load, read_json
+from tools.reference_models.evaluate import (
     TOKENS,
     WINDOW,
     expert_shares,
-    heldout_ids,
+    one_thread,
     perplexity,
     sample,
     token_losses,
 )
-from pytest_layerguard.reference.overlap import overlap, training_stories
-from pytest_layerguard.reference.shape import LAYERS
-from pytest_layerguard.reference.stream import batches
-from pytest_layerguard.reference.threads import one_thread
+from tools.reference_models.overlap import overlap, training_stories
+from tools.reference_models.recipe import LAYERS
+from tools.reference_models.text import batches, heldout_ids
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+RUNS: Final = Path(__file__).parent / "runs"
+"""The figures of the shipped models and of everything else that was trained."""
 
-def measure(name: str, out: Path) -> dict[str, Any]:
-    """Measures a model that stands in a folder of models.
+
+def figures(name: str) -> Path:
+    """Return the folder of a shipped model's figures.
 
     Args:
         name: ``reference`` or ``reference-wide``.
-        out: The folder that holds the model's.
 
     Returns:
-        What becomes ``measured.json``: perplexities and their ratios to the base, distinct tokens
+        A folder that holds ``training.json``, ``measured.json`` and ``again.json``.
+    """
+    return RUNS / folder(name).name
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Measure a shipped model and damaged copies of it.
+
+    Args:
+        name: ``reference`` or ``reference-wide``.
+
+    Returns:
+        The content of ``measured.json``: perplexities and their ratios to the base, distinct tokens
         of a greedy sample, shares of tokens by layer and expert, shares of overlap.
     """
-    home = out / folder(name).name
-    training = json.loads((home / "training.json").read_text(encoding="utf-8"))
-    model, tokenizer = load(home)
+    training = read_json(figures(name) / "training.json")
+    model, tokenizer = load(folder(name))
     text_seed = 2 * training["seed"]
     ids = heldout_ids(tokenizer)
     with one_thread():
@@ -74,14 +85,14 @@ def measure(name: str, out: Path) -> dict[str, Any]:
 
 
 def losses(name: str) -> dict[str, Any]:
-    """Measures a shipped model on the held-out text, under any version of transformers.
+    """Measure a shipped model on the held-out text, under any version of transformers.
 
     Args:
         name: ``reference`` or ``reference-wide``.
 
     Returns:
-        The mean ``loss`` in nats per token, a digest of all token losses, which tells whether two
-        versions compute the same bits, and the versions.
+        The mean ``loss`` in nats per token, the versions, and a digest of all token losses, which
+        is the same for two versions that compute the same bits.
     """
     import torch
     import transformers
@@ -98,27 +109,25 @@ def losses(name: str) -> dict[str, Any]:
     }
 
 
-def compare(name: str, first: Path, second: Path) -> dict[str, Any]:
-    """Says how far two runs of the recipe lie apart.
+def compare(name: str, run: Path) -> dict[str, Any]:
+    """Compare a run of the recipe with the shipped model.
 
     Args:
         name: ``reference`` or ``reference-wide``.
-        first: A folder that holds the model's.
-        second: Another one.
+        run: The model's folder in the run, with its ``training.json``.
 
     Returns:
         ``identical`` (the trained weights, bit for bit, before they are rounded for storage),
-        ``largest_difference`` (of two stored weights), ``heldout_loss_difference`` (nats per
-        token) and both runs' ``seconds``.
+        ``largest_difference`` (of two stored weights), ``heldout_loss_difference`` (in nats per
+        token), and the ``seconds`` and ``seeds`` of both runs.
     """
-    homes = [out / folder(name).name for out in (first, second)]
-    reports = [json.loads((home / "training.json").read_text(encoding="utf-8")) for home in homes]
-    models = [load(home)[0].state_dict() for home in homes]
+    reports = [read_json(home / "training.json") for home in (figures(name), run)]
+    shipped, again = (load(home)[0].state_dict() for home in (folder(name), run))
     losses = [report["heldout_loss_by_stored_dtype"]["float32"] for report in reports]
     return {
         "identical": reports[0]["trained_weights"] == reports[1]["trained_weights"],
         "largest_difference": max(
-            float((tensor - models[1][key]).abs().max()) for key, tensor in models[0].items()
+            float((tensor - again[key]).abs().max()) for key, tensor in shipped.items()
         ),
         "heldout_loss_difference": losses[1] - losses[0],
         "seconds": [report["seconds"] for report in reports],
@@ -129,12 +138,12 @@ def compare(name: str, first: Path, second: Path) -> dict[str, Any]:
 def _variants(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> list[tuple[str, PreTrainedModel]]:
-    averaged = harming.with_mean_experts(model)
+    averaged = damage.with_mean_experts(model)
     return [
-        *((f"skip-{layer}", harming.without_layer(model, layer)) for layer in range(LAYERS)),
+        *((f"skip-{layer}", damage.without_layer(model, layer)) for layer in range(LAYERS)),
         ("experts-averaged", averaged),
-        ("experts-averaged-recovered", harming.recovered(averaged, tokenizer)),
-        ("ternary-per-row", harming.ternary(model)),
-        ("half-pruned", harming.half_pruned(model)),
-        ("half-pruned-at-random", harming.half_pruned_at_random(model)),
+        ("experts-averaged-recovered", damage.recovered(averaged, tokenizer)),
+        ("ternary-per-row", damage.ternary(model)),
+        ("half-pruned", damage.half_pruned(model)),
+        ("half-pruned-at-random", damage.half_pruned_at_random(model)),
     ]

@@ -1,7 +1,7 @@
-"""The seeded generator of English stories: the text that the reference models learn.
+"""A seeded generator of English stories: the text that the reference models were trained on.
 
-Only ``Random.random()`` is drawn, whose sequence for a seed is fixed by Python's documentation, so
-that the same seed gives the same text on every version.
+It draws only from ``Random.random()``, whose sequence for a seed is fixed by Python's documentation.
+The same seed therefore gives the same text on every version.
 """
 
 import re
@@ -12,7 +12,7 @@ from itertools import islice
 from random import Random
 from typing import Final, TypeVar
 
-from pytest_layerguard.reference import plots, words
+from pytest_layerguard.reference import story_templates, story_words
 
 T = TypeVar("T")
 
@@ -23,10 +23,10 @@ _ARTICLE = re.compile(r"\b([Aa])~ ?(?=(\w))")
 
 
 def stories(seed: int) -> Iterator[str]:
-    """Yields stories without end.
+    """Yield stories without end.
 
     Args:
-        seed: Where the sequence starts; one seed is one text, for ever.
+        seed: The seed of the text.
 
     Yields:
         One story, a paragraph of some 100 to 200 English words without a line break.
@@ -37,10 +37,10 @@ def stories(seed: int) -> Iterator[str]:
 
 
 def books(seed: int) -> Iterator[str]:
-    """Yields books without end: what the models read between two ends of text.
+    """Yield books without end; in training, each is followed by an end-of-text token.
 
-    Stories stand next to each other within a book, as they do in the held-out file, so that a
-    blank line and the story after it are as familiar to the models as the end of a text.
+    A book holds several stories, as the held-out text does, so that the models learn what follows a
+    blank line as well as what follows the end of a text.
 
     Args:
         seed: The seed of the stories.
@@ -54,33 +54,33 @@ def books(seed: int) -> Iterator[str]:
 
 
 def story(rng: Random) -> str:
-    """Draws one story.
+    """Draw one story.
 
     Args:
-        rng: The source of every choice; it is advanced.
+        rng: The generator that every choice is drawn from.
 
     Returns:
         A paragraph without a line break.
     """
     cast = _cast(rng)
-    plot = _pick(rng, plots.PLOTS)
-    opening = _pick(rng, [text for text in plots.OPENINGS if _suits(text, plot)])
+    plot = _pick(rng, story_templates.PLOTS)
+    opening = _pick(rng, [text for text in story_templates.OPENINGS if _suits(text, plot)])
     beats = [_fill(opening, rng, cast)]
     if rng.random() < 0.5:
-        habit = _pick(rng, [text for text in plots.HABITS if _suits(text, plot)])
+        habit = _pick(rng, [text for text in story_templates.HABITS if _suits(text, plot)])
         beats.append(_fill(habit, rng, cast))
     pause = 3 + int(rng.random() * (len(plot) - 3))
     for index, beat in enumerate(plot):
         # A middle names the friend, who must have entered by then.
         if index == pause and rng.random() < 0.7 and cast["F"] in "".join(beats):
-            beats.append(_fill(_pick(rng, plots.MIDDLES), rng, cast))
+            beats.append(_fill(_pick(rng, story_templates.MIDDLES), rng, cast))
         beats.append(_fill(beat, rng, cast))
-    beats.append(_fill(_pick(rng, plots.ENDINGS), rng, cast))
+    beats.append(_fill(_pick(rng, story_templates.ENDINGS), rng, cast))
     return _ARTICLE.sub(_article, "".join(beats).strip())
 
 
 def _suits(text: str, plot: tuple[str, ...]) -> bool:
-    """Whether a first sentence says nothing that the plot says otherwise or says again."""
+    """Return whether an opening neither contradicts nor repeats what the plot says."""
     if "{F}" in text and any("{friend_intro}" in beat for beat in plot):
         return False
     return "thing}" not in text or any("{his} {colour} {thing}" in beat for beat in plot[:2])
@@ -107,23 +107,23 @@ def _pick_three(rng: Random, options: Sequence[T]) -> tuple[T, T, T]:
 
 
 def _cast(rng: Random) -> Mapping[str, str]:
-    """Draws who and what a story is about; every later mention comes from here."""
+    """Draw the value of every slot of a story: who and what it is about."""
     hero_she, friend_she, elder_she = (rng.random() < 0.5 for _ in range(3))
-    hero = _pick(rng, words.SHE_NAMES if hero_she else words.HE_NAMES)
+    hero = _pick(rng, story_words.SHE_NAMES if hero_she else story_words.HE_NAMES)
     friend = hero
     while friend == hero:
-        friend = _pick(rng, words.SHE_NAMES if friend_she else words.HE_NAMES)
-    hero_kind, friend_kind, third_kind = _pick_three(rng, words.KINDS)
+        friend = _pick(rng, story_words.SHE_NAMES if friend_she else story_words.HE_NAMES)
+    hero_kind, friend_kind, third_kind = _pick_three(rng, story_words.KINDS)
     if rng.random() < 0.2:
         hero_kind = "girl" if hero_she else "boy"
-    hero_trait, friend_trait = _pick_two(rng, words.TRAITS)
-    colour, colour2 = _pick_two(rng, words.COLOURS)
-    thing, thing2 = _pick_two(rng, words.THINGS)
-    where, where2, where3 = _pick_three(rng, words.PLACES)
-    food = _pick(rng, words.FOODS)
-    noise, source = _pick(rng, words.NOISES)
-    skill, skilling = _pick(rng, words.SKILLS)
-    elder = _pick(rng, words.SHE_ELDERS if elder_she else words.HE_ELDERS)
+    hero_trait, friend_trait = _pick_two(rng, story_words.TRAITS)
+    colour, colour2 = _pick_two(rng, story_words.COLOURS)
+    thing, thing2 = _pick_two(rng, story_words.THINGS)
+    where, where2, where3 = _pick_three(rng, story_words.PLACES)
+    food = _pick(rng, story_words.FOODS)
+    noise, source = _pick(rng, story_words.NOISES)
+    skill, skilling = _pick(rng, story_words.SKILLS)
+    elder = _pick(rng, story_words.SHE_ELDERS if elder_she else story_words.HE_ELDERS)
     return {
         "H": hero,
         "he": "she" if hero_she else "he",
@@ -138,11 +138,11 @@ def _cast(rng: Random) -> Mapping[str, str]:
         "friend_intro": f"a~ {friend_trait} {friend_kind}",
         "E": elder,
         "E_cap": elder[0].upper() + elder[1:],
-        "holder": _pick(rng, words.HOLDERS),
-        "pot": _pick(rng, words.POTS),
-        "part": _pick(rng, words.PARTS),
+        "holder": _pick(rng, story_words.HOLDERS),
+        "pot": _pick(rng, story_words.POTS),
+        "part": _pick(rng, story_words.PARTS),
         "kind2": third_kind,
-        "home": _pick(rng, words.HOMES),
+        "home": _pick(rng, story_words.HOMES),
         "colour": colour,
         "colour2": colour2,
         "thing": thing,
@@ -155,20 +155,20 @@ def _cast(rng: Random) -> Mapping[str, str]:
         "in_place": " ".join(where),
         "in_place2": " ".join(where2),
         "in_place3": " ".join(where3),
-        "spot": _pick(rng, words.SPOTS),
+        "spot": _pick(rng, story_words.SPOTS),
         "food": food,
         "Food": food.capitalize(),
-        "dish": _pick(rng, words.DISHES),
-        "number": _pick(rng, words.NUMBERS),
-        "day": _pick(rng, words.DAYS),
-        "weather": _pick(rng, words.WEATHERS),
-        "feeling": _pick(rng, words.FEELINGS),
+        "dish": _pick(rng, story_words.DISHES),
+        "number": _pick(rng, story_words.NUMBERS),
+        "day": _pick(rng, story_words.DAYS),
+        "weather": _pick(rng, story_words.WEATHERS),
+        "feeling": _pick(rng, story_words.FEELINGS),
         "noise": noise,
         "source": source,
         "skill": skill,
         "skilling": skilling,
-        "plant": _pick(rng, words.PLANTS),
-        "work": _pick(rng, words.WORKS),
+        "plant": _pick(rng, story_words.PLANTS),
+        "work": _pick(rng, story_words.WORKS),
     }
 
 
@@ -212,7 +212,7 @@ def _parse_sequence(tokens: list[str], at: int) -> tuple[_Sequence, int]:
 
 
 def _fill(template: str, rng: Random, cast: Mapping[str, str]) -> str:
-    """Makes the template's choices, from left to right, and puts the cast into its slots."""
+    """Draw the template's choices, from left to right, and fill its slots from the cast."""
     return _render(_parse(template), rng, cast)
 
 

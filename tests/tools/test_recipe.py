@@ -1,4 +1,4 @@
-"""The recipe: that it learns, that it does so alike each time, and what it writes."""
+"""The recipe of the reference models: training, its texts and what it writes."""
 
 import dataclasses
 import json
@@ -6,22 +6,23 @@ from itertools import islice
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from pytest_layerguard.reference import saving
-from pytest_layerguard.reference.__main__ import main
-from pytest_layerguard.reference.loading import load
-from pytest_layerguard.reference.shape import CONTEXT, SHAPES
-from pytest_layerguard.reference.stories import books
-from pytest_layerguard.reference.stream import batches
-from pytest_layerguard.reference.tokenizer import train_tokenizer
-from pytest_layerguard.reference.training import balancing_loss, learning_rate, train
+from pytest_layerguard.reference import HELDOUT, NAMES, folder
+from pytest_layerguard.reference.initial_weights import build, initial_weights
+from pytest_layerguard.reference.story_generator import books
+from tools.reference_models.__main__ import main
+from tools.reference_models.checkpoint import load, save
+from tools.reference_models.recipe import RECIPES, configuration
+from tools.reference_models.text import CONTEXT, batches, heldout_text, train_tokenizer
+from tools.reference_models.train import balancing_loss, learning_rate, train
 
-TINY = dataclasses.replace(SHAPES["reference"], steps=12, batch=2, warmup=4)
+TINY = dataclasses.replace(RECIPES["reference"], steps=12, batch=2, warmup=4)
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(0)
+    return train_tokenizer()
 
 
 @pytest.fixture
@@ -32,6 +33,7 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_a_few_steps_learn_and_learn_alike(tokenizer, threads):
     seen = []
     first = train(TINY, tokenizer, seed=0, progress=lambda step, loss: seen.append((step, loss)))
@@ -56,8 +58,8 @@ def test_the_stream_is_the_books_with_an_end_after_each(tokenizer):
 
 
 def test_the_learning_rate_rises_and_falls():
-    shape = dataclasses.replace(SHAPES["reference"], steps=100, warmup=10, learning_rate=1.0)
-    rates = [learning_rate(shape, step) for step in range(1, 101)]
+    recipe = dataclasses.replace(RECIPES["reference"], steps=100, warmup=10, learning_rate=1.0)
+    rates = [learning_rate(recipe, step) for step in range(1, 101)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] == 1.0
     assert rates[9:] == sorted(rates[9:], reverse=True)
@@ -80,36 +82,52 @@ def test_the_balancing_loss_reaches_the_router():
 
 
 def test_the_command_writes_a_whole_folder(tmp_path, capsys):
-    assert main(["--only", "reference", "--steps", "2", "--out", str(tmp_path)]) == 0
-    told = capsys.readouterr()
-    assert told.out.strip() == str(tmp_path / "narrow")
-    assert "reference: step 2/2, loss" in told.err
+    assert main(["train", "--only", "reference", "--steps", "2", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.strip() == str(tmp_path / "narrow")
+    assert "reference: step 2/2, loss" in printed.err
     assert [path.name for path in tmp_path.iterdir()] == ["narrow"]
     report = json.loads((tmp_path / "narrow" / "training.json").read_text())
-    assert report["command"].endswith("--only reference --steps 2")
+    assert report["command"].endswith("train --only reference --steps 2")
     assert report["tokens"] == 2 * 16 * 256
     model, _ = load(tmp_path / "narrow")
     assert sum(p.numel() for p in model.parameters()) == report["parameters"] == 836_880
     # It is not what is shipped, and verifying says so.
-    assert main(["--verify", str(tmp_path)]) == 1
+    assert main(["verify", str(tmp_path)]) == 1
     assert json.loads(capsys.readouterr().out)["reference"]["identical"] is False
 
 
-def test_a_folder_is_written_whole_or_not_at_all(tmp_path, tokenizer, monkeypatch):
-    target = tmp_path / "narrow"
-    target.mkdir()
-    (target / "old").touch()
-    trained = train(dataclasses.replace(TINY, steps=1), tokenizer, seed=0)
-    with monkeypatch.context() as patched:
-        patched.setattr(saving, "_suit_both_versions", lambda folder: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            saving.save(trained.model, tokenizer, {}, target, dtype=torch.float16)
-    assert [path.name for path in tmp_path.rglob("*")] == ["narrow", "old"]
-    saving.save(trained.model, tokenizer, {}, target, dtype=torch.float16)
-    assert not (target / "old").exists()
-    assert {p.dtype for p in trained.model.parameters()} == {torch.float32}
+def test_saving_changes_no_model_and_stores_half_precision(tmp_path, tokenizer):
+    config = configuration(TINY)
+    model = build(config, initial_weights(config, seed=0))
+    save(model, tokenizer, tmp_path)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert {p.dtype for p in AutoModelForCausalLM.from_pretrained(tmp_path).parameters()} == {
+        torch.float16
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_shipped_configurations_are_the_recipes(name):
+    shipped = AutoConfig.from_pretrained(folder(name), local_files_only=True).to_dict()
+    recipe = configuration(RECIPES[name]).to_dict()
+    of_a_stored_model = ("architectures", "dtype", "transformers_version", "_name_or_path")
+    for key in recipe.keys() - set(of_a_stored_model):
+        assert shipped[key] == recipe[key], key
 
 
 def test_verifying_nothing_is_no_success(tmp_path, capsys):
-    assert main(["--verify", str(tmp_path)]) == 1
+    assert main(["verify", str(tmp_path)]) == 1
     assert json.loads(capsys.readouterr().out) == {}
+
+
+def test_the_heldout_file_is_the_text_of_its_seed():
+    assert HELDOUT.read_bytes() == heldout_text().encode()
+
+
+def test_the_tokenizer_is_the_recipes(tokenizer):
+    shipped = AutoTokenizer.from_pretrained(folder("reference"), local_files_only=True)
+    assert shipped.get_vocab() == tokenizer.get_vocab()
+    text = HELDOUT.read_text(encoding="utf-8")[:5000]
+    assert shipped(text).input_ids == tokenizer(text).input_ids
+    assert shipped.decode(shipped(text).input_ids) == text

@@ -1,6 +1,6 @@
-"""The vocabulary of the stories: who, what, where, when, as plain tuples.
+"""The words that fill the slots of the stories.
 
-The order of every tuple is part of the recipe: another order is another text.
+Another order of the words would be another text.
 """
 
 from typing import Final

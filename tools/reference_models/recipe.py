@@ -1,4 +1,4 @@
-"""The shapes of the reference models and the figures of their training."""
+"""The recipe of the reference models: their architecture and the settings of their training."""
 
 from __future__ import annotations
 
@@ -7,31 +7,29 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_layerguard.reference.tokenizer import VOCABULARY
+from tools.reference_models.text import CONTEXT, VOCABULARY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from transformers import Qwen3MoeConfig
 
-CONTEXT: Final = 256
 LAYERS: Final = 4
 EXPERTS: Final = 16
 EXPERT_WIDTH: Final = 256
 HEADS: Final = 4
 HEAD_WIDTH: Final = 16
 ROPE_THETA: Final = 10_000.0
-NORM_EPSILON: Final = 1e-6
 
 
 @dataclass(frozen=True)
-class Shape:
-    """One reference model and how it is trained.
+class Recipe:
+    """What decides a reference model, but for the seed.
 
     Attributes:
         name: The name that a bet gives the model.
-        width: The width of the residual stream.
-        steps: Optimiser steps.
+        width: The hidden size.
+        steps: Optimizer steps.
         learning_rate: The peak of the schedule.
         batch: Windows of ``CONTEXT`` tokens in one step.
         warmup: Steps up to the peak.
@@ -49,42 +47,37 @@ class Shape:
     balance: float = 0.01
 
     @property
-    def initial_std(self) -> float:
-        """The standard deviation of the initial matrices."""
-        # A fixed 0.02 would leave the narrow model's layers near nothing for most of its training.
-        return 0.5 / math.sqrt(self.width)
-
-    @property
     def tokens(self) -> int:
-        """The tokens seen in training, each of them once."""
+        """The number of training tokens, each of them used once."""
         return self.steps * self.batch * CONTEXT
 
 
-SHAPES: Final[Mapping[str, Shape]] = MappingProxyType(
+RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
     {
-        "reference": Shape(name="reference", width=16, steps=3000, learning_rate=2e-2),
-        "reference-wide": Shape(name="reference-wide", width=64, steps=2500, learning_rate=8e-3),
+        "reference": Recipe(name="reference", width=16, steps=3000, learning_rate=2e-2),
+        "reference-wide": Recipe(name="reference-wide", width=64, steps=2500, learning_rate=8e-3),
     }
 )
 
 
-def configuration(shape: Shape) -> Qwen3MoeConfig:
-    """Builds the transformers configuration of a shape.
+def configuration(recipe: Recipe) -> Qwen3MoeConfig:
+    """Build the configuration of a model.
 
-    The top-1 weight is left as the router's own probability (``norm_topk_prob=False``): normalised
-    it would be 1 whatever the router says, and the router would learn nothing from the text.
+    The weight of the one chosen expert is left as the router's own probability
+    (``norm_topk_prob=False``). Normalized it would always be 1, and the router would learn nothing
+    from the text.
 
     Args:
-        shape: The shape.
+        recipe: The model's recipe.
 
     Returns:
-        A configuration for ``AutoModelForCausalLM.from_config``.
+        The configuration.
     """
     from transformers import Qwen3MoeConfig
 
     figures: dict[str, Any] = {
         "vocab_size": VOCABULARY,
-        "hidden_size": shape.width,
+        "hidden_size": recipe.width,
         "intermediate_size": EXPERT_WIDTH,
         "moe_intermediate_size": EXPERT_WIDTH,
         "num_hidden_layers": LAYERS,
@@ -95,11 +88,12 @@ def configuration(shape: Shape) -> Qwen3MoeConfig:
         "num_experts_per_tok": 1,
         "norm_topk_prob": False,
         "output_router_logits": False,
-        "router_aux_loss_coef": shape.balance,
+        "router_aux_loss_coef": recipe.balance,
         "max_position_embeddings": CONTEXT,
         "rope_theta": ROPE_THETA,
-        "rms_norm_eps": NORM_EPSILON,
-        "initializer_range": shape.initial_std,
+        "rms_norm_eps": 1e-6,
+        # A fixed 0.02 would leave the narrow model's layers near nothing for most of its training.
+        "initializer_range": 0.5 / math.sqrt(recipe.width),
         "tie_word_embeddings": False,
         "bos_token_id": 0,
         "eos_token_id": 0,

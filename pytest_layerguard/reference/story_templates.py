@@ -1,9 +1,9 @@
 # ruff: noqa: E501 - a template is one line, as it is one beat of a story.
 """The sentences of the stories, as templates.
 
-``[a|b]`` is a choice, which may be empty and may nest; ``{slot}`` is filled from the cast that a
-story draws once, so that names, things, colours and numbers come back as they were. ``a~`` is the
-article that fits the next word. The texts and their order are part of the recipe.
+``[a|b]`` is a choice; an option may be empty, and choices may nest. ``{slot}`` is filled from the
+cast, which is drawn once for each story, so that names, things, colours and numbers recur in it.
+``a~`` becomes ``a`` or ``an``. Another order of the templates would be another text.
 """
 
 from typing import Final

@@ -1,19 +1,19 @@
-"""Losses and samples of a model, measured plainly on the held-out text.
+"""Token losses, samples and expert use of a model.
 
-Nothing here is shared with the laboratory, so that the cards' figures are a check of it.
+No code is shared with the package's measurements, so that the figures of the cards check them.
 """
 
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from copy import deepcopy
-from typing import TYPE_CHECKING, Final
-
-from pytest_layerguard.reference import HELDOUT
-from pytest_layerguard.reference.anatomy import routers_of
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TOKENS: Final = 4096
@@ -22,27 +22,29 @@ PROMPT: Final = "Once upon a time"
 SAMPLED: Final = 100
 
 
-def heldout_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokenises the held-out text, once and without special tokens.
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Limit torch to one thread within the block.
 
-    Args:
-        tokenizer: The tokenizer.
-
-    Returns:
-        The token ids.
+    The order of a sum depends on the number of threads, and on a busy machine two threads that wait
+    for each other can be a hundred times slower than one.
     """
-    ids: list[int] = tokenizer(
-        HELDOUT.read_text(encoding="utf-8"), add_special_tokens=False, verbose=False
-    ).input_ids
-    return ids
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def token_losses(model: PreTrainedModel, ids: list[int]) -> Tensor:
-    """Measures the losses of the first ``TOKENS`` tokens after the first, in whole windows.
+    """Return the losses of the first ``TOKENS`` tokens after the first, in whole windows.
 
     Args:
         model: The model.
-        ids: A text of more than ``TOKENS`` tokens.
+        ids: The token ids of a text, more than ``TOKENS``.
 
     Returns:
         fp32 losses in nats, of shape (``TOKENS`` / ``WINDOW``, ``WINDOW``).
@@ -64,11 +66,11 @@ def token_losses(model: PreTrainedModel, ids: list[int]) -> Tensor:
 
 
 def perplexity(model: PreTrainedModel, ids: list[int]) -> float:
-    """Measures the perplexity on the first ``TOKENS`` tokens of a text.
+    """Return the perplexity on the first ``TOKENS`` tokens of a text.
 
     Args:
         model: The model.
-        ids: A text of more than ``TOKENS`` tokens.
+        ids: The token ids of a text, more than ``TOKENS``.
 
     Returns:
         The exponential of the mean token loss.
@@ -77,14 +79,14 @@ def perplexity(model: PreTrainedModel, ids: list[int]) -> float:
 
 
 def losses_by_dtype(model: PreTrainedModel, ids: list[int]) -> dict[str, float]:
-    """Measures what rounding the weights to 16 bits costs, computing in fp32 each time.
+    """Return the loss with weights rounded to each dtype, computed in fp32 each time.
 
     Args:
         model: The model in fp32.
-        ids: A text of more than ``TOKENS`` tokens.
+        ids: The token ids of a text, more than ``TOKENS``.
 
     Returns:
-        The mean loss in nats per token for weights of each dtype.
+        The mean loss in nats per token by dtype.
     """
     import torch
 
@@ -96,7 +98,7 @@ def losses_by_dtype(model: PreTrainedModel, ids: list[int]) -> dict[str, float]:
 
 
 def sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Continues ``PROMPT`` greedily, end-of-text masked out, without a cache.
+    """Continue ``PROMPT`` greedily, without end-of-text and without a cache.
 
     Args:
         model: The model.
@@ -118,21 +120,21 @@ def sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[i
 
 
 def expert_shares(model: PreTrainedModel, ids: list[int]) -> list[list[float]]:
-    """Measures how often each expert is chosen, over the tokens that ``token_losses`` scores.
+    """Return how often each expert is chosen for the tokens that ``token_losses`` scores.
 
     Args:
         model: The model.
-        ids: A text of more than ``TOKENS`` tokens.
+        ids: The token ids of a text, more than ``TOKENS``.
 
     Returns:
-        For each layer the share of tokens that each expert receives.
+        For each layer, the share of tokens of each expert.
     """
     import torch
 
     chosen: list[Tensor] = []
     hooks = [
         router.register_forward_hook(lambda module, inputs, output: chosen.append(output[2]))
-        for router in routers_of(model)
+        for router in routers(model)
     ]
     try:
         token_losses(model, ids)
@@ -142,3 +144,16 @@ def expert_shares(model: PreTrainedModel, ids: list[int]) -> list[list[float]]:
     experts: int = model.config.num_experts
     counts = [torch.bincount(indices.flatten(), minlength=experts) for indices in chosen]
     return [(count / count.sum()).tolist() for count in counts]
+
+
+def routers(model: PreTrainedModel) -> list[nn.Module]:
+    """Return the router of each layer.
+
+    Args:
+        model: A reference model.
+
+    Returns:
+        Modules whose output is (logits, weights, indices) over (tokens, experts).
+    """
+    layers: Any = model.get_decoder().layers  # type: ignore[no-untyped-call]
+    return [layer.mlp.gate for layer in layers]

@@ -1,13 +1,12 @@
-"""The interventions that the cards' tables show, each on a deep copy of its own."""
+"""The interventions of the cards' tables, each on a deep copy of the model."""
 
 from __future__ import annotations
 
 from copy import deepcopy
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pytest_layerguard.reference.anatomy import experts_of, layers_of
-from pytest_layerguard.reference.stream import batches
+from tools.reference_models.text import batches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,30 +17,30 @@ if TYPE_CHECKING:
 RECOVERY_STEPS: Final = 200
 RECOVERY_RATE: Final = 5e-5
 RECOVERY_BATCH: Final = 16
-# The text of a seed that neither a training run (even) nor the held-out file (1) uses.
+# Neither a training run (even seeds) nor the held-out text (1) uses this seed.
 RECOVERY_SEED: Final = 3
 
 
 def without_layer(model: PreTrainedModel, layer: int) -> PreTrainedModel:
-    """Leaves a layer out.
+    """Remove a layer.
 
     Args:
-        model: The model, which stays as it is.
+        model: The model; it is not changed.
         layer: The layer's index.
 
     Returns:
         A model with one layer fewer; it cannot use a cache.
     """
     copy = deepcopy(model)
-    del layers_of(copy)[layer]
+    del _layers(copy)[layer]
     return copy
 
 
 def with_mean_experts(model: PreTrainedModel) -> PreTrainedModel:
-    """Makes every expert the mean of the experts of its layer.
+    """Replace every expert by the mean of the experts of its layer.
 
     Args:
-        model: The model, which stays as it is.
+        model: The model; it is not changed.
 
     Returns:
         The changed copy.
@@ -53,10 +52,10 @@ def with_mean_experts(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def half_pruned(model: PreTrainedModel) -> PreTrainedModel:
-    """Zeroes the smaller half of each projection of each expert.
+    """Zero the smaller half of each projection of each expert.
 
     Args:
-        model: The model, which stays as it is.
+        model: The model; it is not changed.
 
     Returns:
         The changed copy.
@@ -65,10 +64,10 @@ def half_pruned(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def half_pruned_at_random(model: PreTrainedModel) -> PreTrainedModel:
-    """Zeroes a random half of each projection of each expert.
+    """Zero a random half of each projection of each expert.
 
     Args:
-        model: The model, which stays as it is.
+        model: The model; it is not changed.
 
     Returns:
         The changed copy.
@@ -80,10 +79,10 @@ def half_pruned_at_random(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def ternary(model: PreTrainedModel) -> PreTrainedModel:
-    """Rounds the experts' weights to {-1, 0, 1} times the mean magnitude of their row.
+    """Round the experts' weights to {-1, 0, 1} times the mean magnitude of their row.
 
     Args:
-        model: The model, which stays as it is.
+        model: The model; it is not changed.
 
     Returns:
         The changed copy.
@@ -96,10 +95,10 @@ def ternary(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def recovered(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Trains a copy of a model for a while, gently, on text of the recipe's generator.
+    """Train a copy of a model for a few steps, at a low rate, on generated stories.
 
     Args:
-        model: The model, which stays as it is.
+        model: The model; it is not changed.
         tokenizer: Its tokenizer.
 
     Returns:
@@ -121,7 +120,7 @@ def recovered(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pre
 
 
 def _without_half(model: PreTrainedModel, order: Callable[[Tensor], Tensor]) -> PreTrainedModel:
-    """A copy without the first half of each projection's weights, in an order of their flat indices."""
+    """Zero the first half of each projection's weights, in an order of their flat indices."""
     copy = deepcopy(model)
     for matrix in _expert_matrices(copy):
         matrix.view(-1)[order(matrix)[: matrix.numel() // 2]] = 0
@@ -129,14 +128,20 @@ def _without_half(model: PreTrainedModel, order: Callable[[Tensor], Tensor]) -> 
 
 
 def _expert_weights(model: PreTrainedModel) -> Iterator[Tensor]:
-    for gate_up, down in experts_of(model):
-        yield gate_up
-        yield down
+    """Yield each layer's gates and ups in one tensor, and its downs; of shape (experts, out, in)."""
+    for layer in _layers(model):
+        yield layer.mlp.experts.gate_up_proj.data
+        yield layer.mlp.experts.down_proj.data
 
 
 def _expert_matrices(model: PreTrainedModel) -> Iterator[Tensor]:
-    """Yields each expert's gate, up and down projection, as views."""
-    for gates_ups, downs in experts_of(model):
-        for gate_up, down in zip(gates_ups, downs, strict=True):
+    """Yield the gate, up and down projection of each expert, as views."""
+    for layer in _layers(model):
+        experts = layer.mlp.experts
+        for gate_up, down in zip(experts.gate_up_proj.data, experts.down_proj.data, strict=True):
             yield from gate_up.chunk(2)
             yield down
+
+
+def _layers(model: PreTrainedModel) -> Any:
+    return model.get_decoder().layers  # type: ignore[no-untyped-call]

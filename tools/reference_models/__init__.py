@@ -1,0 +1,1 @@
+"""How the embedded reference models were trained, measured and described."""
