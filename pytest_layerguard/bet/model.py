@@ -400,9 +400,15 @@ class Measure(BetPart):
     )
     sample: SampleSpec | None = Field(default=None, description="greedy samples: unique tokens")
     speak: SpeakSpec | None = Field(default=None, description="samples to look at, never judged")
-    stop: Literal["none", "exact", "sequential"] = Field(
-        default="none", description="when a variant may be stopped early"
-    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_stop(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "stop" in value:
+            raise refusal(
+                "is gone: every variant is scored on the whole text; leave it out", "stop", KEY
+            )
+        return value
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:

@@ -301,8 +301,6 @@ def _measured(measure: Measure, variants: int) -> Iterator[str]:
         yield f"unique tokens of {measure.sample.tokens} greedy ones after {prompts}"
     if measure.speak is not None:
         yield "the eye test: shown, never judged"
-    if measure.stop != "none":
-        yield f"until nothing to come could change the verdict (stop: {measure.stop})"
 
 
 def _text(text: TextSource) -> str:

@@ -18,11 +18,11 @@ from pytest_layerguard.lab.memory import fitted
 from pytest_layerguard.lab.panics import panics_told
 from pytest_layerguard.lab.progress import heard_by
 from pytest_layerguard.lab.results import BaseResult, BetResult, VariantResult
-from pytest_layerguard.lab.seen import refuse_stopping, with_own_metrics
+from pytest_layerguard.lab.seen import with_own_metrics
 from pytest_layerguard.lab.subject import Subject
 from pytest_layerguard.lab.sweep import evaluations
 from pytest_layerguard.lab.talk import sampled, spoken
-from pytest_layerguard.lab.telling import told_base, told_until_decided, told_variants
+from pytest_layerguard.lab.telling import told_base, told_variants
 from pytest_layerguard.lab.texts import Texts
 from pytest_layerguard.lab.workbench import Workbench
 
@@ -154,7 +154,6 @@ class Laboratory:
         }
         arms = self._arms(bet, subject, texts, next(iter(readings.values())))
         own = self._registry.own_metrics(bet.criteria)
-        refuse_stopping(own, bet.measure)
         samples = sampled(subject.runner, subject.loaded, arms, bet.measure.sample)
         eye_test = spoken(subject.runner, subject.loaded, arms, bet.measure.speak)
         plans = [plan for arm in arms for plan in arm.plans]
@@ -165,12 +164,9 @@ class Laboratory:
         variants: list[VariantResult] = []
         for name, reading in readings.items():
             place = (samples, eye_test, name, checkpoint)
-            if bet.measure.stop == "none":
-                losses, scores = subject.scores(reading, plans, also)
-                told = told_variants(subject, reading, losses, scores, arms, comparisons, *place)
-                told = with_own_metrics(own, told, arms, losses, scores, reading, comparisons)
-            else:
-                losses, told = told_until_decided(subject, bet, reading, arms, comparisons, *place)
+            losses, scores = subject.scores(reading, plans, also)
+            told = told_variants(subject, reading, losses, scores, arms, comparisons, *place)
+            told = with_own_metrics(own, told, arms, losses, scores, reading, comparisons)
             bases.append(told_base(subject, bet.measure, reading, losses, *place))
             variants += told
         alone = evaluations([subject.base, *plans])

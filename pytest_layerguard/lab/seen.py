@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_layerguard.bet.metrics import OwnMetric
-    from pytest_layerguard.bet.model import Measure
     from pytest_layerguard.interventions.plan import Plan
     from pytest_layerguard.lab.arms import Arm
     from pytest_layerguard.lab.contracts import Reading
@@ -61,19 +60,6 @@ class Seen:
     def share(self, values: NDArray[np.float64]) -> Interval:
         """Return the share of tokens, of one 0 or 1 per token, ``[n]``, with its 95 % interval."""
         return intervals.share(values, self.windows, self.comparisons)
-
-
-def refuse_stopping(wanted: Sequence[OwnMetric], measure: Measure) -> None:
-    """Refuse to stop early where a metric is measured on all tokens.
-
-    Raises:
-        LabError: If the bet may stop before all tokens are scored.
-    """
-    if wanted and measure.stop != "none":
-        raise LabError(
-            f"measure.stop: {measure.stop} does not go with the metric {wanted[0].name}, which is "
-            "measured on all tokens; allowed: none"
-        )
 
 
 def with_own_metrics(

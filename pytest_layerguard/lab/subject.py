@@ -120,10 +120,6 @@ class Subject:
         ]
         return training_windows(ids, window, tokens.bos_id(tokenizer, measure.bos), most)
 
-    def kept_base(self, reading: Reading) -> Base | None:
-        """The base on what was read, where it was run and could be kept."""
-        return self._bases.get(reading.key)
-
     def footprint(self, reading: Reading, plans: Sequence[Plan]) -> int:
         """Bytes that a sweep of these plans holds at most beside the model."""
         anatomy = self.runner.anatomy

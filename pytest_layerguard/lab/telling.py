@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from pytest_layerguard.lab import measurement, soundness
 from pytest_layerguard.lab.results import BaseResult, VariantResult
-from pytest_layerguard.lab.stopping import watch
 from pytest_layerguard.lab.storage import size_metrics
 from pytest_layerguard.lab.talk import Talk, fewest
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_layerguard.bet.criteria import Interval
-    from pytest_layerguard.bet.model import Bet, Measure
+    from pytest_layerguard.bet.model import Measure
     from pytest_layerguard.interventions.plan import Plan
     from pytest_layerguard.lab.arms import Arm
     from pytest_layerguard.lab.contracts import Reading
@@ -93,64 +92,6 @@ def told_variants(
             )
         )
     return variants
-
-
-def told_until_decided(
-    subject: Subject,
-    bet: Bet,
-    reading: Reading,
-    arms: Sequence[Arm],
-    comparisons: int,
-    samples: Talk,
-    eye_test: Talk,
-    text: str | None,
-    checkpoint: str | None,
-) -> tuple[Tensor, list[VariantResult]]:
-    """The base's losses and every variant, each measured only until nothing to come could change what is said.
-
-    Raises:
-        LabError: If the bet's criteria cannot be decided one variant at a time.
-    """
-    known = [
-        _unique(samples.fewest, fewest(samples.variants[index]))
-        | size_metrics(arm.plans, subject.runner.anatomy, subject.loaded.provenance["stored_dtype"])
-        for index, arm in enumerate(arms)
-    ]
-    losses, watched = watch(subject, bet, reading, arms, known, comparisons)
-    told: list[VariantResult] = []
-    for index, each in enumerate(watched):
-        note = each.note(reading.scored, bet.measure.stop)
-        if note is None and bet.measure.stop == "exact":
-            alone = Talk(samples.base, (samples.variants[index],))
-            heard = Talk(eye_test.base, (eye_test.variants[index],))
-            told += told_variants(
-                subject,
-                reading,
-                losses,
-                each.finished(),
-                [each.arm],
-                comparisons,
-                alone,
-                heard,
-                text,
-                checkpoint,
-            )
-            continue
-        told.append(
-            VariantResult(
-                each.arm.name,
-                each.arm.target,
-                each.arm.arm,
-                text,
-                checkpoint,
-                each.metrics,
-                samples=samples.variants[index],
-                spoken=eye_test.variants[index],
-                diagnostics=each.arm.notes,
-                note=note,
-            )
-        )
-    return losses, told
 
 
 def _scored(

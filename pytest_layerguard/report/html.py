@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
     import jinja2
 
-    from pytest_layerguard.bet.interval import Interval
     from pytest_layerguard.lab.results import BetResult
     from pytest_layerguard.report.entry import Told
     from pytest_layerguard.report.refused import Refused
@@ -278,14 +276,8 @@ def _measured(result: BetResult, seconds: float) -> str:
         if result.descriptive
         else "95 % intervals, clustered by window"
     )
-    if any(_is_bound(each) for made in result.variants for each in made.metrics.values()):
-        intervals += ", bounds where it stopped early"
     spent = "from the cache" if result.cached else text.seconds(seconds)
     return f"{result.tokens:,} tokens in {many(result.windows, 'window')}; {intervals}; {spent}"
-
-
-def _is_bound(interval: Interval) -> bool:
-    return math.isfinite(interval.value) and math.isinf(interval.high)
 
 
 def _recoveries(story: Story) -> Iterator[plots.LinesFigure]:

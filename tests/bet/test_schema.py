@@ -48,7 +48,6 @@ measure:
   max_base_perplexity: none
   sample: {prompts: [a, b], tokens: 10}
   speak: {prompts: [a], tokens: 10, temperature: 0.5, seed: 1}
-  stop: exact
 criteria: {lenient: any(perplexity_ratio <= 3)}
 closes: {interventions: [skip_layers], models: parameters <= 1e8}
 evidence: [{source: s, model: m, text: t, verdict: STRICT, base: {kl: 1}, variants: {a b: {kl: 2}},

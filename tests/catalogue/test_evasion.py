@@ -92,14 +92,14 @@ def test_calling_a_newcomer_upheld_and_recording_it_oneself(bets: Bets) -> None:
     assert "- drop-one: upheld inside the door that bet-40 closed" in wrong
 
 
-@pytest.mark.parametrize("key", ["needs", "dtype", "stop"])
+@pytest.mark.parametrize("key", ["needs", "dtype", "max_base_perplexity"])
 def test_keys_that_are_about_something_else(bets: Bets, key: str) -> None:
     bets.put(BET_40)
-    measure = {**PROPOSAL["measure"], "stop": "exact", "max_base_perplexity": "none"}
+    measure = {**PROPOSAL["measure"], "max_base_perplexity": "none"}
     keys: dict[str, dict[str, Any]] = {
         "needs": {"needs": {"gpu": "640GiB", "memory": "9000GiB"}},
         "dtype": {"model": {"reference": "reference", "dtype": "bfloat16"}},
-        "stop": {"measure": measure},
+        "max_base_perplexity": {"measure": measure},
     }
     bets.put(**keys[key])
     refused(bets)

@@ -24,7 +24,7 @@ claim: It holds.
 status: proposed
 model: reference
 intervention: {{{what}}}
-measure: {{text: {{reference: heldout}}, tokens: 1024, window: 128, stop: {stop}}}
+measure: {{text: {{reference: heldout}}, tokens: 1024, window: 128}}
 criteria: {{lenient: {criterion}}}
 """
 
@@ -46,11 +46,9 @@ def own(function: str, **more: object) -> OwnMetric:
     return OwnMetric(name, "1", "a test's", implementation=f"{__name__}:{function}", **more)  # type: ignore[arg-type]
 
 
-def read(
-    metric: OwnMetric, what: str = "skip_layers: {layers: 3}", stop: str = "none"
-) -> BetDocument:
+def read(metric: OwnMetric, what: str = "skip_layers: {layers: 3}") -> BetDocument:
     known = Registry.of(metrics=[metric])
-    text = BET.format(what=what, criterion=f"{metric.name} <= 0.75", stop=stop)
+    text = BET.format(what=what, criterion=f"{metric.name} <= 0.75")
     return parse_bets(text, Path("bets/own.yaml").absolute(), metrics=known.metrics)[0]
 
 
@@ -85,12 +83,6 @@ def test_it_must_return_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     metric = own("not_an_interval")
     with pytest.raises(LabError, match="returned float; allowed: an Interval"):
         measured(metric, read(metric), monkeypatch)
-
-
-def test_it_does_not_go_with_stopping_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    metric = own("mean_kl")
-    with pytest.raises(LabError, match=r"measure\.stop: exact does not go with the metric"):
-        measured(metric, read(metric, stop="exact"), monkeypatch)
 
 
 def test_a_bet_that_names_one_is_not_kept_for_its_code_may_change() -> None:
@@ -129,7 +121,7 @@ def test_a_conftest_file_can_register_one(pytester: pytest.Pytester) -> None:
         """
     )
     (pytester.path / "bets").mkdir()
-    text = BET.format(what="skip_layers: {layers: 3}", stop="none", criterion="median_kl <= 1")
+    text = BET.format(what="skip_layers: {layers: 3}", criterion="median_kl <= 1")
     (pytester.path / "bets" / "own.yaml").write_text(text, encoding="utf-8")
     result = pytester.runpytest("bets", "--collect-only", "-q")
     result.stdout.fnmatch_lines(["bets/own.yaml::own"])

@@ -185,7 +185,6 @@ class TestPage:
         text = Read(page(tales.judged(tales.SWEEP, found))).text
         assert "4 or more" in text
         assert "95 % interval or more" not in text
-        assert "bounds where it stopped early" in text
 
     def test_what_a_model_says_is_no_landmark(self) -> None:
         read = Read(page(*tales.every().values()))

@@ -8,18 +8,18 @@ from pytest_layerguard.report.variants import notes
 
 
 def test_a_note_of_several_is_told_once() -> None:
-    made = [tales.variant(f"skip-{at}", str(at), note="stopped early") for at in range(5)]
+    made = [tales.variant(f"skip-{at}", str(at), note="overflowed") for at in range(5)]
     other = tales.variant("zero-1", "1", note="is copied \x1b[2J")
     bare = tales.variant("zero-2", "2")
     assert list(notes([*made, other, bare])) == [
-        "skip-0, skip-1, skip-2, skip-3, skip-4: stopped early",
+        "skip-0, skip-1, skip-2, skip-3, skip-4: overflowed",
         r"zero-1: is copied \u001b[2J",
     ]
 
 
 def test_of_many_names_a_few_are_told() -> None:
-    made = [tales.variant(f"skip-{at}", str(at), note="stopped early") for at in range(48)]
-    assert list(notes(made)) == ["skip-0, skip-1, skip-2, skip-3 and 44 more: stopped early"]
+    made = [tales.variant(f"skip-{at}", str(at), note="overflowed") for at in range(48)]
+    assert list(notes(made)) == ["skip-0, skip-1, skip-2, skip-3 and 44 more: overflowed"]
 
 
 def test_a_text_and_a_checkpoint_are_part_of_the_name() -> None:
