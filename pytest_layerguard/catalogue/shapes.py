@@ -19,16 +19,14 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_layerguard import reference
 from pytest_layerguard.bet.problems import printable
 from pytest_layerguard.catalogue.layout import laid_out
-from pytest_layerguard.lab.errors import LabError
-from pytest_layerguard.lab.footprint import Dimensions, put_out
 from pytest_layerguard.lab.whole import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig
 
-_FORM: Final = 2
+_FORM: Final = 3
 """Counts the changes of what is remembered."""
 _LARGEST_CONFIG: Final = 1_000_000
 _LARGEST_DEPTH: Final = 2_048
@@ -68,7 +66,6 @@ class Shape:
         experts: Experts of a layer, the most over the layers; 0 for a dense model.
         hidden_size: Width of the residual stream.
         families: The configuration's `model_type`, and that of the decoder inside a wrapper.
-        dimensions: What decides how much memory a sweep takes; no scope asks for it.
     """
 
     parameters: int | None = None
@@ -76,7 +73,6 @@ class Shape:
     experts: int | None = None
     hidden_size: int | None = None
     families: tuple[str, ...] = ()
-    dimensions: Dimensions | None = None
 
     @property
     def body(self) -> tuple[int, int, int] | None:
@@ -97,24 +93,12 @@ def of_reference(name: str) -> Shape:
     with (folder / "model.safetensors").open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     tensors = {key: tuple(entry["shape"]) for key, entry in header.items() if key != "__metadata__"}
-    layer = {key: shape for key, shape in tensors.items() if ".layers.0." in key}
-    matrices = {key: shape for key, shape in layer.items() if len(shape) > 1}
-    experts = {key: config["num_experts"] for key in matrices if ".experts." in key}
     return Shape(
         parameters=sum(map(math.prod, tensors.values())),
         layers=config["num_hidden_layers"],
         experts=config["num_experts"],
         hidden_size=config["hidden_size"],
         families=(config["model_type"],),
-        dimensions=Dimensions(
-            hidden=config["hidden_size"],
-            inner=put_out(matrices, experts, config["num_experts_per_tok"]),
-            heads=config["num_attention_heads"],
-            head=config["head_dim"],
-            vocabulary=config["vocab_size"],
-            layer=sum(map(math.prod, layer.values())),
-            fused=True,
-        ),
     )
 
 
@@ -140,9 +124,7 @@ def of_config(config: Mapping[str, Any], cache: Path | None) -> Shape:
 def _remembered(path: Path) -> Shape | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        known = data["dimensions"]
-        dimensions = None if known is None else Dimensions(**known)
-        return Shape(**{**data, "families": tuple(data["families"]), "dimensions": dimensions})
+        return Shape(**{**data, "families": tuple(data["families"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -195,18 +177,7 @@ def _built(config: Mapping[str, Any]) -> Shape:
         experts=_experts(decoder, sizes),
         hidden_size=_whole(getattr(decoder, "hidden_size", None)),
         families=tuple(dict.fromkeys((family, str(decoder.model_type)))),
-        dimensions=_dimensions(model),
     )
-
-
-def _dimensions(model: PreTrainedModel) -> Dimensions | None:
-    from pytest_layerguard.lab.anatomy import Anatomy
-
-    try:
-        return Dimensions.of(Anatomy.of(model))
-    except (LabError, AttributeError, TypeError):
-        # It has no layers that the laboratory could take apart, or does not name its sizes as others do.
-        return None
 
 
 def _experts(decoder: PreTrainedConfig, sizes: Mapping[str, tuple[int, ...]]) -> int:

@@ -39,7 +39,6 @@ class Cost:
         alone: Layer evaluations if each were run by itself.
         choosing: Layer evaluations that decide what is done, before anything is scored.
         training: Windows that training goes through, forward and backward.
-        plans: The variants, as the laboratory would run them.
     """
 
     variants: tuple[str, ...]
@@ -47,7 +46,6 @@ class Cost:
     alone: int
     choosing: int = 0
     training: int = 0
-    plans: tuple[Plan, ...] = field(default=(), repr=False)
 
 
 @dataclass
@@ -146,5 +144,4 @@ def cost(bet: Bet, registry: Registry, layers: int, experts: int) -> Cost:
         alone=sum(len(plan.steps) for plan in dict.fromkeys(everything)),
         choosing=bench.choosing,
         training=bench.training,
-        plans=tuple(plans),
     )

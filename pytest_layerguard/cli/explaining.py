@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.texts import TextSource
     from pytest_layerguard.catalogue.crossing import Crossing
     from pytest_layerguard.catalogue.records import Record
-    from pytest_layerguard.catalogue.shapes import Shape
     from pytest_layerguard.catalogue.shelf import Catalogue
     from pytest_layerguard.catalogue.sight import Scout, Sighting
     from pytest_layerguard.cli.dry import Cost
@@ -345,41 +344,11 @@ def _costs(bet: Bet, cost: Cost | None, why: str, sighting: Sighting) -> Iterato
     if parameters is not None:
         width = _width(bet, parameters)
         lies = "on disk" if bet.model.placement == "stream" else "in memory"
-        beside = _beside(bet, cost, sighting.shape, width)
-        yield f"About {_bytes(parameters * width)} of weights {lies}{beside}."
+        yield f"About {_bytes(parameters * width)} of weights {lies}."
     if cost is not None and layers and parameters is not None and bet.measure.tokens is not None:
         yield _time(bet, cost, layers, parameters, several)
     if bet.needs is not None and bet.needs.gpu is not None:
         yield f"It says that it needs a GPU with {_bytes(bet.needs.gpu)}."
-
-
-def _beside(bet: Bet, cost: Cost | None, shape: Shape, width: int) -> str:
-    """What the sweep holds besides the weights, where the model and the number of tokens are known."""
-    from pytest_layerguard.interventions.plan import Plan
-    from pytest_layerguard.lab.footprint import MICRO_BATCH, Rows, predicted
-
-    measure = bet.measure
-    known = cost is not None and shape.dimensions is not None and shape.layers is not None
-    if not known or measure.tokens is None or measure.preset is not None:
-        return ""
-    assert cost is not None
-    assert shape.dimensions is not None
-    assert shape.layers is not None
-    window = measure.window or 512
-    eager = bet.model.attn_implementation == "eager"
-    dimensions = replace(shape.dimensions, item=width, fused=shape.dimensions.fused and not eager)
-    cpu, gpu = (
-        predicted(
-            dimensions,
-            Rows.evenly(_windows(measure) * window, window, MICRO_BATCH[device]),
-            Plan.untouched(shape.layers),
-            cost.plans,
-            device,
-            streamed=bet.model.placement == "stream",
-        ).total
-        for device in ("cpu", "cuda")
-    )
-    return f", and beside them at most {_bytes(cpu)} on a CPU or {_bytes(gpu)} on a GPU"
 
 
 def _time(bet: Bet, cost: Cost, layers: int, parameters: int, several: int) -> str:

@@ -17,11 +17,6 @@ _CHUNK_ELEMENTS: Final = {"cpu": 2**22, "cuda": 2**27}
 _CHUNK_ROWS: Final = {"cpu": 512, "cuda": 2**20}
 """Rows of logits held at a time: on a CPU more gain nothing, and would leave its cache between two steps."""
 
-_AT_ONCE: Final = 6.25
-"""Tensors of a chunk's size that are alive together at the most: of the base its log-probabilities, those held above
-what is too faint, where that is (a byte each) and its probabilities; the log-probabilities of the variant before; of
-this one its logits and its log-probabilities. Summing a divergence takes no more."""
-
 _FAINT: Final = -69.0
 """Log-probability of 1e-30, below which a token counts as ruled out: 1/p must not overflow."""
 
@@ -45,11 +40,6 @@ def chunk_rows(vocabulary: int, device: str) -> int:
     """How many rows of logits are computed at a time for a vocabulary of this size on this kind of device."""
     kind = device if device in _CHUNK_ELEMENTS else "cpu"
     return max(1, min(_CHUNK_ROWS[kind], _CHUNK_ELEMENTS[kind] // vocabulary))
-
-
-def chunk_bytes(tokens: int, vocabulary: int, device: str) -> int:
-    """Bytes that :func:`compare` allocates at most at a time for the logits of so many tokens."""
-    return int(min(tokens, chunk_rows(vocabulary, device)) * vocabulary * 4 * _AT_ONCE)
 
 
 def compare(

@@ -179,9 +179,6 @@ class Laboratory:
                 **subject.loaded.provenance,
                 "micro_batch": subject.micro_batch,
                 "layer_evaluations": alone * sum(len(each.batches) for each in readings.values()),
-                "predicted_peak_bytes": max(
-                    subject.footprint(each, plans) for each in readings.values()
-                ),
                 "texts": [
                     {"name": name, **reading.provenance} for name, reading in readings.items()
                 ],

@@ -103,7 +103,7 @@ class BetResult:
         windows: Windows per text.
         descriptive: Whether there were too few windows for intervals.
         provenance: Model, tokenizer and token digests, versions, device, dtype, attention, micro-batch,
-            layer evaluations, most bytes that the sweep was predicted to hold beside the model.
+            layer evaluations.
         diagnostics: What holds for the whole bet.
         seconds: How long it took to measure, loading included; whenever that was, if it is cached.
         cached: Whether this came from the result cache.

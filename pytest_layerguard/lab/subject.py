@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.problems import many
 from pytest_layerguard.interventions.plan import Plan
 from pytest_layerguard.lab import heap, soundness, tokens
 from pytest_layerguard.lab.anatomy import Anatomy
 from pytest_layerguard.lab.contracts import Reading, default_window, read, training_windows, wanted
-from pytest_layerguard.lab.footprint import MICRO_BATCH, Dimensions, Rows, predicted
 from pytest_layerguard.lab.progress import counted
 from pytest_layerguard.lab.runner import Runner
 from pytest_layerguard.lab.sweep import Base, evaluations, sweep
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
     from pytest_layerguard.lab.loading import Loaded
     from pytest_layerguard.lab.texts import Texts
     from pytest_layerguard.lab.training import Windows
+
+MICRO_BATCH: Final = {"cpu": 2048, "cuda": 16384}
+"""Tokens that go through a block at a time; fixed for a kind of device, because numbers move with shapes."""
 
 
 class Subject:
@@ -119,18 +121,6 @@ class Subject:
             for text in arguments.text
         ]
         return training_windows(ids, window, tokens.bos_id(tokenizer, measure.bos), most)
-
-    def footprint(self, reading: Reading, plans: Sequence[Plan]) -> int:
-        """Bytes that a sweep of these plans holds at most beside the model."""
-        anatomy = self.runner.anatomy
-        return predicted(
-            Dimensions.of(anatomy, item=self.runner.item),
-            Rows.of(reading.batches),
-            self.base,
-            plans,
-            self.runner.device.type,
-            streamed=self.runner.store is not None,
-        ).total
 
     def scores(
         self, reading: Reading, plans: Sequence[Plan], also: Sequence[Plan] = ()

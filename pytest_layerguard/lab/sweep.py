@@ -8,20 +8,42 @@ the windows at a time, so that no more states are held than a part's budget allo
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
 
-from pytest_layerguard.lab.footprint import Limits, live, split
 from pytest_layerguard.lab.head import Scores, compare, joined
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pytest_layerguard.interventions.plan import Plan, Shell, Step, Weights
     from pytest_layerguard.lab.runner import Frame, Runner
     from pytest_layerguard.lab.windows import Batch
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a sweep may hold on a kind of device, in bytes.
+
+    Attributes:
+        states: Hidden states at a time.
+        edits: Edited tensors kept from one part of the windows to the next.
+        base: The base's final hidden states kept for later sweeps over the same tokens.
+    """
+
+    states: int
+    edits: int
+    base: int
+
+    @classmethod
+    def on(cls, device: str) -> Limits:
+        """Return those of a kind of device, as torch names it."""
+        return _LIMITS.get(device, _LIMITS["cpu"])
+
+
+_LIMITS: Final = {"cpu": Limits(2**30, 2**30, 2**28), "cuda": Limits(2**33, 2**33, 2**31)}
 
 
 @dataclass(frozen=True)
@@ -84,6 +106,18 @@ def evaluations(plans: Sequence[Plan]) -> int:
     )
 
 
+def split(sizes: Sequence[int], room: int) -> Iterator[range]:
+    """Yield runs of neighbours whose sizes together fit the room, one at least in each."""
+    start, held = 0, 0
+    for place, size in enumerate(sizes):
+        if place > start and held + size > room:
+            yield range(start, place)
+            start, held = place, 0
+        held += size
+    if start < len(sizes):
+        yield range(start, len(sizes))
+
+
 @torch.inference_mode()
 def sweep(
     runner: Runner,
@@ -117,7 +151,9 @@ def sweep(
     room = limits.base
     scores: dict[Plan, list[Scores]] = {plan: [] for plan in variants}
     states = [batch.input_ids.numel() * runner.state_width for batch in batches]
-    most = live(len(distinct), len(runner.anatomy), streamed=runner.store is not None)
+    # Depth first a state is held for each slot, else for each plan; besides, the embeddings, what a layer
+    # is about to give, and the base's final states.
+    most = 3 + (len(runner.anatomy) if runner.store is None else len(distinct))
     parts = [
         [batches[place] for place in places] for places in split(states, limits.states // most)
     ]
@@ -284,7 +320,7 @@ class _Walk:
             self.base_final = final
         self.waiting += [(plan, final) for plan in plans if plan in self.scored]
         self.waiting_bytes += final.nbytes
-        if self.waiting_bytes > Limits.on(final.device.type).waiting:
+        if self.waiting_bytes > Limits.on(final.device.type).states // 4:
             self._score()
 
     def _score(self) -> None:

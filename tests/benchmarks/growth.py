@@ -26,8 +26,8 @@ from sweeps import built, scored
 from pytest_layerguard.interventions.plan import Plan
 from pytest_layerguard.lab import heap
 from pytest_layerguard.lab.anatomy import Anatomy
-from pytest_layerguard.lab.footprint import MICRO_BATCH
 from pytest_layerguard.lab.runner import Runner
+from pytest_layerguard.lab.subject import MICRO_BATCH
 from pytest_layerguard.lab.sweep import evaluations, sweep
 from pytest_layerguard.lab.windows import Batch, Contract, batched, cut
 

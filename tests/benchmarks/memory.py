@@ -1,4 +1,4 @@
-"""Memory beside the loaded model, for a vocabulary of 262,144: predicted, counted and resident.
+"""Memory beside the loaded model, for a vocabulary of 262,144: counted and resident.
 
     python tests/benchmarks/memory.py [--tokens 512] [--layers 8] [--width 128]
 
@@ -27,9 +27,9 @@ from sweeps import built, skipping_loop
 from pytest_layerguard.interventions.plan import Plan
 from pytest_layerguard.lab import heap
 from pytest_layerguard.lab.anatomy import Anatomy
-from pytest_layerguard.lab.footprint import MICRO_BATCH, Dimensions, Rows, predicted
 from pytest_layerguard.lab.head import chunk_rows
 from pytest_layerguard.lab.runner import Runner
+from pytest_layerguard.lab.subject import MICRO_BATCH
 from pytest_layerguard.lab.sweep import sweep
 from pytest_layerguard.lab.windows import Contract, batched, cut
 
@@ -62,9 +62,6 @@ def measured(told: argparse.Namespace) -> dict[str, int]:
         found["resident"] = resident(work)
         took = allocated(work)
         found |= {"counted": took.peak, "largest": took.largest}
-    dimensions = Dimensions.of(runner.anatomy)
-    told_before = predicted(dimensions, Rows.of(batches), base, plans, told.device)
-    found["predicted"] = told_before.total
     found["chunk"] = chunk_rows(told.vocabulary, told.device) * told.vocabulary * 4
     found["model"] = sum(each.nbytes for each in model.parameters())
     return found
@@ -95,13 +92,11 @@ def main() -> None:
         f"model {_mib(ours['model'])}, all logits of one variant {_mib(logits)}, "
         f"a chunk of them {_mib(ours['chunk'])}"
     )
-    print(f"predicted for the sweep      {_mib(ours['predicted'])}")
     for how in ("counted", "resident"):
         if how in ours:
             print(
                 f"{how:9} sweep {_mib(ours[how])}, loop {_mib(theirs[how])}; "
-                f"loop/sweep {theirs[how] / ours[how]:.1f}, "
-                f"predicted/sweep {ours['predicted'] / ours[how]:.2f}"
+                f"loop/sweep {theirs[how] / ours[how]:.1f}"
             )
     if "largest" in ours:
         print(

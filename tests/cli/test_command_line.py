@@ -294,7 +294,6 @@ def test_explain_counts_by_the_trie_and_names_the_door(capsys: pytest.CaptureFix
     assert "10 layer evaluations over all tokens, base included; 16 if nothing were shared" in told
     assert "4 variants: skip-0, skip-1, skip-2, skip-3" in told
     assert "64 windows of 128 tokens" in told
-    assert re.search(r"beside them at most \d+ MiB on a CPU or \d+ MiB on a GPU\.", told)
     assert "It stands in the door that lost closed (bets/lost.yaml:4), with skip_layers." in told
     assert "It has neither a record nor evidence." in told
     assert "So it will not be measured: CROSSED. With 'challenges: [lost]' it is" in told

@@ -10,13 +10,10 @@ import pytest
 import torch
 
 from pytest_layerguard.bet.reading import parse_bets
-from pytest_layerguard.catalogue import shapes
-from pytest_layerguard.interventions.plan import Plan
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.lab import sampling, subject
 from pytest_layerguard.lab.conditions import Conditions
 from pytest_layerguard.lab.errors import LabError
-from pytest_layerguard.lab.footprint import Rows, predicted
 from pytest_layerguard.lab.laboratory import Laboratory
 from pytest_layerguard.lab.memory import shortage
 from pytest_layerguard.lab.runner import Runner
@@ -106,16 +103,6 @@ def test_all_is_measured_again_in_the_smaller_shape(
     monkeypatch.setattr(subject, "MICRO_BATCH", {"cpu": 4 * WINDOW})
     alone = Laboratory(Conditions(device="cpu"), Registry.of())
     assert measured(alone, bet()) == found
-
-
-def test_the_peak_is_told_as_it_was_before_the_model_was_loaded(lab: Laboratory) -> None:
-    (told,) = measured(lab, bet()).provenance["checkpoints"]
-    dimensions = shapes.of_reference("reference").dimensions
-    assert dimensions is not None
-    base = Plan.untouched(4)
-    plans = [base.without(frozenset([layer])) for layer in range(4)]
-    before = predicted(dimensions, Rows.evenly(256, WINDOW, 2048), base, plans, "cpu")
-    assert told["predicted_peak_bytes"] == before.total
 
 
 def test_what_comes_after_is_measured_as_usual(

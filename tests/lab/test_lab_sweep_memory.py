@@ -1,9 +1,9 @@
-"""What a sweep holds beside the model: predicted before it runs, and never more than that."""
+"""What a sweep holds beside the model: hidden states of one part of the windows, and never all logits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import combinations, product
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -14,12 +14,11 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from pytest_layerguard.interventions.plan import Edit, Plan, Weights
-from pytest_layerguard.lab import footprint
+from pytest_layerguard.lab import sweep as sweeping
 from pytest_layerguard.lab.anatomy import Anatomy
-from pytest_layerguard.lab.footprint import Dimensions, Limits, Rows, predicted, split
 from pytest_layerguard.lab.head import chunk_rows
 from pytest_layerguard.lab.runner import Runner
-from pytest_layerguard.lab.sweep import sweep
+from pytest_layerguard.lab.sweep import Limits, split, sweep
 from pytest_layerguard.lab.windows import Batch, Contract, batched, cut
 
 TIGHT = Limits(states=2**18, edits=2**18, base=2**15)
@@ -84,49 +83,47 @@ class Shelf:
         return {name: tensor.clone() for name, tensor in own.items()}
 
 
-SHAPES = {
-    # family, layers, width, vocabulary, tokens, window, windows at a time
-    "few logits": ("llama", 3, 128, 32, 128, 32, 1),
-    "many logits": ("llama", 4, 32, 20_000, 128, 32, 2),
-    "one micro-batch": ("llama", 5, 64, 512, 128, 64, 2),
-    "a short last window": ("llama", 5, 64, 512, 150, 32, 2),
-    "long windows": ("mistral", 4, 64, 256, 512, 256, 1),
-    "attention scores": ("gemma2", 4, 64, 256, 256, 64, 2),
-    "matrices the other way round": ("gpt2", 4, 64, 256, 256, 64, 2),
-    "experts": ("qwen3_moe", 4, 64, 256, 256, 64, 2),
-}
 SWEEPS = {"skips": skips, "pairs": pairs, "edits": drawn_anew}
-CASES = [(shape, "skips", False, False) for shape in SHAPES]
-CASES += [
-    ("few logits", sweep, streamed, parts)
-    for sweep, streamed, parts in product(SWEEPS, (False, True), (False, True))
-    if (sweep, streamed, parts) != ("skips", False, False)
-]
 
 
-@pytest.mark.parametrize(("shape", "variants", "streamed", "parts"), CASES)
-def test_no_sweep_holds_more_than_predicted_and_none_much_less(
-    shape: str, variants: str, streamed: bool, parts: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("variants", SWEEPS)
+def test_more_tokens_are_more_parts_and_not_more_hidden_states(
+    variants: str, streamed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if parts:
-        monkeypatch.setattr(footprint, "_LIMITS", {"cpu": TIGHT})
-    family, layers, width, vocabulary, tokens, window, rows = SHAPES[shape]
-    model, batches = made(family, layers, width, vocabulary), read(tokens, window, rows, 32)
+    width, fewer, more = 128, read(128, 32, 1, 32), read(512, 32, 1, 32)
     store: Any = Shelf() if streamed else None
-    runner, plans = Runner(Anatomy.of(model), store), SWEEPS[variants](layers)
-    base = Plan.untouched(layers)
-    told = predicted(
-        Dimensions.of(runner.anatomy), Rows.of(batches), base, plans, "cpu", streamed=streamed
+    runner, plans = Runner(Anatomy.of(made("llama", 3, width, 32)), store), SWEEPS[variants](3)
+    base = Plan.untouched(3)
+    monkeypatch.setattr(sweeping, "_LIMITS", {"cpu": TIGHT})
+    one, other = (
+        allocated(lambda batches=batches: sweep(runner, batches, base, plans, 32)).peak  # type: ignore[misc]
+        for batches in (fewer, more)
     )
-    took = allocated(lambda: sweep(runner, batches, base, plans, vocabulary))
-    assert took.peak <= told.total <= 1.5 * took.peak, told
+    state_of_what_is_more = (512 - 128) * width * 4
+    assert other - one < state_of_what_is_more
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_parts_score_as_the_whole_does(streamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    store: Any = Shelf() if streamed else None
+    runner = Runner(Anatomy.of(made("llama", 3, 128, 32)), store)
+    batches, base = read(512, 32, 1, 32), Plan.untouched(3)
+    whole = sweep(runner, batches, base, pairs(3), 32)
+    monkeypatch.setattr(sweeping, "_LIMITS", {"cpu": TIGHT})
+    parts = sweep(runner, batches, base, pairs(3), 32)
+    assert whole.kept is not None
+    assert parts.kept is None
+    for one, other in zip(whole.variants, parts.variants, strict=True):
+        torch.testing.assert_close(one.losses, other.losses)
+        torch.testing.assert_close(one.kl, other.kl)
 
 
 def test_a_base_that_is_known_serves_sweeps_that_are_cut_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Breadth first a state is held for each plan, so two sweeps have parts of unlike size.
-    monkeypatch.setattr(footprint, "_LIMITS", {"cpu": Limits(2**17, 2**18, 2**20)})
+    monkeypatch.setattr(sweeping, "_LIMITS", {"cpu": Limits(2**17, 2**18, 2**20)})
     store: Any = Shelf()
     runner, batches = Runner(Anatomy.of(made("llama", 4, 64, 32)), store), read(256, 32, 1, 32)
     base = Plan.untouched(4)
@@ -140,22 +137,6 @@ def test_a_base_that_is_known_serves_sweeps_that_are_cut_otherwise(
         torch.testing.assert_close(one.kl, other.kl)
 
 
-@pytest.mark.parametrize("family", families.FAMILIES)
-def test_a_block_of_any_family_stays_below_its_bound(family: str) -> None:
-    runner = Runner(Anatomy.of(families.model(family)))
-    dimensions = Dimensions.of(runner.anatomy)
-    (batch,) = read(256, 64, 4)
-    with torch.inference_mode():
-        begun = allocated(lambda: runner.begin(batch.input_ids))
-        frame = runner.begin(batch.input_ids)
-        took = max(
-            allocated(lambda slot=slot: runner.step(frame, slot, frame.embeddings)).peak  # type: ignore[misc]
-            for slot in range(families.LAYERS)
-        )
-    assert took <= dimensions.block(4, 64)
-    assert begun.peak <= dimensions.frame(4, 64) + dimensions.block(4, 64)
-
-
 def test_logits_are_never_held_whole() -> None:
     vocabulary = 262_144
     model, batches = made("llama", 2, 8, vocabulary), read(64, 32, 2)
@@ -164,11 +145,6 @@ def test_logits_are_never_held_whole() -> None:
     chunk = chunk_rows(vocabulary, "cpu") * vocabulary * 4
     assert took.largest == chunk
     assert 4 * chunk == 64 * vocabulary * 4
-
-
-def test_windows_side_by_side_are_cut_as_the_contract_cuts_them() -> None:
-    for tokens, window, rows in ((256, 32, 2), (250, 32, 3), (20, 32, 2)):
-        assert Rows.evenly(tokens, window, rows * window) == Rows.of(read(tokens, window, rows))
 
 
 def test_parts_are_as_large_as_there_is_room_and_never_empty() -> None:
