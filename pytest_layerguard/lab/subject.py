@@ -40,7 +40,7 @@ class Subject:
     """
 
     def __init__(self, loaded: Loaded) -> None:
-        heap.keep_freed()
+        heap.reuse_freed_memory()
         self.loaded = loaded
         self.runner = Runner(Anatomy.of(loaded.model), loaded.store)
         self.sweeps = 0

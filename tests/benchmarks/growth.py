@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--svg", type=Path, default=Path("docs/pictures/growth.svg"))
     told = parser.parse_args()
     # As a subject does; both sides share it.
-    heap.keep_freed()
+    heap.reuse_freed_memory()
     known: dict[Size, tuple[float, float, int]] = {}
     panels = []
     print(

@@ -39,7 +39,7 @@ WINDOW = 128
 def measured(told: argparse.Namespace) -> dict[str, int]:
     """What one side holds beyond the loaded model, in bytes, measured in this process."""
     # As a subject does.
-    heap.keep_freed()
+    heap.reuse_freed_memory()
     model = built(told.layers, told.width, told.vocabulary).to(told.device)
     drawn = torch.randint(3, told.vocabulary, (told.tokens + 1,)).tolist()
     windows = cut(drawn, Contract(told.tokens, WINDOW, WINDOW, bos=None))

@@ -74,7 +74,7 @@ def measured(told: argparse.Namespace, folder: Path, scratch: str) -> dict[str, 
     config = AutoConfig.from_pretrained(folder)
     batches = text(told.tokens)
     # As a subject does.
-    heap.keep_freed()
+    heap.reuse_freed_memory()
     reads = Reads()
     took: dict[str, float] = {}
 

@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     told = parser.parse_args()
     # As a subject does; both sides and the limit share it.
-    heap.keep_freed()
+    heap.reuse_freed_memory()
     model = built(told.layers, told.width, told.vocabulary)
     base = Plan.untouched(told.layers)
     skips = [base.without(frozenset([layer])) for layer in range(told.layers)]
