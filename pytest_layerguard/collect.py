@@ -270,12 +270,7 @@ def conditions_of(config: pytest.Config) -> Conditions:
 
 
 def laboratory_of(config: pytest.Config) -> Laboratory:
-    """What measures the bets of this process, or says what others have measured."""
-    settings = config.stash[SETTINGS]
-    if settings.shard is not None or settings.merge is not None:
-        from pytest_layerguard import sharding
-
-        return sharding.laboratory(config)
+    """Return what measures the bets of this process."""
     made: Laboratory = config.hook.pytest_layerguard_laboratory(config=config)
     return made
 

@@ -42,9 +42,9 @@ class Settings:
     limits: tuple[tuple[str, int], ...]
     """How much one bet may use, where that is not the default."""
     shard: tuple[int, int] | None
-    """Which part of the catalogue is measured here, counted from 1, and of how many."""
+    """Which part of the bets is judged here, counted from 1, and of how many."""
     merge: Path | None
-    """A folder with the JSON reports of all parts, which are judged here."""
+    """A folder with the JSON reports of all parts, which are joined here."""
     ray: str | None
     """The address of a Ray cluster that measures."""
     allow_unpinned: bool
@@ -295,14 +295,14 @@ OPTIONS: Final = (
     ),
     Option(
         "shard",
-        "measure only part I of N of the catalogue; with --layerguard-json, for --layerguard-merge",
+        "judge only part I of N of the bets; with --layerguard-json, for --layerguard-merge",
         read=read_shard,
         metavar="I/N",
         flag="--layerguard-shard",
     ),
     Option(
         "merge",
-        "judge what the JSON reports of all parts in this folder say was measured; loads no model",
+        "join the JSON reports of all parts in this folder; measures and judges nothing",
         read=read_folder,
         metavar="DIR",
         flag="--layerguard-merge",
@@ -366,9 +366,14 @@ def configure(config: pytest.Config) -> None:
     closing_folders(config)
     if settings.merge is not None and (settings.shard is not None or settings.ray is not None):
         raise pytest.UsageError(
-            "--layerguard-merge judges what was measured elsewhere; "
+            "--layerguard-merge joins what was judged elsewhere; "
             "it cannot be given together with --layerguard-shard or --layerguard-ray"
         )
+    for name in ("record", "require"):
+        if settings.merge is not None and config.getoption(f"layerguard_{name}"):
+            raise pytest.UsageError(
+                f"--layerguard-merge judges nothing; give --layerguard-{name} to the parts"
+            )
     if config.getoption("dist", "no") != "no" and (settings.ray or settings.merge):
         flag = "--layerguard-ray" if settings.ray else "--layerguard-merge"
         raise pytest.UsageError(

@@ -14,6 +14,7 @@ from pytest_layerguard import (
     hookspecs,
     options,
     run,
+    sharding,
     workers,
 )
 
@@ -53,6 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Read the options, refuse what cannot be meant, and listen to reports."""
     options.configure(config)
     config.pluginmanager.register(run.Gathering(config), "layerguard-gathering")
+    sharding.configure(config)
     workers.configure(config)
     hanging.configure(config)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 TOLD: Final[pytest.StashKey[list[Told]]] = pytest.StashKey()
 REFUSED: Final[pytest.StashKey[list[Refused]]] = pytest.StashKey()
 WRITE_ERRORS: Final[pytest.StashKey[list[str]]] = pytest.StashKey()
+MORE_JSON: Final = pytest.StashKey[dict[str, Any]]()
+"""What the JSON report says beside the bets, by key."""
 ATTRIBUTE: Final = "layerguard"
 """The attribute of a test report that carries a bet's `Told`, as a JSON string."""
 
@@ -134,6 +136,7 @@ class Gathering:
         self._config = config
         self._bets = config.stash.setdefault(TOLD, [])
         self._refused = config.stash.setdefault(REFUSED, [])
+        config.stash.setdefault(MORE_JSON, {})
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what a report carries; the controller of pytest-xdist sees every worker's."""
@@ -192,10 +195,10 @@ def write_report(name: str, path: Path, config: pytest.Config) -> None:
     bets, refused = config.stash[TOLD], config.stash[REFUSED]
     root = config.rootpath
     if name == "json":
-        from pytest_layerguard import sharding
         from pytest_layerguard.report import json
 
-        json.write(path, bets, sharding.told(config))
+        more = config.stash[MORE_JSON]
+        json.write(path, bets, more)
         return
     from pytest_layerguard.report import github
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_layerguard import collect, progress, run
-from pytest_layerguard.options import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,12 +20,7 @@ EVERY: Final = 30.0
 
 
 def configure(config: pytest.Config) -> None:
-    """Take part in a run that is divided, and look after the workers of pytest-xdist."""
-    settings = config.stash[SETTINGS]
-    if settings.shard is not None or settings.merge is not None:
-        from pytest_layerguard import sharding
-
-        sharding.configure(config)
+    """Look after the workers of pytest-xdist, where there are bets."""
     dealt = config.getoption("dist", "no") != "no" and not run.is_worker(config)
     if dealt and run.has_bets(config):
         config.pluginmanager.register(Controller(config), "layerguard-controller")

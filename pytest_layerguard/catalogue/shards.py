@@ -1,27 +1,16 @@
-"""A catalogue measured in parts on several machines, and put together again without a model."""
+"""Bets dealt out to several machines, and the results of those joined."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from pytest_layerguard.bet.problems import printable
-from pytest_layerguard.lab.answers import Answer, given
-from pytest_layerguard.lab.errors import LabError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
-
-    from pytest_layerguard.bet.reading import BetDocument
-    from pytest_layerguard.lab.results import BetResult
-
-FORMAT: Final = 1
-UNMEASURED: Final[Answer] = {"unmeasured": True}
-"""The answer for a bet that was told on without measuring it: one that is CROSSED, say."""
-_LARGEST: Final = 2**31
-_MOST_NAMED: Final = 5
 
 
 class ShardError(Exception):
@@ -30,27 +19,21 @@ class ShardError(Exception):
 
 @dataclass(frozen=True, order=True)
 class Share:
-    """A bet of the catalogue.
+    """A bet to be dealt out.
 
     Attributes:
-        file: Where it stands, from the project's folder.
         id: Its id.
-        digest: Its digest.
         model: What tells its model from others.
         cost: What measuring it costs.
-        shard: Which part measures it, from 1; 0 before that is decided.
     """
 
-    file: str
     id: str
-    digest: str
     model: str
     cost: float
-    shard: int = 0
 
 
-def divide(shares: Iterable[Share], count: int) -> tuple[Share, ...]:
-    """Deal bets out to so many parts; equal bets are dealt equally, in whatever order they come.
+def divide(shares: Iterable[Share], count: int) -> list[list[Share]]:
+    """Deal bets out to `count` parts; equal bets are dealt equally, in whatever order they come.
 
     The longest first, to the part that has least so far (R. L. Graham, Bounds on Multiprocessing Timing
     Anomalies, 1969: at most 4/3 - 1/(3n) of the best). Bets on one model stay together, as far as they do
@@ -62,10 +45,7 @@ def divide(shares: Iterable[Share], count: int) -> tuple[Share, ...]:
     for share in shares:
         models.setdefault(share.model, []).append(share)
     groups = [part for group in models.values() for part in _cut(group, fair)]
-    dealt: list[Share] = []
-    for part, held in enumerate(_longest_first(groups, count), 1):
-        dealt += [replace(share, shard=part) for group in held for share in group]
-    return tuple(sorted(dealt))
+    return [[share for group in part for share in group] for part in _longest_first(groups, count)]
 
 
 def _cut(group: list[Share], fair: float) -> list[list[Share]]:
@@ -93,49 +73,28 @@ class Shard:
     """One part, as its JSON report has it.
 
     Attributes:
-        index: Which it is, from 1.
+        path: The JSON report.
+        index: Which part it is, from 1.
         count: Of how many.
-        plan: All bets of the catalogue, each with the part that measures it.
-        made_by: Versions, and the digest of the code that measured.
-        answers: What was said of each of its own bets, by id.
-        path: The file it was read from.
+        reports: pytest's reports of its bets, each as JSON, by node id.
     """
 
+    path: Path
     index: int
     count: int
-    plan: tuple[Share, ...]
-    made_by: Mapping[str, str]
-    answers: Mapping[str, Answer]
-    path: Path | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
-        return {
-            "format": FORMAT,
-            "index": self.index,
-            "of": self.count,
-            "made_by": dict(self.made_by),
-            "plan": [asdict(share) for share in self.plan],
-            "answers": dict(self.answers),
-        }
+    reports: Mapping[str, list[str]]
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], path: Path) -> Shard:
-        """Return what `to_json` wrote; raises KeyError, TypeError or ValueError for what is not."""
-        if data["format"] != FORMAT:
-            raise ValueError(f"has format {data['format']!r}, not {FORMAT}")
-        return cls(
-            int(data["index"]),
-            int(data["of"]),
-            tuple(Share(**share) for share in data["plan"]),
-            dict(data["made_by"]),
-            {str(id_): dict(answer) for id_, answer in data["answers"].items()},
-            path,
-        )
+        """Read what a JSON report has under `shard`; raises KeyError, TypeError or ValueError."""
+        reports: dict[str, list[str]] = {}
+        for text in data["reports"]:
+            reports.setdefault(json.loads(text)["nodeid"], []).append(text)
+        return cls(path, int(data["index"]), int(data["of"]), reports)
 
 
 def read_shards(folder: Path) -> list[Shard]:
-    """Return all parts in a folder and the folders in it, as artifacts are unpacked; raises ShardError."""
+    """Read all parts in a folder and the folders in it, as artifacts are unpacked; raises ShardError."""
     paths = sorted(folder.rglob("*.json"))
     if not paths:
         raise ShardError(
@@ -146,8 +105,6 @@ def read_shards(folder: Path) -> list[Shard]:
 
 def _read(path: Path) -> Shard:
     try:
-        if path.stat().st_size > _LARGEST:
-            raise ShardError(f"{path}: has more than {_LARGEST:,} bytes")
         data = json.loads(path.read_text(encoding="utf-8"))
         if "shard" not in data:
             raise ShardError(
@@ -156,129 +113,39 @@ def _read(path: Path) -> Shard:
         return Shard.from_json(data["shard"], path)
     except OSError as error:
         raise ShardError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         reason = printable(f"{type(error).__name__}: {error}"[:200])
-        raise ShardError(f"{path}: is damaged ({reason}); measure this part again") from None
+        raise ShardError(f"{path}: is damaged ({reason}); run this part again") from None
 
 
-def merged(
-    shards: Sequence[Shard], made_by: Mapping[str, str], here: Mapping[str, Share]
-) -> Mapping[str, Answer]:
-    """Return what all parts together say of each bet.
-
-    Args:
-        shards: The parts.
-        made_by: What measures here; of it, what a machine that only judges has.
-        here: The bets of this checkout, by id.
+def join(shards: Sequence[Shard]) -> dict[str, list[str]]:
+    """Return the reports of all parts, by node id.
 
     Raises:
-        ShardError: If a part is missing or there twice, if the parts were made of different bets or by
-            different versions, or of other bets than those here.
+        ShardError: If the parts are of different divisions, if one is missing or there twice, or if two
+            have judged one bet.
     """
     first = shards[0]
-    for shard in shards[1:]:
-        _refuse_stranger(first, shard)
-    _refuse_other_code(first, made_by)
-    _refuse_missing([shard.index for shard in shards], first.count, shards)
-    _refuse_other_bets(first, here)
-    answers: dict[str, Answer] = {}
+    parts: dict[int, Shard] = {}
+    reports: dict[str, list[str]] = {}
     for shard in shards:
-        own = {share.id for share in shard.plan if share.shard == shard.index}
-        if missing := sorted(own - set(shard.answers)):
+        if shard.count != first.count:
             raise ShardError(
-                f"{shard.path}: part {shard.index} of {shard.count} ended before it had measured "
-                f"{_named(missing)}; measure this part again"
+                f"{first.path} and {shard.path}: are parts of different divisions, "
+                f"{first.index}/{first.count} and {shard.index}/{shard.count}"
             )
-        answers |= {id_: shard.answers[id_] for id_ in own}
-    return answers
-
-
-def _refuse_stranger(first: Shard, other: Shard) -> None:
-    between = f"{first.path} and {other.path}"
-    if other.count != first.count:
-        raise ShardError(
-            f"{between}: are parts of different wholes, of {first.count} and of {other.count} parts"
-        )
-    if other.made_by != first.made_by:
-        differ = sorted(
-            name
-            for name in {*first.made_by, *other.made_by}
-            if first.made_by.get(name) != other.made_by.get(name)
-        )
-        told = ", ".join(
-            f"{name} {first.made_by.get(name)} and {other.made_by.get(name)}" for name in differ
-        )
-        raise ShardError(printable(f"{between}: were measured by different versions: {told}"))
-    if other.plan != first.plan:
-        differing = {share.id for share in set(first.plan) ^ set(other.plan)}
-        raise ShardError(
-            f"{between}: were made of different bets ({_named(sorted(differing))}); "
-            "measure all parts of one commit, with the same arguments"
-        )
-
-
-def _refuse_other_code(first: Shard, made_by: Mapping[str, str]) -> None:
-    for name, version in made_by.items():
-        if first.made_by.get(name) != version:
+        other = parts.setdefault(shard.index, shard)
+        if other is not shard:
             raise ShardError(
-                printable(
-                    f"{first.path}: was measured by {name} {first.made_by.get(name)}; here is "
-                    f"{version}, which may judge otherwise"
-                )
+                f"part {shard.index} of {shard.count} is there twice: {other.path}, {shard.path}"
             )
-
-
-def _refuse_missing(indices: Sequence[int], count: int, shards: Sequence[Shard]) -> None:
-    for index in range(1, count + 1):
-        there = [str(shard.path) for shard in shards if shard.index == index]
-        if not there:
-            raise ShardError(f"part {index} of {count} is missing; there is {sorted(indices)}")
-        if len(there) > 1:
-            raise ShardError(f"part {index} of {count} is there twice: {', '.join(there)}")
-    if strange := sorted(set(indices) - set(range(1, count + 1))):
-        raise ShardError(f"there is a part {strange[0]} of {count}")
-
-
-def _refuse_other_bets(first: Shard, here: Mapping[str, Share]) -> None:
-    planned = {share.id: share for share in first.plan}
-    if unknown := sorted(set(planned) - set(here)):
-        raise ShardError(
-            f"{first.path}: the parts were made of bets that are not here: {_named(unknown)}; merge at "
-            "the commit that was measured, with the same arguments"
-        )
-    changed = [id_ for id_, share in planned.items() if share.digest != here[id_].digest]
-    if changed:
-        raise ShardError(
-            f"{first.path}: other bets were measured under these ids: {_named(sorted(changed))}; merge "
-            "at the commit that was measured"
-        )
-
-
-def _named(ids: Sequence[str]) -> str:
-    named = ", ".join(ids[:_MOST_NAMED])
-    return f"{named} and {len(ids) - _MOST_NAMED} more" if len(ids) > _MOST_NAMED else named
-
-
-class MergedLaboratory:
-    """Says of each bet what the laboratory of its part said; has no model."""
-
-    def __init__(self, answers: Mapping[str, Answer]) -> None:
-        self._answers = answers
-
-    def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
-        """Needs no notice."""
-
-    def measure(self, document: BetDocument, *, bets: Path) -> BetResult:
-        """Return the bet's result.
-
-        Raises:
-            LabError: What its part raised, or that it did not measure the bet.
-            UnavailableError: What its part raised.
-        """
-        answer = self._answers.get(document.bet.id, UNMEASURED)
-        if answer == UNMEASURED:
-            raise LabError(
-                "no part has measured this bet, though the catalogue here would have it measured; "
-                "merge at the commit that was measured, with its records"
+        if doubled := sorted(reports.keys() & shard.reports.keys()):
+            raise ShardError(
+                f"{shard.path}: another part has judged {doubled[0]} too; run all parts at one commit, "
+                "with the same arguments"
             )
-        return given(answer)
+        reports |= shard.reports
+    for index in range(1, first.count + 1):
+        if index not in parts:
+            raise ShardError(f"part {index} of {first.count} is missing; there is {sorted(parts)}")
+    return reports

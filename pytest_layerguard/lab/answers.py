@@ -58,25 +58,3 @@ def given(answer: Answer) -> BetResult:
         raise LabError(
             f"the result that was handed on is damaged ({type(error).__name__})"
         ) from None
-
-
-class NotingLaboratory:
-    """Notes what another laboratory says."""
-
-    def __init__(self, inner: Measures) -> None:
-        self._inner = inner
-        self.answers: dict[str, Answer] = {}
-
-    def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
-        """Hand on."""
-        self._inner.expect(documents)
-
-    def measure(self, document: BetDocument, *, bets: Path) -> BetResult:
-        """Hand on, and note the answer."""
-        try:
-            result = self._inner.measure(document, bets=bets)
-        except Exception as error:
-            self.answers[document.bet.id] = failure(error)
-            raise
-        self.answers[document.bet.id] = success(result)
-        return result
