@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_layerguard.collect import SUFFIXES, BetItem, bet_folder, folder_of_bets, shown
-from pytest_layerguard.interrupts import held
 from pytest_layerguard.lab.secrets import without_secrets
 from pytest_layerguard.options import SETTINGS
 
@@ -166,14 +165,6 @@ def write(session: pytest.Session) -> None:
     config = session.config
     if is_worker(config) or config.getoption("collectonly"):
         return
-    with held() as interrupt:
-        _write(session)
-    if interrupt.came:
-        session.exitstatus = pytest.ExitCode.INTERRUPTED
-
-
-def _write(session: pytest.Session) -> None:
-    config = session.config
     failed = config.stash.setdefault(WRITE_ERRORS, [])
     for name in ("json", "html", "markdown"):
         path = getattr(config.stash[SETTINGS], name)
@@ -221,13 +212,6 @@ def is_worker(config: pytest.Config) -> bool:
 
 def summarise(terminal: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the table of bets, what other packages add, and what could not be written."""
-    with held() as interrupt:
-        _summarise(terminal, config)
-    if interrupt.came:
-        pytest.exit("interrupted", returncode=pytest.ExitCode.INTERRUPTED)
-
-
-def _summarise(terminal: pytest.TerminalReporter, config: pytest.Config) -> None:
     told = config.stash[TOLD]
     if told and config.get_verbosity() >= 0:
         from pytest_layerguard.report.entry import by_place

@@ -297,17 +297,17 @@ class Trial:
             found.problems.append(f"exit code {found.code} ({found.moment})")
         if self.signal is signal.SIGINT and found.drafts:
             found.problems.append("a temporary file was left")
-        if found.moment != "start-up" and "pytest_layerguard" in found.traces:
+        if found.moment in ("collection", "measuring") and "pytest_layerguard" in found.traces:
             found.problems.append(f"a traceback of ours ({found.moment})")
 
     def _documented(self, found: Found) -> bool:
         """Whether it ended as it should.
 
-        Before pytest has its plugins and after it has told the end, an interrupt is Python's to answer.
+        Before pytest has its plugins and once it writes its reports, an interrupt is Python's to answer.
         """
         if self.signal is not signal.SIGINT:
             return found.code == -self.signal
-        outside = found.moment in ("start-up", "ending")
+        outside = found.moment in ("start-up", "writing", "ending")
         return found.code == 2 or (found.code in (-2, 130) and outside)
 
     def _again(self, found: Found, usual: Undisturbed, root: Path) -> None:

@@ -69,39 +69,6 @@ def test_an_interrupt_leaves_a_report_of_what_was_measured(trouble: Trouble) -> 
     assert [path.name for path in (trouble.path / "bets" / "records").iterdir()] == ["a.json"]
 
 
-INTERRUPTED = """
-
-import signal
-
-from pytest_layerguard import run
-
-_told = run.{what}
-
-
-def _interrupted(*args):
-    os.kill(os.getpid(), signal.SIGINT)
-    return _told(*args)
-
-
-run.{what} = _interrupted
-"""
-
-
-@pytest.mark.parametrize("what", ["write_report", "tell_github"])
-def test_an_interrupt_waits_until_the_end_is_told(trouble: Trouble, what: str) -> None:
-    """pytest answers none by then: a traceback would end it with one report written and another not."""
-    trouble.bets(a="fine")
-    conftest = trouble.path / "conftest.py"
-    conftest.write_text(conftest.read_text() + INTERRUPTED.format(what=what))
-    code, printed = trouble.run("--layerguard-markdown=out/report.md")
-    assert code == pytest.ExitCode.INTERRUPTED, printed
-    assert "Traceback" not in printed
-    assert "LENIENT" in printed
-    assert trouble.words() == {"a": "LENIENT"}
-    assert (trouble.path / "out" / "report.md").exists()
-    assert trouble.left() == []
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_run_leaves_nothing_half_written(trouble: Trouble, number: signal.Signals) -> None:
     trouble.bets(a="fine", b="sleeps")
