@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_layerguard import LayerguardWarning, progress
-from pytest_layerguard.options import SETTINGS, closing_folders
+from pytest_layerguard.options import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -225,7 +225,6 @@ def guard_of(session: pytest.Session) -> Guard:
             conditions_of(config),
             registry_of(config),
             config.rootpath,
-            closing_folders(config),
         )
         session.stash[GUARD] = guard.Guard(
             judge,

@@ -124,7 +124,7 @@ def _catalogue(config: pytest.Config) -> Catalogue:
     """Read every bet folder that was named, and those above it whose doors count for it."""
     from pytest_layerguard.catalogue.shelf import Catalogue, folders_for
 
-    names = options.closing_folders(config)
+    names = config.stash[options.SETTINGS].bets
     folders = [
         counted
         for folder in _folders(config)

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path, PurePosixPath
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from pytest_layerguard.bet.reading import BetDocument
     from pytest_layerguard.catalogue.judging import Judge
@@ -110,21 +110,15 @@ def conditions(settings: Settings, worker: int, cache: Path | None) -> Condition
     )
 
 
-def judge(
-    settings: Settings,
-    terms: Conditions,
-    registry: Registry,
-    root: Path,
-    folders: Sequence[PurePosixPath],
-) -> Judge:
-    """Build the judge of a project whose root directory is `root`; `folders` are its bet folders' names."""
+def judge(settings: Settings, terms: Conditions, registry: Registry, root: Path) -> Judge:
+    """Build the judge of a project whose root directory is `root`."""
     from pytest_layerguard.catalogue.judging import Judge
     from pytest_layerguard.catalogue.sight import Scout
 
     return Judge(
         Scout(terms),
         root=root,
-        names=folders,
+        names=settings.bets,
         require=settings.require,
         recording=settings.record,
         kinds=registry.arguments,

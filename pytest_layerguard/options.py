@@ -362,8 +362,6 @@ def configure(config: pytest.Config) -> None:
     """
     values = {option.name: _value(config, option) for option in OPTIONS}
     settings = config.stash[SETTINGS] = Settings(**values)
-    # What an override hides in the configuration file is not for the first bet to stumble upon.
-    closing_folders(config)
     if settings.merge is not None and (settings.shard is not None or settings.ray is not None):
         raise pytest.UsageError(
             "--layerguard-merge joins what was judged elsewhere; "
@@ -379,30 +377,6 @@ def configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"{flag} has no use for the workers of pytest-xdist; run it without, as by -n 0"
         )
-
-
-def closing_folders(config: pytest.Config) -> tuple[PurePosixPath, ...]:
-    """Return the names of bet folders whose doors count: those of this run, and the project's own.
-
-    An override on the command line says which bets run. It takes no door away.
-
-    Raises:
-        pytest.UsageError: when the configuration file names what is no folder.
-    """
-    option = next(option for option in OPTIONS if option.name == "bets")
-    overrides: list[str] = config.getoption("override_ini", None) or []
-    if not any(each.startswith(f"{option.ini}=") for each in overrides):
-        return config.stash[SETTINGS].bets
-    own: Sequence[str] = ()
-    try:
-        if config.inipath is not None:
-            from pytest_layerguard.inifile import words
-
-            own = words(config.inipath, option.ini)
-        project = read_folders(own or option.default, config.rootpath)
-    except ValueError as error:
-        raise pytest.UsageError(f"{config.inipath}: {option.ini}: {error}") from None
-    return tuple(dict.fromkeys((*config.stash[SETTINGS].bets, *project)))
 
 
 def _value(config: pytest.Config, option: Option) -> Any:

@@ -16,7 +16,6 @@ import pytest_layerguard.catalogue.judging
 import pytest_layerguard.report.failure
 import pytest_layerguard.report.json
 import pytest_layerguard.report.terminal  # noqa: F401
-from pytest_layerguard import inifile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,9 +113,6 @@ def test_a_flag_that_keeps_bets_from_running_lets_none_pass(
     [
         ("tools/bets/new.yaml", ["--rootdir=tools"]),
         ("bets/deep/bets/new.yaml", ["--rootdir=bets/deep"]),
-        ("bets/open/new.yaml", ["-o", "layerguard_bets=bets/open"]),
-        ("bets/open/new.yaml", ["-o", "layerguard_bets=open"]),
-        ("other/new.yaml", ["-o", "layerguard_bets=other", "--layerguard-record"]),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
@@ -133,15 +129,6 @@ def test_nor_a_configuration_of_its_own_further_down(
     (pytester.path / ".git").mkdir()
     pytester.mkdir("tools").joinpath("pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     assert words_of(pytester, "tools/bets/new.yaml", []) == ["CROSSED"]
-
-
-def test_an_override_takes_no_bet_folder_of_the_project_away(
-    pytester: pytest.Pytester, folder: Path
-) -> None:
-    pytester.makeini("[pytest]\nlayerguard_bets = quality\n")
-    folder.rename(pytester.path / "quality")
-    flags = ["-o", "layerguard_bets=other"]
-    assert words_of(pytester, "other/new.yaml", flags) == ["CROSSED"]
 
 
 def words_of(pytester: pytest.Pytester, file: str, flags: list[str]) -> list[str]:
@@ -162,30 +149,3 @@ def test_workers_read_the_catalogue_too(
     result = pytester.runpytest_subprocess("bets/new.yaml", "-n", "2")
     result.stdout.fnmatch_lines(["CROSSED bets/new.yaml::drop-one - bet-40 closed this door*"])
     assert result.ret == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("pytest.ini", "[pytest]\nlayerguard_bets = quality more/bets\n"),
-        (
-            "tox.ini",
-            "[tox]\nenvlist = a\n[pytest]\nlayerguard_bets =\n    quality\n    more/bets\n",
-        ),
-        ("setup.cfg", "[tool:pytest]\nlayerguard_bets = quality more/bets\n"),
-        ("a.toml", "[tool.pytest.ini_options]\nlayerguard_bets = ['quality', 'more/bets']\n"),
-        ("a.toml", "[tool.pytest.ini_options]\nlayerguard_bets = 'quality more/bets'\n"),
-        ("a.toml", "[tool.pytest]\nlayerguard_bets = ['quality', 'more/bets']\n"),
-        ("pytest.toml", "[pytest]\nlayerguard_bets = ['quality', 'more/bets']\n"),
-    ],
-)
-def test_every_form_of_configuration_file_is_read(tmp_path: Path, name: str, text: str) -> None:
-    path = tmp_path / name
-    path.write_text(text, encoding="utf-8")
-    assert inifile.words(path, "layerguard_bets") == ["quality", "more/bets"]
-    assert inifile.words(path, "layerguard_roots") == []
-
-
-def test_a_configuration_that_only_pytest_can_read_has_no_words(tmp_path: Path) -> None:
-    (tmp_path / "pytest.ini").write_text("x = 1\n[pytest]\n", encoding="utf-8")
-    assert inifile.words(tmp_path / "pytest.ini", "layerguard_bets") == []
