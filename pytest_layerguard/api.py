@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.bet.reading import BetDocument, parse_bets, read_bets
 from pytest_layerguard.bet.verdict import judge
-from pytest_layerguard.project import bets_of
+from pytest_layerguard.catalogue.shelf import bets_of
 
 if TYPE_CHECKING:
     import os

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,7 +10,6 @@ import pytest
 from pytest_layerguard import (
     collect,
     commands,
-    crashed,
     hanging,
     hookspecs,
     options,
@@ -29,9 +29,22 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def layerguard(pytestconfig: pytest.Config) -> Measuring:
     """Measure bets in a test: `layerguard.measure(bet)` gives the numbers and the verdict."""
-    from pytest_layerguard import fixture
+    from pytest_layerguard.api import Measuring
 
-    return fixture.measuring(pytestconfig)
+    @cache
+    def laboratory() -> Laboratory:
+        made: Laboratory = pytestconfig.hook.pytest_layerguard_laboratory(config=pytestconfig)
+        return made
+
+    def skip(why: str) -> None:
+        if "all" in pytestconfig.stash[options.SETTINGS].require:
+            pytest.fail(
+                f"{why}\n--layerguard-require all: what cannot be measured here is a failure"
+            )
+        pytest.skip(why)
+
+    registry = collect.registry_of(pytestconfig)
+    return Measuring(laboratory, registry, pytestconfig.rootpath, skip)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -90,8 +103,8 @@ def pytest_runtest_makereport(
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport, sched: Any) -> None:
-    """Tell of a bet whose worker died."""
-    crashed.tell(crashitem, report, sched.config)
+    """Make the report of a dead worker one of its bet."""
+    workers.report_crash(crashitem, report, sched.config)
 
 
 def pytest_report_teststatus(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.metrics import Metric
 
 SUFFIXES: Final = frozenset({".yaml", ".yml"})
+NAMES: Final = (PurePosixPath("bets"),)
+"""Names of bet folders where no ini file gives others."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,19 @@ def folders_for(bets: Path, root: Path, names: Sequence[PurePosixPath]) -> tuple
                     if beside.is_dir():
                         found.setdefault(beside.resolve(), beside)
     return tuple(found.values())
+
+
+def bets_of(path: Path) -> Path:
+    """Return the bet folder of a file outside a pytest run: the outermost `bets` above it, or its own folder."""
+    path = path.absolute()
+    named = [folder for folder in path.parents if folder.name == str(NAMES[0])]
+    return named[-1] if named else path.parent
+
+
+def root_of(bets: Path) -> Path:
+    """Return the folder whose bet folders count for those of `bets`: here, or what holds `bets`."""
+    here = Path.cwd()
+    return here if bets.is_relative_to(here) else bets.parent
 
 
 def shown(path: Path, root: Path) -> str:

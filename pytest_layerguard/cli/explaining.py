@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.problems import many
+from pytest_layerguard.catalogue.shelf import NAMES, Catalogue, bets_of, folders_for, root_of, shown
 from pytest_layerguard.cli.checking import files
 from pytest_layerguard.cli.told import PROBLEMS, UserError, complain, elsewhere, registry, say
-from pytest_layerguard.project import NAMES, bets_of, root_of
 
 if TYPE_CHECKING:
     import argparse
@@ -138,7 +138,6 @@ class _Explained:
 
     @cached_property
     def _catalogue(self) -> Catalogue:
-        from pytest_layerguard.catalogue.shelf import Catalogue, folders_for
 
         bets = bets_of(self.document.path)
         return Catalogue.load(
@@ -185,7 +184,6 @@ class _Explained:
     def _doors(self, bets: Path) -> Iterator[str]:
         from pytest_layerguard.catalogue.crossing import crossings, mistakes
         from pytest_layerguard.catalogue.numbers import numbers
-        from pytest_layerguard.catalogue.shelf import shown
 
         bet, root = self.document.bet, root_of(bets)
         if bet.closes is not None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pytest_layerguard.catalogue.shelf import Catalogue, bets_of
 from pytest_layerguard.cli.template import ARGUMENTS, NewBet
 from pytest_layerguard.cli.told import UserError, registry, say
 from pytest_layerguard.lab.conditions import ROOT_FLAG
-from pytest_layerguard.project import bets_of
 
 if TYPE_CHECKING:
     import argparse
@@ -204,7 +204,6 @@ def write(path: Path, text: str, known: Registry) -> BetDocument:
     from pytest_layerguard.bet.problems import BetFileError
     from pytest_layerguard.bet.reading import parse_bets
     from pytest_layerguard.bet.schema import bet_schema, written
-    from pytest_layerguard.catalogue.shelf import Catalogue
 
     try:
         (document,) = parse_bets(text, path, kinds=known.arguments, metrics=known.metrics)
