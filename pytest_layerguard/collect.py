@@ -1,4 +1,4 @@
-"""Bet files as pytest sees them: a file is a collector, a bet is a test."""
+"""Bet files and bets as collectors and tests of pytest."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SEEN: Final[pytest.StashKey[dict[str, tuple[Path, int]]]] = pytest.StashKey()
 
 
 def claim(path: Path, parent: pytest.Collector) -> BetFile | None:
-    """Claim a YAML file below a bet folder, by its path alone: every file of every run asks."""
+    """Return a collector for a bet file, or None for any other file; called for every file of every run."""
     folder = folder_of_bets(path, parent.config)
     if folder is None:
         return None
@@ -41,7 +41,7 @@ def claim(path: Path, parent: pytest.Collector) -> BetFile | None:
 
 
 def _harmless(path: Path, config: pytest.Config) -> dict[str, Any]:
-    """A name and a node id that a terminal or a CI runner would not obey, where the file's own are not so."""
+    """Return an escaped name and node id where those of the file hold control characters."""
     from pytest_layerguard.bet.problems import printable
 
     nodeid = shown(path, config).as_posix()
@@ -104,7 +104,7 @@ class BetFile(pytest.File):
         return "\n".join(str(replace(problem, path=path)) for problem in problems)
 
     def _doubled(self, documents: Sequence[BetDocument]) -> Iterator[str]:
-        """Find bets whose id another file has: records and challenges could mean either."""
+        """Yield an error for each bet whose id another file has: records and challenges could mean either."""
         seen = self.session.stash.setdefault(SEEN, {})
         for document in documents:
             here = (self.path, document.line)
@@ -118,7 +118,7 @@ class BetFile(pytest.File):
 
 
 def _unforeseen(report: pytest.TestReport) -> Outcome:
-    """Tell readers who do not see the traceback what it ends with."""
+    """Return an ERROR that quotes the last line of the traceback, for readers who do not see it."""
     from pytest_layerguard.catalogue.outcome import error
     from pytest_layerguard.report import text
 
@@ -131,7 +131,7 @@ def _unforeseen(report: pytest.TestReport) -> Outcome:
 
 
 class BetItem(pytest.Item):
-    """A bet; running it asks the session's guard what it came to."""
+    """A bet, run by judging it."""
 
     def __init__(self, *, document: BetDocument, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -142,26 +142,26 @@ class BetItem(pytest.Item):
 
     @property
     def folder(self) -> Path:
-        """The bet folder that the bet belongs to."""
+        """Return the bet folder that the bet belongs to."""
         assert isinstance(self.parent, BetFile)
         return self.parent.folder
 
     @property
     def model(self) -> str:
-        """What tells models apart: bets with equal ones share a load."""
+        """Return what identifies the model: bets with the same one share a load."""
         return self.document.model_identity
 
     def reportinfo(self) -> tuple[Path, int, str]:
-        """The file and line of the bet, counted from 0 as pytest does."""
+        """Return the file and line of the bet, counted from 0 as pytest does."""
         return self.path, self.document.line - 1, self.name
 
     def runtest(self) -> None:
-        """Judge the bet, and fail, skip or warn as its outcome says."""
+        """Judge the bet, then fail, skip or warn according to its outcome."""
         with progress.display(self.config).bet(self.name):
             outcome = guard_of(self.session).judge(self.document, self.folder)
         self.stash[OUTCOME] = outcome
         if outcome.passed and outcome.word == "INCONCLUSIVE":
-            # All else that is to be noted stands below the table: it must not fail under -W error.
+            # Other notes stand below the table alone, so that they cannot fail under -W error.
             self.warn(LayerguardWarning("; ".join(outcome.warnings)))
         if outcome.skipped:
             from pytest_layerguard.report.entry import why_skipped_in_brief
@@ -175,7 +175,7 @@ class BetItem(pytest.Item):
             raise BetFailedError("\n".join(lines), failure.brief(outcome))
 
     def told(self, report: pytest.TestReport) -> Told:
-        """What the bet came to; an ERROR where running it raised what nobody foresaw."""
+        """Return the result of the bet for reports; an ERROR where running it raised an unknown exception."""
         from pytest_layerguard.report.entry import tell
 
         file = shown(self.path, self.config).as_posix()
@@ -187,13 +187,13 @@ class BetItem(pytest.Item):
     def repr_failure(
         self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any, **kwargs: Any
     ) -> Any:
-        """Tell a failed bet in its own words; only what nobody foresaw has a traceback."""
+        """Show a failed bet without a traceback, which only an unknown exception has."""
         error = excinfo.value
         if not isinstance(error, BetFailedError | LayerguardWarning):
             return super().repr_failure(excinfo, *args, **kwargs)
         told = excinfo.getrepr(style="value", chain=False)
         if told.reprcrash is not None:
-            # The summary, JUnit and --tb=line name this place; one of ours would help nobody.
+            # The summary, JUnit and --tb=line name this place: the bet, not a line of this package.
             told.reprcrash.path = str(self.path)
             told.reprcrash.lineno = self.document.line
             told.reprcrash.message = (
@@ -203,19 +203,19 @@ class BetItem(pytest.Item):
 
 
 class BetFailedError(Exception):
-    """A bet that fails the build: all that a reader needs, line by line, and that in brief."""
+    """A bet that fails the build, with the whole text and a short one."""
 
     def __init__(self, text: str, brief: str) -> None:
         super().__init__(text, brief)
         self.brief = brief
 
     def __str__(self) -> str:
-        """The whole text."""
+        """Return the whole text."""
         return str(self.args[0])
 
 
 def guard_of(session: pytest.Session) -> Guard:
-    """The guard of this process, made when the first bet runs."""
+    """Return the guard of this process, made when the first bet runs."""
     if GUARD not in session.stash:
         from pytest_layerguard import guard
 
@@ -235,7 +235,7 @@ def guard_of(session: pytest.Session) -> Guard:
 
 
 def registry_of(config: pytest.Config) -> Registry:
-    """The interventions and metrics of this package, of installed ones and of conftest files.
+    """Return the interventions and metrics of this package, of installed ones and of conftest files.
 
     Raises:
         pytest.UsageError: when two of them have one name.
@@ -256,7 +256,7 @@ def registry_of(config: pytest.Config) -> Registry:
 
 
 def conditions_of(config: pytest.Config) -> Conditions:
-    """What the user of this run allows, in this process of it."""
+    """Return what the user of this run allows in this process."""
     from pytest_layerguard.guard import conditions
 
     worker = getattr(config, "workerinput", {}).get("workerid", "gw0")
@@ -275,7 +275,7 @@ def laboratory_of(config: pytest.Config) -> Laboratory:
 
 
 def own_laboratory(config: pytest.Config) -> Laboratory:
-    """This package's own laboratory, on the terms of this run."""
+    """Build the laboratory of this package, on the terms of this run."""
     from pytest_layerguard.guard import laboratory
 
     return laboratory(conditions_of(config), registry_of(config), config.stash[SETTINGS])
@@ -293,5 +293,5 @@ def group_by_model(items: list[pytest.Item]) -> None:
 
 
 def shown(path: Path, config: pytest.Config) -> Path:
-    """A path as reports name it: from the root directory, like a node id."""
+    """Return a path as reports name it: from the root directory, like a node id."""
     return path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path

@@ -1,4 +1,4 @@
-"""What is answered without running a test: questions, the audit and the summary."""
+"""Options that answer without running a test: questions, the audit and the summary."""
 
 from __future__ import annotations
 

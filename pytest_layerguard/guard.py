@@ -1,4 +1,4 @@
-"""The guard of one process: the catalogue judges bets, and the laboratory measures those it must.
+"""The guard of one process: the catalogue judges bets, and a laboratory measures those that need it.
 
 Knows nothing of pytest, and imports what is heavy when it is needed: a bet that is refused
 unmeasured costs no import of torch.
@@ -36,11 +36,11 @@ class Laboratory(Protocol):
         """
 
     def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
-        """Say which bets, each with its bet folder, are to be measured in this process."""
+        """Announce the bets, each with its bet folder, that this process measures."""
 
 
 class Guard:
-    """Judges bets; `laboratory` makes what measures them, and is asked when the first one must be.
+    """Judges bets; `laboratory` is called when the first one has to be measured.
 
     `expected` are the bets of this process, each with its bet folder.
     """
@@ -57,7 +57,7 @@ class Guard:
         self._laboratory: Laboratory | None = None
 
     def judge(self, document: BetDocument, bets: Path) -> Outcome:
-        """Return what a bet of the folder `bets` comes to."""
+        """Return the outcome of a bet of the folder `bets`."""
 
         def measure() -> BetResult:
             with library_warnings_shown():
@@ -88,7 +88,7 @@ def library_warnings_shown() -> Iterator[None]:
 
 
 def conditions(settings: Settings, worker: int, cache: Path | None) -> Conditions:
-    """What the user allows.
+    """Return what the user allows.
 
     `worker` numbers this process among those that share the machine; `cache` is where results are
     kept if the user names no folder.

@@ -1,10 +1,9 @@
 """A time limit that works where nothing can be interrupted, as inside a call of CUDA.
 
-A signal is handled between two lines of Python, and a native call that hangs never comes to the next
-one. What can be done is to end the process: a thread tells which bet hung and writes the reports of
-what was measured before it. A native call that hangs and holds Python's lock as well stops that
-thread too; then a timer of faulthandler, which needs no lock, prints where the process stands and
-ends it. Under pytest-xdist a worker is ended, another one takes its place, and other bets go on.
+Python handles a signal between two bytecodes, and a native call that hangs never gets to the next one. So
+the process has to end: a thread prints which bet hung, and writes the reports of the bets before it. A
+native call that also holds the GIL stops that thread; then a timer of faulthandler, which needs no GIL,
+prints the stacks and ends the process. Under pytest-xdist another worker takes over the other bets.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ if TYPE_CHECKING:
 
 
 def hung_after(limit: float) -> float:
-    """Seconds after which a bet hangs that did not end itself at its limit."""
+    """Return the seconds after which a bet counts as hung, which ends itself at its limit otherwise."""
     return 1.5 * limit + 1
 
 
 def stuck_after(limit: float) -> float:
-    """Seconds after which not even the thread came to its turn."""
+    """Return the seconds after which faulthandler ends a process whose thread could not."""
     return 2 * limit + 2
 
 
 def configure(config: pytest.Config) -> None:
-    """Watch bets, where there is a limit."""
+    """Watch bets where there is a time limit."""
     limit = config.stash[SETTINGS].timeout
     if limit:
         config.pluginmanager.register(Watch(config, limit), "layerguard-hanging")
@@ -55,14 +54,14 @@ class Watch:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        """Watch over one bet."""
+        """Start both timers for a bet, and stop them when it is done."""
         if not isinstance(item, BetItem):
             return (yield)
         self._done = False
         timer = threading.Timer(hung_after(self._limit), self._end, (item,))
         timer.daemon = True
         timer.start()
-        # There is one such timer in a process, and the user's own goes before.
+        # A process has one such timer, and that of the user goes first.
         ours = not float(self._config.getini("faulthandler_timeout") or 0)
         if ours:
             faulthandler.dump_traceback_later(
@@ -110,7 +109,7 @@ def _after(item: pytest.Item) -> list[pytest.Item]:
 
 
 def _real_stderr() -> int:
-    """The standard error from before anything is captured."""
+    """Return a descriptor of the standard error from before pytest captures it."""
     try:
         return os.dup(sys.stderr.fileno())
     except (AttributeError, OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What a user may ask for: the command line and the ini file, read into one frozen `Settings`."""
+"""Options of the command line and the ini file, read into one frozen `Settings`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REQUIREMENTS: Final = ("all", "records")
 
 @dataclass(frozen=True)
 class Settings:
-    """What this run was asked to do; each field stands in `OPTIONS`."""
+    """The options of a run; each field stands in `OPTIONS`."""
 
     bets: tuple[PurePosixPath, ...]
     """Folders that hold bet files, as written: a name or a relative path."""
@@ -88,7 +88,7 @@ def read_folders(words: Sequence[str], _start: Path) -> tuple[PurePosixPath, ...
 
 
 def read_device(words: Sequence[str], _start: Path) -> str:
-    """Read the one device to measure on; whether it is there is found out when it is needed."""
+    """Read the device to measure on; whether it exists is checked when it is needed."""
     if not DEVICE.fullmatch(words[-1]):
         raise ValueError(f"{words[-1]!r} is not a device; allowed: auto, cpu, cuda, cuda:N, mps")
     return words[-1]
@@ -105,7 +105,7 @@ def read_report_path(words: Sequence[str], start: Path) -> Path | None:
 
 
 def read_folder_path(words: Sequence[str], start: Path) -> Path | None:
-    """Read the path of a folder that is made when it is needed."""
+    """Read the path of a folder that is created when it is needed."""
     if not words or not words[-1]:
         return None
     path = start / Path(words[-1]).expanduser()
@@ -115,7 +115,7 @@ def read_folder_path(words: Sequence[str], start: Path) -> Path | None:
 
 
 def read_page_path(words: Sequence[str], start: Path) -> Path | None:
-    """Read the path of the page, and find out before anything runs whether it could be made."""
+    """Read the path of the page, and check before anything runs that Jinja2 is installed."""
     path = read_report_path(words, start)
     if path is not None and importlib.util.find_spec("jinja2") is None:
         raise ValueError("needs Jinja2, which is not here; pip install 'pytest-layerguard[html]'")
@@ -123,7 +123,7 @@ def read_page_path(words: Sequence[str], start: Path) -> Path | None:
 
 
 def read_roots(words: Sequence[str], start: Path) -> tuple[Path, ...]:
-    """Read folders that must exist, so that a misspelt one is not found out bet by bet."""
+    """Read folders that must exist, so that a misspelt one is reported once and not bet by bet."""
     roots = tuple(start / Path(word).expanduser() for word in words)
     for word, root in zip(words, roots, strict=True):
         if not root.is_dir():
@@ -143,7 +143,7 @@ def read_seconds(words: Sequence[str], _start: Path) -> float:
 
 
 def read_limits(words: Sequence[str], _start: Path) -> tuple[tuple[str, int], ...]:
-    """Read limits, each as `NAME=NUMBER`; of two of one name the later one counts."""
+    """Read limits, each as `NAME=NUMBER`; the later one of a name counts."""
     if not words:
         return ()
     from pytest_layerguard.lab.budget import NAMES
@@ -160,7 +160,7 @@ def read_limits(words: Sequence[str], _start: Path) -> tuple[tuple[str, int], ..
 
 
 def read_shard(words: Sequence[str], _start: Path) -> tuple[int, int] | None:
-    """Read which part of how many."""
+    """Read a part and the number of parts, as `I/N`."""
     if not words or not words[-1]:
         return None
     found = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", words[-1])
@@ -175,7 +175,7 @@ def read_folder(words: Sequence[str], start: Path) -> Path | None:
 
 
 def read_address(words: Sequence[str], _start: Path) -> str | None:
-    """Read the address of a Ray cluster; whether one answers is found out when it is needed."""
+    """Read the address of a Ray cluster; whether one answers is checked when it is needed."""
     if not words or not words[-1]:
         return None
     if importlib.util.find_spec("ray") is None:
@@ -355,7 +355,7 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def configure(config: pytest.Config) -> None:
-    """Read the settings once, so that what is asked wrongly is refused before anything runs.
+    """Read the settings once, so that wrong ones are refused before anything runs.
 
     Raises:
         pytest.UsageError: with the option, what is wrong with its value, and what is allowed.

@@ -1,4 +1,4 @@
-"""The hooks by which pytest knows this package: each says what it does and hands on."""
+"""The hooks of pytest that this package implements."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def layerguard(pytestconfig: pytest.Config) -> Measuring:
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Make this package's own hooks known."""
+    """Add the hooks of this package."""
     pluginmanager.add_hookspecs(hookspecs)
 
 
@@ -59,12 +59,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """Answer what needs no test, and exit."""
+    """Answer options that need no test, and exit."""
     return commands.main(config)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the options, refuse what cannot be meant, and listen to reports."""
+    """Read and check the options, and register what they need."""
     options.configure(config)
     config.pluginmanager.register(run.Gathering(config), "layerguard-gathering")
     sharding.configure(config)
@@ -79,12 +79,12 @@ def pytest_layerguard_laboratory(config: pytest.Config) -> Laboratory:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Say what bets are measured with, where there are bets."""
+    """Print the versions and the device, where there are bets."""
     return run.header(config)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    """Claim bet files."""
+    """Collect bet files."""
     return collect.claim(file_path, parent)
 
 
@@ -97,20 +97,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let a bet's report carry what the bet came to."""
+    """Attach the result of a bet to its report."""
     return run.attach(item, (yield))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport, sched: Any) -> None:
-    """Make the report of a dead worker one of its bet."""
+    """Report the bet of a worker that died as an ERROR."""
     workers.report_crash(crashitem, report, sched.config)
 
 
 def pytest_report_teststatus(
     report: pytest.CollectReport | pytest.TestReport,
 ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
-    """Make a bet's verdict its word."""
+    """Show the word of a bet in place of PASSED or FAILED."""
     return run.status(report)
 
 

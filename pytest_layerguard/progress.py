@@ -1,11 +1,10 @@
-"""What long work is at, shown while pytest captures all output.
+"""Progress of long work, shown while pytest captures all output.
 
-On a terminal that is one line that is rewritten, in a log a line now and then, and a worker of
-pytest-xdist tells its controller.
+A terminal shows one line that is rewritten, a log a line every half minute, and a worker of pytest-xdist
+writes a file that its controller reads.
 
-Work that counts its steps does so on the main thread and may be silent for minutes; a thread of our
-own shows how far it is. It writes to a duplicate of the standard output from before capturing, so
-nothing has to be switched, and nothing of a test's own output can get between.
+Work counts its steps on the main thread, which may be silent for minutes, so another thread shows them. It
+writes to a duplicate of the standard output from before capturing, which needs no switching of captures.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 WORKER_INPUT: Final = "layerguard_progress"
-"""Where a worker of pytest-xdist leaves what it is at, among what its controller tells it."""
+"""The key in `workerinput` of the path to which a worker of pytest-xdist writes its progress."""
 
 
 class Screen(Protocol):
-    """Where it is shown."""
+    """A place that shows progress."""
 
     first: float
     """Seconds after which work counts as long."""
@@ -38,14 +37,14 @@ class Screen(Protocol):
     """Seconds between two showings."""
 
     def show(self, text: str) -> None:
-        """Show what work is at; called by a thread."""
+        """Show a text; called from another thread."""
 
     def clear(self) -> None:
-        """Leave no trace that would be in the way of what pytest prints next."""
+        """Remove what would be in the way of what pytest prints next."""
 
 
 class Line:
-    """A terminal: text behind what pytest has written, taken back again."""
+    """A terminal: text behind what pytest has printed, removed again."""
 
     first = 2.0
     every = 0.5
@@ -63,7 +62,7 @@ class Line:
         self._write(text if room >= self.shortest else "")
 
     def clear(self) -> None:
-        """Take the text back."""
+        """Remove the text."""
         self._write("")
 
     def _write(self, text: str) -> None:
@@ -74,7 +73,7 @@ class Line:
 
 
 class Log:
-    """A log: a line now and then, which stays."""
+    """A log: a line every half minute, which stays."""
 
     first = 30.0
     every = 30.0
@@ -91,7 +90,7 @@ class Log:
         self._shown = True
 
     def clear(self) -> None:
-        """Let pytest begin a new line."""
+        """Make pytest begin a new line."""
         if self._shown:
             self._tidy()
         self._shown = False
@@ -107,22 +106,22 @@ class Note:
         self._path = path
 
     def show(self, text: str) -> None:
-        """Leave the text in place of the one before."""
+        """Replace the text in the file."""
         written = self._path.with_suffix(".tmp")
         try:
             written.write_text(text, encoding="utf-8")
             written.replace(self._path)
         except OSError:
-            # Nobody to tell; the work itself goes on.
+            # The controller is gone. The work itself goes on.
             return
 
     def clear(self) -> None:
-        """Take it away."""
+        """Remove the file."""
         self._path.unlink(missing_ok=True)
 
 
 class Display:
-    """Shows what the bet that is measured is at; without a screen, nothing."""
+    """Shows the progress of the bet that is measured; nothing without a screen."""
 
     def __init__(self, screen: Screen | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._screen = screen
@@ -137,7 +136,7 @@ class Display:
 
     @contextmanager
     def bet(self, name: str) -> Iterator[None]:
-        """Whatever is told in this block is of this bet."""
+        """Show the progress of the work in this block as that of a bet."""
         self._bet = name
         try:
             yield
@@ -145,12 +144,12 @@ class Display:
             self._stop()
 
     def say(self, line: str) -> None:
-        """Take note of what is about to happen."""
+        """Begin work that counts no steps."""
         self._begin(line, 0)
 
     @contextmanager
     def counting(self, what: str, steps: int) -> Iterator[Callable[[int], None]]:
-        """Take note of what is about to happen, in so many steps."""
+        """Begin work of `steps` steps; yield a function that is called with the number of steps done."""
         before = (self._what, self._steps, self._done, self._began)
         self._begin(what, steps)
         try:
@@ -159,12 +158,12 @@ class Display:
             self._what, self._steps, self._done, self._began = before
 
     def status(self) -> str:
-        """What is done, how far it is and how long it will take, in one line of ASCII."""
+        """Return the work, its share that is done and the time left, as one line of ASCII."""
         from pytest_layerguard.bet.problems import printable
         from pytest_layerguard.report import text
 
         took = self._clock() - self._began
-        # A file of a dataset is shown while it is fetched, and a stranger named it.
+        # The name of a dataset's file, shown while it is fetched, is untrusted.
         told = printable(f"{self._bet}: {self._what}".encode("ascii", "replace").decode())
         if not self._steps:
             return f"{told}, {text.seconds(took)}"
@@ -204,7 +203,7 @@ DISPLAY: Final[pytest.StashKey[Display]] = pytest.StashKey()
 
 
 def display(config: pytest.Config) -> Display:
-    """The display of this process, made when the first bet runs."""
+    """Return the display of this process, made when the first bet runs."""
     if DISPLAY not in config.stash:
         config.stash[DISPLAY] = Display(_screen(config))
     return config.stash[DISPLAY]
@@ -221,7 +220,7 @@ def _screen(config: pytest.Config) -> Screen | None:
         try:
             out = open(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")  # noqa: PTH123, SIM115
         except (OSError, ValueError, AttributeError):
-            # No real file, as inside another program: nobody who looks on.
+            # Not a real file, as inside another program.
             return None
     config.add_cleanup(out.close)
     plain = os.environ.get("TERM") == "dumb" or config.getoption("capture", "fd") == "no"
@@ -237,7 +236,7 @@ def _screen(config: pytest.Config) -> Screen | None:
 
 
 def uncaptured(config: pytest.Config) -> AbstractContextManager[Any]:
-    """Let what is printed in the block be seen, also while a test runs."""
+    """Suspend capturing in the block, also while a test runs."""
     capture = config.pluginmanager.get_plugin("capturemanager")
     if capture is None:
         return nullcontext()

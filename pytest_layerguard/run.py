@@ -1,4 +1,4 @@
-"""What this run saw: gathered from the reports of every worker, then shown and written."""
+"""Results of all bets of a run: gathered from the reports of every worker, then printed and written."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ATTRIBUTE: Final = "layerguard"
 
 
 def header(config: pytest.Config) -> list[str]:
-    """The lines above a run with bets; none for a run without."""
+    """Return the lines above a run with bets; none for a run without."""
     outside = list(_outside(config))
     if not has_bets(config):
         return outside
@@ -42,7 +42,7 @@ def header(config: pytest.Config) -> list[str]:
 
 
 def _outside(config: pytest.Config) -> Iterator[str]:
-    """Say of files that were asked for why they are no bets: of that pytest says "not found" alone."""
+    """Explain why bet files that were asked for are not collected; pytest itself only says "not found"."""
     for arg in config.args:
         path = Path(config.invocation_params.dir, arg.split("::")[0])
         if path.suffix not in SUFFIXES or bet_folder(path, config) or not path.is_file():
@@ -53,7 +53,7 @@ def _outside(config: pytest.Config) -> Iterator[str]:
         from pytest_layerguard.bet.problems import printable
 
         with path.open("rb") as file:
-            # The YAML files of other plugins are none of ours.
+            # Other YAML files may belong to other plugins.
             if not re.search(rb"(?m)^criteria:", file.read(DEFAULT_LIMITS.file_bytes)):
                 continue
         names = ", ".join(folder.as_posix() for folder in config.stash[SETTINGS].bets)
@@ -64,7 +64,7 @@ def _outside(config: pytest.Config) -> Iterator[str]:
 
 
 def has_bets(config: pytest.Config) -> bool:
-    """Whether an argument lies in a bet folder or has one directly below it."""
+    """Return whether an argument lies in a bet folder or has one directly below it."""
     start = config.invocation_params.dir
     for arg in config.args:
         path = Path(start, arg.split("::")[0])
@@ -75,7 +75,7 @@ def has_bets(config: pytest.Config) -> bool:
 
 
 def attach(item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
-    """Let a bet's report carry what the bet came to, to wherever the report is read."""
+    """Attach the result of a bet to its report, which carries it to the controller of pytest-xdist."""
     if not isinstance(item, BetItem):
         return report
     scrub(report)
@@ -86,13 +86,13 @@ def attach(item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
     item.user_properties.extend(told.properties())
     report.user_properties.extend(told.properties())
     if isinstance(report.longrepr, tuple):
-        # A skip is told at the bet, not at the line of ours that raised it.
+        # Name the bet as the place of a skip, not the line of this package that raised it.
         report.longrepr = (str(item.path), item.document.line, report.longrepr[2])
     return report
 
 
 def scrub(report: pytest.TestReport) -> None:
-    """Take access tokens out of a traceback, a reason and whatever was captured."""
+    """Remove access tokens from the traceback, the reason and the captured output."""
     report.sections = [(name, without_secrets(text)) for name, text in report.sections]
     if isinstance(report.longrepr, tuple):
         path, line, reason = report.longrepr
@@ -105,7 +105,7 @@ def scrub(report: pytest.TestReport) -> None:
 
 
 def carried(report: pytest.CollectReport | pytest.TestReport) -> Told | None:
-    """What a report carries about a bet."""
+    """Return the result of a bet that is attached to a report, or None."""
     text = getattr(report, ATTRIBUTE, None)
     if text is None:
         return None
@@ -117,7 +117,7 @@ def carried(report: pytest.CollectReport | pytest.TestReport) -> Told | None:
 def status(
     report: pytest.CollectReport | pytest.TestReport,
 ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
-    """The word of a bet's report; the category stays pytest's, which counts and exits by it."""
+    """Return the word of a bet's report. The category stays that of pytest, which counts and exits by it."""
     told = carried(report)
     if told is None:
         return None
@@ -129,7 +129,7 @@ def status(
 
 
 class Gathering:
-    """Keeps what reports carry; the hook it needs is not told of any config."""
+    """Keeps the results that reports carry. A plugin object, since the hook gets no config."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -138,7 +138,7 @@ class Gathering:
         config.stash.setdefault(MORE_JSON, {})
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep what a report carries; the controller of pytest-xdist sees every worker's."""
+        """Keep the result of a bet; the controller of pytest-xdist gets the reports of all workers."""
         told = carried(report)
         if told is not None:
             self._bets.append(told)
@@ -152,7 +152,7 @@ class Gathering:
 
 
 def lost(document: BetDocument, path: Path, why: str, config: pytest.Config) -> Told:
-    """What there is to tell of a bet that came to nothing, because the process that measured it ended."""
+    """Return an ERROR for a bet whose process ended before it was judged."""
     from pytest_layerguard.catalogue import outcome
     from pytest_layerguard.report.entry import tell
 
@@ -161,7 +161,7 @@ def lost(document: BetDocument, path: Path, why: str, config: pytest.Config) -> 
 
 
 def write(session: pytest.Session) -> None:
-    """Write the files that were asked for; the run fails where that cannot be done."""
+    """Write the reports that were asked for; the run fails with a usage error where one cannot be written."""
     config = session.config
     if is_worker(config) or config.getoption("collectonly"):
         return
@@ -206,12 +206,12 @@ def write_report(name: str, path: Path, config: pytest.Config) -> None:
 
 
 def is_worker(config: pytest.Config) -> bool:
-    """Whether this process is a worker of pytest-xdist, whose controller reports."""
+    """Return whether this process is a worker of pytest-xdist; its controller reports."""
     return hasattr(config, "workerinput")
 
 
 def summarise(terminal: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the table of bets, what other packages add, and what could not be written."""
+    """Print the table of bets, lines of other packages, and reports that could not be written."""
     told = config.stash[TOLD]
     if told and config.get_verbosity() >= 0:
         from pytest_layerguard.report.entry import by_place
@@ -233,7 +233,7 @@ def summarise(terminal: pytest.TerminalReporter, config: pytest.Config) -> None:
 
 
 def tell_github(terminal: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Where GitHub Actions runs this, fold the log, mark the lines and add to the step's summary."""
+    """Under GitHub Actions, fold the log, annotate lines and add to the summary of the step."""
     from pytest_layerguard.report import github
 
     quiet = is_worker(config) or config.getoption("collectonly")

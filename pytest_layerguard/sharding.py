@@ -75,7 +75,7 @@ class Part:
         if collect.folder_of_bets(path, self._config) is not None:
             hook = self._config.hook
             data = hook.pytest_report_to_serializable(config=self._config, report=report)
-            # The worker, which pytest-xdist adds.
+            # The controller of pytest-xdist adds the worker, which is no JSON.
             data.pop("node", None)
             # As text of its own: a property may be infinite, which the JSON report has no number for.
             self._reports.append(json.dumps(data))

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.texts import TextSource
     from pytest_layerguard.catalogue.crossing import Crossing
     from pytest_layerguard.catalogue.records import Record
-    from pytest_layerguard.catalogue.shelf import Catalogue
     from pytest_layerguard.catalogue.sight import Scout, Sighting
     from pytest_layerguard.cli.dry import Cost
     from pytest_layerguard.interventions.registry import Registry
