@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -117,7 +117,7 @@ class Scout:
 
     def _hub(self, name: str, revision: str | None) -> Sighting:
         pinned = None if revision == UNPINNED else revision
-        repository = Repository("model", name, pinned, replace(self.conditions, patience=0))
+        repository = Repository("model", name, pinned)
         return self._once(("hub", name, pinned), partial(self._fetched, repository))
 
     def _fetched(self, repository: Repository) -> Sighting:
@@ -129,7 +129,7 @@ class Scout:
             return Sighting(name, name, missing=f"{repository}: not in the cache", absent=True)
         try:
             if path is None:
-                commit, _ = repository.listing(patience=0)
+                commit, _ = repository.listing()
                 path = repository.fetch(CONFIG, commit)
         except UnavailableError as error:
             return Sighting(name, name, missing=str(error), absent=True)

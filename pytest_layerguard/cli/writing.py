@@ -171,12 +171,11 @@ def model(text: str, bet: Path) -> str:
 
 def _commit(name: str) -> str:
     """Ask the hub for today's commit: a bet is about one, and a branch may move."""
-    from pytest_layerguard.lab.conditions import Conditions
     from pytest_layerguard.lab.errors import LabError, UnavailableError
     from pytest_layerguard.lab.hub import Repository
 
     try:
-        return Repository("model", name, None, Conditions(patience=0)).listing()[0]
+        return Repository("model", name, None).listing()[0]
     except (LabError, UnavailableError) as error:
         raise UserError(f"model: no commit was given and the hub has no answer: {error}") from None
 

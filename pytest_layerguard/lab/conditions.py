@@ -41,7 +41,6 @@ class Conditions:
         cache: Where results are kept from run to run; ``None`` for nowhere.
         fresh: Whether results that are kept are measured again.
         budget: How much one bet may use.
-        patience: Seconds that are waited in all where the hub asks for patience (429).
         device_wait: Seconds that are waited for a GPU that another run holds.
         timeout: Seconds that a bet may be measured; 0 for as long as it takes.
         progress: Is told what is about to happen.
@@ -56,7 +55,6 @@ class Conditions:
     cache: Path | None = None
     fresh: bool = False
     budget: Budget = field(default_factory=Budget)
-    patience: float = 60.0
     device_wait: float = 3600.0
     timeout: float = 0.0
     progress: Progress = silent

@@ -1,7 +1,7 @@
-"""Getting files of one commit from a hub, or from its cache, and telling why they cannot be had.
+"""Get files of one commit from a hub or from its cache.
 
-Everything that the network does happens here, before transformers or datasets see a file: they are
-then given a folder and may look at nothing else.
+Everything that uses the network is here. transformers and datasets are given files of the cache
+and may look at nothing else.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from pytest_layerguard.lab.model_folder import (
     OTHER_FILES,
     TOKENIZER_FILES,
     VOCABULARIES,
-    WEIGHTS,
     weight_files,
 )
-from pytest_layerguard.lab.patience import Patience
 from pytest_layerguard.lab.quiet import quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable
     from typing import TypeVar
 
     from huggingface_hub import DatasetInfo, ModelInfo
@@ -39,6 +37,7 @@ Kind = Literal["model", "dataset"]
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _ADAPTER: Final = "adapter_config.json"
+_SMALL_FILES: Final = (CONFIG, INDEX, *TOKENIZER_FILES, *OTHER_FILES, _ADAPTER)
 
 
 class Repository:
@@ -47,53 +46,69 @@ class Repository:
     Args:
         kind: ``model`` or ``dataset``.
         name: ``ORG/NAME``.
-        revision: A full commit hash, or ``None`` for what the hub has today.
-        conditions: Says how long the hub may keep us waiting.
-        branch: The branch or tag whose commit of today is meant where ``revision`` is ``None``.
+        revision: A full commit hash, or ``None`` for the commit that the branch has today.
+        branch: A branch or tag, used where ``revision`` is ``None``; ``None`` for ``main``.
     """
 
     def __init__(
-        self,
-        kind: Kind,
-        name: str,
-        revision: str | None,
-        conditions: Conditions,
-        branch: str | None = None,
+        self, kind: Kind, name: str, revision: str | None, branch: str | None = None
     ) -> None:
         self.kind: Kind = kind
         self.name = name
         self.revision = revision
         self._asked_for = revision or branch
-        self._conditions = conditions
 
-    def listing(self, *, patience: float | None = None) -> tuple[str, tuple[str, ...]]:
-        """Ask the hub for the commit and the names of its files.
+    def listing(self) -> tuple[str, dict[str, int]]:
+        """Ask the hub for the commit, the names of all its files and their sizes in bytes.
 
         Raises:
             LabError: If there is no such repository or revision.
-            UnavailableError: If the hub cannot be asked, or does not let us in.
+            UnavailableError: If the hub cannot be asked, or refuses access.
         """
         from huggingface_hub import HfApi
         from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT as SECONDS
 
+        # The one request of huggingface_hub that neither waits nor tries again for minutes: a hub
+        # that is out of reach is found out at once.
         ask = HfApi().model_info if self.kind == "model" else HfApi().dataset_info
         info: ModelInfo | DatasetInfo = self._asked(
-            lambda: ask(self.name, revision=self._asked_for, timeout=SECONDS), patience
+            lambda: ask(self.name, revision=self._asked_for, timeout=SECONDS, files_metadata=True)
         )
-        # The hub may resolve a hash that is also the name of a branch; what was asked for counts.
+        # The hub may have a branch whose name is this hash.
         if info.sha is None or (self.revision is not None and info.sha != self.revision):
             raise LabError(
                 f"{self}: the hub has commit {info.sha} under this revision; "
                 "give the full commit hash itself"
             )
-        return info.sha, tuple(sibling.rfilename for sibling in info.siblings or ())
+        return info.sha, {each.rfilename: each.size or 0 for each in info.siblings or ()}
 
-    def fetch(self, file: str, commit: str) -> Path:
-        """Download a file, unless the cache has it; returns its path in the cache.
+    def snapshot(self, commit: str, files: Iterable[str]) -> Path:
+        """Download those of the files that exist and are not in the cache; return their folder.
+
+        Args:
+            commit: The full commit hash.
+            files: Names of files, or patterns such as ``*.py``.
 
         Raises:
-            LabError: If it does not exist, or if the cache holds something else under its name.
-            UnavailableError: If it cannot be had.
+            LabError: If there is no such repository or revision.
+            UnavailableError: If they cannot be downloaded here.
+        """
+        from huggingface_hub import snapshot_download
+
+        return Path(
+            self._asked(
+                lambda: snapshot_download(
+                    self.name, repo_type=self.kind, revision=commit, allow_patterns=list(files)
+                )
+            )
+        )
+
+    def fetch(self, file: str, commit: str) -> Path:
+        """Download a file unless it is in the cache; return its path there.
+
+        Raises:
+            LabError: If it does not exist or is damaged in the cache.
+            UnavailableError: If it cannot be downloaded here.
         """
         from huggingface_hub import hf_hub_download
 
@@ -102,14 +117,21 @@ class Repository:
                 lambda: hf_hub_download(self.name, file, repo_type=self.kind, revision=commit)
             )
         )
-        # Large files lie in the cache under their digest, which tells a damaged one from a whole.
+        self.check_digest(path)
+        return path
+
+    def check_digest(self, path: Path) -> None:
+        """Check a file of the cache against its digest, under which large files are stored.
+
+        Raises:
+            LabError: If it is damaged.
+        """
         stored = path.resolve()
         if _SHA256.fullmatch(stored.name) and digests.of_file(stored) != f"sha256:{stored.name}":
             raise LabError(
-                f"{self}: {file} is damaged in the cache (its digest is not its name); "
+                f"{self}: {path.name} is damaged in the cache (its digest is not its name); "
                 f"delete {stored} and run again"
             )
-        return path
 
     def cached(self, file: str) -> Path | None:
         """Return a file's path in the cache, or ``None``."""
@@ -121,16 +143,13 @@ class Repository:
         return Path(found) if isinstance(found, str) else None
 
     def __str__(self) -> str:
-        """Return what messages call it."""
+        """Return the name for messages."""
         return f"{self.kind} {self.name}@{self._asked_for or 'main'}"
 
-    def _asked(self, call: Callable[[], T], patience: float | None = None) -> T:
-        limit = self._conditions.patience if patience is None else patience
+    def _asked(self, call: Callable[[], T]) -> T:
         with quiet():
             try:
-                return Patience(str(self), limit).call(call)
-            except (LabError, UnavailableError):
-                raise
+                return call()
             except Exception as error:
                 problem = explained(error, str(self))
         raise problem
@@ -139,39 +158,43 @@ class Repository:
 def fetch_model(
     name: str, revision: str | None, conditions: Conditions, branch: str | None = None
 ) -> Path:
-    """Bring what a model needs into the hub's cache: configuration, tokenizer, safetensors.
+    """Bring a model's configuration, tokenizer and safetensors files into the hub's cache.
+
+    Ask the hub for nothing if the cache has all files of a pinned revision.
 
     Returns:
-        The folder of that commit; it is named after it.
+        The folder of that commit; its name is the commit hash.
 
     Raises:
-        LabError: If there is no such model or revision, or it has no safetensors.
-        UnavailableError: If it cannot be had, and the cache does not have it.
+        LabError: If there is no such model or revision, or it has no safetensors files.
+        UnavailableError: If it cannot be downloaded here and is not in the cache.
     """
-    repository = Repository("model", name, revision, conditions, branch)
-    whole = _whole_in_cache(repository)
-    try:
-        commit, files = repository.listing(patience=0 if whole is not None else None)
-    except UnavailableError:
-        if whole is None:
-            raise
-        return whole
-    conditions.progress(f"fetching {repository}")
-    small = [CONFIG, *TOKENIZER_FILES, *OTHER_FILES, _ADAPTER]
-    if conditions.allow_remote_code:
-        small += [file for file in files if file.endswith(".py")]
-    if CONFIG not in files:
+    repository = Repository("model", name, revision, branch)
+    small = [*_SMALL_FILES, *(["*.py"] if conditions.allow_remote_code else [])]
+    folder = _whole_in_cache(repository)
+    if folder is None or revision is None or conditions.allow_remote_code:
+        try:
+            folder = _downloaded(repository, small, conditions)
+        except UnavailableError:
+            if folder is None:
+                raise
+    for path in folder.iterdir():
+        if path.suffix == ".safetensors" or path.name in small:
+            repository.check_digest(path)
+    return folder
+
+
+def _downloaded(repository: Repository, small: list[str], conditions: Conditions) -> Path:
+    """Download small files first: a folder that has all weights then has all of them."""
+    commit, sizes = repository.listing()
+    if CONFIG not in sizes:
         raise LabError(f"{repository}: has no {CONFIG}; it is no model that transformers loads")
-    paths = {file: repository.fetch(file, commit) for file in small if file in files}
-    if WEIGHTS not in files and INDEX in files:
-        paths[INDEX] = repository.fetch(INDEX, commit)
-    fetched = 0
-    for file in weight_files(
-        {file: paths.get(file, Path(file)) for file in files}, str(repository)
-    ):
-        fetched += repository.fetch(file, commit).stat().st_size
-        conditions.budget.check("model_bytes", fetched, f"{repository}: bytes of weights")
-    return paths[CONFIG].parent
+    conditions.progress(f"fetching {repository}")
+    folder = repository.snapshot(commit, small)
+    weights = weight_files({file: folder / file for file in sizes}, str(repository))
+    size = sum(sizes[file] for file in weights)
+    conditions.budget.check("model_bytes", size, f"{repository}: bytes of weights")
+    return repository.snapshot(commit, weights)
 
 
 def _whole_in_cache(repository: Repository) -> Path | None:
@@ -179,7 +202,7 @@ def _whole_in_cache(repository: Repository) -> Path | None:
     config = repository.cached(CONFIG)
     if config is None:
         return None
-    files: Mapping[str, Path] = {path.name: path for path in config.parent.iterdir()}
+    files = {path.name: path for path in config.parent.iterdir()}
     try:
         weight_files(files, str(repository))
     except LabError:

@@ -1,9 +1,9 @@
-"""Why something could not be had from the hub, told to people, without addresses or secrets."""
+"""Say in one line why a hub does not give a file, without addresses and secrets."""
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.lab.errors import LabError, UnavailableError
 from pytest_layerguard.lab.quiet import first_line
@@ -11,24 +11,24 @@ from pytest_layerguard.lab.quiet import first_line
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_NO_HEADERS: Final[dict[str, str]] = {}
 _CACHE: Final = "HF_HOME says where the cache is"
 
 
 def explained(error: Exception, what: str) -> Exception:
-    """Turn what a request raised into what a bet's outcome is to say.
-
-    A bet that names what does not exist is wrong (``LabError``); what may be right but cannot be
-    reached from here is unavailable (``UnavailableError``).
+    """Return the error to raise in place of one that a request raised.
 
     Args:
-        error: What was raised; its causes are looked at too.
-        what: What was asked for.
+        error: The error; its causes count too.
+        what: The repository, for the message.
+
+    Returns:
+        A ``LabError`` where the bet names what does not exist, an ``UnavailableError`` where it
+        may be right but the hub cannot be reached from here.
     """
     for cause in _chain(error):
         if problem := _of_kind(cause, what) or _of_disk(cause, what):
             return problem
-    status, _ = status_of(error)
+    status = _status_of(error)
     if status is not None:
         return _of_status(status, what)
     for cause in _chain(error):
@@ -37,14 +37,13 @@ def explained(error: Exception, what: str) -> Exception:
     return LabError(f"{what}: cannot be fetched: {first_line(error)}")
 
 
-def status_of(error: BaseException) -> tuple[int | None, Any]:
-    """Return the HTTP status and headers of the answer behind an error, or ``None``."""
+def _status_of(error: BaseException) -> int | None:
     for cause in _chain(error):
         response = getattr(cause, "response", None)
         status = getattr(response, "status_code", None)
         if isinstance(status, int):
-            return status, getattr(response, "headers", _NO_HEADERS)
-    return None, _NO_HEADERS
+            return status
+    return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -74,8 +73,7 @@ def _of_kind(error: BaseException, what: str) -> Exception | None:
     if isinstance(error, RemoteEntryNotFoundError):
         return LabError(f"{what}: a file that it should have does not exist")
     if isinstance(error, RepositoryNotFoundError):
-        status, _ = status_of(error)
-        if status == 404:
+        if _status_of(error) == 404:
             return LabError(f"{what}: the hub has nothing of that name that this account may see")
         return UnavailableError(
             f"{what}: does not exist, or is private. If it is private, set HF_TOKEN to a token "
@@ -105,7 +103,10 @@ def _of_status(status: int, what: str) -> Exception:
     if status == 404:
         return LabError(f"{what}: not found (404)")
     if status == 429:
-        return UnavailableError(f"{what}: the hub answers with too many requests (429); run later")
+        return UnavailableError(
+            f"{what}: the hub answers with too many requests (429); run again later. With HF_TOKEN "
+            "set its limits are higher."
+        )
     return UnavailableError(f"{what}: the hub fails with status {status}; run again later")
 
 

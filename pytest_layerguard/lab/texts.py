@@ -1,14 +1,14 @@
-"""The texts that bets are measured on.
+"""Read the texts that bets are measured on.
 
 Rows of a dataset are joined by their own newlines: a row that is not empty and does not end with
 one gets one before the next row; empty rows leave no trace. With ``join`` that text stands between
 every two rows instead, empty ones included, and nothing else is added.
 
-A text may be endless, or larger than the disk. Whoever needs its first N tokens says so, and it is
-read, in whole rows, until it has plenty for them: at least 262,144 characters and at least eight
-for every token. If these make too few tokens, twice as much is read. So scoring the first 4,096
-tokens of a corpus reads neither all of it nor so little that the last of them could feel where the
-reading stopped, and how much is read depends on nothing but the text, the tokenizer and N.
+A text may be endless, or larger than the disk. Where its first N tokens are needed, whole rows are
+read until there are at least 262,144 characters and at least eight for every token. If these make
+too few tokens, twice as much is read. So the first 4,096 tokens of a corpus do not need all of it,
+the place where reading stopped does not change the last of them, and how much is read depends only
+on the text, the tokenizer and N.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ if TYPE_CHECKING:
 _TRAINING_SEED: Final = 0
 """The seed of the text that the shipped models were trained on."""
 _TRAINING_BOOKS: Final = 4_096
-"""Where that text ends for a bet: some 25 million characters."""
+"""The books of it that a bet may use: some 25 million characters."""
 _FIRST: Final = 2**18
 _PER_TOKEN: Final = 8
 _MARGIN: Final = 64
-"""Tokens next to where the reading stopped, which might differ if it had gone on."""
+"""Tokens at the end that may differ from those of the whole text."""
 
 
 class Texts:
-    """Reads the texts that one bet file may read.
+    """Read the texts that one bet file names.
 
     Args:
-        conditions: What the user allows.
+        conditions: The limits and permissions of the run.
         bet_file: The bet's file.
         bets: The bet folder; files are read below the folder that holds it.
     """
@@ -63,19 +63,19 @@ class Texts:
         tokenizer: PreTrainedTokenizerBase | None = None,
         tokens: int | None = None,
     ) -> str:
-        """Read a text, whole or as much as is needed.
+        """Return a text, or as much of its beginning as is needed.
 
         Args:
-            source: Where it is.
-            tokenizer: Of the model that is to read it; needed with ``tokens``.
-            tokens: How many tokens are wanted from its beginning; ``None`` for the whole text.
+            source: The place of the text.
+            tokenizer: The model's tokenizer; needed with ``tokens``.
+            tokens: The number of tokens needed; ``None`` for the whole text.
 
         Returns:
-            Text that makes at least that many tokens, if there is so much of it.
+            Text of at least that many tokens, or all of it where there are fewer.
 
         Raises:
-            LabError: If the text is missing, is not what the bet says, or is no text.
-            UnavailableError: If it cannot be had here.
+            LabError: If the text is missing, has another digest than the bet says, or is not text.
+            UnavailableError: If it cannot be downloaded here.
         """
         pieces = self._pieces(source)
         largest = self._conditions.budget.text_bytes
@@ -96,15 +96,15 @@ class Texts:
             budget *= 2
 
     def check(self, source: TextSource, tokens: int | None) -> None:
-        """Look at a local text without a tokenizer; says nothing of what lies elsewhere.
+        """Check a local text without a tokenizer; accept every other text unread.
 
         Args:
-            source: Where it is.
-            tokens: How many tokens will be scored, if that is known.
+            source: The place of the text.
+            tokens: The number of tokens that will be scored, if it is known.
 
         Raises:
-            LabError: If the text is missing, is not what the bet says, is no text, or has too few
-                bytes for that many tokens, whatever the tokenizer.
+            LabError: If the text is missing, has another digest than the bet says, is not text, or
+                has too few bytes for that many tokens with any tokenizer.
         """
         if isinstance(source, LocalDatasetText):
             self._dataset(source)
@@ -127,8 +127,7 @@ class Texts:
 
         if isinstance(source, LocalDatasetText):
             path = self._dataset(source)
-            largest = self._conditions.budget.text_bytes
-            return joined(rows.of_file(source, path, largest), source.join)
+            return joined(rows.of_file(source, path), source.join)
         return joined(rows.of_hub(source, self._conditions), source.join)
 
     def _dataset(self, source: LocalDatasetText) -> Path:
@@ -151,7 +150,7 @@ class Texts:
 
 
 def joined(rows: Iterable[str], join: str | None) -> Iterator[str]:
-    """Yield a dataset's rows with what stands between them; the module's text says what."""
+    """Yield a dataset's rows with ``join``, or the newlines of the module's docstring, between them."""
     if join is not None:
         for number, row in enumerate(rows):
             yield f"{join}{row}" if number else row
@@ -180,7 +179,7 @@ def _reference(source: ReferenceText) -> Iterator[str]:
 
 
 def _taken(pieces: Iterator[str], text: str, size: int) -> tuple[str, bool]:
-    """Add pieces to a text until it has that many characters; say whether they came to an end."""
+    """Add pieces to a text until it is longer than ``size``; return it and whether none are left."""
     taken = [text]
     length = len(text)
     for piece in pieces:

@@ -259,7 +259,9 @@ class _Handler(BaseHTTPRequestHandler):
                     "tags": [],
                     "downloads": 0,
                     "likes": 0,
-                    "siblings": [{"rfilename": file} for file in files],
+                    "siblings": [
+                        {"rfilename": file, "size": len(data)} for file, data in files.items()
+                    ],
                 }
             )
         elif what == "tree":

@@ -56,12 +56,14 @@ def test_the_hub_is_asked_for_the_branch_and_tells_the_commit(
 ) -> None:
     asked: list[object] = []
 
-    def info(_self: object, _name: str, *, revision: object, timeout: object) -> object:
+    def info(_self: object, _name: str, *, revision: object, **_options: object) -> object:
         asked.append(revision)
-        return SimpleNamespace(sha=COMMIT, siblings=[SimpleNamespace(rfilename="config.json")])
+        return SimpleNamespace(
+            sha=COMMIT, siblings=[SimpleNamespace(rfilename="config.json", size=9)]
+        )
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", info)
-    repository = Repository("model", "ORG/NAME", None, Conditions(), "step0")
-    assert repository.listing() == (COMMIT, ("config.json",))
+    repository = Repository("model", "ORG/NAME", None, "step0")
+    assert repository.listing() == (COMMIT, {"config.json": 9})
     assert asked == ["step0"]
     assert str(repository) == "model ORG/NAME@step0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import sys
@@ -237,6 +238,12 @@ class TestDataset:
 
         with pytest.raises(LabError, match="has no column 'text'; there are: 'words', 'n'"):
             read({"dataset": "json", "file": "rows.json"})
+
+    def test_a_compressed_file_counts_for_what_it_holds(self, read: Read, bets: Path) -> None:
+        (bets / "rows.txt.gz").write_bytes(gzip.compress(b"a" * 5_000_000 + b"\n"))
+
+        with pytest.raises(LabError, match="has more than 1,000,000 characters"):
+            read({"dataset": "text", "file": "rows.txt.gz"}, budget=Budget(text_bytes=1_000_000))
 
     def test_another_format(self, read: Read, bets: Path) -> None:
         (bets / "rows.parquet").write_text("no parquet")
