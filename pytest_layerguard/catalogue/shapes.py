@@ -153,9 +153,9 @@ def _deep(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _built(config: Mapping[str, Any]) -> Shape:
+    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from pytest_layerguard.lab.meta import on_meta
     from pytest_layerguard.lab.quiet import first_line, quiet
 
     plain = {key: value for key, value in config.items() if key not in _NOT_COUNTED}
@@ -165,7 +165,7 @@ def _built(config: Mapping[str, Any]) -> Shape:
     try:
         with quiet():
             made = AutoConfig.for_model(family, **plain)
-            with on_meta():
+            with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(made, trust_remote_code=False)  # type: ignore[no-untyped-call]
     except Exception as error:  # there are as many ways to fail as there are models
         raise ShapeError(f"transformers cannot build it: {first_line(error)}") from None

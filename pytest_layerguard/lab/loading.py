@@ -15,7 +15,7 @@ from pytest_layerguard.bet.texts import UNPINNED
 from pytest_layerguard.lab import devices, digests
 from pytest_layerguard.lab.conditions import UNPINNED_FLAG, Conditions
 from pytest_layerguard.lab.errors import LabError, UnavailableError
-from pytest_layerguard.lab.meta import Promised, on_meta, refuse_counts
+from pytest_layerguard.lab.meta import refuse_misfit
 from pytest_layerguard.lab.model_folder import ModelFolder, inspect, refuse_code
 from pytest_layerguard.lab.paths import Reach, quoted
 from pytest_layerguard.lab.quiet import first_line, quiet, scrubbed
@@ -182,6 +182,7 @@ def _initial(name: str, spec: ModelSpec) -> PreTrainedModel:
 def _from_folder(
     folder: ModelFolder, spec: ModelSpec, conditions: Conditions, device: str
 ) -> tuple[PreTrainedModel, LayerStore | None]:
+    import torch
     from transformers import AutoConfig
 
     from pytest_layerguard.lab.streaming import load_streamed
@@ -198,14 +199,11 @@ def _from_folder(
         options["device_map"] = spec.device_map
     with quiet() as chatter:
         try:
-            refuse_counts(folder.config, folder.name)
             config = AutoConfig.from_pretrained(folder.path, **trusted)
             make = _auto_class(config, folder, conditions)
-            with on_meta():
-                promised = Promised.of(
-                    make.from_config(config, trust_remote_code=conditions.allow_remote_code)
-                )
-            promised.check(folder)
+            with torch.device("meta"):
+                empty = make.from_config(config, trust_remote_code=conditions.allow_remote_code)
+            refuse_misfit(empty, folder)
             load = partial(
                 make.from_pretrained,
                 folder.path,

@@ -1,4 +1,4 @@
-"""A folder that holds a model: what is in it, checked before anything of it is loaded."""
+"""Read and check the files of a model folder before transformers loads any of them."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ _CODE_BY_NAME: Final = ("attn_implementation", "experts_implementation")
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model's files, each below the folder, and what they say of themselves.
+    """A model folder's files.
 
     Attributes:
-        name: What messages call the model.
+        name: The model's name in messages.
         path: The folder.
         config: ``config.json``.
         weights: Safetensors files by name.
@@ -69,7 +69,7 @@ class ModelFolder:
 
     @cached_property
     def tensors(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
-        """Dtype, as safetensors names it, and shape of every stored tensor; from the headers.
+        """The dtype, by its safetensors name, and the shape of every stored tensor.
 
         Raises:
             LabError: If a file is truncated or its header is damaged.
@@ -83,10 +83,10 @@ class ModelFolder:
 
     @property
     def stored_dtype(self) -> str:
-        """The dtype of most stored parameters, as torch names it.
+        """The dtype of most stored parameters, by its torch name.
 
         Raises:
-            LabError: If they are no floating-point numbers of 16 bits or more.
+            LabError: If it is not a floating-point dtype of at least 16 bits.
         """
         sizes: Counter[str] = Counter()
         for dtype, shape in self.tensors.values():
@@ -125,16 +125,16 @@ class ModelFolder:
 
 
 def inspect(path: Path, name: str, *, inside: Callable[[Path], bool]) -> ModelFolder:
-    """Look at a model folder without loading it.
+    """Return the files of a model folder; load none of them.
 
     Args:
         path: The folder.
-        name: What messages call the model.
-        inside: Whether a resolved path may be read.
+        name: The model's name in messages.
+        inside: Return whether a resolved path may be read.
 
     Raises:
-        LabError: If something that is needed is missing or damaged, or if the folder would have
-            other models or kernels loaded, or files read from elsewhere.
+        LabError: If a file that is needed is missing or damaged, or if transformers would load
+            another model, a kernel or a file outside the folder.
     """
     files = {entry.name: entry for entry in sorted(path.iterdir())}
     for file in files.values():
@@ -142,9 +142,6 @@ def inspect(path: Path, name: str, *, inside: Callable[[Path], bool]) -> ModelFo
             raise LabError(
                 f"{name}: {quoted(file.name)} is a link that leads out of what bets may read"
             )
-        if not file.is_file() and not file.is_dir():
-            # To open a pipe is to wait for whoever writes into it.
-            raise LabError(f"{name}: {quoted(file.name)} is not a file")
     config = read_json(files, CONFIG, name)
     _refuse_indirections(files, config, name)
     tokenizer = {file: files[file] for file in TOKENIZER_FILES if file in files}
@@ -157,10 +154,10 @@ def inspect(path: Path, name: str, *, inside: Callable[[Path], bool]) -> ModelFo
 
 
 def weight_files(files: Mapping[str, Path], name: str) -> dict[str, Path]:
-    """Return a model's safetensors files by name, from the files of its folder.
+    """Return those of a folder's files that hold the weights, by name.
 
     Raises:
-        LabError: If there are none, or not all of them; pickled ones are never loaded.
+        LabError: If there are no safetensors files, or some of them are missing.
     """
     if WEIGHTS in files:
         return {WEIGHTS: files[WEIGHTS]}
@@ -181,10 +178,10 @@ def weight_files(files: Mapping[str, Path], name: str) -> dict[str, Path]:
 
 
 def shard_names(index: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    """Return the files that an index of shards names, in order.
+    """Return the file names in an index of shards, sorted.
 
     Raises:
-        LabError: If the index is damaged, or names a file elsewhere.
+        LabError: If the index is damaged, or names a file outside its folder.
     """
     shards = index.get("weight_map")
     if (
@@ -206,7 +203,7 @@ def read_json(files: Mapping[str, Path], file: str, name: str) -> dict[str, Any]
     """Read one of a model's JSON files.
 
     Raises:
-        LabError: If it is missing, too large, or no JSON mapping.
+        LabError: If it is missing, too large, or not a JSON mapping.
     """
     if file not in files:
         raise LabError(f"{name}: has no {file}; a folder as save_pretrained writes it is needed")
@@ -222,7 +219,7 @@ def read_json(files: Mapping[str, Path], file: str, name: str) -> dict[str, Any]
 
 
 def _refuse_indirections(files: Mapping[str, Path], config: Mapping[str, Any], name: str) -> None:
-    """Refuse what would make transformers load something else than the files that were checked."""
+    """Refuse what would make transformers load anything but the files that were checked."""
     if "adapter_config.json" in files:
         raise LabError(
             f"{name}: is an adapter (adapter_config.json), which names another model to be loaded; "
@@ -244,9 +241,9 @@ def _refuse_indirections(files: Mapping[str, Path], config: Mapping[str, Any], n
 
 
 def refuse_code(folder: ModelFolder) -> None:
-    """Refuse a model that cannot be loaded without code of its own, or at all.
+    """Refuse a model whose architecture transformers does not know.
 
-    One that transformers knows may bring code for older versions; that is not needed, nor run.
+    A known one may bring code for older versions of transformers; that code does not run.
 
     Raises:
         LabError: If transformers does not know the architecture.
