@@ -1,4 +1,4 @@
-"""Libraries written in Rust, which may give up on what they are fed in a way that no `except Exception` sees."""
+"""Turn panics of libraries written in Rust, which `except Exception` does not catch, into errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def panics_told() -> Iterator[None]:
-    """Tell of a panic in the block as of anything else that is wrong with a bet's model or text.
+    """Turn a panic in the block into an error of the bet's model or text.
 
     Raises:
         LabError: If native code panicked.
@@ -22,7 +22,7 @@ def panics_told() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        # Each extension module has a class of its own, which it does not give away.
+        # Each extension module has its own class, which it does not export.
         if type(error).__name__ != "PanicException":
             raise
         raise LabError(

@@ -1,4 +1,4 @@
-"""Which files a bet may read: those of its own tree, and those below folders that the user allows."""
+"""Find files that a bet names: those of its own tree, and those below folders that the user allows."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _LONGEST_SHOWN: Final = 200
 
 @dataclass(frozen=True)
 class Reach:
-    """What one bet file may read.
+    """The folders that one bet file may read.
 
     Attributes:
-        folder: Where the bet file lies; its paths start here.
-        allowed: Folders, resolved, below which everything it names must lie.
+        folder: The bet file's folder; relative paths start here.
+        allowed: Resolved folders; every file that the bet names must lie below one of them.
     """
 
     folder: Path
@@ -30,12 +30,12 @@ class Reach:
 
     @classmethod
     def of(cls, bet_file: Path, bets: Path, conditions: Conditions) -> Reach:
-        """Say what a bet file may read.
+        """Return the folders that a bet file may read.
 
         Args:
-            bet_file: The file.
-            bets: The bet folder that it belongs to; the bet's tree is this folder's parent.
-            conditions: The user's say.
+            bet_file: The bet file.
+            bets: Its bet folder; the bet's tree is the parent of this folder.
+            conditions: Name further folders that the user allows.
         """
         # Were the bet folder itself a link, its target must not decide what may be read.
         tree = bets.absolute().parent.resolve()
@@ -44,12 +44,12 @@ class Reach:
         )
 
     def file(self, written: str, key: str, *, largest: int | None = None) -> Path:
-        """Find a regular file.
+        """Return the resolved path of a regular file.
 
         Args:
-            written: The path as the bet has it.
+            written: The path as it stands in the bet.
             key: The bet's key, for messages.
-            largest: Bytes of the largest file that is accepted.
+            largest: The largest size allowed, in bytes.
 
         Raises:
             LabError: If it is outside, missing, not a regular file, or too large.
@@ -65,7 +65,7 @@ class Reach:
         return path
 
     def directory(self, written: str, key: str) -> Path:
-        """Find a folder; see :meth:`file`."""
+        """Return the resolved path of a folder; see :meth:`file`."""
         path = self.resolve(written, key)
         status = _status(path, written, key)
         if not stat.S_ISDIR(status.st_mode):
@@ -73,12 +73,11 @@ class Reach:
         return path
 
     def resolve(self, written: str, key: str) -> Path:
-        """Follow a path, symbolic links too, and refuse one that leads outside.
-
-        Nothing is said about whether a path outside exists.
+        """Return a path with symbolic links resolved.
 
         Raises:
-            LabError: If it leads outside, or is no path.
+            LabError: If it leads outside the allowed folders, whether it exists or not, or if it
+                is not a path.
         """
         if not written or any(ord(character) < 32 for character in written):
             raise LabError(f"{key}: {quoted(written)} is not a path; allowed: one line of text")
@@ -94,12 +93,12 @@ class Reach:
         return path
 
     def holds(self, path: Path) -> bool:
-        """Whether a resolved path lies below an allowed folder."""
+        """Return whether a resolved path lies below an allowed folder."""
         return any(path.is_relative_to(folder) for folder in self.allowed)
 
 
 def quoted(written: str) -> str:
-    """Return text of a bet so that it can stand in a message: short, on one line, printable."""
+    """Return untrusted text in quotes for a message: short, printable and on one line."""
     cut = written if len(written) <= _LONGEST_SHOWN else f"{written[:_LONGEST_SHOWN]}..."
     return ascii(cut) if not cut.isprintable() else f"'{cut}'"
 

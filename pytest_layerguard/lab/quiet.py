@@ -1,4 +1,4 @@
-"""Keeping the libraries' chatter out of a run that has its own words."""
+"""Silence the model libraries, and take secrets out of their messages."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class _Kept(logging.Handler):
 
 @contextmanager
 def quiet() -> Iterator[list[str]]:
-    """Silence logs, warnings and progress bars of the model libraries for the time of a block.
+    """Silence logs, warnings and progress bars of the model libraries within a block.
 
     Yields:
-        What they would have logged at warning level or above, for an error to be explained by.
+        The messages that they log at warning level or above, to explain a later error.
     """
     kept = _Kept()
     with ExitStack() as stack:
@@ -52,15 +52,15 @@ def scrubbed(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an exception says first, fit to be shown; with its kind if that says more."""
+    """Return the first line of an exception's message without secrets, with its type where needed."""
     lines = [line.strip() for line in scrubbed(str(error)).splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].endswith(":"):
         lines[0] += f" {lines[1]}"
     kind = type(error).__name__
     if not lines:
         return kind
-    told = lines[0][:_LONGEST]
-    return told if isinstance(error, OSError | ValueError | RuntimeError) else f"{kind}: {told}"
+    line = lines[0][:_LONGEST]
+    return line if isinstance(error, OSError | ValueError | RuntimeError) else f"{kind}: {line}"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Access tokens, which must not leave the process in anything that it prints or writes."""
+"""Take access tokens out of everything that the process prints or writes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Final
 
 _VARIABLES: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "GITHUB_TOKEN", "GH_TOKEN")
 _SHORTEST: Final = 8
-"""What is shorter is no token, and taking it out would take out words."""
+"""Characters; shorter values are not tokens but words."""
 
 _TOKEN: Final = re.compile(r"\b(?:hf|api_org|ghp|gho|ghu|ghs|ghr|github_pat)_[A-Za-z0-9_]{10,}")
 
 
 def without_secrets(text: str) -> str:
-    """Return text with ``***`` for every access token: those of the environment, and what looks like one."""
+    """Return text with ``***`` for every token of the environment and all that looks like a token."""
     for variable in _VARIABLES:
         token = os.environ.get(variable, "").strip()
         if len(token) >= _SHORTEST:
