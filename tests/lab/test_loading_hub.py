@@ -10,10 +10,14 @@ import pytest
 from hub.server import TOKEN, Hub, Trouble
 from hub.tiny import files, model, save, tokenizer
 
+from pytest_layerguard.lab.budget import Budget
+from pytest_layerguard.lab.conditions import Conditions
 from pytest_layerguard.lab.errors import LabError, UnavailableError
+from pytest_layerguard.lab.hub import Repository, fetch_model
 from pytest_layerguard.lab.hub_errors import explained
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from hub.visitor import Visitor
@@ -58,6 +62,28 @@ def test_what_is_not_needed_is_not_fetched(
 
     assert "error" not in visitor.ask(model=pinned("acme/extra", commit))
     assert not [seen for seen in hub.seen if seen.path.endswith(tuple(extra))]
+
+
+def test_a_model_larger_than_the_limit_is_not_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commit = "0" * 40
+    sizes = {"config.json": 9, "model.safetensors": 100}
+    fetched: list[str] = []
+
+    def snapshot(_self: object, _commit: str, names: Iterable[str]) -> Path:
+        fetched.extend(names)
+        return tmp_path
+
+    monkeypatch.setattr(Repository, "listing", lambda _self: (commit, sizes))
+    monkeypatch.setattr(Repository, "snapshot", snapshot)
+    conditions = Conditions(device="cpu", budget=Budget(model_bytes=99))
+
+    with pytest.raises(LabError, match="bytes of weights: 100; this run allows 99"):
+        fetch_model("acme/large", commit, conditions)
+
+    assert "config.json" in fetched
+    assert "model.safetensors" not in fetched
 
 
 def test_a_sharded_model(hub: Hub, visitor: Visitor, tmp_path: Path) -> None:
