@@ -10,10 +10,11 @@ from itertools import islice
 from typing import Final
 
 from pytest_layerguard.bet import interval as arithmetic
-from pytest_layerguard.bet import power, syntax
+from pytest_layerguard.bet import syntax
 from pytest_layerguard.bet.interval import Interval, Truth
 from pytest_layerguard.bet.metrics import METRICS
 from pytest_layerguard.bet.parsed import Parsed
+from pytest_layerguard.bet.straddle import Straddle
 from pytest_layerguard.bet.syntax import CriterionError, Node
 
 __all__ = [
@@ -62,28 +63,6 @@ class Row:
         """The variant's name, with arm, text and checkpoint where there are such."""
         names = [name for name in (self.arm, self.text, self.checkpoint) if name is not None]
         return ".".join([*names, self.variant])
-
-
-@dataclass(frozen=True)
-class Straddle:
-    """A comparison that cannot be decided: the interval lies across the bar.
-
-    ``interval`` and ``bar`` are the two sides; ``metric`` is the first side as written.
-    """
-
-    metric: str
-    variant: str
-    interval: Interval
-    bar: Interval
-    comparison: str
-
-    def tokens_to_decide(self, tokens: int, windows: int, comparisons: int = 1) -> int | None:
-        """Return how many tokens in all would decide with a probability of 80 %.
-
-        Of what was measured on ``tokens`` tokens in ``windows`` windows, with intervals that hold together
-        over ``comparisons``; see :func:`power.tokens_for_gap`. None where no number can be told.
-        """
-        return power.tokens_for_gap(self.interval, self.bar, tokens, windows, comparisons)
 
 
 @dataclass(frozen=True)

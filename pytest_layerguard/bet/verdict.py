@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from pytest_layerguard.bet import power
 from pytest_layerguard.bet.interval import Truth
 
 if TYPE_CHECKING:
@@ -75,30 +74,6 @@ def judge(criteria: Criteria, rows: Sequence[Row]) -> Judgement:
         catastrophic.truth if catastrophic else Truth.FALSE,
     )
     return Judgement(verdict, strict, lenient, catastrophic, decided_by)
-
-
-def tokens_for_verdict(
-    criteria: Criteria, rows: Sequence[Row], tokens: int, windows: int, comparisons: int
-) -> int | None:
-    """Return on how many tokens there would be a verdict with a probability of 80 %.
-
-    Of what was measured on ``tokens`` tokens in ``windows`` windows, with intervals that hold together
-    over ``comparisons``; see :mod:`power`. None where no number can be told.
-    """
-    given = (criteria.strict, criteria.lenient, criteria.catastrophic)
-    names = {each.metric for criterion in given if criterion for each in criterion.references}
-    lean = [
-        # In the row's own order: what is drawn for a metric depends on its place among them.
-        replace(row, metrics={name: each for name, each in row.metrics.items() if name in names})
-        for row in rows
-    ]
-    return power.tokens_for_rows(
-        lambda drawn: judge(criteria, drawn).verdict is not Verdict.INCONCLUSIVE,
-        lean,
-        tokens,
-        windows,
-        comparisons,
-    )
 
 
 def _verdict(strict: Truth, lenient: Truth, catastrophic: Truth) -> tuple[Verdict, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.interval import Truth
 from pytest_layerguard.bet.problems import printable
-from pytest_layerguard.bet.verdict import Judgement, Verdict, judge, tokens_for_verdict
+from pytest_layerguard.bet.verdict import Verdict, judge
 from pytest_layerguard.catalogue import outcome
 from pytest_layerguard.catalogue.advice import advice
 from pytest_layerguard.catalogue.crossing import Bar, Crossing, Looks, bar, crossings, mistakes
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.arguments import Kinds
     from pytest_layerguard.bet.criteria import Straddle
     from pytest_layerguard.bet.metrics import Metric
-    from pytest_layerguard.bet.model import Bet, Criteria
+    from pytest_layerguard.bet.model import Bet
     from pytest_layerguard.bet.reading import BetDocument
     from pytest_layerguard.lab.results import BetResult
 
@@ -171,7 +171,9 @@ class Judge:
             messages=(
                 *decision.messages,
                 *_bars_told(bars, result, held=decision.word),
-                *_more_tokens(bet.criteria, judgement, result, decision.word),
+                *_straddles(
+                    judgement.straddling if decision.word is not Word.CROSSED else (), result
+                ),
                 *("\n".join(each.lines(self.root)) for each in file.challenged if lost),
             ),
             warnings=(*decision.warnings, *file.notes(), *_conditions(file, result, decision)),
@@ -356,20 +358,6 @@ def _bars_told(bars: Mapping[str, Bar], result: BetResult, *, held: Word) -> Ite
             yield f"the bar of {id_}: {each.told}"
         if held is Word.INCONCLUSIVE:
             yield from _straddles(each.straddling, result)
-
-
-def _more_tokens(
-    criteria: Criteria, judgement: Judgement, result: BetResult, word: Word
-) -> Iterator[str]:
-    """Say for each interval that straddles a bar how many tokens would decide, and how many all together."""
-    if judgement.verdict is not Verdict.INCONCLUSIVE or word is Word.CROSSED:
-        return
-    ground = (result.tokens, result.windows, len(result.variants))
-    yield from _straddles(judgement.straddling, result)
-    if len(judgement.straddling) > 1:
-        tokens = tokens_for_verdict(criteria, result.rows(), *ground)
-        if tokens is not None:
-            yield f"a verdict would take about {tokens:,} tokens"
 
 
 def _straddles(straddling: Sequence[Straddle], result: BetResult) -> Iterator[str]:

@@ -19,7 +19,7 @@ from scipy.special import stdtrit
 from support.processes import SYNTHETIC, TOKENS, Array, Process, resampled, sweep
 
 from pytest_layerguard.bet.interval import Interval
-from pytest_layerguard.bet.power import tokens_for_gap
+from pytest_layerguard.bet.straddle import Straddle
 from pytest_layerguard.lab.intervals import clustered
 
 WINDOWS = (8, 22, 64)
@@ -98,7 +98,8 @@ def deciding(name: str, process: Process, runs: int, random: np.random.Generator
                 found = interval(process(random, 1, windows)[0] + truth)
                 if not found.low <= 0 <= found.high:
                     continue
-                named = tokens_for_gap(found, Interval.point(0), windows * TOKENS, windows, 1)
+                straddle = Straddle("kl", "", found, Interval.point(0), "kl <= 0")
+                named = straddle.tokens_to_decide(windows * TOKENS, windows, 1)
                 assert named is not None
                 later = interval(process(random, 1, named // TOKENS)[0] + truth)
                 decided.append(not later.low <= 0 <= later.high)

@@ -8,11 +8,9 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from pytest_layerguard.bet.criteria import Expression, Interval, Row, Straddle, Truth
-from pytest_layerguard.bet.model import Criteria
-from pytest_layerguard.bet.power import scale_of
+from pytest_layerguard.bet.interval import Interval
+from pytest_layerguard.bet.straddle import Straddle, scale_of
 from pytest_layerguard.bet.student import quantile
-from pytest_layerguard.bet.verdict import Verdict, judge, tokens_for_verdict
 
 WINDOW = 128
 
@@ -68,9 +66,9 @@ def test_an_uncertain_bar_adds_its_own_width():
 
 
 def test_no_number_where_none_would_do():
-    assert straddle(-math.inf, 0, math.inf, 2).tokens_to_decide(1_024, 8) is None
-    assert straddle(0, 1, math.inf, 2).tokens_to_decide(1_024, 8) is None
-    assert straddle(1, 1, 1, 1).tokens_to_decide(1_024, 8) is None
+    assert straddle(-math.inf, 0, math.inf, 2).tokens_to_decide(1_024, 8, 1) is None
+    assert straddle(0, 1, math.inf, 2).tokens_to_decide(1_024, 8, 1) is None
+    assert straddle(1, 1, 1, 1).tokens_to_decide(1_024, 8, 1) is None
 
 
 @pytest.mark.parametrize("windows", [8, 22, 64])
@@ -95,52 +93,3 @@ def _measured(random: np.random.Generator, gap: float, windows: int) -> Interval
     deviation = math.sqrt(random.chisquare(windows - 1) / (windows - 1))
     half = quantile(windows) * deviation / math.sqrt(windows)
     return Interval(mean, mean - half, mean + half)
-
-
-def rows(*intervals: tuple[float, float, float]) -> list[Row]:
-    return [
-        Row(f"skip-{n}", str(n), None, None, None, {"kl": Interval(value, low, high)})
-        for n, (low, value, high) in enumerate(intervals)
-    ]
-
-
-def criteria(lenient: str) -> Criteria:
-    return Criteria(lenient=Expression.parse(lenient))
-
-
-def test_one_gap_is_told_alike_alone_and_as_a_verdict():
-    for value in (1.2, 1.5, 1.9):
-        alone = decides(straddle(value - 1, value, value + 1, 1))
-        whole = tokens_for_verdict(
-            criteria("kl <= 1"), rows((value - 1, value, value + 1)), 8192, 64, 1
-        )
-        assert whole == pytest.approx(alone, rel=0.15)
-
-
-def test_a_verdict_needs_only_what_it_rests_on():
-    near, far = (0.0, 1.0, 2.0), (0.95, 1.9, 2.85)
-    either = tokens_for_verdict(criteria("any(kl <= 1)"), rows(near, far), 8192, 64, 2)
-    both = tokens_for_verdict(
-        criteria("all(kl <= 1) or all(kl > 1)"), rows(near, near), 8192, 64, 2
-    )
-    one = tokens_for_verdict(criteria("any(kl <= 1)"), rows(near), 8192, 64, 2)
-    several = tokens_for_verdict(criteria("any(kl <= 1)"), rows(*[near] * 6), 8192, 64, 2)
-    assert either is not None
-    assert both is not None
-    assert one is not None
-    assert several is not None
-    # Of six layers on the bar one is likely below it, and one is enough.
-    assert several < one <= both
-    assert either <= 1.5 * one
-
-
-def test_what_is_decided_takes_no_more():
-    decided = rows((0.1, 0.2, 0.3))
-    assert judge(criteria("kl <= 1"), decided).verdict is Verdict.LENIENT
-    assert tokens_for_verdict(criteria("kl <= 1"), decided, 8192, 64, 1) == 8192
-
-
-def test_no_verdict_where_an_interval_has_no_end():
-    endless = rows((-math.inf, 0.0, math.inf))
-    assert Expression.parse("kl <= 1").evaluate(endless).truth is Truth.UNDECIDED
-    assert tokens_for_verdict(criteria("kl <= 1"), endless, 8192, 64, 1) is None
