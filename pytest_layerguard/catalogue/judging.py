@@ -10,7 +10,6 @@ from pytest_layerguard.bet.interval import Truth
 from pytest_layerguard.bet.problems import printable
 from pytest_layerguard.bet.verdict import Verdict, judge
 from pytest_layerguard.catalogue import outcome
-from pytest_layerguard.catalogue.advice import advice
 from pytest_layerguard.catalogue.crossing import Bar, Crossing, Looks, bar, crossings, mistakes
 from pytest_layerguard.catalogue.git import GitError, Repository
 from pytest_layerguard.catalogue.numbers import measured
@@ -69,18 +68,8 @@ class Judge:
         """Return what a bet of the folder `bets` comes to; `measure` is called only if it must be.
 
         Whatever is wrong with the bet, its model or its record becomes an outcome; `measure` may
-        raise LabError and UnavailableError. A proposal may be given advice beside it.
+        raise LabError and UnavailableError.
         """
-        found = self._outcome(document, bets, measure)
-        if found.word is Word.CROSSED and found.result is None:
-            # How to measure better is no help before a closed door, and the door tells what is.
-            return found
-        # The bet that is offered removes layers: where that door is closed it would be refused as well.
-        doors = (each.id for each in found.crossed if each.entry.is_closed_to("remove_layers"))
-        advised = advice(document.bet, tuple(dict.fromkeys(doors)))
-        return replace(found, warnings=(*found.warnings, advised)) if advised else found
-
-    def _outcome(self, document: BetDocument, bets: Path, measure: Measures) -> Outcome:
         try:
             file, case, decision = self._opened(document, bets)
         except LabError as error:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 from pytest_layerguard.bet.model import Closes
 from pytest_layerguard.bet.problems import BetFileError, printable
 from pytest_layerguard.bet.reading import BetDocument, duplicate_ids, read_bets
-from pytest_layerguard.catalogue.likeness import kinds_like
 from pytest_layerguard.catalogue.records import FOLDER, Record, Records, load_records
 
 if TYPE_CHECKING:
@@ -52,11 +51,6 @@ class Entry:
         # The kinds were checked when the bet was read; those of a plugin are not known here.
         kinds = dict.fromkeys(record.closes["interventions"])
         return Closes.model_validate(dict(record.closes), context={"kinds": kinds})
-
-    def is_closed_to(self, kind: str) -> bool:
-        """Return whether the door is closed to an intervention whatever its arguments."""
-        closes = self.closes
-        return closes is not None and not kinds_like(kind).keys().isdisjoint(closes.interventions)
 
 
 @dataclass(frozen=True)
