@@ -8,16 +8,19 @@ proof of what can happen; none found is one only where every case was tried.
 from __future__ import annotations
 
 import math
+import operator
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise, product
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet import syntax
-from pytest_layerguard.bet.criteria import Evaluator, Expression, Row, reference
+from pytest_layerguard.bet.criteria import Expression, Row, RowWalker
 from pytest_layerguard.bet.implication import implies
 from pytest_layerguard.bet.interval import Interval, short
+from pytest_layerguard.bet.walker import ARITHMETIC
 
 if TYPE_CHECKING:
     from pytest_layerguard.bet.criteria import Binding, Reference
@@ -30,6 +33,7 @@ _MOST_STEPS: Final = 300_000
 _SWEEPS_TRIED: Final = (1, 2, 3)
 
 Values = Sequence[float]
+Function = Callable[[Values], float]
 Slot = tuple[str, str | None, str | None, str | None, str]
 """A number that is measured: metric, arm, text, checkpoint and target."""
 
@@ -131,9 +135,9 @@ class _Trial:
     """The criteria compiled for a number of variants, and the values that are worth trying."""
 
     free: dict[Slot, list[float]]
-    truths: list[Callable[[Values], float]]
+    truths: list[Function]
     slots: dict[Slot, int]
-    derived: list[tuple[int, Callable[[Values], float]]]
+    derived: list[tuple[int, Function]]
     exhaustive: bool
     most: int
     described: list[Slot] = field(default_factory=list)
@@ -151,7 +155,7 @@ class _Trial:
         derived = list(_derived(slots, shape))
         compiler = _Compiler(rows, slots)
         truths = [
-            compiler.compiled(expression.node, None) if expression else (lambda _: 0.0)
+            compiler.truth(expression.node, None) if expression else (lambda _: 0.0)
             for expression in (criteria.strict, criteria.lenient, criteria.catastrophic)
         ]
         bars = _Bars.of(expressions)
@@ -225,9 +229,7 @@ def _slot(metric: str, row: Row) -> Slot:
     return metric, row.arm, row.text, row.checkpoint, row.target
 
 
-def _derived(
-    slots: Mapping[Slot, int], shape: Shape
-) -> Iterator[tuple[int, Callable[[Values], float]]]:
+def _derived(slots: Mapping[Slot, int], shape: Shape) -> Iterator[tuple[int, Function]]:
     """Yield the numbers that follow from others by the definition of the metrics."""
     for (metric, arm, text, checkpoint, target), place in slots.items():
         base = slots.get(("base_perplexity", None, text, checkpoint, ""))
@@ -245,108 +247,86 @@ def _derived(
                 yield place, _difference(pair[0], pair[1])
 
 
-def _product(first: int, second: int | None) -> Callable[[Values], float]:
+def _product(first: int, second: int | None) -> Function:
     return lambda values: values[first] * (1.0 if second is None else values[second])
 
 
-def _difference(first: int, second: int) -> Callable[[Values], float]:
+def _difference(first: int, second: int) -> Function:
     return lambda values: values[first] - values[second]
 
 
-class _Compiler:
-    """Turns an expression into a function of the numbers, by the rows that it would range over."""
+class _Compiler(RowWalker[Function, Function]):
+    """Turn an expression into a function of the numbers, by the rows that it would range over."""
 
     def __init__(self, rows: Sequence[Row], slots: Mapping[Slot, int]) -> None:
-        self.evaluator = Evaluator(rows)
+        super().__init__(rows)
         self.slots = slots
         self.steps = 0
 
-    def compiled(self, node: Node, binding: Binding | None) -> Callable[[Values], float]:
+    def truth(self, node: Node, binding: Binding | None) -> Function:
         self.steps += 1
-        match node:
-            case syntax.Number():
-                constant = node.value
-                return lambda _: constant
-            case syntax.Name():
-                named = reference(node)
-                row = binding[named] if binding is not None else self.evaluator.only(named)
-                place = self.slots[_slot(named.metric, row)]
-                return lambda values: values[place]
-            case syntax.Negative():
-                operand = self.compiled(node.operand, binding)
-                return lambda values: -operand(values)
-            case syntax.Negation():
-                operand = self.compiled(node.operand, binding)
-                return lambda values: not operand(values)
-            case syntax.Arithmetic():
-                return _calculation(
-                    node.operator, *(self.compiled(each, binding) for each in syntax.parts_of(node))
-                )
-            case syntax.Junction():
-                parts = [self.compiled(each, binding) for each in node.operands]
-                return _gathered("all" if node.word == "and" else "any", parts)
-            case syntax.Quantifier():
-                bindings = self.evaluator.bindings(node.operand)
-                return _gathered(
-                    node.word, [self.compiled(node.operand, each) for each in bindings]
-                )
-            case syntax.Comparison():
-                sides = [self.compiled(each, binding) for each in node.operands]
-                return _gathered(
-                    "all",
-                    [
-                        _comparison(sign, left, right)
-                        for sign, left, right in zip(node.operators, sides, sides[1:], strict=False)
-                    ],
-                )
-            case _:
-                raise AssertionError(f"not part of a criterion: {node}")
+        return super().truth(node, binding)
+
+    def number(self, node: Node, binding: Binding | None) -> Function:
+        self.steps += 1
+        return super().number(node, binding)
+
+    def constant(self, value: float) -> Function:
+        return lambda _: value
+
+    def measured(self, metric: str, row: Row) -> Function:
+        return itemgetter(self.slots[_slot(metric, row)])
+
+    def negative(self, operand: Function) -> Function:
+        return lambda values: -operand(values)
+
+    def calculated(self, sign: str, left: Function, right: Function) -> Function:
+        calculate = ARITHMETIC[sign]
+        return lambda values: calculate(left(values), right(values))
+
+    def gathered(self, word: str, numbers: Sequence[Function]) -> Function:
+        gather = _GATHERED[word]
+        return lambda values: gather([number(values) for number in numbers])
+
+    def negated(self, operand: Function) -> Function:
+        return lambda values: not operand(values)
+
+    def joined(self, word: str, operands: Sequence[Function]) -> Function:
+        decide = all if word == "all" else any
+        return lambda values: decide(operand(values) for operand in operands)
+
+    def quantified(self, word: str, parts: Sequence[tuple[Binding, Function]]) -> Function:
+        return self.joined(word, [part for _, part in parts])
+
+    def compared(
+        self, node: syntax.Comparison, sides: Sequence[Function], binding: Binding | None
+    ) -> Function:
+        pairs = [
+            (_COMPARISONS[sign], left, right)
+            for sign, left, right in zip(node.operators, sides, sides[1:], strict=False)
+        ]
+        return lambda values: all(
+            compare(left(values), right(values)) for compare, left, right in pairs
+        )
 
 
-def _calculation(
-    sign: str, left: Callable[[Values], float], right: Callable[[Values], float]
-) -> Callable[[Values], float]:
-    match sign:
-        case "+":
-            return lambda values: left(values) + right(values)
-        case "-":
-            return lambda values: left(values) - right(values)
-        case "*":
-            return lambda values: left(values) * right(values)
-        case _:
-            return lambda values: left(values) / right(values)
+def _mean(numbers: Sequence[float]) -> float:
+    return math.fsum(numbers) / len(numbers)
 
 
-def _comparison(
-    sign: str, left: Callable[[Values], float], right: Callable[[Values], float]
-) -> Callable[[Values], float]:
-    match sign:
-        case "<":
-            return lambda values: left(values) < right(values)
-        case "<=":
-            return lambda values: left(values) <= right(values)
-        case ">":
-            return lambda values: left(values) > right(values)
-        case ">=":
-            return lambda values: left(values) >= right(values)
-        case "==":
-            return lambda values: left(values) == right(values)
-        case _:
-            return lambda values: left(values) != right(values)
-
-
-def _gathered(word: str, parts: Sequence[Callable[[Values], float]]) -> Callable[[Values], float]:
-    match word:
-        case "all":
-            return lambda values: all(part(values) for part in parts)
-        case "any":
-            return lambda values: any(part(values) for part in parts)
-        case "min":
-            return lambda values: min(part(values) for part in parts)
-        case "max":
-            return lambda values: max(part(values) for part in parts)
-        case _:
-            return lambda values: math.fsum(part(values) for part in parts) / len(parts)
+_GATHERED: Final[Mapping[str, Callable[[Sequence[float]], float]]] = {
+    "min": min,
+    "max": max,
+    "mean": _mean,
+}
+_COMPARISONS: Final[Mapping[str, Callable[[float, float], bool]]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
 
 
 @dataclass

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from typing import Final
@@ -16,6 +17,7 @@ from pytest_layerguard.bet.metrics import METRICS
 from pytest_layerguard.bet.parsed import Parsed
 from pytest_layerguard.bet.straddle import Straddle
 from pytest_layerguard.bet.syntax import CriterionError, Node
+from pytest_layerguard.bet.walker import ARITHMETIC, N, T, Walker
 
 __all__ = [
     "CriterionError",
@@ -32,6 +34,11 @@ _DIMENSIONS: Final = ("arm", "text", "checkpoint")
 _MOST_TOLD: Final = 4
 _LONGEST_FILLED: Final = 800
 _LARGEST_JOIN: Final = 200_000
+_GATHERED: Final[Mapping[str, Callable[[Sequence[Interval]], Interval]]] = {
+    "min": arithmetic.least,
+    "max": arithmetic.greatest,
+    "mean": arithmetic.mean,
+}
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class Expression(Parsed):
 
         Raises CriterionError where a metric is missing, ambiguous or the arms do not line up.
         """
-        finding = Evaluator(rows).truth(self.node, None)
+        finding = _Evaluator(rows).truth(self.node, None)
         filled = f"{self}  ->  {finding.filled}"
         if len(filled) > _LONGEST_FILLED:
             filled = f"{filled[: _LONGEST_FILLED - 4]} ..."
@@ -126,135 +133,44 @@ Binding = Mapping[Reference, Row]
 """Which row each metric inside a quantifier is read from."""
 
 
-class Evaluator:
+class RowWalker(Walker[N, T, Binding | None]):
+    """Walk a criterion over measured rows, with one binding for each variant inside a quantifier."""
+
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
 
-    def truth(self, node: Node, binding: Binding | None) -> _Finding:
-        match node:
-            case syntax.Negation():
-                inner = self.truth(node.operand, binding)
-                return _Finding(~inner.truth, inner.filled, inner.straddling, inner.distance)
-            case syntax.Junction():
-                decide = Truth.all if node.word == "and" else Truth.any
-                parts = [self.truth(operand, binding) for operand in node.operands]
-                return _joined(decide(part.truth for part in parts), parts)
-            case syntax.Quantifier():
-                return self._quantified(node)
-            case syntax.Comparison():
-                return self._compared(node, binding)
-            case _:
-                raise AssertionError(f"not a truth: {node}")
+    def truth(self, node: Node, binding: Binding | None) -> T:
+        """Return what a node that is true or false stands for."""
+        if isinstance(node, syntax.Quantifier):
+            bindings = self.bindings(node.operand)
+            parts = [(each, self.truth(node.operand, each)) for each in bindings]
+            return self.quantified(node.word, parts)
+        return super().truth(node, binding)
 
-    def _quantified(self, node: syntax.Quantifier) -> _Finding:
-        decide = Truth.all if node.word == "all" else Truth.any
-        parts = []
-        for binding in self.bindings(node.operand):
-            part = self.truth(node.operand, binding)
-            parts.append(
-                _Finding(
-                    part.truth,
-                    f"{_label(binding)}: {part.filled}",
-                    part.straddling,
-                    part.distance,
-                )
-            )
-        return _joined(decide(part.truth for part in parts), parts)
+    def number(self, node: Node, binding: Binding | None) -> N:
+        """Return what a node that is a number stands for."""
+        if isinstance(node, syntax.Quantifier):
+            bindings = self.bindings(node.operand)
+            return self.gathered(node.word, [self.number(node.operand, each) for each in bindings])
+        return super().number(node, binding)
 
-    def _compared(self, node: syntax.Comparison, binding: Binding | None) -> _Finding:
-        sides = [self.number(operand, binding) for operand in node.operands]
-        truths, straddling, distance = [], [], math.inf
-        for place, sign in enumerate(node.operators):
-            left, right = sides[place], sides[place + 1]
-            truths.append(left.compare(sign, right))
-            distance = min(distance, abs(left.value - right.value))
-            if truths[-1] is Truth.UNDECIDED:
-                straddling.append(self._straddle(node, place, left, right, binding))
-        truth = Truth.all(truths)
-        filled = self._filled(node.operands[0], sides[0], binding)
-        for sign, operand, side in zip(node.operators, node.operands[1:], sides[1:], strict=True):
-            filled = f"{filled} {sign} {self._filled(operand, side, binding)}"
-        undecided = tuple(straddling) if truth is Truth.UNDECIDED else ()
-        return _Finding(truth, f"{filled} is {truth.value}", undecided, distance)
+    def named(self, name: syntax.Name, binding: Binding | None) -> N:
+        """Return what the metric of the one row that is meant stands for."""
+        named = reference(name)
+        row = binding[named] if binding is not None else self.only(named)
+        return self.measured(named.metric, row)
 
-    def _straddle(
-        self,
-        node: syntax.Comparison,
-        place: int,
-        left: Interval,
-        right: Interval,
-        binding: Binding | None,
-    ) -> Straddle:
-        operands = (node.operands[place], node.operands[place + 1])
-        sides = (left, right)
-        if not any(True for _ in _names(operands[0])):
-            operands, sides = operands[::-1], sides[::-1]
-        if binding is not None:
-            variant = _label(binding)
-        else:
-            found = [self._extreme(part) for part in syntax.walk(operands[0])]
-            variant = next((label for label in found if label), "")
-        comparison = syntax.written(
-            syntax.Comparison(
-                (node.operands[place], node.operands[place + 1]), (node.operators[place],)
-            )
-        )
-        return Straddle(syntax.written(operands[0]), variant, *sides, comparison)
+    @abstractmethod
+    def measured(self, metric: str, row: Row) -> N:
+        """Return what a metric of a row stands for."""
 
-    def _extreme(self, node: Node) -> str | None:
-        """Return the variant whose value a ``min`` or ``max`` is, or the one that a name means."""
-        if isinstance(node, syntax.Name):
-            try:
-                return self.only(reference(node)).label
-            except CriterionError:
-                return None
-        if not isinstance(node, syntax.Quantifier) or node.word not in ("min", "max"):
-            return None
-        choose = min if node.word == "min" else max
-        bindings = self.bindings(node.operand)
-        return _label(choose(bindings, key=lambda each: self.number(node.operand, each).value))
+    @abstractmethod
+    def gathered(self, word: str, numbers: Sequence[N]) -> N:
+        """Return the ``min``, ``max`` or ``mean`` over the variants."""
 
-    def _filled(self, node: Node, side: Interval, binding: Binding | None) -> str:
-        if isinstance(node, syntax.Number):
-            return syntax.number(node.value)
-        if isinstance(node, syntax.Name):
-            name = ".".join(node.parts)
-            return str(side) if binding is not None and len(node.parts) == 1 else f"{name} {side}"
-        extreme = self._extreme(node) if isinstance(node, syntax.Quantifier) else None
-        at = f" ({extreme})" if extreme else ""
-        return f"{syntax.written(node)} = {side}{at}"
-
-    def number(self, node: Node, binding: Binding | None) -> Interval:
-        match node:
-            case syntax.Number():
-                return Interval.point(node.value)
-            case syntax.Name():
-                named = reference(node)
-                row = binding[named] if binding is not None else self.only(named)
-                return row.metrics[named.metric]
-            case syntax.Negative():
-                return -self.number(node.operand, binding)
-            case syntax.Arithmetic():
-                left, right = self.number(node.left, binding), self.number(node.right, binding)
-                match node.operator:
-                    case "+":
-                        return left + right
-                    case "-":
-                        return left - right
-                    case "*":
-                        return left * right
-                    case _:
-                        return left / right
-            case syntax.Quantifier():
-                gather = {
-                    "min": arithmetic.least,
-                    "max": arithmetic.greatest,
-                    "mean": arithmetic.mean,
-                }[node.word]
-                bindings = self.bindings(node.operand)
-                return gather(self.number(node.operand, each) for each in bindings)
-            case _:
-                raise AssertionError(f"not a number: {node}")
+    @abstractmethod
+    def quantified(self, word: str, parts: Sequence[tuple[Binding, T]]) -> T:
+        """Return ``all`` or ``any`` over the variants."""
 
     def only(self, named: Reference) -> Row:
         rows = self._selected(named)
@@ -321,6 +237,101 @@ class Evaluator:
         if len({row.target for row in rows}) > 1:
             free.add("target")
         return free
+
+
+class _Evaluator(RowWalker[Interval, _Finding]):
+    def constant(self, value: float) -> Interval:
+        return Interval.point(value)
+
+    def measured(self, metric: str, row: Row) -> Interval:
+        return row.metrics[metric]
+
+    def negative(self, operand: Interval) -> Interval:
+        return -operand
+
+    def calculated(self, sign: str, left: Interval, right: Interval) -> Interval:
+        result: Interval = ARITHMETIC[sign](left, right)
+        return result
+
+    def gathered(self, word: str, numbers: Sequence[Interval]) -> Interval:
+        return _GATHERED[word](numbers)
+
+    def negated(self, operand: _Finding) -> _Finding:
+        return replace(operand, truth=~operand.truth)
+
+    def joined(self, word: str, operands: Sequence[_Finding]) -> _Finding:
+        decide = Truth.all if word == "all" else Truth.any
+        return _joined(decide(each.truth for each in operands), operands)
+
+    def quantified(self, word: str, parts: Sequence[tuple[Binding, _Finding]]) -> _Finding:
+        labelled = [
+            replace(part, filled=f"{_label(binding)}: {part.filled}") for binding, part in parts
+        ]
+        return self.joined(word, labelled)
+
+    def compared(
+        self, node: syntax.Comparison, sides: Sequence[Interval], binding: Binding | None
+    ) -> _Finding:
+        truths, straddling, distance = [], [], math.inf
+        for place, sign in enumerate(node.operators):
+            left, right = sides[place], sides[place + 1]
+            truths.append(left.compare(sign, right))
+            distance = min(distance, abs(left.value - right.value))
+            if truths[-1] is Truth.UNDECIDED:
+                straddling.append(self._straddle(node, place, left, right, binding))
+        truth = Truth.all(truths)
+        filled = self._filled(node.operands[0], sides[0], binding)
+        for sign, operand, side in zip(node.operators, node.operands[1:], sides[1:], strict=True):
+            filled = f"{filled} {sign} {self._filled(operand, side, binding)}"
+        undecided = tuple(straddling) if truth is Truth.UNDECIDED else ()
+        return _Finding(truth, f"{filled} is {truth.value}", undecided, distance)
+
+    def _straddle(
+        self,
+        node: syntax.Comparison,
+        place: int,
+        left: Interval,
+        right: Interval,
+        binding: Binding | None,
+    ) -> Straddle:
+        operands = (node.operands[place], node.operands[place + 1])
+        sides = (left, right)
+        if not any(True for _ in _names(operands[0])):
+            operands, sides = operands[::-1], sides[::-1]
+        if binding is not None:
+            variant = _label(binding)
+        else:
+            found = [self._extreme(part) for part in syntax.walk(operands[0])]
+            variant = next((label for label in found if label), "")
+        comparison = syntax.written(
+            syntax.Comparison(
+                (node.operands[place], node.operands[place + 1]), (node.operators[place],)
+            )
+        )
+        return Straddle(syntax.written(operands[0]), variant, *sides, comparison)
+
+    def _extreme(self, node: Node) -> str | None:
+        """Return the variant whose value a ``min`` or ``max`` is, or the one that a name means."""
+        if isinstance(node, syntax.Name):
+            try:
+                return self.only(reference(node)).label
+            except CriterionError:
+                return None
+        if not isinstance(node, syntax.Quantifier) or node.word not in ("min", "max"):
+            return None
+        choose = min if node.word == "min" else max
+        bindings = self.bindings(node.operand)
+        return _label(choose(bindings, key=lambda each: self.number(node.operand, each).value))
+
+    def _filled(self, node: Node, side: Interval, binding: Binding | None) -> str:
+        if isinstance(node, syntax.Number):
+            return syntax.number(node.value)
+        if isinstance(node, syntax.Name):
+            name = ".".join(node.parts)
+            return str(side) if binding is not None and len(node.parts) == 1 else f"{name} {side}"
+        extreme = self._extreme(node) if isinstance(node, syntax.Quantifier) else None
+        at = f" ({extreme})" if extreme else ""
+        return f"{syntax.written(node)} = {side}{at}"
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pytest_layerguard.bet import syntax
 from pytest_layerguard.bet.interval import Interval, Truth
 from pytest_layerguard.bet.parsed import Parsed
 from pytest_layerguard.bet.problems import suggestion
 from pytest_layerguard.bet.syntax import CriterionError, Node
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from pytest_layerguard.bet.walker import ARITHMETIC, Walker
 
 FACTS: Final[Mapping[str, type]] = MappingProxyType(
     {
@@ -53,7 +52,7 @@ class ModelScope(Parsed):
 
     def covers(self, facts: Mapping[str, Fact]) -> Truth:
         """Return whether a model with these facts is inside; undecided where one is not known."""
-        return _truth(self.node, facts)
+        return _Evaluator().truth(self.node, facts)
 
 
 def _check_name(node: syntax.Name) -> None:
@@ -89,18 +88,45 @@ def _is_text(node: Node) -> bool:
     )
 
 
-def _truth(node: Node, facts: Mapping[str, Fact]) -> Truth:
-    match node:
-        case syntax.Negation():
-            return ~_truth(node.operand, facts)
-        case syntax.Junction():
-            decide = Truth.all if node.word == "and" else Truth.any
-            return decide(_truth(operand, facts) for operand in node.operands)
-        case syntax.Comparison():
-            sides = [_value(operand, facts) for operand in node.operands]
-            return Truth.all(map(_compared, node.operators, sides, sides[1:]))
-        case _:
-            raise AssertionError(f"not a truth: {node}")
+class _Evaluator(Walker["Interval | str | None", Truth, Mapping[str, Fact]]):
+    """Evaluate a scope: a number or text is None where the fact is not known."""
+
+    def number(self, node: Node, binding: Mapping[str, Fact]) -> Interval | str | None:
+        if isinstance(node, syntax.Text):
+            return node.value
+        return super().number(node, binding)
+
+    def constant(self, value: float) -> Interval:
+        return Interval.point(value)
+
+    def named(self, name: syntax.Name, binding: Mapping[str, Fact]) -> Interval | str | None:
+        fact = binding.get(name.parts[0])
+        return fact if fact is None or isinstance(fact, str) else Interval.point(float(fact))
+
+    def negative(self, operand: Interval | str | None) -> Interval | None:
+        return -operand if isinstance(operand, Interval) else None
+
+    def calculated(
+        self, sign: str, left: Interval | str | None, right: Interval | str | None
+    ) -> Interval | None:
+        if not isinstance(left, Interval) or not isinstance(right, Interval):
+            return None
+        result: Interval = ARITHMETIC[sign](left, right)
+        return result
+
+    def negated(self, operand: Truth) -> Truth:
+        return ~operand
+
+    def joined(self, word: str, operands: Sequence[Truth]) -> Truth:
+        return Truth.all(operands) if word == "all" else Truth.any(operands)
+
+    def compared(
+        self,
+        node: syntax.Comparison,
+        sides: Sequence[Interval | str | None],
+        binding: Mapping[str, Fact],
+    ) -> Truth:
+        return Truth.all(map(_compared, node.operators, sides, sides[1:]))
 
 
 def _compared(sign: str, left: Interval | str | None, right: Interval | str | None) -> Truth:
@@ -109,32 +135,3 @@ def _compared(sign: str, left: Interval | str | None, right: Interval | str | No
     if isinstance(left, str) and isinstance(right, str):
         return Truth.of((left == right) == (sign == "=="))
     return Truth.UNDECIDED
-
-
-def _value(node: Node, facts: Mapping[str, Fact]) -> Interval | str | None:
-    match node:
-        case syntax.Number():
-            return Interval.point(node.value)
-        case syntax.Text():
-            return node.value
-        case syntax.Name():
-            fact = facts.get(node.parts[0])
-            return fact if fact is None or isinstance(fact, str) else Interval.point(float(fact))
-        case syntax.Negative():
-            operand = _value(node.operand, facts)
-            return -operand if isinstance(operand, Interval) else None
-        case syntax.Arithmetic():
-            left, right = _value(node.left, facts), _value(node.right, facts)
-            if not isinstance(left, Interval) or not isinstance(right, Interval):
-                return None
-            match node.operator:
-                case "+":
-                    return left + right
-                case "-":
-                    return left - right
-                case "*":
-                    return left * right
-                case _:
-                    return left / right
-        case _:
-            raise AssertionError(f"not a value: {node}")
