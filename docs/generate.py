@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import PydanticUndefined
 
 from pytest_layerguard import api, commands, hookspecs, options
-from pytest_layerguard.bet import arguments, limits, metrics, model, texts
+from pytest_layerguard.bet import arguments, criteria, limits, metrics, model, names, texts
 from pytest_layerguard.catalogue.outcome import Word
 from pytest_layerguard.catalogue.records import SCHEMA, Record
 from pytest_layerguard.cli.main import parser
@@ -157,7 +157,7 @@ PARTS: tuple[tuple[str, type[BetPart], str], ...] = (
     (
         "model",
         model.ModelSpec,
-        "Or one word: " + ", ".join(f"`{n}`" for n in model.REFERENCE_NAMES),
+        "Or one word: " + ", ".join(f"`{n}`" for n in names.REFERENCE_NAMES),
     ),
     ("measure", model.Measure, ""),
     ("measure.text: the package's own", texts.ReferenceText, ""),
@@ -166,7 +166,7 @@ PARTS: tuple[tuple[str, type[BetPart], str], ...] = (
     ("measure.text: a dataset in a file", texts.LocalDatasetText, ""),
     ("measure.sample", model.SampleSpec, ""),
     ("measure.speak", model.SpeakSpec, ""),
-    ("criteria", model.Criteria, ""),
+    ("criteria", criteria.Criteria, ""),
     ("closes", model.Closes, ""),
     ("evidence", model.Evidence, ""),
     ("needs", model.Needs, ""),

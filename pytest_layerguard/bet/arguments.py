@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
-from pytest_layerguard.bet.part import BetPart, Whole, refusal
+from pytest_layerguard.bet.part import KEY, BetPart, Whole, prefixed, refusal, shown
+from pytest_layerguard.bet.problems import suggestion
 from pytest_layerguard.bet.targets import LAYERS_FORMS, PAIRS_FORMS, LayersTarget, PairsTarget
 from pytest_layerguard.bet.texts import TextSource
 
@@ -386,3 +398,86 @@ BUILTIN_KINDS: Final[Kinds] = {
     "quantize_weights": QuantizeWeights,
     "train": Train,
 }
+
+
+INTERVENTION_HERE: Final = {"$comment": "intervention"}
+"""Stands in a generated schema until the kinds are known."""
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """One thing that is done to the model: ``{skip_layers: {layers: 3}}``."""
+
+    kind: str
+    arguments: Arguments
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(
+            cls._validated,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda self: {self.kind: self.arguments.model_dump(exclude_defaults=True)}
+            ),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**INTERVENTION_HERE}
+
+    @classmethod
+    def _validated(cls, value: object, info: ValidationInfo) -> Intervention:
+        if isinstance(value, Intervention):
+            return value
+        kinds = kinds_of(info)
+        if not isinstance(value, dict):
+            close = suggestion(value, kinds)
+            raise refusal(
+                f"must be a mapping such as {{skip_layers: {{layers: 3}}}}, not {shown(value)}"
+                f"{close or ';'} allowed: {', '.join(kinds)}"
+            )
+        if len(value) != 1:
+            raise refusal(
+                f"must name one intervention, not {len(value)}; to do several in order "
+                "write a list, to compare them write arms"
+            )
+        ((kind, arguments),) = value.items()
+        if kind not in kinds:
+            close = suggestion(kind, kinds) or ";"
+            raise refusal(
+                f"unknown intervention {shown(kind)}{close} allowed: {', '.join(kinds)}", kind, KEY
+            )
+        try:
+            return cls(kind, kinds[kind].model_validate(arguments, context=info.context))
+        except ValidationError as error:
+            raise prefixed(error, kind) from None
+
+
+def kinds_of(info: ValidationInfo) -> Kinds:
+    """Return the kinds that a bet may name here."""
+    kinds: Kinds = (info.context or {}).get("kinds") or BUILTIN_KINDS
+    return kinds
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, dict | Intervention | str) else value
+
+
+def _in_step(interventions: tuple[Intervention, ...]) -> tuple[Intervention, ...]:
+    swept = [each.arguments.sweep_target for each in interventions if each.arguments.is_sweep]
+    if any(target != swept[0] for target in swept):
+        raise refusal("sweeps over different targets in one list; the same 'each' in all of them")
+    return interventions
+
+
+Interventions = Annotated[
+    tuple[Intervention, ...],
+    Field(strict=False, min_length=1),
+    BeforeValidator(
+        _as_list,
+        json_schema_input_type=Intervention | Annotated[list[Intervention], Field(min_length=1)],
+    ),
+    AfterValidator(_in_step),
+]
+"""One intervention, or a list applied in order; sweeps in it go in step."""

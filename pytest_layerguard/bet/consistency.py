@@ -23,9 +23,8 @@ from pytest_layerguard.bet.interval import Interval, short
 from pytest_layerguard.bet.walker import ARITHMETIC
 
 if TYPE_CHECKING:
-    from pytest_layerguard.bet.criteria import Binding, Reference
+    from pytest_layerguard.bet.criteria import Binding, Criteria, Reference
     from pytest_layerguard.bet.metrics import Metric
-    from pytest_layerguard.bet.model import Criteria
     from pytest_layerguard.bet.syntax import Node
 
 _MOST_TRIED: Final = 1_000

@@ -10,16 +10,20 @@ from functools import cached_property
 from itertools import islice
 from typing import Final
 
+from pydantic import Field
+
 from pytest_layerguard.bet import interval as arithmetic
 from pytest_layerguard.bet import syntax
 from pytest_layerguard.bet.interval import Interval, Truth
 from pytest_layerguard.bet.metrics import METRICS
 from pytest_layerguard.bet.parsed import Parsed
+from pytest_layerguard.bet.part import BetPart
 from pytest_layerguard.bet.straddle import Straddle
 from pytest_layerguard.bet.syntax import CriterionError, Node
 from pytest_layerguard.bet.walker import ARITHMETIC, N, T, Walker
 
 __all__ = [
+    "Criteria",
     "CriterionError",
     "Evaluation",
     "Expression",
@@ -110,6 +114,14 @@ class Expression(Parsed):
         if len(filled) > _LONGEST_FILLED:
             filled = f"{filled[: _LONGEST_FILLED - 4]} ..."
         return Evaluation(finding.truth, filled, finding.straddling)
+
+
+class Criteria(BetPart):
+    """When the claim holds, and when it fails beyond doubt."""
+
+    strict: Expression | None = Field(default=None, description="when it holds with room to spare")
+    lenient: Expression = Field(description="when it holds, such as 'perplexity_ratio <= 3'")
+    catastrophic: Expression | None = Field(default=None, description="when it fails beyond doubt")
 
 
 def reference(name: syntax.Name) -> Reference:

@@ -11,7 +11,6 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
     TypeAdapter,
@@ -20,18 +19,17 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import CoreSchema, core_schema
 
 from pytest_layerguard.bet import rules
-from pytest_layerguard.bet.arguments import BUILTIN_KINDS, Arguments, Kinds, Seed
-from pytest_layerguard.bet.criteria import Expression  # noqa: TC001 - pydantic reads it
+from pytest_layerguard.bet.arguments import Intervention, Interventions, Seed, kinds_of
+from pytest_layerguard.bet.criteria import Criteria  # noqa: TC001 - pydantic reads it
 from pytest_layerguard.bet.metrics import METRICS
+from pytest_layerguard.bet.names import INIT, REFERENCE_NAMES, SLUG, SLUG_RULE, ReferenceName
 from pytest_layerguard.bet.part import (
     KEY,
     BetPart,
     Whole,
     gathered,
-    prefixed,
     refusal,
     retold,
     shown,
@@ -45,14 +43,11 @@ from pytest_layerguard.bet.texts import HUB_NAME, UNPINNED, Revision, TextSource
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pydantic_core import CoreSchema
+
 Status = Literal["proposed", "upheld", "falsified"]
-ReferenceName = Literal["reference", "reference-wide", "reference@init", "reference-wide@init"]
 Preset = Literal["gptq-2048", "lm-eval", "nfs-512-256", "nfs-512-256-as-published"]
 
-REFERENCE_NAMES: Final = ("reference", "reference-wide", "reference@init", "reference-wide@init")
-_INIT: Final = "@init"
-_SLUG: Final = r"^[a-z0-9][a-z0-9-]{0,79}$"
-_SLUG_RULE: Final = "lower-case letters, digits and '-', at most 80, such as bet-40"
 _DEVICE: Final = re.compile("con|prn|aux|nul|(com|lpt)[0-9]")
 _NAME_RULE: Final = (
     "a letter, then letters, digits or '_', at most 40, and no word of the criteria's own"
@@ -75,96 +70,14 @@ Name = Annotated[str, AfterValidator(_named), WithJsonSchema({"type": "string", 
 def _portable(value: str) -> str:
     """Refuse what Windows opens as a device: a bet's record is a file by its id."""
     if _DEVICE.fullmatch(value):
-        raise refusal(f"must not be {shown(value)}, the name of a device on Windows; {_SLUG_RULE}")
+        raise refusal(f"must not be {shown(value)}, the name of a device on Windows; {SLUG_RULE}")
     return value
 
 
-BetId = Annotated[str, Field(pattern=_SLUG), AfterValidator(_portable)]
+BetId = Annotated[str, Field(pattern=f"^{SLUG}$"), AfterValidator(_portable)]
 Line = Annotated[str, Field(min_length=1, max_length=2_000)]
 Prose = Annotated[str, Field(min_length=1, max_length=20_000)]
 Prompt = Annotated[str, Field(min_length=1, max_length=10_000)]
-
-
-INTERVENTION_HERE: Final = {"$comment": "intervention"}
-"""Stands in a generated schema until the kinds are known."""
-
-
-@dataclass(frozen=True)
-class Intervention:
-    """One thing that is done to the model: ``{skip_layers: {layers: 3}}``."""
-
-    kind: str
-    arguments: Arguments
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.with_info_plain_validator_function(
-            cls._validated,
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                lambda self: {self.kind: self.arguments.model_dump(exclude_defaults=True)}
-            ),
-        )
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {**INTERVENTION_HERE}
-
-    @classmethod
-    def _validated(cls, value: object, info: ValidationInfo) -> Intervention:
-        if isinstance(value, Intervention):
-            return value
-        kinds = _kinds(info)
-        if not isinstance(value, dict):
-            close = suggestion(value, kinds)
-            raise refusal(
-                f"must be a mapping such as {{skip_layers: {{layers: 3}}}}, not {shown(value)}"
-                f"{close or ';'} allowed: {', '.join(kinds)}"
-            )
-        if len(value) != 1:
-            raise refusal(
-                f"must name one intervention, not {len(value)}; to do several in order "
-                "write a list, to compare them write arms"
-            )
-        ((kind, arguments),) = value.items()
-        if kind not in kinds:
-            close = suggestion(kind, kinds) or ";"
-            raise refusal(
-                f"unknown intervention {shown(kind)}{close} allowed: {', '.join(kinds)}", kind, KEY
-            )
-        try:
-            return cls(kind, kinds[kind].model_validate(arguments, context=info.context))
-        except ValidationError as error:
-            raise prefixed(error, kind) from None
-
-
-def _kinds(info: ValidationInfo) -> Kinds:
-    kinds: Kinds = (info.context or {}).get("kinds") or BUILTIN_KINDS
-    return kinds
-
-
-def _one_or_several(value: Any) -> Any:
-    return [value] if isinstance(value, dict | Intervention | str) else value
-
-
-def _in_step(interventions: tuple[Intervention, ...]) -> tuple[Intervention, ...]:
-    swept = [each.arguments.sweep_target for each in interventions if each.arguments.is_sweep]
-    if any(target != swept[0] for target in swept):
-        raise refusal("sweeps over different targets in one list; the same 'each' in all of them")
-    return interventions
-
-
-Interventions = Annotated[
-    tuple[Intervention, ...],
-    Field(strict=False, min_length=1),
-    BeforeValidator(
-        _one_or_several,
-        json_schema_input_type=Intervention | Annotated[list[Intervention], Field(min_length=1)],
-    ),
-    AfterValidator(_in_step),
-]
-"""One intervention, or a list applied in order; sweeps in it go in step."""
 
 
 @dataclass(frozen=True)
@@ -280,7 +193,7 @@ class ModelSpec(BetPart):
     def _check_reference_checkpoints(self, source: str) -> None:
         if source != "reference":
             raise refusal("means nothing here; allowed with hub or reference", "revisions")
-        if str(self.reference).endswith(_INIT):
+        if str(self.reference).endswith(INIT):
             raise refusal("must be without @init beside revisions", "reference")
         for name, revision in (self.revisions or {}).items():
             if revision not in ("init", "trained"):
@@ -306,7 +219,7 @@ class ModelSpec(BetPart):
         if self.reference is not None:
             named = self.revisions or {}
             found: dict[str | None, ModelSource] = {
-                name: ModelSource("reference", self.reference + (_INIT if at == "init" else ""))
+                name: ModelSource("reference", self.reference + (INIT if at == "init" else ""))
                 for name, at in named.items()
             }
             return found or {None: ModelSource("reference", self.reference)}
@@ -441,16 +354,8 @@ class Measure(BetPart):
         return named
 
 
-class Criteria(BetPart):
-    """When the claim holds, and when it fails beyond doubt."""
-
-    strict: Expression | None = Field(default=None, description="when it holds with room to spare")
-    lenient: Expression = Field(description="when it holds, such as 'perplexity_ratio <= 3'")
-    catastrophic: Expression | None = Field(default=None, description="when it fails beyond doubt")
-
-
 def _known_kind(value: str, info: ValidationInfo) -> str:
-    kinds = _kinds(info)
+    kinds = kinds_of(info)
     if value not in kinds:
         close = suggestion(value, kinds) or ";"
         raise refusal(f"unknown intervention {shown(value)}{close} allowed: {', '.join(kinds)}")
@@ -538,7 +443,7 @@ class Amends(BetPart):
 class Bet(BetPart):
     """One claim about one intervention on one model, with its criteria."""
 
-    id: BetId = Field(description=_SLUG_RULE)
+    id: BetId = Field(description=SLUG_RULE)
     title: Line = Field(description="a few words")
     claim: Prose = Field(description="what is bet, in a sentence")
     status: Status = Field(description="proposed, upheld or falsified")

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from pydantic import ValidationError
 
-    from pytest_layerguard.bet.arguments import Arguments
-    from pytest_layerguard.bet.model import Intervention
+    from pytest_layerguard.bet.arguments import Arguments, Intervention
     from pytest_layerguard.bet.part import Location
     from pytest_layerguard.bet.targets import LayersTarget, PairsTarget
 

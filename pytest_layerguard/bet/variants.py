@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_layerguard.bet.model import Intervention
+from pytest_layerguard.bet.arguments import Intervention
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

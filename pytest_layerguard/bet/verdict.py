@@ -11,8 +11,7 @@ from pytest_layerguard.bet.interval import Truth
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_layerguard.bet.criteria import Evaluation, Row, Straddle
-    from pytest_layerguard.bet.model import Criteria
+    from pytest_layerguard.bet.criteria import Criteria, Evaluation, Row, Straddle
 
 
 class Verdict(StrEnum):

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.interval import Truth, short
+from pytest_layerguard.bet.names import REFERENCE_NAMES
 from pytest_layerguard.bet.problems import printable, suggestion
 from pytest_layerguard.catalogue.crossing import bars_of, challenging, covers
 from pytest_layerguard.catalogue.likeness import kinds_like
 from pytest_layerguard.catalogue.numbers import cut, numbers
 from pytest_layerguard.catalogue.shapes import Shape
 from pytest_layerguard.catalogue.shelf import Catalogue, Entry, shown
-from pytest_layerguard.catalogue.sight import Scout, Sighting, reference_names
+from pytest_layerguard.catalogue.sight import Scout, Sighting
 from pytest_layerguard.lab.errors import LabError
 from pytest_layerguard.lab.paths import Reach
 
@@ -68,7 +69,7 @@ def _kind(word: str, kinds: tuple[str, ...]) -> str:
 
 
 def _model(kinds: tuple[str, ...], text: str, scout: Scout, start: Path) -> Idea:
-    if text in reference_names():
+    if text in REFERENCE_NAMES:
         return Idea(kinds, scout.named(text))
     if facts := _FACT.findall(text):
         if rest := _FACT.sub("", text).strip(" ,"):
@@ -92,9 +93,9 @@ def _model(kinds: tuple[str, ...], text: str, scout: Scout, start: Path) -> Idea
             Sighting(None, text, Shape(parameters=size), missing="only its size is known"),
             hinted=True,
         )
-    close = suggestion(text, reference_names()) or ";"
+    close = suggestion(text, REFERENCE_NAMES) or ";"
     raise AskError(
-        f"{printable(text)!r} is no model{close} allowed: {', '.join(reference_names())}, "
+        f"{printable(text)!r} is no model{close} allowed: {', '.join(REFERENCE_NAMES)}, "
         "./FOLDER, ORG/NAME, or facts such as parameters=3e7 experts=16"
     )
 

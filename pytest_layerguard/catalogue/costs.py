@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.bet.arguments import Train
+from pytest_layerguard.bet.names import INIT
 from pytest_layerguard.bet.targets import TargetError
 from pytest_layerguard.bet.variants import variants
 from pytest_layerguard.catalogue import shapes
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from pytest_layerguard.bet.model import Bet, Intervention, ModelSource
+    from pytest_layerguard.bet.arguments import Intervention
+    from pytest_layerguard.bet.model import Bet, ModelSource
     from pytest_layerguard.bet.reading import BetDocument
 
 _SIZE: Final = re.compile(r"(?<![a-z0-9])(\d+(?:\.\d+)?)([mbt])(?![a-z0-9])")
 """How a model's name tells its parameters: Qwen3-8B, pythia-160m."""
 _UNITS: Final = {"m": 1e6, "b": 1e9, "t": 1e12}
 _LARGEST_CONFIG: Final = 1_000_000
-_INIT: Final = "@init"
 _TOKENS: Final = 250_000
 """About as many as the test split of WikiText-2 has, for contracts that score all of a text."""
 _WINDOW: Final = 512
@@ -94,7 +95,7 @@ def _training(interventions: Iterable[Intervention]) -> float:
 
 def _size(source: ModelSource, bet: Bet, reach: Reach) -> _Size:
     if source.kind == "reference":
-        shape = shapes.of_reference(source.name.removesuffix(_INIT))
+        shape = shapes.of_reference(source.name.removesuffix(INIT))
         return _Size(float(shape.parameters or 0), shape.layers or 1)
     if source.kind == "path":
         return _of_folder(source.name, reach) or _by_name(source.name, bet)

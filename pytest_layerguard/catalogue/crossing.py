@@ -18,8 +18,9 @@ from pytest_layerguard.catalogue.shelf import Catalogue, Entry, shown
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_layerguard.bet.arguments import Intervention
     from pytest_layerguard.bet.criteria import Row, Straddle
-    from pytest_layerguard.bet.model import Bet, Intervention
+    from pytest_layerguard.bet.model import Bet
     from pytest_layerguard.bet.reading import BetDocument
     from pytest_layerguard.bet.scope import ModelScope
     from pytest_layerguard.catalogue.sight import Sighting

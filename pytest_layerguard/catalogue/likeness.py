@@ -13,7 +13,7 @@ from pytest_layerguard.bet.arguments import PruneWeights
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_layerguard.bet.model import Intervention
+    from pytest_layerguard.bet.arguments import Intervention
 
 NOTHING_LEFT: Final = 0.99
 """From this sparsity on, pruning is taking out: no matrix computes with one weight in a hundred."""

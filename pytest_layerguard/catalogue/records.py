@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from pytest_layerguard.bet.criteria import CriterionError
+from pytest_layerguard.bet.criteria import Criteria, CriterionError
 from pytest_layerguard.bet.digest import canonical, differences, digest
 from pytest_layerguard.bet.interval import Truth
-from pytest_layerguard.bet.model import Criteria
+from pytest_layerguard.bet.names import SLUG
 from pytest_layerguard.bet.problems import printable
 from pytest_layerguard.bet.texts import UNPINNED
 from pytest_layerguard.bet.verdict import Judgement, Verdict, judge
@@ -33,7 +33,6 @@ SCHEMA: Final = 1
 FOLDER: Final = "records"
 _LARGEST: Final = 256 * 1024 * 1024
 _LONGEST_VALUE: Final = 300
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,79}")
 _PASSING: Final = ("seconds", "cached")
 """What differs from run to run without anything having been measured otherwise."""
 
@@ -277,7 +276,7 @@ def write_record(bets: Path, record: Record) -> Path:
     Raises RecordError where it cannot be written, or must not be: nothing leaves the folder, and a
     model or text that is not pinned cannot be measured a second time.
     """
-    if not _NAME.fullmatch(record.id):
+    if not re.fullmatch(SLUG, record.id):
         raise RecordError(f"{printable(record.id)!r} is not the id of a bet")
     if _unpinned(record.bet):
         raise RecordError(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from pytest_layerguard import reference
 from pytest_layerguard.bet.interval import Truth
+from pytest_layerguard.bet.names import INIT, REFERENCE_NAMES
 from pytest_layerguard.bet.texts import UNPINNED
 from pytest_layerguard.catalogue import shapes
 from pytest_layerguard.catalogue.shapes import Shape, ShapeError
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.reading import BetDocument
     from pytest_layerguard.bet.scope import Fact, ModelScope
     from pytest_layerguard.lab.conditions import Conditions
-
-_INIT: Final = "@init"
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ class Scout:
 
     def named(self, name: str, revision: str | None = None) -> Sighting:
         """Return what is known of a reference model, or of a model on the hub, if there is one."""
-        if name in reference_names():
+        if name in REFERENCE_NAMES:
             return self._once(("reference", name), partial(_reference, name))
         try:
             return self._hub(name, revision)
@@ -150,9 +148,4 @@ class Scout:
 
 
 def _reference(name: str) -> Sighting:
-    return Sighting(name, name, shapes.of_reference(name.removesuffix(_INIT)))
-
-
-def reference_names() -> tuple[str, ...]:
-    """Return every name of an embedded model."""
-    return (*reference.NAMES, *(f"{name}{_INIT}" for name in reference.NAMES))
+    return Sighting(name, name, shapes.of_reference(name.removesuffix(INIT)))

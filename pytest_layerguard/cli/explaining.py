@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from pytest_layerguard.bet.model import Bet, Intervention, Measure
+    from pytest_layerguard.bet.arguments import Intervention
+    from pytest_layerguard.bet.model import Bet, Measure
     from pytest_layerguard.bet.reading import BetDocument
     from pytest_layerguard.bet.texts import TextSource
     from pytest_layerguard.catalogue.crossing import Crossing

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pytest_layerguard.bet.names import REFERENCE_NAMES, SLUG
 from pytest_layerguard.catalogue.shelf import Catalogue, bets_of
 from pytest_layerguard.cli.template import ARGUMENTS, NewBet
 from pytest_layerguard.cli.told import UserError, registry, say
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from pytest_layerguard.interventions.registry import Registry
 
 _SCHEMA: Final = "schema.json"
-_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,79}")
 _HUB: Final = re.compile(r"([\w.-]+/[\w.-]+)(?:@([0-9a-f]{40}))?")
 
 
@@ -120,8 +120,8 @@ def intervention(text: str, known: Registry) -> tuple[str, tuple[str, ...], bool
     """
     from pydantic import TypeAdapter, ValidationError
 
+    from pytest_layerguard.bet.arguments import Interventions
     from pytest_layerguard.bet.limits import DEFAULT_LIMITS
-    from pytest_layerguard.bet.model import Interventions
     from pytest_layerguard.bet.yaml12 import read_documents
 
     text = " ".join(text.split())
@@ -149,7 +149,6 @@ def model(text: str, bet: Path) -> str:
     Raises:
         UserError: If there is no such model, or no commit of it is given and the hub has no answer.
     """
-    from pytest_layerguard.bet.model import REFERENCE_NAMES
     from pytest_layerguard.bet.problems import suggestion
 
     if text in REFERENCE_NAMES:
@@ -261,7 +260,7 @@ def _free(path: Path) -> None:
 
 
 def _id(text: str) -> str:
-    if not _ID.fullmatch(text):
+    if not re.fullmatch(SLUG, text):
         raise UserError(f"id: {text!r}; allowed: lower-case letters, digits and '-', at most 80")
     return text
 

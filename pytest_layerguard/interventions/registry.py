@@ -13,7 +13,7 @@ from pytest_layerguard.bet.metrics import METRICS, Metric, OwnMetric
 from pytest_layerguard.bet.syntax import RESERVED
 
 if TYPE_CHECKING:
-    from pytest_layerguard.bet.model import Criteria
+    from pytest_layerguard.bet.criteria import Criteria
     from pytest_layerguard.interventions.bench import Implementation
 
 ENTRY_POINT_GROUP: Final = "layerguard.interventions"

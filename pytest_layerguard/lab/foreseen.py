@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from pytest_layerguard.bet.model import Intervention
+    from pytest_layerguard.bet.arguments import Intervention
     from pytest_layerguard.bet.reading import BetDocument
     from pytest_layerguard.bet.texts import TextSource
     from pytest_layerguard.lab.conditions import Conditions

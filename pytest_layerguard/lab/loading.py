@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard import reference
+from pytest_layerguard.bet.names import INIT
 from pytest_layerguard.bet.texts import UNPINNED
 from pytest_layerguard.lab import devices, digests
 from pytest_layerguard.lab.conditions import UNPINNED_FLAG, Conditions
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 LARGEST_IN_FP32: Final = 2_000_000_000
 """Up to so many parameters a model computes in fp32, whatever it is stored in."""
 
-_INIT: Final = "@init"
 _LONGEST_KEY: Final = 200
 _MISMATCH: Final = re.compile(
     r"^(\S+) *\|.*ckpt: *torch\.Size\((.*?)\) vs model: *torch\.Size\((.*?)\)", re.MULTILINE
@@ -80,7 +80,7 @@ def load(
     conditions.budget.check("parameters", folder.parameters, f"{folder.name}: parameters")
     conditions.progress(f"loading {folder.name}")
     store: LayerStore | None = None
-    if source.name.endswith(_INIT):
+    if source.name.endswith(INIT):
         model = _initial(source.name, spec)
     else:
         model, store = _from_folder(folder, spec, conditions, device)
@@ -135,13 +135,13 @@ def model_key(
     else:
         reach = Reach.of(bet_file, bets, conditions)
         files = locate(source, reach, conditions).digests()
-        content = files | {"init": source.name.endswith(_INIT)}
+        content = files | {"init": source.name.endswith(INIT)}
     how = {"dtype": spec.dtype, "attention": spec.attn_implementation, "map": spec.device_map}
     return digests.of_text(json.dumps([content, how], sort_keys=True))
 
 
 def _shipped(name: str) -> ModelFolder:
-    base = name.removesuffix(_INIT)
+    base = name.removesuffix(INIT)
     folder = inspect(reference.folder(base), f"model {name}", inside=_anywhere)
     if folder.digests()["weights"] != reference.manifest()["models"][base]["weights"]:
         raise LabError(
@@ -172,7 +172,7 @@ def _initial(name: str, spec: ModelSpec) -> PreTrainedModel:
 
     try:
         with quiet():
-            model = initial_model(name.removesuffix(_INIT))
+            model = initial_model(name.removesuffix(INIT))
     except InitialWeightsError as error:
         raise UnavailableError(str(error)) from None
     moved: PreTrainedModel = model.to(getattr(torch, spec.dtype or "float32"))
@@ -357,10 +357,8 @@ def _provenance(
     import torch
 
     files = folder.digests()
-    if source.name.endswith(_INIT):
-        files["weights"] = reference.manifest()["models"][source.name.removesuffix(_INIT)][
-            "initial"
-        ]
+    if source.name.endswith(INIT):
+        files["weights"] = reference.manifest()["models"][source.name.removesuffix(INIT)]["initial"]
     weights = model.get_input_embeddings().weight
     return {
         "model": {"kind": source.kind, "name": source.name, "revision": source.revision}
@@ -369,7 +367,7 @@ def _provenance(
         "digests": files,
         "class": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "stored_dtype": "float32" if source.name.endswith(_INIT) else folder.stored_dtype,
+        "stored_dtype": "float32" if source.name.endswith(INIT) else folder.stored_dtype,
         "dtype": str(weights.dtype).removeprefix("torch."),
         "device": device,
         "device_name": devices.name(device),

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from pytest_layerguard.bet.criteria import Expression
-    from pytest_layerguard.bet.model import Bet, Criteria, Evidence, Intervention
+    from pytest_layerguard.bet.arguments import Intervention
+    from pytest_layerguard.bet.criteria import Criteria, Expression
+    from pytest_layerguard.bet.model import Bet, Evidence
     from pytest_layerguard.bet.reading import BetDocument
     from pytest_layerguard.catalogue.crossing import Crossing
     from pytest_layerguard.catalogue.outcome import Outcome

@@ -13,8 +13,7 @@ import math
 
 import numpy as np
 
-from pytest_layerguard.bet.criteria import Expression, Interval, Row
-from pytest_layerguard.bet.model import Criteria
+from pytest_layerguard.bet.criteria import Criteria, Expression, Interval, Row
 from pytest_layerguard.bet.student import quantile
 from pytest_layerguard.bet.verdict import Verdict, judge
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from pytest_layerguard.bet.arguments import BUILTIN_KINDS
-from pytest_layerguard.bet.model import Intervention
+from pytest_layerguard.bet.arguments import BUILTIN_KINDS, Intervention
 from pytest_layerguard.bet.targets import LayersTarget, PairsTarget, TargetError
 from pytest_layerguard.bet.variants import variants
 

@@ -73,13 +73,13 @@ def test_every_key_of_a_bet_is_documented() -> None:
             assert field.description, f"{title}: {name} has no description"
             assert f"| `{name}` |" in PAGES["format.md"]
     told = {part for _, part, _ in GENERATE.PARTS}
-    from pytest_layerguard.bet import model
+    from pytest_layerguard.bet import criteria, model
     from pytest_layerguard.bet.part import BetPart
 
-    here = {each for each in vars(model).values() if isinstance(each, type)}
-    assert {each for each in here if issubclass(each, BetPart) and each is not BetPart} - told <= {
-        model.Arguments
+    here = {
+        each for each in [*vars(model).values(), *vars(criteria).values()] if isinstance(each, type)
     }
+    assert {each for each in here if issubclass(each, BetPart)} - told == {BetPart}
 
 
 def test_every_intervention_and_its_keys_are_documented() -> None:
