@@ -1,4 +1,4 @@
-"""What a bet says: the file, its types, its criteria, its verdict and its digest.
+"""Bets: the file, its types, its criteria, the verdict and the digest.
 
 Nothing here measures anything: no torch, no pytest.
 """

@@ -1,4 +1,4 @@
-"""The interventions of format 1, and what each may be told."""
+"""The interventions of format 1 and their arguments."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GroupSize = Annotated[Whole, Field(ge=2, le=65_536)]
 
 
 class Arguments(BetPart):
-    """What one intervention is told; the base of every kind, also of other packages' kinds.
+    """The arguments of one intervention. Every kind derives from it, also those of other packages.
 
     ``measures`` names the metrics that only this kind of intervention gives.
     """
@@ -44,16 +44,19 @@ class Arguments(BetPart):
 
     @property
     def is_sweep(self) -> bool:
-        """Whether this is done to each of several targets in turn."""
+        """Whether the intervention is applied to each of several targets in turn."""
         return False
 
     @property
     def sweep_target(self) -> LayersTarget | PairsTarget | None:
-        """The target that is swept; two arms with equal ones have the same variants."""
+        """The target that is swept. Two arms with equal targets have the same variants."""
         return None
 
     def variants(self, layers: int) -> tuple[Self, ...]:
-        """Return one set of arguments per variant on a model of ``layers``; raises TargetError."""
+        """Return the arguments of each variant on a model of ``layers`` layers.
+
+        Raises TargetError if the model lacks a layer that is named.
+        """
         return (self,)
 
     @abstractmethod
@@ -61,18 +64,18 @@ class Arguments(BetPart):
         """Return the variant's name: ``skip-3``."""
 
     def target(self) -> str:
-        """Return what the variant touches, ``3`` or ``4-5``: by it the arms' variants meet."""
+        """Return the layers that the variant changes, ``3`` or ``4-5``. Arms are joined by it."""
         return ""
 
 
 class LayersArguments(Arguments):
-    """Arguments of a kind that touches layers."""
+    """Arguments of an intervention on layers."""
 
     layers: LayersTarget = Field(description=f"the layers: {LAYERS_FORMS}")
 
     @property
     def is_sweep(self) -> bool:
-        """Whether each layer is a variant of its own."""
+        """Whether each layer is its own variant."""
         return self.layers.each
 
     @property
@@ -81,7 +84,7 @@ class LayersArguments(Arguments):
         return self.layers if self.layers.each else None
 
     def variants(self, layers: int) -> tuple[Self, ...]:
-        """Return one set of arguments per variant, with indices from 0; raises TargetError."""
+        """Return the arguments of each variant, with indices from 0. Raises TargetError."""
         resolved = self.layers.resolve(layers)
         if self.layers.indices is None and not self.layers.each:
             return (self,)
@@ -91,19 +94,19 @@ class LayersArguments(Arguments):
         )
 
     def target(self) -> str:
-        """Return ``3`` or ``3-5``, and nothing for all layers."""
+        """Return ``3`` or ``3-5``, or the empty string for all layers."""
         return "" if self.layers.indices is None else self.layers.label()
 
 
 class PairsArguments(Arguments):
-    """Arguments of a kind that touches pairs of layers."""
+    """Arguments of an intervention on pairs of layers."""
 
     measures: ClassVar[frozenset[str]] = frozenset({"swap_kl"})
     pairs: PairsTarget = Field(description=f"the pairs of layers: {PAIRS_FORMS}")
 
     @property
     def is_sweep(self) -> bool:
-        """Whether each pair is a variant of its own."""
+        """Whether each pair is its own variant."""
         return self.pairs.each
 
     @property
@@ -112,7 +115,7 @@ class PairsArguments(Arguments):
         return self.pairs if self.pairs.each else None
 
     def variants(self, layers: int) -> tuple[Self, ...]:
-        """Return one set of arguments per variant, with pairs i < j; raises TargetError."""
+        """Return the arguments of each variant, with pairs i < j. Raises TargetError."""
         return tuple(
             self.model_copy(update={"pairs": PairsTarget(each=False, pairs=pairs)})
             for pairs in self.pairs.resolve(layers)
@@ -199,7 +202,7 @@ class RemoveLayers(Arguments):
         return self
 
     def variants(self, layers: int) -> tuple[Self, ...]:
-        """Return the one variant, with indices from 0; raises TargetError."""
+        """Return the one variant, with indices from 0. Raises TargetError."""
         if self.layers is None:
             return (self,)
         target = LayersTarget(each=False, indices=self.layers.resolve(layers)[0])
@@ -212,12 +215,12 @@ class RemoveLayers(Arguments):
         return f"remove-{self.count}-by-{str(self.guided_by).replace('_', '-')}"
 
     def target(self) -> str:
-        """Return ``4-9``, or nothing where a score chooses."""
+        """Return ``4-9``, or the empty string if a score chooses the layers."""
         return "" if self.layers is None else self.layers.label()
 
 
 class WeightsArguments(LayersArguments):
-    """Arguments of a kind that stores weights otherwise, in all layers unless told which."""
+    """Arguments of an intervention on how weights are stored, by default in all layers."""
 
     measures: ClassVar[frozenset[str]] = frozenset({"size_ratio"})
     layers: LayersTarget = Field(
@@ -244,14 +247,14 @@ class DropExperts(WeightsArguments):
     count: Count = Field(description="how many experts of each layer to drop")
 
     def slug(self) -> str:
-        """Return ``drop-experts-4`` or ``drop-4-experts-at-3``."""
+        """Return ``drop-4-experts`` or ``drop-4-experts-3``."""
         if self.layers.indices is None:
             return f"drop-{self.count}-experts"
         return f"drop-{self.count}-experts-{self.layers.label()}"
 
 
 class _Grouped(WeightsArguments):
-    """Arguments of a kind that stores scales."""
+    """Arguments of an intervention that stores scales."""
 
     parts: Parts = Field(
         default="linear", description="experts (their matrices only) or linear (every matrix)"
@@ -351,7 +354,7 @@ class Train(Arguments):
 
     @property
     def is_sweep(self) -> bool:
-        """Whether each layer is trained in a variant of its own."""
+        """Whether each layer is trained in its own variant."""
         return self.layers is not None and self.layers.each
 
     @property
@@ -360,7 +363,7 @@ class Train(Arguments):
         return self.layers if self.is_sweep else None
 
     def variants(self, layers: int) -> tuple[Self, ...]:
-        """Return one set of arguments per variant, with indices from 0; raises TargetError."""
+        """Return the arguments of each variant, with indices from 0. Raises TargetError."""
         if self.layers is None:
             return (self,)
         resolved = self.layers.resolve(layers)
@@ -376,7 +379,7 @@ class Train(Arguments):
         return f"train-{self.steps}"
 
     def target(self) -> str:
-        """Return ``3`` for the layer that is trained, and nothing for all weights."""
+        """Return ``3`` for the layer that is trained, or the empty string for all weights."""
         if self.layers is None or self.layers.indices is None:
             return ""
         return self.layers.label()
@@ -401,12 +404,12 @@ BUILTIN_KINDS: Final[Kinds] = {
 
 
 INTERVENTION_HERE: Final = {"$comment": "intervention"}
-"""Stands in a generated schema until the kinds are known."""
+"""A placeholder in a generated schema until the kinds are known."""
 
 
 @dataclass(frozen=True)
 class Intervention:
-    """One thing that is done to the model: ``{skip_layers: {layers: 3}}``."""
+    """One intervention on the model: ``{skip_layers: {layers: 3}}``."""
 
     kind: str
     arguments: Arguments
@@ -455,7 +458,7 @@ class Intervention:
 
 
 def kinds_of(info: ValidationInfo) -> Kinds:
-    """Return the kinds that a bet may name here."""
+    """Return the kinds of the validation context, or the built-in ones."""
     kinds: Kinds = (info.context or {}).get("kinds") or BUILTIN_KINDS
     return kinds
 
@@ -480,4 +483,4 @@ Interventions = Annotated[
     ),
     AfterValidator(_in_step),
 ]
-"""One intervention, or a list applied in order; sweeps in it go in step."""
+"""One intervention, or a list applied in order. Sweeps in one list advance together."""

@@ -1,8 +1,8 @@
-"""Whether the criteria of one bet make sense together.
+"""Check that the criteria of one bet do not contradict each other.
 
-Two ways that complete each other: what the shape of the expressions shows (``implication``), and
-measurements tried at, between and around the bars that the criteria name. A measurement found is a
-proof of what can happen; none found is one only where every case was tried.
+Two checks complete each other: one compares the expressions by their shape (``implication``), the other
+tries measurements at, between and around the bars that the criteria name. A measurement that is found
+proves what can happen. If none is found, that is a proof only if every case was tried.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import operator
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice, pairwise, product
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
@@ -34,12 +34,12 @@ _SWEEPS_TRIED: Final = (1, 2, 3)
 Values = Sequence[float]
 Function = Callable[[Values], float]
 Slot = tuple[str, str | None, str | None, str | None, str]
-"""A number that is measured: metric, arm, text, checkpoint and target."""
+"""What is measured, as metric, arm, text, checkpoint and target."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a bet's measurements look like: its arms (and whether each sweeps), texts, checkpoints.
+    """The form of a bet's measurements: its arms (and whether each sweeps), texts and checkpoints.
 
     ``protocols`` names the arms of a replacement and an interchange of the same pairs;
     ``interchanges`` the arms whose ``swap_kl`` is their ``kl``.
@@ -55,7 +55,7 @@ class Shape:
 
 
 def contradictions(criteria: Criteria, shape: Shape) -> Iterator[tuple[str, str]]:
-    """Yield the criterion at fault and a message for each way in which they contradict."""
+    """Yield the criterion at fault and a message for each contradiction."""
     strict, lenient, catastrophic = criteria.strict, criteria.lenient, criteria.catastrophic
     follows = strict is None or implies(strict.node, lenient.node)
     seen = _tried(criteria, shape, until_all=follows)
@@ -86,8 +86,8 @@ def contradictions(criteria: Criteria, shape: Shape) -> Iterator[tuple[str, str]
 
 
 @dataclass
-class _Seen:
-    """What was found by trying; ``complete``: there was nothing else to try."""
+class _Found:
+    """The result of the trials. ``complete`` means that every case was tried."""
 
     holds: bool = False
     fails: bool = False
@@ -95,8 +95,8 @@ class _Seen:
     complete: bool = True
 
 
-def _tried(criteria: Criteria, shape: Shape, *, until_all: bool) -> _Seen:
-    seen = _Seen()
+def _tried(criteria: Criteria, shape: Shape, *, until_all: bool) -> _Found:
+    seen = _Found()
     for variants in _SWEEPS_TRIED if any(shape.arms.values()) else (1,):
         trial = _Trial.of(criteria, shape, variants)
         seen.complete &= trial.exhaustive
@@ -108,7 +108,7 @@ def _tried(criteria: Criteria, shape: Shape, *, until_all: bool) -> _Seen:
             seen.holds |= bool(lenient and not catastrophic)
             seen.fails |= bool(catastrophic or not lenient)
             if strict and not lenient and seen.only_strict is None:
-                seen.only_strict = trial.told(values)
+                seen.only_strict = trial.describe(values)
             if seen.holds and seen.fails and (until_all or seen.only_strict):
                 return seen
     # A few variants show everything only where few are asked for at once.
@@ -131,7 +131,7 @@ def _quantifiers(criteria: Criteria) -> int:
 
 @dataclass
 class _Trial:
-    """The criteria compiled for a number of variants, and the values that are worth trying."""
+    """The compiled criteria for a number of variants, with the values to try."""
 
     free: dict[Slot, list[float]]
     truths: list[Function]
@@ -139,7 +139,6 @@ class _Trial:
     derived: list[tuple[int, Function]]
     exhaustive: bool
     most: int
-    described: list[Slot] = field(default_factory=list)
 
     @classmethod
     def of(cls, criteria: Criteria, shape: Shape, variants: int) -> _Trial:
@@ -167,10 +166,10 @@ class _Trial:
         most = max(50, min(_MOST_TRIED, _MOST_STEPS // max(1, compiler.steps)))
         cases = math.prod(len(values) for values in free.values())
         exhaustive = cases <= most and bars.only_bars and not derived
-        return cls(free, truths, slots, derived, exhaustive, most, list(slots))
+        return cls(free, truths, slots, derived, exhaustive, most)
 
     def measurements(self) -> Iterator[Values]:
-        """Yield what might be measured: every case if they are few, else a fixed draw of them."""
+        """Yield possible measurements: every case if there are few, else a fixed draw of them."""
         choices = list(self.free.values())
         places = [self.slots[slot] for slot in self.free]
         values = [0.0] * len(self.slots)
@@ -183,14 +182,14 @@ class _Trial:
                 values[place] = calculate(values)
             yield values
 
-    def told(self, values: Values) -> str:
-        """Return the measured numbers in words."""
+    def describe(self, values: Values) -> str:
+        """Describe measured numbers, as in ``kl is 1 and 2``."""
         by_name: dict[str, list[str]] = {}
         for (metric, arm, text, checkpoint, _), place in self.slots.items():
             names = [name for name in (arm, text, checkpoint, metric) if name is not None]
             by_name.setdefault(".".join(names), []).append(short(values[place]))
-        told = [f"{name} is {' and '.join(numbers)}" for name, numbers in by_name.items()]
-        return ", ".join(told[:6])
+        parts = [f"{name} is {' and '.join(numbers)}" for name, numbers in by_name.items()]
+        return ", ".join(parts[:6])
 
 
 def _draws(choices: Sequence[Sequence[float]]) -> Iterator[tuple[float, ...]]:
@@ -203,7 +202,7 @@ def _draws(choices: Sequence[Sequence[float]]) -> Iterator[tuple[float, ...]]:
 def _rows(
     shape: Shape, references: set[Reference], variants: int, metrics: Sequence[str]
 ) -> list[Row]:
-    """Return one row for each that the criteria name, and for one more of each dimension."""
+    """Return a row for each name in the criteria, and for one other of each dimension."""
     named = {name for each in references for name in each.prefix}
 
     def some(names: Sequence[str | None]) -> list[str | None]:
@@ -229,7 +228,7 @@ def _slot(metric: str, row: Row) -> Slot:
 
 
 def _derived(slots: Mapping[Slot, int], shape: Shape) -> Iterator[tuple[int, Function]]:
-    """Yield the numbers that follow from others by the definition of the metrics."""
+    """Yield the numbers that the definition of the metrics derives from others."""
     for (metric, arm, text, checkpoint, target), place in slots.items():
         base = slots.get(("base_perplexity", None, text, checkpoint, ""))
         ratio = slots.get(("perplexity_ratio", arm, text, checkpoint, target))
@@ -255,7 +254,7 @@ def _difference(first: int, second: int) -> Function:
 
 
 class _Compiler(RowWalker[Function, Function]):
-    """Turn an expression into a function of the numbers, by the rows that it would range over."""
+    """Compile an expression into a function of the measured numbers."""
 
     def __init__(self, rows: Sequence[Row], slots: Mapping[Slot, int]) -> None:
         super().__init__(rows)
@@ -387,7 +386,7 @@ class _Bars:
 
 
 def _single(node: Node) -> str | None:
-    """Return the metric that a side is, alone or as the least or largest of the variants."""
+    """Return the metric of a side that is a metric, or its ``min`` or ``max``, and else None."""
     if isinstance(node, syntax.Quantifier) and node.word in ("min", "max"):
         node = node.operand
     return node.parts[-1] if isinstance(node, syntax.Name) else None

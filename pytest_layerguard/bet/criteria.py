@@ -1,4 +1,4 @@
-"""Criteria: expressions over metrics, evaluated on intervals to true, false or undecided."""
+"""Criteria: expressions over metrics that are true, false or undecided on measured intervals."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _DIMENSIONS: Final = ("arm", "text", "checkpoint")
-_MOST_TOLD: Final = 4
+_MOST_FILLED: Final = 4
 _LONGEST_FILLED: Final = 800
 _LARGEST_JOIN: Final = 200_000
 _GATHERED: Final[Mapping[str, Callable[[Sequence[Interval]], Interval]]] = {
@@ -47,20 +47,20 @@ _GATHERED: Final[Mapping[str, Callable[[Sequence[Interval]], Interval]]] = {
 
 @dataclass(frozen=True)
 class Reference:
-    """A metric as a criterion names it: ``interchange.kl`` has the prefix ``("interchange",)``."""
+    """A metric as written in a criterion. ``interchange.kl`` has the prefix ``("interchange",)``."""
 
     prefix: tuple[str, ...]
     metric: str
     column: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
-        """Return it as written."""
+        """Return the reference as written."""
         return ".".join((*self.prefix, self.metric))
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one variant on one text and checkpoint."""
+    """The measured metrics of one variant on one text and checkpoint."""
 
     variant: str
     target: str
@@ -71,14 +71,14 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The variant's name, with arm, text and checkpoint where there are such."""
+        """The variant's name, with arm, text and checkpoint if they have names."""
         names = [name for name in (self.arm, self.text, self.checkpoint) if name is not None]
         return ".".join([*names, self.variant])
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an expression came to, with its numbers filled in for a reader."""
+    """The truth of an expression, and its text with the measured numbers filled in."""
 
     truth: Truth
     filled: str
@@ -92,7 +92,7 @@ class Expression(Parsed):
 
     @classmethod
     def parse(cls, text: str) -> Expression:
-        """Return the criterion; raises CriterionError with the column of what is wrong."""
+        """Return the criterion. Raises CriterionError with the column of the error."""
         node = syntax.parse(text, quantifiers=True, texts=False)
         expression = cls(text.strip(), node)
         if not expression.references:
@@ -101,13 +101,13 @@ class Expression(Parsed):
 
     @cached_property
     def references(self) -> frozenset[Reference]:
-        """Every metric that is named, with its prefix."""
+        """Every metric in the criterion, with its prefix."""
         return frozenset(reference(name) for name in _names(self.node))
 
     def evaluate(self, rows: Sequence[Row]) -> Evaluation:
-        """Return whether the criterion holds on what was measured.
+        """Evaluate the criterion on measured rows.
 
-        Raises CriterionError where a metric is missing, ambiguous or the arms do not line up.
+        Raises CriterionError if a metric is missing or ambiguous, or if the arms do not line up.
         """
         finding = _Evaluator(rows).truth(self.node, None)
         filled = f"{self}  ->  {finding.filled}"
@@ -125,7 +125,7 @@ class Criteria(BetPart):
 
 
 def reference(name: syntax.Name) -> Reference:
-    """Return the metric that a dotted name stands for."""
+    """Return the reference of a dotted name."""
     return Reference(name.parts[:-1], name.parts[-1], name.column)
 
 
@@ -142,17 +142,17 @@ class _Finding:
 
 
 Binding = Mapping[Reference, Row]
-"""Which row each metric inside a quantifier is read from."""
+"""The row that each metric inside a quantifier is read from."""
 
 
 class RowWalker(Walker[N, T, Binding | None]):
-    """Walk a criterion over measured rows, with one binding for each variant inside a quantifier."""
+    """Walk a criterion over measured rows, with one binding per variant inside a quantifier."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
 
     def truth(self, node: Node, binding: Binding | None) -> T:
-        """Return what a node that is true or false stands for."""
+        """Return the value of a node that is true or false."""
         if isinstance(node, syntax.Quantifier):
             bindings = self.bindings(node.operand)
             parts = [(each, self.truth(node.operand, each)) for each in bindings]
@@ -160,21 +160,21 @@ class RowWalker(Walker[N, T, Binding | None]):
         return super().truth(node, binding)
 
     def number(self, node: Node, binding: Binding | None) -> N:
-        """Return what a node that is a number stands for."""
+        """Return the value of a node that is a number."""
         if isinstance(node, syntax.Quantifier):
             bindings = self.bindings(node.operand)
             return self.gathered(node.word, [self.number(node.operand, each) for each in bindings])
         return super().number(node, binding)
 
     def named(self, name: syntax.Name, binding: Binding | None) -> N:
-        """Return what the metric of the one row that is meant stands for."""
+        """Return the value of a metric, from its binding or from the only row that has it."""
         named = reference(name)
         row = binding[named] if binding is not None else self.only(named)
         return self.measured(named.metric, row)
 
     @abstractmethod
     def measured(self, metric: str, row: Row) -> N:
-        """Return what a metric of a row stands for."""
+        """Return the value of a metric of a row."""
 
     @abstractmethod
     def gathered(self, word: str, numbers: Sequence[N]) -> N:
@@ -185,6 +185,7 @@ class RowWalker(Walker[N, T, Binding | None]):
         """Return ``all`` or ``any`` over the variants."""
 
     def only(self, named: Reference) -> Row:
+        """Return the one row of a reference. Raises CriterionError if there are none or several."""
         rows = self._selected(named)
         if len(rows) > 1:
             labels = ", ".join(row.label for row in rows[:3])
@@ -196,7 +197,7 @@ class RowWalker(Walker[N, T, Binding | None]):
         return rows[0]
 
     def _selected(self, named: Reference) -> list[Row]:
-        """Return the rows that a reference ranges over; raises CriterionError if there are none."""
+        """Return the rows that a reference ranges over. Raises CriterionError if there are none."""
         rows = [row for row in self.rows if all(_carries(row, name) for name in named.prefix)]
         known = METRICS.get(named.metric)
         having = [row for row in rows if named.metric in row.metrics]
@@ -211,10 +212,10 @@ class RowWalker(Walker[N, T, Binding | None]):
         return having
 
     def bindings(self, node: Node) -> list[Binding]:
-        """Return one binding for each thing that a quantifier ranges over.
+        """Return the bindings that a quantifier ranges over.
 
         References with different prefixes are joined by the target and by every dimension that
-        neither prefix names; one that has a single target goes with all targets of the others.
+        neither prefix names. A reference with a single target is joined with all targets of the others.
         """
         groups: dict[tuple[tuple[str, ...], bool], list[Reference]] = {}
         for name in _names(node):
@@ -323,7 +324,7 @@ class _Evaluator(RowWalker[Interval, _Finding]):
         return Straddle(syntax.written(operands[0]), variant, *sides, comparison)
 
     def _extreme(self, node: Node) -> str | None:
-        """Return the variant whose value a ``min`` or ``max`` is, or the one that a name means."""
+        """Return the variant that a ``min``, a ``max`` or a name takes its value from, if it is one."""
         if isinstance(node, syntax.Name):
             try:
                 return self.only(reference(node)).label
@@ -348,7 +349,7 @@ class _Evaluator(RowWalker[Interval, _Finding]):
 
 @dataclass(frozen=True)
 class _Match:
-    """A binding, and what its rows have in the dimensions that they are joined by."""
+    """A binding, and the values of the dimensions that it is joined by."""
 
     key: Mapping[str, object]
     binding: Binding
@@ -367,7 +368,7 @@ class _Match:
 def _natural_join(
     left: Sequence[_Match], right: Sequence[_Match], common: Sequence[str], named: Reference
 ) -> list[_Match]:
-    """Return every pair that agrees in the common dimensions; raises if one stands alone."""
+    """Return every pair that agrees in the common dimensions. Raises CriterionError if one has no partner."""
     partners: dict[tuple[object, ...], list[_Match]] = {}
     for match in right:
         partners.setdefault(match.at(common), []).append(match)
@@ -399,12 +400,12 @@ def _label(binding: Binding) -> str:
 
 
 def _joined(truth: Truth, parts: Sequence[_Finding]) -> _Finding:
-    """Return what several come to, told by those that decide it, the closest call first."""
+    """Return the finding of several parts, with the deciding parts as text, the closest first."""
     deciding = [part for part in parts if part.truth is truth]
     deciding.sort(key=lambda part: part.distance)
-    told = [part.filled for part in islice(deciding, _MOST_TOLD)]
-    if len(deciding) > _MOST_TOLD:
-        told.append(f"and {len(deciding) - _MOST_TOLD} more")
+    filled = [part.filled for part in islice(deciding, _MOST_FILLED)]
+    if len(deciding) > _MOST_FILLED:
+        filled.append(f"and {len(deciding) - _MOST_FILLED} more")
     straddling = tuple(straddle for part in deciding for straddle in part.straddling)
     distance = min((part.distance for part in deciding), default=math.inf)
-    return _Finding(truth, "; ".join(told), straddling, distance)
+    return _Finding(truth, "; ".join(filled), straddling, distance)

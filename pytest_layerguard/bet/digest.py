@@ -1,4 +1,4 @@
-"""What of a bet is bound by its record: the canonical form, its digest, and what differs."""
+"""The canonical form of the parts of a bet that its record fixes, its digest, and differences."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _ABSENT: Final = None
 def canonical(bet: Bet) -> str:
     """Return the canonical JSON of claim, model, intervention or arms, measure and criteria.
 
-    What equals its default is left out, so that a key that a later release adds changes no digest;
-    for the same reason a default of format 1 can never change. Layers and pairs are written in
-    one order, criteria in one spelling, numbers in their shortest form.
+    Values that equal their default are left out, so that a key added by a later release changes no digest.
+    For the same reason a default of format 1 can never change. Layers and pairs are written in one order,
+    criteria in one spelling, numbers in their shortest form.
     """
     data: dict[str, Any] = {
         "claim": bet.stated,
@@ -39,9 +39,9 @@ def digest(bet: Bet) -> str:
 
 
 def differences(old: str, new: str) -> list[tuple[str, Any, Any]]:
-    """Return ``(key path, old, new)`` for what differs between two canonical forms.
+    """Return ``(key path, old, new)`` for each difference between two canonical forms.
 
-    None stands for what is not there.
+    A missing value is None.
     """
     return list(_differences(json.loads(old), json.loads(new), ""))
 
@@ -49,7 +49,7 @@ def differences(old: str, new: str) -> list[tuple[str, Any, Any]]:
 def _measure(bet: Bet) -> dict[str, Any]:
     measure: dict[str, Any] = bet.measure.model_dump(exclude_defaults=True)
     if measure.get("stride") == measure.get("window"):
-        # What a stride is unless it is told.
+        # The default of a stride is the window.
         measure.pop("stride", None)
     return measure
 

@@ -1,4 +1,4 @@
-"""Whether one criterion follows from another, as far as their shape shows it."""
+"""Decide whether one criterion follows from another, as far as their shape shows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _DUAL: Final = {"any": "all", "all": "any"}
 
 
 def implies(first: Node, second: Node) -> bool:
-    """Whether the second holds wherever the first does; False where that is not plain to see."""
+    """Return whether the second holds wherever the first does, or False if the shape does not show it."""
     return _implies(normal(first), normal(second))
 
 
 def normal(node: Node, *, negated: bool = False) -> Node:
-    """Return the same truth without ``not``, chains and ``min`` or ``max`` against a number."""
+    """Return an equivalent tree without ``not``, chains, and ``min`` or ``max`` against a number."""
     match node:
         case Negation():
             return normal(node.operand, negated=not negated)

@@ -1,4 +1,4 @@
-"""Numbers with a 95 % interval, and what can be said of them: true, false or undecided."""
+"""Numbers with a 95 % interval, and comparisons of them: true, false or undecided."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class Truth(Enum):
-    """Kleene's three values."""
+    """True, false or undecided: Kleene's three-valued logic."""
 
     TRUE = "true"
     FALSE = "false"
     UNDECIDED = "undecided"
 
     def __invert__(self) -> Truth:
-        """Return ``not``: undecided stays undecided."""
+        """Return ``not``. Undecided stays undecided."""
         return _NOT[self]
 
     @classmethod
@@ -29,7 +29,7 @@ class Truth(Enum):
 
     @classmethod
     def all(cls, truths: Iterable[Truth]) -> Truth:
-        """Return ``and`` over any number: false if one is, else undecided if one is."""
+        """Return ``and`` over all: false if one is false, else undecided if one is undecided."""
         seen = set(truths)
         if cls.FALSE in seen:
             return cls.FALSE
@@ -37,7 +37,7 @@ class Truth(Enum):
 
     @classmethod
     def any(cls, truths: Iterable[Truth]) -> Truth:
-        """Return ``or`` over any number: true if one is, else undecided if one is."""
+        """Return ``or`` over all: true if one is true, else undecided if one is undecided."""
         return ~cls.all(~truth for truth in truths)
 
 
@@ -50,9 +50,9 @@ _NOT: Final = {
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and the interval it carries; low = value = high where there is no uncertainty.
+    """A value with its interval. ``low`` = ``value`` = ``high`` if there is no uncertainty.
 
-    Infinite ends are allowed; NaN and low > high raise ValueError.
+    Infinite ends are allowed. Raises ValueError for NaN or low > high.
     """
 
     value: float
@@ -60,7 +60,7 @@ class Interval:
     high: float
 
     def __post_init__(self) -> None:
-        """Refuse what is no interval."""
+        """Raise ValueError if this is not an interval."""
         if math.isnan(self.value) or not self.low <= self.high:
             raise ValueError(f"not an interval: {self.value} [{self.low}, {self.high}]")
 
@@ -92,14 +92,14 @@ class Interval:
         return _sound(_times(self.value, other.value), ends, ends)
 
     def __truediv__(self, other: Interval) -> Interval:
-        """Return the interval of x / y, unbounded where y may be zero."""
+        """Return the interval of x / y, unbounded if y may be zero."""
         if other.low <= 0 <= other.high:
             return _sound(_quotient(self.value, other.value), (-math.inf,), (math.inf,))
         ends = [_quotient(x, y) for x in (self.low, self.high) for y in (other.low, other.high)]
         return _sound(_quotient(self.value, other.value), ends, ends)
 
     def compare(self, sign: str, other: Interval) -> Truth:
-        """Return whether ``x sign y`` holds for all, none or some of what the intervals allow."""
+        """Return whether ``x sign y`` holds for all, none or some values in the intervals."""
         match sign:
             case "<":
                 return _decided(self.high < other.low, self.low >= other.high)
@@ -116,7 +116,7 @@ class Interval:
                 return ~self.compare("==", other)
 
     def __str__(self) -> str:
-        """Return ``6.21 [5.98, 6.45]``, or the number alone where there is no interval."""
+        """Return ``6.21 [5.98, 6.45]``, or the number alone if there is no uncertainty."""
         if self.is_point:
             return short(self.value)
         return f"{short(self.value)} [{short(self.low)}, {short(self.high)}]"
@@ -138,7 +138,7 @@ def greatest(intervals: Iterable[Interval]) -> Interval:
 
 
 def mean(intervals: Iterable[Interval]) -> Interval:
-    """Return an interval that holds the mean whatever the dependence between the terms."""
+    """Return an interval that contains the mean, however the terms depend on each other."""
     listed = list(intervals)
     count = len(listed)
     # Each divided first: a sum of large finite numbers must not overflow.
@@ -150,7 +150,7 @@ def mean(intervals: Iterable[Interval]) -> Interval:
 
 
 def short(value: float) -> str:
-    """Return four significant digits, without an exponent where a person would not write one."""
+    """Return a number with four significant digits, without an exponent from 10,000 up to 1e9."""
     return f"{value:,.0f}" if 10_000 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
@@ -172,7 +172,7 @@ def _quotient(x: float, y: float) -> float:
 
 
 def _sound(value: float, lows: Iterable[float], highs: Iterable[float]) -> Interval:
-    """Return the interval, with what cannot be known (inf - inf) left unbounded."""
+    """Return the interval, unbounded where an end is NaN (inf - inf)."""
     low, high = list(lows), list(highs)
     return Interval(
         0.0 if math.isnan(value) else value,

@@ -1,4 +1,4 @@
-"""How large a bet may be: it is data from a pull request and must not exhaust a machine."""
+"""Limits on the size of a bet. It is untrusted text and must not exhaust a machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest sizes that are accepted; an option of the command line may set others.
+    """The largest sizes that are accepted. A command-line option may set others.
 
     ``nodes`` counts YAML nodes of a whole file with every alias expanded, ``depth`` their nesting,
     ``scalar`` the characters of one text. ``targets`` bounds a list of layers or pairs.
@@ -34,4 +34,4 @@ class Limits:
 DEFAULT_LIMITS: Final = Limits()
 
 LARGEST_LAYER: Final = 9_999
-"""No decoder is deeper; a larger index is a slip, and would only fail after the model is loaded."""
+"""No decoder has more layers. A larger index is an error that would show only after loading the model."""

@@ -1,4 +1,4 @@
-"""The metrics: one table for criteria, documentation and reports."""
+"""The metrics, in one table for criteria, documentation and reports."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Needs = Literal["nothing", "sample", "pairs", "protocols", "weights", "registere
 class Metric:
     """A metric that a criterion may name.
 
-    ``needs`` says what a bet must hold for it to be measured; ``low`` and ``high`` bound it by its
-    definition; ``whole`` means that it counts. ``spans_arms``: one value for a pair of arms.
+    ``needs`` names what a bet must hold for the metric to be measured. ``low`` and ``high`` are the bounds by
+    its definition. ``whole`` means that it is a count, ``spans_arms`` that a pair of arms has one value.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnMetric(Metric):
-    """A metric of another package, measured for the bets whose criteria name it.
+    """A metric of another package. It is measured for the bets whose criteria name it.
 
     ``implementation`` is ``"package.module:function"``, so that naming a metric imports nothing heavy;
     the function takes a :class:`~pytest_layerguard.lab.seen.Seen` and returns an interval. Of an
@@ -48,7 +48,7 @@ class OwnMetric(Metric):
     larger_is_worse: bool = True
 
     def load(self) -> Callable[[Any], Interval]:
-        """Import what measures it."""
+        """Import and return the function that measures the metric."""
         module, _, function = self.implementation.partition(":")
         loaded: Callable[[Any], Interval] = getattr(import_module(module), function)
         return loaded

@@ -1,4 +1,4 @@
-"""A bet: what format 1 of the bet file says, key by key."""
+"""The bet, key by key, as format 1 of the bet file defines it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from pytest_layerguard.bet.part import (
     Whole,
     gathered,
     refusal,
-    retold,
+    reworded,
     shown,
 )
 from pytest_layerguard.bet.paths import RelativePath  # noqa: TC001 - pydantic reads it
@@ -68,7 +68,7 @@ Name = Annotated[str, AfterValidator(_named), WithJsonSchema({"type": "string", 
 
 
 def _portable(value: str) -> str:
-    """Refuse what Windows opens as a device: a bet's record is a file by its id."""
+    """Refuse the names of Windows devices, because a bet's record is a file named by its id."""
     if _DEVICE.fullmatch(value):
         raise refusal(f"must not be {shown(value)}, the name of a device on Windows; {SLUG_RULE}")
     return value
@@ -82,7 +82,7 @@ Prompt = Annotated[str, Field(min_length=1, max_length=10_000)]
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where one checkpoint comes from.
+    """The source of one checkpoint.
 
     ``name`` is a reference name (``reference@init`` for the untrained one), a path as written in
     the bet file (relative to it), or ``ORG/NAME``. ``revision`` is for ``hub`` only: 40 hex digits
@@ -206,12 +206,12 @@ class ModelSpec(BetPart):
 
     @property
     def name(self) -> str:
-        """The model as people call it: its reference name, path or hub name."""
+        """The model's reference name, path or hub name."""
         first = next(iter(self.checkpoints().values()))
         return str(self.reference or self.path or self.hub or first.name)
 
     def checkpoints(self) -> Mapping[str | None, ModelSource]:
-        """Return every checkpoint by name; ``{None: ...}`` where there is one without a name."""
+        """Return every checkpoint by name, or ``{None: ...}`` for one without a name."""
         if self.paths is not None:
             return {name: ModelSource("path", path) for name, path in self.paths.items()}
         if self.path is not None:
@@ -346,7 +346,7 @@ class Measure(BetPart):
 
     @property
     def named_texts(self) -> Mapping[str | None, TextSource]:
-        """Every text by name; ``{None: ...}`` where there is one without a name."""
+        """Every text by name, or ``{None: ...}`` for one without a name."""
         named: dict[str | None, TextSource] = {}
         if self.text is not None:
             named[None] = self.text
@@ -476,19 +476,19 @@ class Bet(BetPart):
 
     @property
     def stated(self) -> str:
-        """The claim on one line: where its author broke it has no meaning."""
+        """The claim on one line. Its line breaks have no meaning."""
         return " ".join(self.claim.split())
 
     @property
     def arm_interventions(self) -> Mapping[str | None, tuple[Intervention, ...]]:
-        """What is done, by arm; ``{None: ...}`` without arms."""
+        """The interventions by arm, or ``{None: ...}`` without arms."""
         if self.intervention is not None:
             return {None: self.intervention}
         return dict((self.arms or {}).items())
 
     @property
     def is_sweep(self) -> bool:
-        """Whether an arm is done to each of several targets in turn."""
+        """Whether an arm is applied to each of several targets in turn."""
         return any(
             each.arguments.is_sweep for done in self.arm_interventions.values() for each in done
         )
@@ -503,7 +503,7 @@ class Bet(BetPart):
         try:
             bet = handler(value)
         except ValidationError as error:
-            errors.append(retold(error, cls.model_fields))
+            errors.append(reworded(error, cls.model_fields))
         if bet is not None:
             parts = dict(bet)
         elif isinstance(value, dict):
@@ -520,7 +520,7 @@ class Bet(BetPart):
     def _sound_parts(
         cls, value: Mapping[str, Any], error: ValidationError, info: ValidationInfo
     ) -> dict[str, Any]:
-        """Return the fields without an error, so that what they say together is checked too."""
+        """Return the fields without an error, so that the rules between them are checked too."""
         wrong = {detail["loc"][0] for detail in error.errors() if detail["loc"]}
         # What is only misspelt is not missing.
         unknown = (key for key in value if key not in cls.model_fields)

@@ -1,4 +1,4 @@
-"""An expression as a value of a bet: read from text, equal by its tree, written in one spelling."""
+"""The base of expressions in a bet: parsed from text, compared by tree, written in one spelling."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Parsed(ABC):
-    """Text and the tree it was read to; equal to every other spelling of the same tree."""
+    """An expression with its text and its tree. Two spellings of one tree are equal."""
 
     example: ClassVar[str]
-    """An expression of this kind, for whoever wrote something else."""
+    """A correct expression, for error messages."""
 
     def __init__(self, text: str, node: Node) -> None:
         self.text = text
@@ -28,27 +28,27 @@ class Parsed(ABC):
     @classmethod
     @abstractmethod
     def parse(cls, text: str) -> Self:
-        """Return the expression; raises CriterionError with the column of what is wrong."""
+        """Return the expression. Raises CriterionError with the column of the error."""
 
     @property
     def canonical(self) -> str:
-        """The one spelling of this tree."""
+        """The canonical spelling of the tree."""
         return syntax.written(self.node)
 
     def __eq__(self, other: object) -> bool:
-        """Whether the trees are the same."""
+        """Return whether the trees are equal."""
         return isinstance(other, type(self)) and self.node == other.node
 
     def __hash__(self) -> int:
-        """Return the tree's hash."""
+        """Return the hash of the tree."""
         return hash(self.node)
 
     def __str__(self) -> str:
-        """Return the text."""
+        """Return the text on one line."""
         return " ".join(self.text.split())
 
     def __repr__(self) -> str:
-        """Return the call that makes it."""
+        """Return the call that makes the expression."""
         return f"{type(self).__name__}.parse({str(self)!r})"
 
     @classmethod

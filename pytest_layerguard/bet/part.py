@@ -1,4 +1,4 @@
-"""The base of everything that a bet file says: frozen, closed, its errors written for people."""
+"""The base of every mapping in a bet file, and validation errors in plain words."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 Location = tuple[str | int, ...]
 
 KEY: Final = "[key]"
-"""The last step of the location of a message about a key, rather than about its value."""
+"""The last step of a location if the message is about the key, not its value."""
 
 _QUOTED = re.compile(r"'([^']*)'")
 _LONGEST_SHOWN: Final = 60
 
 
 def shown(value: object) -> str:
-    """Return a value as it can be put in a message: short, on one line, by its YAML name."""
+    """Return a value for use in a message: short, on one line, by its YAML name."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -52,9 +52,9 @@ def shown(value: object) -> str:
 def refusal(
     complaints: Iterable[tuple[Location, str]] | str, *loc: str | int, offset: int | None = None
 ) -> ValidationError:
-    """Return the error for one message at ``loc``, or for several ``(location, message)``.
+    """Return an error with one message at ``loc``, or with several ``(location, message)``.
 
-    ``offset`` counts characters into the text found there, for a message about a part of it.
+    ``offset`` is the character of the text at ``loc`` that the message is about.
     """
     pairs = [(loc, complaints)] if isinstance(complaints, str) else complaints
     return ValidationError.from_exception_data(
@@ -67,7 +67,7 @@ def refusal(
 
 
 def prefixed(error: ValidationError, *prefix: str | int) -> ValidationError:
-    """Return a retold error with every location under ``prefix``."""
+    """Return a reworded error with ``prefix`` before every location."""
     return ValidationError.from_exception_data(
         "bet",
         [
@@ -82,7 +82,7 @@ def prefixed(error: ValidationError, *prefix: str | int) -> ValidationError:
 
 
 def gathered(errors: Iterable[ValidationError]) -> ValidationError:
-    """Return several retold errors as one."""
+    """Join several reworded errors into one."""
     return ValidationError.from_exception_data(
         "bet",
         [
@@ -105,12 +105,12 @@ def _complaint(message: str, offset: int | None) -> PydanticCustomError:
 
 
 def whole(value: object) -> object:
-    """Take ``1e3`` for 1000 where a whole number is wanted, as JSON Schema does."""
+    """Return ``1e3`` as 1000, as JSON Schema does for whole numbers, and other values as they are."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 Whole = Annotated[int, Strict(), BeforeValidator(whole)]
-"""A whole number; ``1e3`` is one too, ``true`` and ``"3"`` are not."""
+"""A whole number. ``1e3`` is one, ``true`` and ``"3"`` are not."""
 
 
 class BetPart(BaseModel):
@@ -126,11 +126,11 @@ class BetPart(BaseModel):
         try:
             return handler(value)
         except ValidationError as error:
-            raise retold(error, cls.model_fields) from None
+            raise reworded(error, cls.model_fields) from None
 
 
-def retold(error: ValidationError, fields: Mapping[str, FieldInfo]) -> ValidationError:
-    """Return pydantic's errors for a mapping with these fields in our own words."""
+def reworded(error: ValidationError, fields: Mapping[str, FieldInfo]) -> ValidationError:
+    """Return pydantic's errors for a mapping with these fields in plain words."""
     details = error.errors(include_url=False)
     inner = {detail["loc"][:-1] for detail in details}
     misspelt = {
@@ -142,7 +142,7 @@ def retold(error: ValidationError, fields: Mapping[str, FieldInfo]) -> Validatio
     return ValidationError.from_exception_data(
         "bet",
         [
-            InitErrorDetails(type=_retold(detail, fields), loc=_place(detail), input=None)
+            InitErrorDetails(type=_reworded(detail, fields), loc=_place(detail), input=None)
             for detail in details
             # A list that is too short only because its items are wrong is not too short.
             if not (detail["type"] == "too_short" and _holds(detail["loc"], inner))
@@ -160,7 +160,7 @@ def _place(detail: ErrorDetails) -> Location:
     return (*detail["loc"], KEY) if detail["type"] == "extra_forbidden" else detail["loc"]
 
 
-def _retold(detail: ErrorDetails, fields: Mapping[str, FieldInfo]) -> PydanticCustomError:
+def _reworded(detail: ErrorDetails, fields: Mapping[str, FieldInfo]) -> PydanticCustomError:
     context = detail.get("ctx", {})
     if detail["type"] == "bet":
         return _complaint(context["message"], context.get("offset"))

@@ -1,4 +1,4 @@
-"""Paths in a bet file, checked as text; whether they may be read is the laboratory's to say."""
+"""Check paths in a bet file as text. Whether they may be read is decided when they are opened."""
 
 from __future__ import annotations
 
@@ -24,4 +24,4 @@ def _plain(path: str) -> str:
 
 
 RelativePath = Annotated[str, Field(min_length=1, max_length=_LONGEST), AfterValidator(_plain)]
-"""A path as written, relative to the bet file; an absolute one needs an allowed root."""
+"""A path as written, relative to the bet file. An absolute path needs an allowed root."""

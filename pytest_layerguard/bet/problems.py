@@ -1,4 +1,4 @@
-"""What is wrong with a bet file, told to the person who wrote it."""
+"""Errors in a bet file, with line, column and excerpt, and helpers for messages."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ _UNPRINTABLE = re.compile(
 
 
 def printable(text: str) -> str:
-    """Return text on one line, with nothing in it that a terminal or a CI runner would obey."""
+    """Return text on one line, with everything escaped that a terminal or a CI runner would execute."""
     escaped = _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text.replace("\t", " "))
     # GitHub's runner obeys this older form of a workflow command anywhere in a line.
     return escaped.replace("##[", "## [")
 
 
 def many(count: int, what: str) -> str:
-    """Return a number of things as people say it: ``1 bet``, ``2 bets``, ``1,000 bets``."""
+    """Return a count with its noun: ``1 bet``, ``2 bets``, ``1,000 bets``."""
     return f"{count:,} {what}" + ("s" if count != 1 else "")
 
 
 def suggestion(word: object, allowed: Iterable[str]) -> str:
-    """Return ", did you mean 'x'?" for a misspelt word, or nothing."""
+    """Return ", did you mean 'x'?" for a misspelt word, or the empty string."""
     close = closest(word, allowed)
     return f", did you mean '{close[0]}'?" if close else ""
 
 
 def closest(word: object, allowed: Iterable[str]) -> list[str]:
-    """Return the allowed word that a misspelt one is nearest to, if any is near."""
+    """Return the allowed word closest to a misspelt one, in a list that is empty if none is close."""
     if not isinstance(word, str):
         return []
     return get_close_matches(word[:100], list(allowed), n=1, cutoff=0.6)
 
 
 def excerpt(line_text: str, line: int, column: int) -> str:
-    """Return the offending line and a caret under the 1-based column, cut to a readable width."""
+    """Return a line, cut to a readable width, and a caret under the 1-based column."""
     start = max(0, column - 1 - _WIDEST_EXCERPT // 2) if len(line_text) > _WIDEST_EXCERPT else 0
     before = printable(line_text[start : column - 1])
     after = printable(line_text[column - 1 : start + _WIDEST_EXCERPT])
@@ -56,7 +56,7 @@ def excerpt(line_text: str, line: int, column: int) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, with its place; line and column count from 1."""
+    """One error with its place. Line and column count from 1."""
 
     path: Path
     line: int
@@ -66,7 +66,7 @@ class Problem:
     excerpt: str = ""
 
     def __str__(self) -> str:
-        """``path:line:column: key.path: what is wrong; what is allowed``, the line, a caret."""
+        """Return ``path:line:column: key.path: what is wrong; what is allowed``, the line and a caret."""
         key = f"{printable(self.key)}: " if self.key else ""
         place = f"{printable(str(self.path))}:{self.line}:{self.column}"
         head = f"{place}: {key}{printable(self.message)}"
@@ -74,12 +74,12 @@ class Problem:
 
 
 class BetFileError(Exception):
-    """A bet file that cannot be taken, with everything that is wrong in it."""
+    """An invalid bet file, with every error in it."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__(self.problems)
 
     def __str__(self) -> str:
-        """Every problem, one after the other."""
+        """Return every problem, one after the other."""
         return "\n".join(str(problem) for problem in self.problems)

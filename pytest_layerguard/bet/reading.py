@@ -1,4 +1,4 @@
-"""A bet file to bets, or to everything that is wrong with it."""
+"""Read the bets of a file, or report every error in it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BETWEEN = re.compile(r"<[a-z]+>|\[key\]")
 
 @dataclass(frozen=True)
 class BetDocument:
-    """A bet with its place: the file, the line of its first key, and where each key stands."""
+    """A bet with its place: the file, the line of its first key, and the position of each key."""
 
     bet: Bet
     path: Path
@@ -36,13 +36,13 @@ class BetDocument:
 
     @property
     def model_identity(self) -> str:
-        """What tells models apart: bets with equal ones share a load. A path starts from its file."""
+        """The key by which bets share a loaded model. Local paths are relative to the bet file."""
         model = self.bet.model
         local = any(source.kind == "path" for source in model.checkpoints().values())
         return f"{model!r} {self.path.parent}" if local else repr(model)
 
     def position(self, *key: str | int) -> tuple[int, int]:
-        """Return line and column (from 1) of a key, or of the nearest thing that holds it."""
+        """Return line and column (from 1) of a key, or of the nearest key that contains it."""
         for length in range(len(key), 0, -1):
             if key[:length] in self.places:
                 return self.places[key[:length]]
@@ -56,7 +56,7 @@ def read_bets(
     metrics: Mapping[str, Metric] | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> tuple[BetDocument, ...]:
-    """Return the bets of a file; raises BetFileError with everything that is wrong in it."""
+    """Return the bets of a file. Raises BetFileError with every error in it."""
     try:
         # A pipe or a device would be waited for without end.
         if not stat.S_ISREG(path.stat().st_mode):
@@ -76,39 +76,40 @@ def parse_bets(
     metrics: Mapping[str, Metric] | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> tuple[BetDocument, ...]:
-    """Return the bets of a text; ``path`` is only named. Raises BetFileError as ``read_bets``.
+    """Return the bets of a text. ``path`` is used in messages only.
 
-    ``kinds`` and ``metrics`` replace the built-in ones: pass those together with one's own.
+    ``kinds`` and ``metrics`` replace the built-in ones, so pass the built-in ones along with your own.
+    Raises BetFileError with every error in the text.
     """
     content = _decoded(text, path, limits)
     context = {"kinds": kinds or BUILTIN_KINDS, "metrics": metrics or METRICS, "limits": limits}
     documents, fault = read_documents(content, limits)
-    teller = _Teller(path, split_lines(content))
+    collector = _ErrorCollector(path, split_lines(content))
     found: list[BetDocument] = []
     for document in documents:
-        teller.faults(document.faults)
+        collector.faults(document.faults)
         try:
             bet = Bet.model_validate(document.data, context=context)
         except ValidationError as error:
-            teller.errors(error, document)
+            collector.errors(error, document)
             continue
         places = {**document.values, **document.keys}
         line, column = document.line, document.column
         found.append(BetDocument(bet, path, line, places, column))
     if fault is not None:
-        teller.faults([fault])
+        collector.faults([fault])
     elif not documents:
-        teller.say(1, 1, "", "is empty; a bet starts with 'id:'")
-    teller.problems.extend(duplicate_ids(found, teller.lines))
-    if teller.problems:
-        raise BetFileError(sorted(set(teller.problems), key=_order))
+        collector.add(1, 1, "", "is empty; a bet starts with 'id:'")
+    collector.problems.extend(duplicate_ids(found, collector.lines))
+    if collector.problems:
+        raise BetFileError(sorted(set(collector.problems), key=_order))
     return tuple(found)
 
 
 def duplicate_ids(
     documents: Iterable[BetDocument], lines: list[str] | None = None
 ) -> list[Problem]:
-    """Return a problem for each bet whose id an earlier one has, in one file or over several."""
+    """Return a problem for each bet with the id of an earlier one, in one file or several."""
     first: dict[str, BetDocument] = {}
     problems = []
     for document in documents:
@@ -151,21 +152,21 @@ def _at_start(path: Path, message: str) -> Problem:
     return Problem(path, 1, 1, "", message)
 
 
-class _Teller:
-    """Gathers the problems of one file, each with its place and line."""
+class _ErrorCollector:
+    """Collect the errors of one file, each with its place and line."""
 
     def __init__(self, path: Path, lines: list[str]) -> None:
         self.path = path
         self.lines = lines
         self.problems: list[Problem] = []
 
-    def say(self, line: int, column: int, key: str, message: str) -> None:
+    def add(self, line: int, column: int, key: str, message: str) -> None:
         shown = _excerpt(self.lines, line, column)
         self.problems.append(Problem(self.path, line, column, key, message, shown))
 
     def faults(self, faults: Iterable[Fault]) -> None:
         for fault in faults:
-            self.say(fault.line, fault.column, _dotted(fault.key), fault.message)
+            self.add(fault.line, fault.column, _dotted(fault.key), fault.message)
 
     def errors(self, error: ValidationError, document: Document) -> None:
         spoiled = {fault.key for fault in document.faults if fault.spoils}
@@ -173,7 +174,7 @@ class _Teller:
             context = detail.get("ctx", {})
             at = _written(detail["loc"], document)
             if any(at[: len(key)] == key for key in spoiled):
-                # What could not be read is told once, as that.
+                # The YAML error is already reported.
                 continue
             line, column = self._place(
                 at, document, at_key=detail["loc"][-1:] == (KEY,), offset=context.get("offset")
@@ -181,7 +182,7 @@ class _Teller:
             message = context.get("message") or detail["msg"]
             if document.data is None:
                 message = "is an empty document; take out the '---' or write a bet"
-            self.say(line, column, _dotted(at), message)
+            self.add(line, column, _dotted(at), message)
 
     def _place(
         self, at: Location, document: Document, *, at_key: bool, offset: int | None
@@ -199,7 +200,7 @@ class _Teller:
         return document.line, document.column
 
     def _inside(self, line: int, column: int, offset: int, text: str) -> tuple[int, int]:
-        """Return the place of a character of the scalar ``text`` that starts at line and column."""
+        """Return the place of the character at ``offset`` of the scalar that starts at line and column."""
         written = self.lines[line - 1][column - 1 :]
         if written.startswith(text):
             return line, column + offset
@@ -220,7 +221,7 @@ class _Teller:
 
 
 def _written(loc: Location, document: Document) -> Location:
-    """Return a location as the file has it, without what the validation puts in between."""
+    """Return a location as in the file, without the steps that pydantic inserts."""
     at: list[str | int] = []
     current = document.data
     for step in loc:

@@ -1,4 +1,4 @@
-"""What must hold between the parts of a bet, so that it can be measured and judged at all."""
+"""Check the rules between the parts of a bet."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _CRITERIA: Final = ("strict", "lenient", "catastrophic")
 
 
 def objections(parts: Parts, context: Mapping[str, Any]) -> Iterator[ValidationError]:
-    """Yield what is wrong between the parts that are themselves sound.
+    """Yield an error for each broken rule between parts that are valid by themselves.
 
-    ``parts`` lacks a key whose value is wrong; what it says is then not checked further.
+    ``parts`` lacks the keys whose values are invalid. Rules about those are not checked.
     """
     limits = context.get("limits") or DEFAULT_LIMITS
     metrics = context.get("metrics") or METRICS
@@ -71,7 +71,7 @@ def _status(parts: Parts) -> Iterator[ValidationError]:
 
 
 def _names_apart(parts: Parts) -> Iterator[ValidationError]:
-    """An arm, a text and a checkpoint of one name could not be told apart in a criterion."""
+    """Refuse one name for an arm, a text or a checkpoint, which a criterion could not distinguish."""
     taken: dict[str, str] = {}
     for names, loc, what in (
         (_arms(parts), ("arms",), "an arm"),
@@ -138,7 +138,7 @@ def _sizes(parts: Parts, limits: Limits) -> Iterator[ValidationError]:
 
 @dataclass(frozen=True)
 class _World:
-    """What a criterion of this bet can name; None where it is not known, being wrong itself."""
+    """The names that a criterion of this bet may use. A part that is invalid itself is None."""
 
     arms: Arms | None
     texts: Sequence[str | None] | None
@@ -148,7 +148,7 @@ class _World:
 
     @property
     def names(self) -> dict[str, str]:
-        """Every prefix with what it names."""
+        """Every prefix, with ``arm``, ``text`` or ``checkpoint``."""
         return {
             name: what
             for names, what in (
@@ -264,7 +264,7 @@ def _metric(named: Reference, world: _World) -> str | None:
 
 
 def _measured(named: Reference, world: _World) -> str | None:
-    """Return why this bet does not measure a metric."""
+    """Return why this bet does not measure a metric, or None if it does."""
     metric = world.metrics[named.metric]
     if metric.needs == "sample":
         if world.samples is False:
@@ -302,7 +302,7 @@ def _gives(arguments: Sequence[Arguments], metric: Metric) -> bool:
 
 
 def _protocols(arms: Arms) -> tuple[str, str] | None:
-    """Return the arms of a replacement and an interchange of the same pairs."""
+    """Return the arms of a replacement and an interchange of the same pairs, or None."""
     replacing = [(name, done[0].arguments) for name, done in arms.items() if len(done) == 1]
     found: dict[type, tuple[str, object]] = {}
     for name, arguments in replacing:
@@ -320,7 +320,7 @@ def _protocols(arms: Arms) -> tuple[str, str] | None:
 
 
 def _alone(named: Reference, world: _World) -> str | None:
-    """Return why a metric outside any quantifier is not one number."""
+    """Return why a metric outside any quantifier is not one number, or None if it is."""
     arms = world.arms_of(named)
     if any(_is_sweep(done) for done in arms.values()):
         return (
@@ -347,7 +347,7 @@ def _is_sweep(done: Sequence[Intervention]) -> bool:
 
 
 def _lined_up(node: syntax.Quantifier, world: _World) -> str | None:
-    """Return why the sweeps of the arms inside one quantifier cannot be joined by their targets."""
+    """Return why the arms inside a quantifier cannot be joined by target, or None if they can."""
     swept: dict[str, LayersTarget | PairsTarget] = {}
     names = [part for part in syntax.walk(node) if isinstance(part, syntax.Name)]
     if len({reference(name).prefix for name in names}) < 2:

@@ -1,4 +1,4 @@
-"""The JSON Schema of a bet file, made from the models: for editors, and for other programs."""
+"""The JSON Schema of a bet file, generated from the models."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 def bet_schema(kinds: Kinds = BUILTIN_KINDS) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of one bet, with these interventions.
 
-    It holds the form: keys, types, ranges. What the parts of a bet must be to each other, and
-    what a criterion says, only the reader knows.
+    It describes keys, types and ranges. The rules between the parts of a bet and the syntax of criteria
+    are checked only when a bet is read.
     """
     models: list[type[BaseModel]] = [Bet, *kinds.values()]
     references, shared = models_json_schema(
@@ -49,12 +49,12 @@ def bet_schema(kinds: Kinds = BUILTIN_KINDS) -> dict[str, Any]:
 
 
 def written(schema: dict[str, Any]) -> str:
-    """Return a schema as the text that is shipped."""
+    """Return a schema as JSON text."""
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 def _finished(schema: Any) -> Any:
-    """Return a schema with its interventions, whose mappings by name take no other names."""
+    """Return a schema with the interventions in place of their placeholder, and closed mappings."""
     if isinstance(schema, list):
         return [_finished(item) for item in schema]
     if not isinstance(schema, dict):
@@ -68,7 +68,7 @@ def _finished(schema: Any) -> Any:
 
 
 def main() -> None:
-    """Write the shipped schema anew."""
+    """Write ``schema.json``."""
     SHIPPED.write_text(written(bet_schema()), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Which models a falsification closes: an expression over what a configuration says."""
+"""The models that a falsification closes, as an expression over facts of a configuration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FACTS: Final[Mapping[str, type]] = MappingProxyType(
         "name": str,
     }
 )
-"""What an expression over models may name, and whether it is a number or text."""
+"""The names in an expression over models, and whether each is a number or text."""
 
 Fact = float | str | None
 
@@ -35,7 +35,7 @@ class ModelScope(Parsed):
 
     @classmethod
     def parse(cls, text: str) -> ModelScope:
-        """Return the scope; raises CriterionError with the column of what is wrong."""
+        """Return the scope. Raises CriterionError with the column of the error."""
         node = syntax.parse(text, quantifiers=False, texts=True)
         for part in syntax.walk(node):
             if isinstance(part, syntax.Name):
@@ -46,12 +46,12 @@ class ModelScope(Parsed):
 
     @property
     def facts(self) -> frozenset[str]:
-        """The facts that are named."""
+        """The facts that the expression names."""
         names = (part for part in syntax.walk(self.node) if isinstance(part, syntax.Name))
         return frozenset(name.parts[0] for name in names)
 
     def covers(self, facts: Mapping[str, Fact]) -> Truth:
-        """Return whether a model with these facts is inside; undecided where one is not known."""
+        """Return whether a model with these facts is inside, undecided if a fact that counts is unknown."""
         return _Evaluator().truth(self.node, facts)
 
 
@@ -89,7 +89,7 @@ def _is_text(node: Node) -> bool:
 
 
 class _Evaluator(Walker["Interval | str | None", Truth, Mapping[str, Fact]]):
-    """Evaluate a scope: a number or text is None where the fact is not known."""
+    """Evaluate a scope. A number or text is None if the fact is unknown."""
 
     def number(self, node: Node, binding: Mapping[str, Fact]) -> Interval | str | None:
         if isinstance(node, syntax.Text):

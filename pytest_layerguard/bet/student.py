@@ -1,4 +1,4 @@
-"""Student's t, as every interval here uses it."""
+"""Student's t quantile, shared by all intervals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ CONFIDENCE: Final = 0.95
 
 @cache
 def quantile(windows: int, comparisons: int = 1) -> float:
-    """Student's t quantile for a two-sided interval on so many windows, shared by so many comparisons."""
+    """Return Student's t quantile for two-sided intervals on ``windows`` windows.
+
+    The intervals hold together over ``comparisons`` (Bonferroni).
+    """
     from scipy.special import stdtrit
 
     return float(stdtrit(windows - 1, 1 - (1 - CONFIDENCE) / (2 * comparisons)))

@@ -1,7 +1,7 @@
-"""The expressions of a bet: text to a small tree, by a whitelist, never by ``eval``.
+"""Parse the expressions of a bet into a small tree, by a whitelist, never by ``eval``.
 
-The text is cut into tokens first, and bounded, so that ``ast.parse`` only ever sees a short line
-of names, numbers and operators, and nothing that it could choke on.
+The text is split into tokens and bounded first. So ``ast.parse`` sees only a short line of names, numbers
+and operators.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ RESERVED: Final = frozenset({*QUANTIFIERS, *keyword.kwlist})
 
 
 class CriterionError(ValueError):
-    """An expression that cannot be taken; ``column`` counts characters from 0."""
+    """An invalid expression. ``column`` counts characters from 0."""
 
     def __init__(self, message: str, column: int = 0) -> None:
         super().__init__(message)
@@ -105,7 +105,7 @@ class Arithmetic:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``a <= b``, or a chain of such."""
+    """``a <= b``, or a chain of comparisons."""
 
     operands: tuple[Node, ...]
     operators: tuple[str, ...]
@@ -122,7 +122,7 @@ class Negation:
 
 @dataclass(frozen=True)
 class Junction:
-    """``and`` or ``or`` over two or more."""
+    """``and`` or ``or`` over two or more operands."""
 
     word: str
     operands: tuple[Node, ...]
@@ -144,14 +144,14 @@ _TRUTHS: Final = (Comparison, Negation, Junction)
 
 
 def is_truth(node: Node) -> bool:
-    """Whether a node is true or false, rather than a number."""
+    """Return whether a node is true or false, rather than a number."""
     return isinstance(node, _TRUTHS) or (isinstance(node, Quantifier) and node.word in OVER_TRUTHS)
 
 
 def parse(text: str, *, quantifiers: bool, texts: bool) -> Node:
-    """Return the tree of an expression that is true or false; raises CriterionError.
+    """Return the tree of an expression that is true or false. Raises CriterionError.
 
-    ``quantifiers`` allows ``any(...)`` and its like, ``texts`` quoted words.
+    ``quantifiers`` allows ``any(...)`` and the other quantifiers, ``texts`` quoted words.
     """
     if len(text) > LONGEST:
         raise CriterionError(f"is longer than {LONGEST} characters", 0)
@@ -266,7 +266,7 @@ _COMPARISONS: Final[dict[type[ast.cmpop], str]] = {
 
 
 class _Reader:
-    """Walks Python's tree and takes only what is listed."""
+    """Convert Python's tree, and refuse every node that is not listed."""
 
     def __init__(self, lead: int, *, quantifiers: bool) -> None:
         self.lead = lead
@@ -393,14 +393,14 @@ def _flat(word: str, operands: Sequence[Node]) -> Iterator[Node]:
 
 
 def walk(node: Node) -> Iterator[Node]:
-    """Yield a node and all below it, each before its own parts."""
+    """Yield a node and all nodes below it, each before its parts."""
     yield node
     for part in parts_of(node):
         yield from walk(part)
 
 
 def parts_of(node: Node) -> tuple[Node, ...]:
-    """Return the nodes directly below one."""
+    """Return the nodes directly below a node."""
     match node:
         case Negative() | Negation() | Quantifier():
             return (node.operand,)
@@ -413,7 +413,7 @@ def parts_of(node: Node) -> tuple[Node, ...]:
 
 
 def written(node: Node) -> str:
-    """Return the one spelling of a tree, without needless parentheses."""
+    """Return the canonical spelling of a tree, without needless parentheses."""
     return _written(node)[0]
 
 
@@ -423,7 +423,7 @@ def number(value: float) -> str:
 
 
 def _written(node: Node) -> tuple[str, int]:
-    """Return the text and how tightly it binds, the larger the tighter."""
+    """Return the text and its precedence, larger if it binds tighter."""
     match node:
         case Number():
             return number(node.value), 9 if node.value >= 0 else 6

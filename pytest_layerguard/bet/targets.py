@@ -1,4 +1,4 @@
-"""Which layers, or pairs of layers, an intervention touches."""
+"""The layers, or pairs of layers, that an intervention changes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TargetError(ValueError):
 
 @dataclass(frozen=True)
 class LayersTarget:
-    """``layers:`` of a bet: together in one variant, or each in a variant of its own.
+    """``layers:`` of a bet: together in one variant, or each in its own.
 
     ``indices`` is None for all layers. Negative indices count from the end.
     """
@@ -65,7 +65,7 @@ class LayersTarget:
 
     @classmethod
     def parse(cls, value: object) -> LayersTarget:
-        """Return the target for plain data; raises pydantic's ValidationError."""
+        """Return the target for plain data. Raises pydantic's ValidationError."""
         if isinstance(value, cls):
             return value
         if isinstance(value, dict):
@@ -73,12 +73,12 @@ class LayersTarget:
         return cls(each=False, indices=_layers(value, ()))
 
     def written(self) -> object:
-        """Return the target as plain data, one spelling for each meaning."""
+        """Return the target as plain data in its canonical form."""
         listed: object = "all" if self.indices is None else sorted(self.indices)
         return {"each": listed} if self.each else listed
 
     def resolve(self, layers: int) -> tuple[tuple[int, ...], ...]:
-        """Return the layer indices of each variant, all in 0..layers-1; raises TargetError."""
+        """Return the layer indices of each variant, all in 0..layers-1. Raises TargetError."""
         if self.indices is None:
             chosen = tuple(range(layers))
         else:
@@ -87,7 +87,7 @@ class LayersTarget:
         return tuple((index,) for index in chosen) if self.each else (chosen,)
 
     def may_equal(self, other: LayersTarget | PairsTarget) -> bool:
-        """Whether some model has the same variants for both."""
+        """Return whether some model has the same variants for both."""
         if not isinstance(other, LayersTarget):
             return False
         if self.indices is None or other.indices is None:
@@ -121,9 +121,9 @@ class LayersTarget:
 
 @dataclass(frozen=True)
 class PairsTarget:
-    """``pairs:`` of a bet: listed pairs together in one variant, or each in one of its own.
+    """``pairs:`` of a bet: together in one variant, or each in its own.
 
-    ``rule`` chooses pairs by themselves (only with ``each``); otherwise ``pairs`` lists them.
+    ``rule`` selects the pairs (only with ``each``). Otherwise ``pairs`` lists them.
     A pair has no direction.
     """
 
@@ -134,7 +134,7 @@ class PairsTarget:
 
     @classmethod
     def parse(cls, value: object) -> PairsTarget:
-        """Return the target for plain data; raises pydantic's ValidationError."""
+        """Return the target for plain data. Raises pydantic's ValidationError."""
         if isinstance(value, cls):
             return value
         if isinstance(value, dict):
@@ -158,14 +158,14 @@ class PairsTarget:
         return cls(each=True, pairs=_pairs(each, ("each",)))
 
     def written(self) -> object:
-        """Return the target as plain data, one spelling for each meaning."""
+        """Return the target as plain data in its canonical form."""
         listed: object = self.rule or [list(pair) for pair in sorted(map(_ordered, self.pairs))]
         if self.max_gap is not None:
             listed = {"max_gap": self.max_gap}
         return {"each": listed} if self.each else listed
 
     def resolve(self, layers: int) -> tuple[tuple[Pair, ...], ...]:
-        """Return the pairs (i < j) of each variant; raises TargetError."""
+        """Return the pairs (i < j) of each variant. Raises TargetError."""
         if self.rule is not None or self.max_gap is not None:
             gap = 1 if self.rule == "adjacent" else self.max_gap or layers
             chosen = tuple((i, j) for i, j in combinations(range(layers), 2) if j - i <= gap)
@@ -184,7 +184,7 @@ class PairsTarget:
         return tuple((pair,) for pair in chosen) if self.each else (chosen,)
 
     def may_equal(self, other: LayersTarget | PairsTarget) -> bool:
-        """Whether some model has the same variants for both."""
+        """Return whether some model has the same variants for both."""
         if not isinstance(other, PairsTarget):
             return False
         if not self.pairs or not other.pairs:

@@ -1,4 +1,4 @@
-"""Where the text comes from that a bet is measured on, or trained on."""
+"""The sources of the text that a bet is measured or trained on."""
 
 from __future__ import annotations
 

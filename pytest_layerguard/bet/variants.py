@@ -1,4 +1,4 @@
-"""One list of interventions on a model of so many layers: its variants, by name."""
+"""Expand a list of interventions into its variants on a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Variant:
-    """What is done in one variant, with concrete targets, in order."""
+    """The interventions of one variant in order, with concrete targets."""
 
     slug: str
     target: str
@@ -21,9 +21,9 @@ class Variant:
 
 
 def variants(interventions: Sequence[Intervention], layers: int) -> tuple[Variant, ...]:
-    """Return the variants of a composition; sweeps in one composition go in step.
+    """Return the variants of a list of interventions. Sweeps in one list advance together.
 
-    Raises TargetError where the model lacks a layer that is named.
+    Raises TargetError if the model lacks a layer that is named.
     """
     columns = [intervention.arguments.variants(layers) for intervention in interventions]
     count = max(len(column) for column in columns)

@@ -1,4 +1,4 @@
-"""The verdict: criteria and measured rows to one word."""
+"""Judge measured rows by the criteria of a bet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Verdict(StrEnum):
-    """What became of a claim."""
+    """The verdict on a claim."""
 
     STRICT = "STRICT"
     LENIENT = "LENIENT"
@@ -30,17 +30,13 @@ class Verdict(StrEnum):
 
     @property
     def fails(self) -> bool:
-        """Whether the claim fails; INCONCLUSIVE neither holds nor fails."""
+        """Whether the claim fails. INCONCLUSIVE neither holds nor fails."""
         return self in (Verdict.FALSIFIED, Verdict.CATASTROPHIC)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict with the evaluations it rests on; ``decided_by`` names the criterion.
-
-    ``straddling`` holds the comparisons that kept a verdict from being reached, and is empty
-    where one was.
-    """
+    """A verdict with the evaluations of the criteria. ``decided_by`` names the criterion that decided."""
 
     verdict: Verdict
     strict: Evaluation | None
@@ -55,7 +51,7 @@ class Judgement:
 
     @property
     def straddling(self) -> tuple[Straddle, ...]:
-        """The comparisons that must be decided before there is a verdict."""
+        """The undecided comparisons behind an INCONCLUSIVE verdict, and else none."""
         if self.verdict is not Verdict.INCONCLUSIVE:
             return ()
         catastrophic = self.catastrophic.straddling if self.catastrophic else ()
@@ -63,7 +59,7 @@ class Judgement:
 
 
 def judge(criteria: Criteria, rows: Sequence[Row]) -> Judgement:
-    """Return the verdict on measured rows; raises CriterionError where the rows do not fit."""
+    """Return the verdict on measured rows. Raises CriterionError if the rows do not fit the criteria."""
     strict = criteria.strict.evaluate(rows) if criteria.strict else None
     lenient = criteria.lenient.evaluate(rows)
     catastrophic = criteria.catastrophic.evaluate(rows) if criteria.catastrophic else None

@@ -1,4 +1,4 @@
-"""The one walk over a parsed expression. What its parts stand for is up to each subclass."""
+"""Evaluate a parsed expression. Subclasses define the values and how they combine."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 N = TypeVar("N")
-"""What a number stands for."""
+"""The type of a number's value."""
 
 T = TypeVar("T")
-"""What something true or false stands for."""
+"""The type of the value of something true or false."""
 
 B = TypeVar("B")
-"""What a name is looked up in."""
+"""The type of what a name is looked up in."""
 
 ARITHMETIC: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "+": operator.add,
@@ -29,10 +29,10 @@ ARITHMETIC: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
 
 
 class Walker(ABC, Generic[N, T, B]):
-    """Walk an expression from its leaves up, with a subclass to combine what they stand for."""
+    """Evaluate an expression from its leaves up."""
 
     def truth(self, node: syntax.Node, binding: B) -> T:
-        """Return what a node that is true or false stands for."""
+        """Return the value of a node that is true or false."""
         match node:
             case syntax.Negation():
                 return self.negated(self.truth(node.operand, binding))
@@ -46,7 +46,7 @@ class Walker(ABC, Generic[N, T, B]):
                 raise AssertionError(f"not a truth: {node}")
 
     def number(self, node: syntax.Node, binding: B) -> N:
-        """Return what a node that is a number stands for."""
+        """Return the value of a node that is a number."""
         match node:
             case syntax.Number():
                 return self.constant(node.value)
@@ -62,11 +62,11 @@ class Walker(ABC, Generic[N, T, B]):
 
     @abstractmethod
     def constant(self, value: float) -> N:
-        """Return what a number that is written out stands for."""
+        """Return the value of a literal number."""
 
     @abstractmethod
     def named(self, name: syntax.Name, binding: B) -> N:
-        """Return what a name stands for."""
+        """Return the value of a name."""
 
     @abstractmethod
     def negative(self, operand: N) -> N:
@@ -74,7 +74,7 @@ class Walker(ABC, Generic[N, T, B]):
 
     @abstractmethod
     def calculated(self, sign: str, left: N, right: N) -> N:
-        """Return ``left + right`` and its like."""
+        """Return ``left + right``, or another operation by its sign."""
 
     @abstractmethod
     def negated(self, operand: T) -> T:
@@ -86,4 +86,4 @@ class Walker(ABC, Generic[N, T, B]):
 
     @abstractmethod
     def compared(self, node: syntax.Comparison, sides: Sequence[N], binding: B) -> T:
-        """Return what a comparison of these sides stands for."""
+        """Return the value of a comparison of these sides."""

@@ -1,8 +1,8 @@
-"""YAML 1.2 from a pull request: core scalars, every key with its place, nothing without a bound.
+"""Read untrusted YAML 1.2: core scalars, the place of every key, and a bound on everything.
 
-PyYAML speaks YAML 1.1: it reads ``1e-5`` as text, ``on`` as true, ``012`` as ten, lets the last of
-two equal keys win and builds Python objects for tags. Only its parser is used here; what the
-scalars mean is decided below.
+PyYAML implements YAML 1.1: it reads ``1e-5`` as text, ``on`` as true, ``012`` as ten, lets the last of
+two equal keys win and builds Python objects for tags. Only its parser is used here. Scalars are
+resolved below.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _NOT_FINITE = re.compile(r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z")
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong in the YAML itself; line and column count from 1.
+    """An error in the YAML itself. Line and column count from 1.
 
-    ``spoils``: the value at ``key`` is lost, and nothing else should be said of it.
+    ``spoils`` means that the value at ``key`` is lost, so that no other error is reported for it.
     """
 
     line: int
@@ -72,7 +72,7 @@ def split_lines(text: str) -> list[str]:
 
 
 def read_documents(text: str, limits: Limits) -> tuple[list[Document], Fault | None]:
-    """Return every document of a text, up to the fault that ends the reading, if there is one."""
+    """Return the documents of a text, up to the fault that ends the reading, and that fault or None."""
     documents: list[Document] = []
     reader = _Reader(limits)
     fault: Fault | None = None
@@ -115,7 +115,7 @@ class _BoundError(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes within bounds, and resolves no scalar by itself."""
+    """Compose nodes within bounds, without resolving scalars."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own name and type
     limits: Limits
@@ -158,7 +158,7 @@ def _nodes(text: str, limits: Limits) -> Iterator[Node]:
 
 
 class _Reader:
-    """Turns nodes into plain data; counts across documents, every alias expanded."""
+    """Convert nodes to plain data. Count entries over all documents, with aliases expanded."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -246,7 +246,7 @@ class _Reader:
 
 
 def _meant(tag: str, text: str) -> object:
-    """Return what a scalar stands for; raises ValueError with a message for people."""
+    """Return the value of a scalar. Raises ValueError with a message for the user."""
     if tag == _TEXT:
         return text
     patterns = {"null": _NULL, "bool": _BOOL, "int": _INT, "float": _FLOAT}
@@ -306,10 +306,10 @@ def _place(node: Node) -> tuple[int, int]:
 
 def _marked(error: yaml.MarkedYAMLError) -> Fault:
     mark = error.problem_mark or error.context_mark
-    said = " ".join(str(part) for part in (error.context, error.problem) if part)
+    message = " ".join(str(part) for part in (error.context, error.problem) if part)
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-    hint = next((hint for words, hint in _HINTS.items() if words in said), "")
-    return Fault(line, column, (), f"is not YAML: {said}{hint}")
+    hint = next((hint for words, hint in _HINTS.items() if words in message), "")
+    return Fault(line, column, (), f"is not YAML: {message}{hint}")
 
 
 _HINTS: Final = {
@@ -318,7 +318,7 @@ _HINTS: Final = {
     "expected <block end>": "; this line is indented unlike those it belongs to",
     "found unexpected end of stream": "; a quote or a bracket is not closed",
 }
-"""What to do about the parser's words, for those that people meet."""
+"""Advice for the parser's most common messages."""
 
 
 def _unreadable(error: yaml.reader.ReaderError, text: str) -> Fault:
