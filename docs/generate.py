@@ -11,21 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import PydanticUndefined
 
-from pytest_layerguard import api, commands, hookspecs, options
-from pytest_layerguard.bet import arguments, criteria, limits, metrics, model, names, texts
+from pytest_layerguard import api
+from pytest_layerguard.bet import arguments, bet, limits, metrics, names, text_sources
+from pytest_layerguard.bet.criteria import evaluate
 from pytest_layerguard.catalogue.outcome import Word
 from pytest_layerguard.catalogue.records import SCHEMA, Record
+from pytest_layerguard.cli.bet_template import ARGUMENTS
 from pytest_layerguard.cli.main import parser
-from pytest_layerguard.cli.template import ARGUMENTS
-from pytest_layerguard.interventions import bench, plan, registry
-from pytest_layerguard.lab import results, seen
-from pytest_layerguard.lab.budget import Budget
-from pytest_layerguard.report.meaning import meaning
+from pytest_layerguard.environment.budget import Budget
+from pytest_layerguard.interventions import bench, registry
+from pytest_layerguard.measurement import own_metrics, results
+from pytest_layerguard.models import plan
+from pytest_layerguard.pytest_plugin import commands, hookspecs, options
+from pytest_layerguard.report.words import meaning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from pytest_layerguard.bet.part import BetPart
+    from pytest_layerguard.bet.validation import BetPart
 
 REFERENCE = Path(__file__).with_name("reference")
 NOTICE = "<!-- Written by docs/generate.py; change the code that it tells of. -->"
@@ -153,24 +156,24 @@ def _commands() -> Iterator[str]:
 
 
 PARTS: tuple[tuple[str, type[BetPart], str], ...] = (
-    ("A bet", model.Bet, ""),
+    ("A bet", bet.Bet, ""),
     (
         "model",
-        model.ModelSpec,
+        bet.ModelSpec,
         "Or one word: " + ", ".join(f"`{n}`" for n in names.REFERENCE_NAMES),
     ),
-    ("measure", model.Measure, ""),
-    ("measure.text: the package's own", texts.ReferenceText, ""),
-    ("measure.text: a file", texts.FileText, ""),
-    ("measure.text: a dataset of the hub", texts.DatasetText, ""),
-    ("measure.text: a dataset in a file", texts.LocalDatasetText, ""),
-    ("measure.sample", model.SampleSpec, ""),
-    ("measure.speak", model.SpeakSpec, ""),
-    ("criteria", criteria.Criteria, ""),
-    ("closes", model.Closes, ""),
-    ("evidence", model.Evidence, ""),
-    ("needs", model.Needs, ""),
-    ("amends", model.Amends, ""),
+    ("measure", bet.Measure, ""),
+    ("measure.text: the package's own", text_sources.ReferenceText, ""),
+    ("measure.text: a file", text_sources.FileText, ""),
+    ("measure.text: a dataset of the hub", text_sources.DatasetText, ""),
+    ("measure.text: a dataset in a file", text_sources.LocalDatasetText, ""),
+    ("measure.sample", bet.SampleSpec, ""),
+    ("measure.speak", bet.SpeakSpec, ""),
+    ("criteria", evaluate.Criteria, ""),
+    ("closes", bet.Closes, ""),
+    ("evidence", bet.Evidence, ""),
+    ("needs", bet.Needs, ""),
+    ("amends", bet.Amends, ""),
 )
 
 
@@ -342,13 +345,13 @@ SHOWN: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("pytest_layerguard.Measured", api.Measured),
     ("pytest_layerguard.interventions.registry.Kind", registry.Kind),
     ("pytest_layerguard.bet.arguments.Arguments", arguments.Arguments),
-    ("pytest_layerguard.interventions.plan.Plan", plan.Plan),
-    ("pytest_layerguard.interventions.plan.Edit", plan.Edit),
+    ("pytest_layerguard.models.plan.Plan", plan.Plan),
+    ("pytest_layerguard.models.plan.Edit", plan.Edit),
     ("pytest_layerguard.interventions.bench.Bench", bench.Bench),
     ("pytest_layerguard.bet.metrics.OwnMetric", metrics.OwnMetric),
-    ("pytest_layerguard.lab.seen.Seen", seen.Seen),
-    ("pytest_layerguard.lab.results.BetResult", results.BetResult),
-    ("pytest_layerguard.lab.results.VariantResult", results.VariantResult),
+    ("pytest_layerguard.measurement.own_metrics.ScoredTokens", own_metrics.ScoredTokens),
+    ("pytest_layerguard.measurement.results.BetResult", results.BetResult),
+    ("pytest_layerguard.measurement.results.VariantResult", results.VariantResult),
 )
 
 

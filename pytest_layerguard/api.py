@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_layerguard.bet.reading import BetDocument, parse_bets, read_bets
+from pytest_layerguard.bet.reader import BetDocument, parse_bets, read_bets
 from pytest_layerguard.bet.verdict import judge
-from pytest_layerguard.catalogue.shelf import bets_of
+from pytest_layerguard.catalogue.bet_folders import bets_of
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator, Sequence
 
     from pytest_layerguard.bet.verdict import Judgement, Verdict
-    from pytest_layerguard.guard import Laboratory
+    from pytest_layerguard.catalogue.guard import Laboratory
     from pytest_layerguard.interventions.registry import Registry
-    from pytest_layerguard.lab.results import BetResult
+    from pytest_layerguard.measurement.results import BetResult
 
     Given = BetDocument | Mapping[str, Any] | str | os.PathLike[str]
 
@@ -97,12 +97,12 @@ def measure(
     Raises:
         BetFileError: With all that is wrong with the bet.
         ValueError: If the file holds several bets and `id` names none of them.
-        LabError: If no honest measurement can be made.
+        MeasurementError: If no honest measurement can be made.
         UnavailableError: If the machine or the hub lacks what the bet needs.
     """
+    from pytest_layerguard.environment.conditions import Conditions
     from pytest_layerguard.interventions.registry import Registry
-    from pytest_layerguard.lab.cache import RememberingLaboratory
-    from pytest_layerguard.lab.conditions import Conditions
+    from pytest_layerguard.measurement.result_cache import CachingLaboratory
 
     known = Registry.of()
     conditions = Conditions(
@@ -113,7 +113,7 @@ def measure(
         allow_remote_code=allow_remote_code,
     )
     document = read(bet, known, start=Path.cwd(), id=id)
-    return measured(document, RememberingLaboratory(conditions, known))
+    return measured(document, CachingLaboratory(conditions, known))
 
 
 def read(
@@ -149,7 +149,7 @@ def measured(document: BetDocument, laboratory: Laboratory) -> Measured:
     """Measure a bet in a laboratory, and judge it by its own criteria.
 
     Raises:
-        LabError: If no honest measurement can be made.
+        MeasurementError: If no honest measurement can be made.
         UnavailableError: If the machine or the hub lacks what the bet needs.
     """
     # A mapping belongs to no bet folder: what it may read is what lies beside it.
@@ -181,8 +181,8 @@ class Measuring:
         The test is skipped where the model cannot be had here, and fails for that under
         `--layerguard-require all`.
         """
-        from pytest_layerguard.guard import library_warnings_shown
-        from pytest_layerguard.lab.errors import UnavailableError
+        from pytest_layerguard.catalogue.guard import library_warnings_shown
+        from pytest_layerguard.environment.measurement_errors import UnavailableError
 
         document = read(bet, self.registry, start=self.start, id=id)
         with library_warnings_shown():

@@ -19,10 +19,10 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from pytest_layerguard.bet.part import KEY, BetPart, Whole, prefixed, refusal, shown
-from pytest_layerguard.bet.problems import suggestion
+from pytest_layerguard.bet.errors import suggestion
 from pytest_layerguard.bet.targets import LAYERS_FORMS, PAIRS_FORMS, LayersTarget, PairsTarget
-from pytest_layerguard.bet.texts import TextSource
+from pytest_layerguard.bet.text_sources import TextSource
+from pytest_layerguard.bet.validation import KEY, BetPart, Whole, prefixed, refusal, shown
 
 ALL_LAYERS: Final = LayersTarget(each=False, indices=None)
 _LARGEST_SEED: Final = 2**32 - 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_layerguard.bet.model import Bet
+    from pytest_layerguard.bet.bet import Bet
 
 _ABSENT: Final = None
 

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
-from pytest_layerguard.bet.part import refusal
+from pytest_layerguard.bet.validation import refusal
 
 _LONGEST: Final = 1_000
 

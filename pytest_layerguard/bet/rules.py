@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_layerguard.bet import consistency, syntax
 from pytest_layerguard.bet.arguments import InterchangeLayers, ReplaceLayers, Train
-from pytest_layerguard.bet.criteria import Expression, Reference, reference
+from pytest_layerguard.bet.criteria import consistency, parse
+from pytest_layerguard.bet.criteria.evaluate import Expression, Reference, reference
+from pytest_layerguard.bet.errors import suggestion
 from pytest_layerguard.bet.limits import DEFAULT_LIMITS, Limits
 from pytest_layerguard.bet.metrics import METRICS, Metric
-from pytest_layerguard.bet.part import KEY, refusal
-from pytest_layerguard.bet.problems import suggestion
+from pytest_layerguard.bet.validation import KEY, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
     from pytest_layerguard.bet.arguments import Arguments, Intervention
-    from pytest_layerguard.bet.part import Location
     from pytest_layerguard.bet.targets import LayersTarget, PairsTarget
+    from pytest_layerguard.bet.validation import Location
 
 Parts = dict[str, Any]
 Arms = dict[str | None, tuple["Intervention", ...]]
@@ -210,7 +210,7 @@ def _criteria(parts: Parts, metrics: Mapping[str, Metric]) -> Iterator[Validatio
 
 def _expression(expression: Expression, world: _World) -> Iterator[tuple[str, int]]:
     for node, inside in _with_quantifiers(expression.node, None):
-        if not isinstance(node, syntax.Name):
+        if not isinstance(node, parse.Name):
             continue
         named = reference(node)
         complaint = (
@@ -221,19 +221,19 @@ def _expression(expression: Expression, world: _World) -> Iterator[tuple[str, in
         )
         if complaint:
             yield complaint, node.column
-    for node in syntax.walk(expression.node):
-        if isinstance(node, syntax.Quantifier):
+    for node in parse.walk(expression.node):
+        if isinstance(node, parse.Quantifier):
             complaint = _lined_up(node, world)
             if complaint:
                 yield complaint, node.column
 
 
 def _with_quantifiers(
-    node: syntax.Node, inside: syntax.Quantifier | None
-) -> Iterator[tuple[syntax.Node, syntax.Quantifier | None]]:
+    node: parse.Node, inside: parse.Quantifier | None
+) -> Iterator[tuple[parse.Node, parse.Quantifier | None]]:
     yield node, inside
-    inner = node if isinstance(node, syntax.Quantifier) else inside
-    for part in syntax.parts_of(node):
+    inner = node if isinstance(node, parse.Quantifier) else inside
+    for part in parse.parts_of(node):
         yield from _with_quantifiers(part, inner)
 
 
@@ -346,10 +346,10 @@ def _is_sweep(done: Sequence[Intervention]) -> bool:
     return any(each.arguments.is_sweep for each in done)
 
 
-def _lined_up(node: syntax.Quantifier, world: _World) -> str | None:
+def _lined_up(node: parse.Quantifier, world: _World) -> str | None:
     """Return why the arms inside a quantifier cannot be joined by target, or None if they can."""
     swept: dict[str, LayersTarget | PairsTarget] = {}
-    names = [part for part in syntax.walk(node) if isinstance(part, syntax.Name)]
+    names = [part for part in parse.walk(node) if isinstance(part, parse.Name)]
     if len({reference(name).prefix for name in names}) < 2:
         return None
     for name in names:

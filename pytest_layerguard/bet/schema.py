@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic.json_schema import models_json_schema
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS, INTERVENTION_HERE, Kinds
-from pytest_layerguard.bet.model import Bet
+from pytest_layerguard.bet.bet import Bet
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard
 
 from pydantic_core import CoreSchema, core_schema
 
+from pytest_layerguard.bet.errors import many, suggestion
 from pytest_layerguard.bet.limits import DEFAULT_LIMITS, LARGEST_LAYER
-from pytest_layerguard.bet.part import KEY, refusal, shown, whole
-from pytest_layerguard.bet.problems import many, suggestion
+from pytest_layerguard.bet.validation import KEY, refusal, shown, whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from pytest_layerguard.bet.interval import Truth
+from pytest_layerguard.bet.criteria.interval import Truth
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_layerguard.bet.criteria import Criteria, Evaluation, Row, Straddle
+    from pytest_layerguard.bet.criteria.evaluate import Criteria, Evaluation, Row, Straddle
 
 
 class Verdict(StrEnum):

@@ -6,17 +6,17 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from pytest_layerguard.bet.interval import Truth, short
+from pytest_layerguard.bet.criteria.interval import Truth, short
+from pytest_layerguard.bet.errors import printable, suggestion
 from pytest_layerguard.bet.names import REFERENCE_NAMES
-from pytest_layerguard.bet.problems import printable, suggestion
-from pytest_layerguard.catalogue.crossing import bars_of, challenging, covers
-from pytest_layerguard.catalogue.likeness import kinds_like
-from pytest_layerguard.catalogue.numbers import cut, numbers
-from pytest_layerguard.catalogue.shapes import Shape
-from pytest_layerguard.catalogue.shelf import Catalogue, Entry, shown
-from pytest_layerguard.catalogue.sight import Scout, Sighting
-from pytest_layerguard.lab.errors import LabError
-from pytest_layerguard.lab.paths import Reach
+from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry, shown
+from pytest_layerguard.catalogue.door_numbers import cut, numbers
+from pytest_layerguard.catalogue.doors import bars_of, challenging, covers
+from pytest_layerguard.catalogue.equal_effect import kinds_like
+from pytest_layerguard.catalogue.model_facts import Shape
+from pytest_layerguard.catalogue.model_lookup import ModelLookup, Sighting
+from pytest_layerguard.environment.allowed_paths import AllowedPaths
+from pytest_layerguard.environment.measurement_errors import MeasurementError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,7 +48,7 @@ class Idea:
     hinted: bool = False
 
 
-def read_idea(text: str, kinds: Iterable[str], scout: Scout, start: Path) -> Idea:
+def read_idea(text: str, kinds: Iterable[str], scout: ModelLookup, start: Path) -> Idea:
     """Return what a question is about; folders are looked for from `start`.
 
     Raises AskError for words that mean nothing, with what was probably meant.
@@ -68,7 +68,7 @@ def _kind(word: str, kinds: tuple[str, ...]) -> str:
     return name
 
 
-def _model(kinds: tuple[str, ...], text: str, scout: Scout, start: Path) -> Idea:
+def _model(kinds: tuple[str, ...], text: str, scout: ModelLookup, start: Path) -> Idea:
     if text in REFERENCE_NAMES:
         return Idea(kinds, scout.named(text))
     if facts := _FACT.findall(text):
@@ -76,10 +76,10 @@ def _model(kinds: tuple[str, ...], text: str, scout: Scout, start: Path) -> Idea
             raise AskError(f"{printable(rest)!r} is no fact; allowed: parameters=3e7 experts=16")
         return Idea(kinds, _from_facts(dict(facts), text))
     if text.startswith((".", "/")) or (start / text).is_dir():
-        reach = Reach(start, (start.resolve(), (start / text).resolve()))
+        reach = AllowedPaths(start, (start.resolve(), (start / text).resolve()))
         try:
             return Idea(kinds, scout.folder(reach.directory(text, "model"), text, reach))
-        except LabError as error:
+        except MeasurementError as error:
             raise AskError(str(error)) from None
     if (hub := _HUB.fullmatch(text)) is not None:
         sighting = scout.named(hub["name"], hub["revision"])
@@ -127,7 +127,7 @@ def _size(text: str) -> int | None:
     return None if found is None else round(float(found["count"]) * _UNITS[found["unit"].lower()])
 
 
-def answer(idea: Idea, catalogue: Catalogue, scout: Scout, root: Path) -> Iterator[str]:
+def answer(idea: Idea, catalogue: Catalogue, scout: ModelLookup, root: Path) -> Iterator[str]:
     """Yield lines with all that is known: who closed the door, or what was tried near it."""
     sighting = idea.sighting
     yield f"{' + '.join(idea.kinds)} on {cut(sighting.shown)}{_described(idea)}"

@@ -9,13 +9,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.bet.digest import canonical, differences, digest
+from pytest_layerguard.bet.errors import BetFileError, many, printable
 from pytest_layerguard.bet.limits import DEFAULT_LIMITS
-from pytest_layerguard.bet.problems import BetFileError, many, printable
-from pytest_layerguard.bet.reading import parse_bets
+from pytest_layerguard.bet.reader import parse_bets
+from pytest_layerguard.catalogue.bet_folders import SUFFIXES
 from pytest_layerguard.catalogue.git import Change, Commit, GitError, Repository
-from pytest_layerguard.catalogue.layout import read_strictly
 from pytest_layerguard.catalogue.records import FOLDER, closes_of
-from pytest_layerguard.catalogue.shelf import SUFFIXES
+from pytest_layerguard.catalogue.reviewed_json import read_strictly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

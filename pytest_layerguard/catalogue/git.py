@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pytest_layerguard.bet.problems import printable
+from pytest_layerguard.bet.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,7 +41,7 @@ class Commit:
     subject: str
 
     def __str__(self) -> str:
-        """``1a2b3c4d5e 2026-01-31 Subject``."""
+        """``1a2b3c4d5e 2026-01-31 ModelSession``."""
         return f"{self.id[:10]} {self.date} {printable(self.subject)}"
 
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from pytest_layerguard.bet.interval import Truth
+from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.bet.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_layerguard.bet.model import Status
+    from pytest_layerguard.bet.bet import Status
     from pytest_layerguard.bet.verdict import Judgement
-    from pytest_layerguard.catalogue.crossing import Crossing
-    from pytest_layerguard.lab.results import BetResult
+    from pytest_layerguard.catalogue.doors import Crossing
+    from pytest_layerguard.measurement.results import BetResult
 
 
 UNRECORDED: Final = "unrecorded"

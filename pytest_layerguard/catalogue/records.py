@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from pytest_layerguard.bet.criteria import Criteria, CriterionError
+from pytest_layerguard.bet.criteria.evaluate import Criteria, CriterionError
+from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.bet.digest import canonical, differences, digest
-from pytest_layerguard.bet.interval import Truth
+from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.bet.names import SLUG
-from pytest_layerguard.bet.problems import printable
-from pytest_layerguard.bet.texts import UNPINNED
+from pytest_layerguard.bet.text_sources import UNPINNED
 from pytest_layerguard.bet.verdict import Judgement, Verdict, judge
-from pytest_layerguard.catalogue.layout import laid_out, read_strictly
-from pytest_layerguard.lab.results import BetResult
-from pytest_layerguard.lab.whole import write_whole
+from pytest_layerguard.catalogue.reviewed_json import laid_out, read_strictly
+from pytest_layerguard.environment.atomic_write import write_whole
+from pytest_layerguard.measurement.results import BetResult
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_layerguard.bet.model import Bet
-    from pytest_layerguard.bet.scope import Fact
+    from pytest_layerguard.bet.bet import Bet
+    from pytest_layerguard.bet.criteria.scope import Fact
 
 SCHEMA: Final = 1
 FOLDER: Final = "records"

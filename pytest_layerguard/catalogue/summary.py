@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from pytest_layerguard.bet.digest import digest
-from pytest_layerguard.catalogue.crossing import crossings
-from pytest_layerguard.catalogue.markdown import code, literal
-from pytest_layerguard.catalogue.numbers import cut, numbers
+from pytest_layerguard.catalogue.door_numbers import cut, numbers
+from pytest_layerguard.catalogue.doors import crossings
+from pytest_layerguard.catalogue.markdown_text import code, literal
+from pytest_layerguard.catalogue.model_facts import Shape
+from pytest_layerguard.catalogue.model_lookup import Sighting
 from pytest_layerguard.catalogue.outcome import Case, decide
 from pytest_layerguard.catalogue.records import closes_of, path_of
-from pytest_layerguard.catalogue.shapes import Shape
-from pytest_layerguard.catalogue.sight import Sighting
-from pytest_layerguard.lab.whole import write_whole
+from pytest_layerguard.environment.atomic_write import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from pytest_layerguard.bet.reading import BetDocument
+    from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry
     from pytest_layerguard.catalogue.records import Record
-    from pytest_layerguard.catalogue.shelf import Catalogue, Entry
 
 NAME: Final = "SUMMARY.md"
 _HEAD: Final = (

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_layerguard import __version__
-from pytest_layerguard.cli import checking, explaining, writing
-from pytest_layerguard.cli.told import PROBLEMS, UserError, complain, say
+from pytest_layerguard.cli import check, explain, new
+from pytest_layerguard.cli.command_output import PROBLEMS, UserError, complain, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,13 +94,13 @@ def _new(command: argparse.ArgumentParser) -> None:
         "--status", choices=("proposed", "upheld", "falsified"), default="proposed"
     )
     command.add_argument("--no-input", action="store_true", help="ask nothing")
-    command.set_defaults(run=writing.run)
+    command.set_defaults(run=new.run)
 
 
 def _check(command: argparse.ArgumentParser) -> None:
     command.description = "Say all that is wrong with bet files; reads them only, without torch."
     command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="files or folders")
-    command.set_defaults(run=checking.run)
+    command.set_defaults(run=check.run)
 
 
 def _explain(command: argparse.ArgumentParser) -> None:
@@ -119,12 +119,12 @@ def _explain(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a folder outside the bets' own tree from which they may read (multi-allowed)",
     )
-    command.set_defaults(run=explaining.run)
+    command.set_defaults(run=explain.run)
 
 
 def _schema(_given: argparse.Namespace) -> int:
     from pytest_layerguard.bet.schema import bet_schema, written
-    from pytest_layerguard.cli.told import registry
+    from pytest_layerguard.cli.command_output import registry
 
     say(written(bet_schema(registry().arguments)).rstrip("\n"))
     return 0

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_layerguard.bet.arguments import Train
-    from pytest_layerguard.interventions.parts import LayerParts
-    from pytest_layerguard.interventions.plan import Plan
+    from pytest_layerguard.models.layer_parts import LayerParts
+    from pytest_layerguard.models.plan import Plan
 
 
 class Bench(Protocol):

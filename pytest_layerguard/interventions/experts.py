@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pytest_layerguard.interventions.plan import Edit, InterventionError, Plan
+from pytest_layerguard.models.plan import Edit, InterventionError, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pytest_layerguard.bet import arguments as args
     from pytest_layerguard.interventions.bench import Bench
-    from pytest_layerguard.interventions.parts import ExpertBank, Forms, LayerParts, Tensors
+    from pytest_layerguard.models.layer_parts import ExpertBank, Forms, LayerParts, Tensors
 
 
 def average_experts(plan: Plan, arguments: args.AverageExperts, bench: Bench) -> tuple[Plan, ...]:

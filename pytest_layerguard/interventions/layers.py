@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_layerguard.interventions.plan import Edit, InterventionError, Plan, Weights
+from pytest_layerguard.models.plan import Edit, InterventionError, Plan, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_layerguard.bet import arguments as args
     from pytest_layerguard.interventions.bench import Bench
-    from pytest_layerguard.interventions.parts import Forms, LayerParts, Tensors
+    from pytest_layerguard.models.layer_parts import Forms, LayerParts, Tensors
 
 
 def skip_layers(plan: Plan, arguments: args.SkipLayers, bench: Bench) -> tuple[Plan, ...]:

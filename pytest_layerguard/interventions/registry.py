@@ -9,11 +9,11 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS, Arguments
+from pytest_layerguard.bet.criteria.parse import RESERVED
 from pytest_layerguard.bet.metrics import METRICS, Metric, OwnMetric
-from pytest_layerguard.bet.syntax import RESERVED
 
 if TYPE_CHECKING:
-    from pytest_layerguard.bet.criteria import Criteria
+    from pytest_layerguard.bet.criteria.evaluate import Criteria
     from pytest_layerguard.interventions.bench import Implementation
 
 ENTRY_POINT_GROUP: Final = "layerguard.interventions"
@@ -31,7 +31,7 @@ _PLACES: Final = {
     "ternary_weights": "weights",
     "prune_weights": "weights",
     "quantize_weights": "weights",
-    "train": "training",
+    "train": "retraining",
 }
 _RUN_THE_MODEL: Final = ("remove_layers", "drop_experts", "train")
 """Kinds that must run the model before it is known what they do."""

@@ -1,6 +1,6 @@
 """Interventions on weights: pruning, ternary values, round-to-nearest integers.
 
-What each would take to store is in :mod:`~pytest_layerguard.interventions.storage`.
+What each would take to store is in :mod:`~pytest_layerguard.models.stored_size`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pytest_layerguard.interventions import storage
-from pytest_layerguard.interventions.parts import Tensors
-from pytest_layerguard.interventions.plan import Edit, InterventionError, Plan
+from pytest_layerguard.models import stored_size
+from pytest_layerguard.models.layer_parts import Tensors
+from pytest_layerguard.models.plan import Edit, InterventionError, Plan
 
 if TYPE_CHECKING:
     from pytest_layerguard.bet import arguments as args
     from pytest_layerguard.interventions.bench import Bench
-    from pytest_layerguard.interventions.parts import Form, Forms, LayerParts
+    from pytest_layerguard.models.layer_parts import Form, Forms, LayerParts
 
 Change = Callable[[str, Tensor, "LayerParts"], Tensor]
 Apply = Callable[[Tensors, "LayerParts"], Tensors]
@@ -44,7 +44,7 @@ def prune_weights(plan: Plan, arguments: args.PruneWeights, bench: Bench) -> tup
 
     def prune(name: str, matrices: Tensor, parts: LayerParts) -> Tensor:
         flat = matrices.flatten(1)
-        count = storage.zeros(flat.shape[1], arguments.sparsity)
+        count = stored_size.zeros(flat.shape[1], arguments.sparsity)
         least = (
             score(name, matrices, parts)
             .flatten(1)
@@ -61,7 +61,7 @@ def prune_weights(plan: Plan, arguments: args.PruneWeights, bench: Bench) -> tup
         (*key, arguments.seed if arguments.by == "random" else 0),
         prune,
         masked,
-        lambda form: storage.sparse(form, arguments.sparsity),
+        lambda form: stored_size.sparse(form, arguments.sparsity),
     )
 
 
@@ -85,8 +85,8 @@ def ternary_weights(plan: Plan, arguments: args.TernaryWeights, bench: Bench) ->
     key = ("ternary_weights", arguments.parts, arguments.scale, arguments.group_size)
 
     def encoded(form: Form) -> int:
-        scales = storage.scales(form, arguments.scale, arguments.group_size)
-        return storage.trits(form.weights) + scales
+        scales = stored_size.scales(form, arguments.scale, arguments.group_size)
+        return stored_size.trits(form.weights) + scales
 
     return _matrix_wise(plan, bench, arguments, key, ternary, straight_through, encoded)
 
@@ -115,8 +115,8 @@ def quantize_weights(plan: Plan, arguments: args.QuantizeWeights, bench: Bench) 
     )
 
     def encoded(form: Form) -> int:
-        scales = storage.scales(form, arguments.scale, arguments.group_size)
-        return storage.packed(form.weights, arguments.bits) + scales
+        scales = stored_size.scales(form, arguments.scale, arguments.group_size)
+        return stored_size.packed(form.weights, arguments.bits) + scales
 
     return _matrix_wise(plan, bench, arguments, key, quantize, straight_through, encoded)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pytest_layerguard.bet.interval import short
+from pytest_layerguard.bet.criteria.interval import short
 from pytest_layerguard.report import text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_layerguard.bet.model import Evidence
+    from pytest_layerguard.bet.bet import Evidence
 
 LENGTH: Final = 1000
 """Characters of one piece of evidence that are shown at the most."""

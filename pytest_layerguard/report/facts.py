@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_layerguard.bet.interval import short
+from pytest_layerguard.bet.criteria.interval import short
 from pytest_layerguard.report import text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_layerguard.lab.results import BetResult
+    from pytest_layerguard.measurement.results import BetResult
 
 FACTS: Final = 120
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from pytest_layerguard.bet.problems import many
+from pytest_layerguard.bet.errors import many
 from pytest_layerguard.report import text
 from pytest_layerguard.report.evidence import published
 from pytest_layerguard.report.variants import name_of, notes
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from pytest_layerguard.bet.interval import Interval
-    from pytest_layerguard.bet.reading import BetDocument
+    from pytest_layerguard.bet.criteria.interval import Interval
+    from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.catalogue.outcome import Outcome
-    from pytest_layerguard.lab.results import BaseResult, BetResult, VariantResult
+    from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
 
 WORDS: Final = 600
 """Characters of a claim, a criterion or a message that are shown at the most."""

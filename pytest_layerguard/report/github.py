@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-from pytest_layerguard.bet.problems import printable
-from pytest_layerguard.report import markdown, plots, text
-from pytest_layerguard.report.meaning import outranks
+from pytest_layerguard.bet.errors import printable
+from pytest_layerguard.report import charts, markdown, text
+from pytest_layerguard.report.words import outranks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_layerguard.report.entry import Told
+    from pytest_layerguard.report.bet_report import BetReport
     from pytest_layerguard.report.refused import Refused
     from pytest_layerguard.report.story import Door
 
@@ -80,7 +80,7 @@ def _inside(environ: Mapping[str, str], root: Path) -> Path | None:
 
 
 def annotated(
-    bets: Sequence[Told], refused: Sequence[Refused], environ: Mapping[str, str], root: Path
+    bets: Sequence[BetReport], refused: Sequence[Refused], environ: Mapping[str, str], root: Path
 ) -> Iterator[str]:
     """Yield a command for each failure, each fault of a bet file and each warning."""
     inside = _inside(environ, root) or Path()
@@ -97,7 +97,7 @@ def annotated(
 Annotation = tuple[str, dict[str, str | int]]
 
 
-def _failed(told: Told) -> bool:
+def _failed(told: BetReport) -> bool:
     return bool(told.entry["outcome"] == "failed")
 
 
@@ -107,7 +107,7 @@ def _fault(file: str, fault: tuple[int, int, str], inside: Path) -> Annotation:
     return message[:_MESSAGE], {**place, "title": "bet file"}
 
 
-def _error(told: Told, inside: Path) -> Annotation:
+def _error(told: BetReport, inside: Path) -> Annotation:
     entry, story = told.entry, told.story
     deciding = next((each for each in story.criteria if each.decided and each.filled), None)
     parts = [
@@ -131,18 +131,18 @@ def _crossed(door: Door) -> Iterator[str]:
         yield door.instead
 
 
-def _warning(told: Told, warning: str, inside: Path) -> Annotation:
+def _warning(told: BetReport, warning: str, inside: Path) -> Annotation:
     return warning[:_MESSAGE], {
         **_place(told, inside),
         "title": text.plain(f"{told.entry['id']}: {told.entry['word']}", _TITLE),
     }
 
 
-def _place(told: Told, inside: Path) -> dict[str, str | int]:
+def _place(told: BetReport, inside: Path) -> dict[str, str | int]:
     return {"file": (inside / told.entry["file"]).as_posix(), "line": told.entry["line"]}
 
 
-def groups(bets: Sequence[Told]) -> Iterator[str]:
+def groups(bets: Sequence[BetReport]) -> Iterator[str]:
     """Yield a fold of the log for each bet that was measured: its criteria and its figures."""
     for told in bets:
         if told.story.result is None:
@@ -153,20 +153,20 @@ def groups(bets: Sequence[Told]) -> Iterator[str]:
         yield command("endgroup", "")
 
 
-def _logged(told: Told) -> Iterator[str]:
+def _logged(told: BetReport) -> Iterator[str]:
     yield f"claim: {text.plain(told.story.claim, 600)}"
     for each in told.story.criteria:
         yield f"{each.level}: {text.plain(each.written, 300)}"
         if each.filled:
             yield f"  {text.plain(each.filled, 600)}"
     for metric in told.story.metrics[:3]:
-        figure = plots.rows(told.story, metric)
+        figure = charts.rows(told.story, metric)
         if figure is not None:
             yield from markdown.drawn(figure)
 
 
 def summarise(
-    bets: Sequence[Told], refused: Sequence[Refused], environ: Mapping[str, str], root: Path
+    bets: Sequence[BetReport], refused: Sequence[Refused], environ: Mapping[str, str], root: Path
 ) -> str | None:
     """Append to the step's summary, if there is one with room; return what went wrong, if anything.
 

@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote
 
 from pytest_layerguard import __version__
-from pytest_layerguard.bet.interval import short
-from pytest_layerguard.bet.problems import many
-from pytest_layerguard.report import plots, text
+from pytest_layerguard.bet.criteria.interval import short
+from pytest_layerguard.bet.errors import many
+from pytest_layerguard.report import charts, text
 from pytest_layerguard.report.facts import facts
-from pytest_layerguard.report.meaning import meaning, outranks
+from pytest_layerguard.report.side_by_side import Samples, talks
 from pytest_layerguard.report.table import Table, table, where_and_name
-from pytest_layerguard.report.talks import Talk, talks
 from pytest_layerguard.report.variants import notes
+from pytest_layerguard.report.words import meaning, outranks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import jinja2
 
-    from pytest_layerguard.lab.results import BetResult
-    from pytest_layerguard.report.entry import Told
+    from pytest_layerguard.measurement.results import BetResult
+    from pytest_layerguard.report.bet_report import BetReport
     from pytest_layerguard.report.refused import Refused
     from pytest_layerguard.report.story import Published, Story
 
@@ -72,13 +72,13 @@ class Section:
     measured: str
     notes: tuple[str, ...]
     story: Story
-    strip: plots.Strip | None
-    rows: tuple[plots.RowsFigure, ...]
-    trajectories: tuple[plots.LinesFigure, ...]
-    recoveries: tuple[plots.LinesFigure, ...]
-    heat: plots.HeatFigure | None
-    talks: tuple[Talk, ...]
-    profiles: tuple[tuple[str, plots.ProfileFigure], ...]
+    strip: charts.Strip | None
+    rows: tuple[charts.RowsFigure, ...]
+    trajectories: tuple[charts.LinesFigure, ...]
+    recoveries: tuple[charts.LinesFigure, ...]
+    heat: charts.HeatFigure | None
+    talks: tuple[Samples, ...]
+    profiles: tuple[tuple[str, charts.ProfileFigure], ...]
     table: Table | None
     provenance: tuple[tuple[str, str], ...]
     anchors: Mapping[str, str]
@@ -102,7 +102,7 @@ class Page:
     tally: tuple[Part, ...]
     about: str
     filters: tuple[Filter, ...]
-    ticks: tuple[plots.Tick, ...]
+    ticks: tuple[charts.Tick, ...]
     bets: tuple[Section, ...]
     refused: tuple[str, ...]
     made: str
@@ -128,7 +128,7 @@ class Source:
             return (self._root / file).as_uri()
 
 
-def render(bets: Sequence[Told], refused: Sequence[Refused], source: Source, when: str) -> str:
+def render(bets: Sequence[BetReport], refused: Sequence[Refused], source: Source, when: str) -> str:
     """Return the page; `when` says when the run was made."""
     environment = _environment()
     style = resources.files(__package__).joinpath("page/page.css").read_text(encoding="utf-8")
@@ -151,7 +151,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["metric"] = plots.named
+    environment.filters["metric"] = charts.named
     environment.filters["figure"] = _figure
     environment.filters["capitalize_first"] = lambda words: words[:1].upper() + words[1:]
     return environment
@@ -162,9 +162,9 @@ def _figure(values: Sequence[tuple[str, float]], metric: str) -> str:
     return "" if found is None else short(found)
 
 
-def _page(bets: Sequence[Told], refused: Sequence[Refused], source: Source, when: str) -> Page:
+def _page(bets: Sequence[BetReport], refused: Sequence[Refused], source: Source, when: str) -> Page:
     ranked = sorted(bets, key=outranks)
-    strips, ticks = plots.strips([told.story for told in ranked])
+    strips, ticks = charts.strips([told.story for told in ranked])
     anchors = {told.entry["id"]: f"bet-{at}" for at, told in enumerate(ranked, 1)}
     sections = tuple(
         _section(told, anchors, strip, source) for told, strip in zip(ranked, strips, strict=True)
@@ -183,7 +183,7 @@ def _page(bets: Sequence[Told], refused: Sequence[Refused], source: Source, when
     )
 
 
-def _tally(bets: Sequence[Told], refused: Sequence[Refused]) -> tuple[Part, ...]:
+def _tally(bets: Sequence[BetReport], refused: Sequence[Refused]) -> tuple[Part, ...]:
     counts = Counter(told.entry["outcome"] for told in bets)
     words = []
     if refused:
@@ -197,7 +197,7 @@ def _tally(bets: Sequence[Told], refused: Sequence[Refused]) -> tuple[Part, ...]
     return tuple(words) or (Part("skipped", "no bets"),)
 
 
-def _versions(bets: Sequence[Told]) -> str:
+def _versions(bets: Sequence[BetReport]) -> str:
     """Return what bets were measured with, where all were measured with the same."""
     told = {
         " \u00b7 ".join(
@@ -212,7 +212,7 @@ def _versions(bets: Sequence[Told]) -> str:
     return text.plain(told.pop(), 300) if len(told) == 1 else ""
 
 
-def _filters(bets: Sequence[Told]) -> Iterator[Filter]:
+def _filters(bets: Sequence[BetReport]) -> Iterator[Filter]:
     yield Filter("all", "all", len(bets))
     outcomes = Counter(told.entry["outcome"] for told in bets)
     if len(outcomes) > 1:
@@ -225,12 +225,12 @@ def _filters(bets: Sequence[Told]) -> Iterator[Filter]:
 
 
 def _section(
-    told: Told, anchors: Mapping[str, str], strip: plots.Strip | None, source: Source
+    told: BetReport, anchors: Mapping[str, str], strip: charts.Strip | None, source: Source
 ) -> Section:
     entry, story = told.entry, told.story
     result = story.result
-    heat = plots.heat(result) if result is not None else None
-    trajectories = tuple(_figures(story, plots.trajectory))
+    heat = charts.heat(result) if result is not None else None
+    trajectories = tuple(_figures(story, charts.trajectory))
     return Section(
         anchor=anchors[entry["id"]],
         id=entry["id"],
@@ -250,7 +250,7 @@ def _section(
         notes=tuple(notes(result.variants)) if result is not None else (),
         story=story,
         strip=strip,
-        rows=() if heat or trajectories else tuple(_figures(story, plots.rows)),
+        rows=() if heat or trajectories else tuple(_figures(story, charts.rows)),
         trajectories=trajectories,
         recoveries=tuple(_recoveries(story)),
         heat=heat,
@@ -280,30 +280,30 @@ def _measured(result: BetResult, seconds: float) -> str:
     return f"{result.tokens:,} tokens in {many(result.windows, 'window')}; {intervals}; {spent}"
 
 
-def _recoveries(story: Story) -> Iterator[plots.LinesFigure]:
+def _recoveries(story: Story) -> Iterator[charts.LinesFigure]:
     for variant in story.result.variants if story.result is not None else ():
         name, matched = where_and_name(variant), variant.arm in story.matched
-        figure = plots.recovery(variant, name, matched=matched)
+        figure = charts.recovery(variant, name, matched=matched)
         if figure is not None:
             yield figure
 
 
-def _profiles(story: Story) -> Iterator[tuple[str, plots.ProfileFigure]]:
+def _profiles(story: Story) -> Iterator[tuple[str, charts.ProfileFigure]]:
     for variant in story.told_variants:
-        figure = plots.profile(variant.profile)
+        figure = charts.profile(variant.profile)
         if figure is not None:
             yield where_and_name(variant), figure
 
 
 def write(
-    path: Path, bets: Sequence[Told], refused: Sequence[Refused], source: Source, when: str
+    path: Path, bets: Sequence[BetReport], refused: Sequence[Refused], source: Source, when: str
 ) -> None:
     """Write the page; a reader sees the old file or the whole new one, never a part.
 
     Raises:
         OSError: when the path cannot be written; whatever stood there still does.
     """
-    from pytest_layerguard.lab.whole import write_whole
+    from pytest_layerguard.environment.atomic_write import write_whole
 
     # A lone surrogate has no place in a file.
     page = render(bets, refused, source, when).encode("utf-8", "replace").decode()

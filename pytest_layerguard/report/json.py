@@ -6,20 +6,20 @@ import json
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_layerguard.lab.whole import write_whole
-from pytest_layerguard.report.entry import by_place
+from pytest_layerguard.environment.atomic_write import write_whole
+from pytest_layerguard.report.bet_report import by_place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pytest_layerguard.report.entry import Told
+    from pytest_layerguard.report.bet_report import BetReport
 
 SCHEMA: Final = 1
 
 
 def document(
-    bets: Sequence[Told], more: Mapping[str, Any] = MappingProxyType({})
+    bets: Sequence[BetReport], more: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
     """What `--layerguard-json` writes, bets in the order of their files and lines.
 
@@ -28,7 +28,9 @@ def document(
     return {"schema": SCHEMA, "bets": [told.entry for told in by_place(bets)], **more}
 
 
-def write(path: Path, bets: Sequence[Told], more: Mapping[str, Any] = MappingProxyType({})) -> None:
+def write(
+    path: Path, bets: Sequence[BetReport], more: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """Write the report; a reader sees the old file or the whole new one, never a part.
 
     Raises:

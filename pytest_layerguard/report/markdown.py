@@ -7,16 +7,16 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-from pytest_layerguard.catalogue.markdown import code, literal
-from pytest_layerguard.report import plots, text
-from pytest_layerguard.report.meaning import meaning, outranks
+from pytest_layerguard.catalogue.markdown_text import code, literal
+from pytest_layerguard.report import charts, text
 from pytest_layerguard.report.variants import notes
+from pytest_layerguard.report.words import meaning, outranks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from pytest_layerguard.report.entry import Told
+    from pytest_layerguard.report.bet_report import BetReport
     from pytest_layerguard.report.refused import Refused
     from pytest_layerguard.report.story import Criterion, Published
 
@@ -34,7 +34,7 @@ _TICKS: Final = re.compile("`+")
 
 
 def render(
-    bets: Sequence[Told], refused: Sequence[Refused], *, address: str | None = None, limit: int
+    bets: Sequence[BetReport], refused: Sequence[Refused], *, address: str | None = None, limit: int
 ) -> str:
     """Return the run as Markdown, in no more than `limit` bytes.
 
@@ -98,7 +98,7 @@ class _Sheet:
         return "\n".join(blocks)
 
 
-def _tally(bets: Sequence[Told], refused: Sequence[Refused]) -> str:
+def _tally(bets: Sequence[BetReport], refused: Sequence[Refused]) -> str:
     counts = Counter(told.entry["outcome"] for told in bets)
     parts = []
     if refused:
@@ -114,7 +114,7 @@ def _refused(refused: Sequence[Refused], address: str | None) -> Iterator[str]:
         yield f"### {_SIGNS['failed']} {place} could not be read\n\n{_fenced(each.text[:6_000])}\n"
 
 
-def _row(told: Told, address: str | None) -> str:
+def _row(told: BetReport, address: str | None) -> str:
     entry, story = told.entry, told.story
     title = literal(text.plain(story.title or entry["id"], 80))
     cells = (
@@ -127,7 +127,7 @@ def _row(told: Told, address: str | None) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
-def _decided(told: Told) -> str:
+def _decided(told: BetReport) -> str:
     """What decided, in a line: the criterion with its numbers, or the first message."""
     story = told.story
     # What was skipped may stand behind a door, but nobody has found that it does.
@@ -140,7 +140,7 @@ def _decided(told: Told) -> str:
     return lines[0] if lines else ""
 
 
-def _failure(told: Told, address: str | None) -> Iterator[str]:
+def _failure(told: BetReport, address: str | None) -> Iterator[str]:
     entry, story = told.entry, told.story
     yield f"### {_SIGNS['failed']} {entry['id']}: {entry['word']}"
     yield ""
@@ -165,7 +165,7 @@ def _failure(told: Told, address: str | None) -> Iterator[str]:
     yield from _details(told)
 
 
-def _folded(told: Told) -> Iterator[str]:
+def _folded(told: BetReport) -> Iterator[str]:
     entry = told.entry
     yield f"<details><summary>{_SIGNS[entry['outcome']]} {entry['id']}: {entry['word']}</summary>"
     yield ""
@@ -176,11 +176,11 @@ def _folded(told: Told) -> Iterator[str]:
     yield "</details>"
 
 
-def _details(told: Told) -> Iterator[str]:
+def _details(told: BetReport) -> Iterator[str]:
     story = told.story
     yield from _criteria(story.criteria)
     for metric in story.metrics[:2]:
-        figure = plots.rows(story, metric)
+        figure = charts.rows(story, metric)
         if figure is not None:
             yield _fenced("\n".join(drawn(figure)))
             yield ""
@@ -212,7 +212,7 @@ def _criteria(criteria: Sequence[Criterion]) -> Iterator[str]:
     yield ""
 
 
-def drawn(figure: plots.RowsFigure) -> Iterator[str]:
+def drawn(figure: charts.RowsFigure) -> Iterator[str]:
     """A figure in letters: a bar for each variant, crossed by the bars of the criteria."""
     scale = "log scale, " if figure.log else ""
     yield f"{figure.title} ({scale}{figure.note})"
@@ -239,7 +239,7 @@ def _letter(per_cent: float) -> int:
     return min(_WIDTH - 1, max(0, round(per_cent / 100 * (_WIDTH - 1))))
 
 
-def _said(told: Told) -> Iterator[str]:
+def _said(told: BetReport) -> Iterator[str]:
     result = told.story.result
     assert result is not None
     speakers = [each for each in told.story.told_variants if each.samples][:2]
@@ -263,7 +263,8 @@ def _oneline(said: str) -> str:
 def _evidence(evidence: Iterable[Published]) -> Iterator[str]:
     for each in evidence:
         figures = "; ".join(
-            f"{name} " + ", ".join(f"{plots.named(metric)} {value:.6g}" for metric, value in values)
+            f"{name} "
+            + ", ".join(f"{charts.named(metric)} {value:.6g}" for metric, value in values)
             for name, values in each.figures[:_LINES]
         )
         parts = (each.source, each.model, each.verdict, figures, each.note)
@@ -291,14 +292,14 @@ def _fenced(words: str) -> str:
 
 
 def write(
-    path: Path, bets: Sequence[Told], refused: Sequence[Refused], address: str | None
+    path: Path, bets: Sequence[BetReport], refused: Sequence[Refused], address: str | None
 ) -> None:
     """Write the run as a file that fits a comment.
 
     Raises:
         OSError: when the path cannot be written; whatever stood there still does.
     """
-    from pytest_layerguard.lab.whole import write_whole
+    from pytest_layerguard.environment.atomic_write import write_whole
 
     words = render(bets, refused, address=address, limit=COMMENT)
     path.parent.mkdir(parents=True, exist_ok=True)

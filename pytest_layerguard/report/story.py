@@ -6,9 +6,9 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_layerguard.bet import syntax
+from pytest_layerguard.bet.criteria import parse
 from pytest_layerguard.bet.metrics import METRICS
-from pytest_layerguard.lab.results import BetResult
+from pytest_layerguard.measurement.results import BetResult
 from pytest_layerguard.report import text
 
 if TYPE_CHECKING:
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_layerguard.bet.arguments import Intervention
-    from pytest_layerguard.bet.criteria import Criteria, Expression
-    from pytest_layerguard.bet.model import Bet, Evidence
-    from pytest_layerguard.bet.reading import BetDocument
-    from pytest_layerguard.catalogue.crossing import Crossing
+    from pytest_layerguard.bet.bet import Bet, Evidence
+    from pytest_layerguard.bet.criteria.evaluate import Criteria, Expression
+    from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.catalogue.doors import Crossing
     from pytest_layerguard.catalogue.outcome import Outcome
-    from pytest_layerguard.lab.results import LossProfile, Spoken, VariantResult
+    from pytest_layerguard.measurement.results import Continuation, LossProfile, VariantResult
 
 LEVELS: Final = ("strict", "lenient", "catastrophic")
 TELLING: Final = 8
@@ -258,28 +258,28 @@ def _metrics(criteria: Criteria) -> Iterator[str]:
     named = (
         node.parts[-1]
         for _, expression in _expressions(criteria)
-        for node in syntax.walk(expression.node)
-        if isinstance(node, syntax.Name)
+        for node in parse.walk(expression.node)
+        if isinstance(node, parse.Name)
     )
     return iter(dict.fromkeys(named))
 
 
 def _bars(criteria: Criteria) -> Iterator[Bar]:
     for level, expression in _expressions(criteria):
-        for node in syntax.walk(expression.node):
-            if isinstance(node, syntax.Comparison):
+        for node in parse.walk(expression.node):
+            if isinstance(node, parse.Comparison):
                 yield from _compared(level, node)
 
 
-def _compared(level: str, node: syntax.Comparison) -> Iterator[Bar]:
+def _compared(level: str, node: parse.Comparison) -> Iterator[Bar]:
     for place, sign in enumerate(node.operators):
         sides = node.operands[place : place + 2]
-        if isinstance(sides[0], syntax.Number):
+        if isinstance(sides[0], parse.Number):
             sides, sign = sides[::-1], _TURNED.get(sign, sign)
         metric, bar = sides
-        while isinstance(metric, syntax.Quantifier):
+        while isinstance(metric, parse.Quantifier):
             metric = metric.operand
-        if isinstance(metric, syntax.Name) and isinstance(bar, syntax.Number) and sign in _TURNED:
+        if isinstance(metric, parse.Name) and isinstance(bar, parse.Number) and sign in _TURNED:
             yield Bar(level, metric.parts[:-1], metric.parts[-1], sign, bar.value)
 
 
@@ -313,8 +313,8 @@ def _doors(outcome: Outcome, root: Path) -> Iterator[Door]:
 
 
 def _door(crossing: Crossing, root: Path, challenge: Sequence[str]) -> Door:
-    from pytest_layerguard.catalogue.numbers import numbers
-    from pytest_layerguard.catalogue.shelf import shown
+    from pytest_layerguard.catalogue.bet_folders import shown
+    from pytest_layerguard.catalogue.door_numbers import numbers
 
     entry = crossing.entry
     document, closes = entry.document, entry.closes
@@ -382,7 +382,7 @@ def trimmed(result: BetResult, telling: Sequence[int]) -> BetResult:
     )
 
 
-def _words(spoken: Sequence[Spoken]) -> tuple[Spoken, ...]:
+def _words(spoken: Sequence[Continuation]) -> tuple[Continuation, ...]:
     return tuple(
         replace(
             each,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pytest_layerguard.bet.interval import short
-from pytest_layerguard.report.plots.marks import between
+from pytest_layerguard.bet.criteria.interval import short
+from pytest_layerguard.report.charts.marks import between
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_layerguard.bet.interval import Interval
-    from pytest_layerguard.lab.results import BaseResult, BetResult, VariantResult
+    from pytest_layerguard.bet.criteria.interval import Interval
+    from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
 
 FIRST: Final = ("perplexity", "perplexity_ratio", "kl", "swap_kl", "unique_tokens")
 

@@ -6,13 +6,13 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytest_layerguard import __version__
-from pytest_layerguard.bet.interval import short
+from pytest_layerguard.bet.criteria.interval import short
 from pytest_layerguard.report import text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_layerguard.report.entry import Told
+    from pytest_layerguard.report.bet_report import BetReport
 
 HEADINGS: Final = (
     "bet", "model", "done", "base", "variant", "ratio", "interval", "unique", "time", "verdict",
@@ -57,7 +57,7 @@ def markup(word: str, outcome: str) -> dict[str, bool]:
     return {"green": True}
 
 
-def summary(bets: Sequence[Told], width: int) -> Iterator[Line]:
+def summary(bets: Sequence[BetReport], width: int) -> Iterator[Line]:
     """A table with one line per bet, no wider than `width` columns, and what is to be noted."""
     rows = [dict(zip(HEADINGS, HEADINGS, strict=True)), *(_row(told) for told in bets)]
     table = _fit(rows, width)
@@ -104,7 +104,7 @@ def _clipped(heading: str, cell: str, limit: int) -> str:
     return text.clip_path(cell, limit) if heading == "model" else text.clip(cell, limit)
 
 
-def _row(told: Told) -> dict[str, str]:
+def _row(told: BetReport) -> dict[str, str]:
     entry = told.entry
     return {
         "bet": entry["id"],
@@ -120,13 +120,13 @@ def _row(told: Told) -> dict[str, str]:
     }
 
 
-def _bases(told: Told) -> str:
+def _bases(told: BetReport) -> str:
     base = told.entry["base"]
     bases = [base] if base is not None else [each.get("base") for each in told.entry["variants"]]
     return _spread([float(each["perplexity"]) for each in bases if each and "perplexity" in each])
 
 
-def _interval(told: Told) -> str:
+def _interval(told: BetReport) -> str:
     """The outermost ends of the ratio's intervals over the variants."""
     found = [each["metrics"].get("perplexity_ratio", {}) for each in told.entry["variants"]]
     ends = [float(ratio[end]) for ratio in found for end in ("low", "high") if end in ratio]

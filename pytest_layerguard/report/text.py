@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from typing import TYPE_CHECKING, Final
 
-from pytest_layerguard.bet.problems import printable
+from pytest_layerguard.bet.errors import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

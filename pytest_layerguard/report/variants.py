@@ -9,7 +9,7 @@ from pytest_layerguard.report import text
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_layerguard.lab.results import BaseResult, VariantResult
+    from pytest_layerguard.measurement.results import BaseResult, VariantResult
 
 _NAMED: Final = 4
 """Variants that are named before one note; the others are counted."""

@@ -18,9 +18,9 @@ import numpy as np
 from scipy.special import stdtrit
 from support.processes import SYNTHETIC, TOKENS, Array, Process, resampled, sweep
 
-from pytest_layerguard.bet.interval import Interval
-from pytest_layerguard.bet.straddle import Straddle
-from pytest_layerguard.lab.intervals import clustered
+from pytest_layerguard.bet.criteria.interval import Interval
+from pytest_layerguard.bet.criteria.straddle import Straddle
+from pytest_layerguard.measurement.statistics import clustered
 
 WINDOWS = (8, 22, 64)
 LAYERS = 48
@@ -114,14 +114,14 @@ def measured(model: Path, text: Path) -> Mapping[str, Array]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from pytest_layerguard.bet.arguments import BUILTIN_KINDS
-    from pytest_layerguard.interventions.plan import Plan
     from pytest_layerguard.interventions.registry import Registry
-    from pytest_layerguard.lab.anatomy import Anatomy
-    from pytest_layerguard.lab.runner import Runner
-    from pytest_layerguard.lab.sweep import sweep as run
-    from pytest_layerguard.lab.tokens import bos_id, encode
-    from pytest_layerguard.lab.windows import Contract, batched, cut
-    from pytest_layerguard.lab.workbench import Workbench
+    from pytest_layerguard.measurement.sweep import sweep as run
+    from pytest_layerguard.measurement.workbench import Workbench
+    from pytest_layerguard.models.anatomy import Anatomy
+    from pytest_layerguard.models.plan import Plan
+    from pytest_layerguard.models.runner import Runner
+    from pytest_layerguard.models.tokenization import bos_id, encode
+    from pytest_layerguard.texts.windows import Contract, batched, cut
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)

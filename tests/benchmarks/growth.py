@@ -23,13 +23,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.lines import Line, Panel, drawn
 from sweeps import built, scored
 
-from pytest_layerguard.interventions.plan import Plan
-from pytest_layerguard.lab import heap
-from pytest_layerguard.lab.anatomy import Anatomy
-from pytest_layerguard.lab.runner import Runner
-from pytest_layerguard.lab.subject import MICRO_BATCH
-from pytest_layerguard.lab.sweep import evaluations, sweep
-from pytest_layerguard.lab.windows import Batch, Contract, batched, cut
+from pytest_layerguard.measurement import heap
+from pytest_layerguard.measurement.session import MICRO_BATCH
+from pytest_layerguard.measurement.sweep import evaluations, sweep
+from pytest_layerguard.models.anatomy import Anatomy
+from pytest_layerguard.models.plan import Plan
+from pytest_layerguard.models.runner import Runner
+from pytest_layerguard.texts.windows import Batch, Contract, batched, cut
 
 WIDTH = 128
 WINDOW = 128

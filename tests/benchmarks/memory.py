@@ -24,14 +24,14 @@ from support.allocations import allocated
 from support.resident import resident
 from sweeps import built, skipping_loop
 
-from pytest_layerguard.interventions.plan import Plan
-from pytest_layerguard.lab import heap
-from pytest_layerguard.lab.anatomy import Anatomy
-from pytest_layerguard.lab.head import chunk_rows
-from pytest_layerguard.lab.runner import Runner
-from pytest_layerguard.lab.subject import MICRO_BATCH
-from pytest_layerguard.lab.sweep import sweep
-from pytest_layerguard.lab.windows import Contract, batched, cut
+from pytest_layerguard.measurement import heap
+from pytest_layerguard.measurement.head import chunk_rows
+from pytest_layerguard.measurement.session import MICRO_BATCH
+from pytest_layerguard.measurement.sweep import sweep
+from pytest_layerguard.models.anatomy import Anatomy
+from pytest_layerguard.models.plan import Plan
+from pytest_layerguard.models.runner import Runner
+from pytest_layerguard.texts.windows import Contract, batched, cut
 
 WINDOW = 128
 

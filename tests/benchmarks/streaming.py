@@ -27,13 +27,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.resident import resident
 from sweeps import built, skipping_loop
 
-from pytest_layerguard.interventions.plan import Plan
-from pytest_layerguard.lab import heap
-from pytest_layerguard.lab.anatomy import Anatomy
-from pytest_layerguard.lab.runner import Runner
-from pytest_layerguard.lab.streaming import load_streamed
-from pytest_layerguard.lab.sweep import sweep
-from pytest_layerguard.lab.windows import Batch, Contract, batched, cut
+from pytest_layerguard.measurement import heap
+from pytest_layerguard.measurement.sweep import sweep
+from pytest_layerguard.models.anatomy import Anatomy
+from pytest_layerguard.models.plan import Plan
+from pytest_layerguard.models.runner import Runner
+from pytest_layerguard.models.streaming import load_streamed
+from pytest_layerguard.texts.windows import Batch, Contract, batched, cut
 
 VOCABULARY = 1024
 WINDOW = 128

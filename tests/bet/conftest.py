@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_layerguard.bet.problems import BetFileError, Problem
-from pytest_layerguard.bet.reading import BetDocument, parse_bets
+from pytest_layerguard.bet.errors import BetFileError, Problem
+from pytest_layerguard.bet.reader import BetDocument, parse_bets
 
 GOOD = """\
 id: bet-40
@@ -35,7 +35,7 @@ evidence:
 
 Edit = Callable[..., str]
 Read = Callable[[str], BetDocument]
-Told = Callable[[str | bytes], tuple[Problem, ...]]
+BetReport = Callable[[str | bytes], tuple[Problem, ...]]
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def read() -> Read:
 
 
 @pytest.fixture
-def told() -> Told:
+def told() -> BetReport:
     """The problems of a text that must have some."""
 
     def problems(text: str | bytes) -> tuple[Problem, ...]:

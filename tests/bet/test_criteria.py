@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_layerguard.bet.criteria import CriterionError, Expression, Interval, Row
-from pytest_layerguard.bet.interval import Truth, greatest, least, mean
+from pytest_layerguard.bet.criteria.evaluate import CriterionError, Expression, Interval, Row
+from pytest_layerguard.bet.criteria.interval import Truth, greatest, least, mean
 
 
 def row(variant: str = "skip-0", *, target: str = "", **metrics: object) -> Row:
@@ -501,7 +501,7 @@ def test_what_stands_alone_is_named():
 
 
 def test_combinations_have_an_end(monkeypatch):
-    monkeypatch.setattr("pytest_layerguard.bet.criteria._LARGEST_JOIN", 6)
+    monkeypatch.setattr("pytest_layerguard.bet.criteria.evaluate._LARGEST_JOIN", 6)
     rows = [row(f"v-{at}", target="", arm=arm, kl=1) for arm in "ab" for at in range(3)]
     with pytest.raises(CriterionError) as caught:
         Expression.parse("any(a.kl < b.kl)").evaluate(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from pytest_layerguard.bet.criteria import CriterionError, Expression, Interval, Row, Truth
+from pytest_layerguard.bet.criteria.evaluate import CriterionError, Expression, Interval, Row, Truth
 
 
 def row(

@@ -7,8 +7,8 @@ import operator
 
 import pytest
 
-from pytest_layerguard.bet import syntax
-from pytest_layerguard.bet.implication import implies, normal
+from pytest_layerguard.bet.criteria import parse
+from pytest_layerguard.bet.criteria.implication import implies, normal
 
 SIGNS = {
     "<": operator.lt,
@@ -21,8 +21,8 @@ SIGNS = {
 POINTS = [place / 4 for place in range(-8, 20)]
 
 
-def node(text: str) -> syntax.Node:
-    return syntax.parse(text, quantifiers=True, texts=False)
+def node(text: str) -> parse.Node:
+    return parse.parse(text, quantifiers=True, texts=False)
 
 
 def follows(first: str, second: str) -> bool:
@@ -137,4 +137,4 @@ def test_what_does_not_follow(first: str, second: str) -> None:
     ],
 )
 def test_normal_forms(text: str, wanted: str) -> None:
-    assert syntax.written(normal(node(text))) == wanted
+    assert parse.written(normal(node(text))) == wanted

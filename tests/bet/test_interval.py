@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_layerguard.bet.interval import Interval, Truth, greatest, least, mean, short
+from pytest_layerguard.bet.criteria.interval import Interval, Truth, greatest, least, mean, short
 
 INF = math.inf
 A = Interval(3.0, 2.0, 5.0)

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS, LayersArguments
+from pytest_layerguard.bet.errors import BetFileError, excerpt, printable
 from pytest_layerguard.bet.limits import Limits
 from pytest_layerguard.bet.metrics import METRICS, Metric
-from pytest_layerguard.bet.problems import BetFileError, excerpt, printable
-from pytest_layerguard.bet.reading import duplicate_ids, parse_bets, read_bets
+from pytest_layerguard.bet.reader import duplicate_ids, parse_bets, read_bets
 
 
 def test_a_good_bet_says_what_it_says(good, read):

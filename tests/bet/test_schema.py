@@ -11,12 +11,12 @@ from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
+from pytest_layerguard.bet.bet import Bet
+from pytest_layerguard.bet.errors import BetFileError
 from pytest_layerguard.bet.limits import DEFAULT_LIMITS
-from pytest_layerguard.bet.model import Bet
-from pytest_layerguard.bet.problems import BetFileError
-from pytest_layerguard.bet.reading import parse_bets
+from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.bet.schema import SHIPPED, bet_schema, main, written
-from pytest_layerguard.bet.yaml12 import read_documents
+from pytest_layerguard.bet.yaml import read_documents
 
 SCHEMA = bet_schema()
 VALIDATOR = Draft202012Validator(SCHEMA)

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from pytest_layerguard.bet.criteria import CriterionError
-from pytest_layerguard.bet.interval import Truth
-from pytest_layerguard.bet.scope import FACTS, ModelScope
+from pytest_layerguard.bet.criteria.evaluate import CriterionError
+from pytest_layerguard.bet.criteria.interval import Truth
+from pytest_layerguard.bet.criteria.scope import FACTS, ModelScope
 
 SMALL = {
     "parameters": 8e5,

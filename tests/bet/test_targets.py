@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS, Intervention
 from pytest_layerguard.bet.targets import LayersTarget, PairsTarget, TargetError
-from pytest_layerguard.bet.variants import variants
+from pytest_layerguard.bet.variant_names import variants
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pytest_layerguard.bet.errors import BetFileError, printable
 from pytest_layerguard.bet.limits import DEFAULT_LIMITS, Limits
-from pytest_layerguard.bet.problems import BetFileError, printable
-from pytest_layerguard.bet.reading import parse_bets
-from pytest_layerguard.bet.yaml12 import read_documents
+from pytest_layerguard.bet.reader import parse_bets
+from pytest_layerguard.bet.yaml import read_documents
 
 
 def value(text: str) -> object:

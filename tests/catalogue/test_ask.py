@@ -11,14 +11,14 @@ from support.catalogue import BET_40
 from pytest_layerguard import reference
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
 from pytest_layerguard.catalogue.ask import AskError, answer, read_idea
-from pytest_layerguard.catalogue.sight import Scout
+from pytest_layerguard.catalogue.model_lookup import ModelLookup
 
 if TYPE_CHECKING:
     from support.catalogue import Bets
 
 
 def asked(bets: Bets, question: str) -> str:
-    scout = Scout(bets.conditions, offline=True)
+    scout = ModelLookup(bets.conditions, offline=True)
     idea = read_idea(question, BUILTIN_KINDS, scout, bets.root)
     return "\n".join(answer(idea, bets.catalogue, scout, bets.root))
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.catalogue import BET_40, measured
 
-from pytest_layerguard.bet.criteria import CriterionError, Expression, Row
-from pytest_layerguard.bet.interval import Interval, Truth
-from pytest_layerguard.bet.scope import ModelScope
+from pytest_layerguard.bet.criteria.evaluate import CriterionError, Expression, Row
+from pytest_layerguard.bet.criteria.interval import Interval, Truth
+from pytest_layerguard.bet.criteria.scope import ModelScope
 from pytest_layerguard.bet.verdict import Verdict
-from pytest_layerguard.catalogue.crossing import (
+from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry
+from pytest_layerguard.catalogue.doors import (
     Bar,
     Crossing,
     Sightings,
@@ -27,15 +28,14 @@ from pytest_layerguard.catalogue.crossing import (
     mistakes,
     names_in,
 )
+from pytest_layerguard.catalogue.model_facts import Shape
+from pytest_layerguard.catalogue.model_lookup import Sighting
 from pytest_layerguard.catalogue.records import Record
-from pytest_layerguard.catalogue.shapes import Shape
-from pytest_layerguard.catalogue.shelf import Catalogue, Entry
-from pytest_layerguard.catalogue.sight import Sighting
 
 if TYPE_CHECKING:
     from support.catalogue import Bets
 
-    from pytest_layerguard.bet.reading import BetDocument
+    from pytest_layerguard.bet.reader import BetDocument
 
 SMALL = Shape(836_880, 4, 16, 16, ("qwen3_moe",))
 LARGE = Shape(10**9, 24, 0, 1024, ("llama", "llava"))
@@ -44,7 +44,7 @@ HIDDEN = Sighting("ORG/a", "ORG/a", missing="ORG/a: not in the cache", absent=Tr
 
 
 @dataclass
-class Seen:
+class ScoredTokens:
     """Sees what it was told, and remembers what it was asked."""
 
     sightings: Sightings = field(default_factory=lambda: {None: REFERENCE})
@@ -79,10 +79,12 @@ def recorded(entry: Entry, lenient: str = "", facts: Any = None) -> Entry:
     return replace(entry, record=told)
 
 
-def crossed(bets: Bets, scout: Seen | None = None, /, **changes: Any) -> tuple[Crossing, ...]:
+def crossed(
+    bets: Bets, scout: ScoredTokens | None = None, /, **changes: Any
+) -> tuple[Crossing, ...]:
     """Return the doors that the proposal stands in, with what of it changed."""
     document = bets.document(bets.put(**changes))
-    return crossings(document, bets.path, bets.catalogue, scout or Seen())
+    return crossings(document, bets.path, bets.catalogue, scout or ScoredTokens())
 
 
 def stands(entry: Entry, *arms: str | None, checkpoints: tuple[str | None, ...] = ()) -> Crossing:
@@ -146,7 +148,7 @@ def test_arms_are_told_by_name_each_on_its_own(bets: Bets) -> None:
 
 
 def test_a_model_is_looked_at_only_where_a_door_is_closed_to_what_is_done(bets: Bets) -> None:
-    scout = Seen()
+    scout = ScoredTokens()
     assert crossed(bets, scout) == ()
     door(bets, "layers == 4", "average_experts")
     assert crossed(bets, scout) == ()
@@ -167,7 +169,9 @@ def test_a_door_to_other_models_is_open(bets: Bets) -> None:
 def test_only_checkpoints_that_may_be_inside_stand_in_a_door(bets: Bets) -> None:
     door(bets, 'layers < 9 and family != "llama"')
     other = Sighting("other", "other", replace(SMALL, families=("mixtral",)))
-    scout = Seen({"a": REFERENCE, "b": Sighting("b", "b", LARGE), "c": other, "d": REFERENCE})
+    scout = ScoredTokens(
+        {"a": REFERENCE, "b": Sighting("b", "b", LARGE), "c": other, "d": REFERENCE}
+    )
     (found,) = crossed(bets, scout)
     assert found.checkpoints == {"a", "c", "d"}
     assert found.model == (
@@ -201,7 +205,9 @@ def test_what_cannot_be_excluded_is_in_with_its_reason(
 ) -> None:
     door(bets, 'layers == 4 and (hidden_size == 16 or name == "x") and name != "ORG/b"')
     door(bets, 'layers == 4 and (name == "reference" or name == "ORG/a")')
-    (found,) = crossed(bets, Seen({str(place): each for place, each in enumerate(sightings)}))
+    (found,) = crossed(
+        bets, ScoredTokens({str(place): each for place, each in enumerate(sightings)})
+    )
     assert (found.doubt, found.absent) == (doubt, absent)
     assert found.checkpoints == {str(place) for place in range(len(sightings))}
 
@@ -295,7 +301,7 @@ def test_a_doubt_quotes_nothing_too_long_or_obeyed(bets: Bets) -> None:
     door(bets, 'layers < 9 and name == "ORG/b"')
     unseen = Sighting(None, f"##[{'a' * 400}", missing=f"##[{'b' * 400}")
     copy = Sighting(None, f"##[{'c' * 400}", SMALL)
-    (found,) = crossed(bets, Seen({None: unseen, "copy": copy}))
+    (found,) = crossed(bets, ScoredTokens({None: unseen, "copy": copy}))
     assert found.doubt == (
         f"the configuration of ## [{'a' * 396}... is not known: ## [{'b' * 396}...; "
         f"## [{'c' * 396}... may be a copy of the model that bet-40 names; "
@@ -317,7 +323,7 @@ def test_a_doubt_quotes_nothing_too_long_or_obeyed(bets: Bets) -> None:
 def test_no_other_model_is_looked_up_where_no_name_decides(
     bets: Bets, scope: str, sighting: Sighting
 ) -> None:
-    scout = Seen()
+    scout = ScoredTokens()
     entry = door(bets, scope)
     assert covers(entry, sighting, scout) is sighting.inside(entry.closes.models)
     assert scout.asked == []
@@ -358,7 +364,9 @@ CLOSED = 'name == "closed"'
 def test_a_scope_covers_a_folder_that_it_cannot_exclude(
     bets: Bets, scope: str, sighting: Sighting, others: dict[str, Shape], truth: Truth
 ) -> None:
-    scout = Seen(others={name: Sighting(name, name, shape) for name, shape in others.items()})
+    scout = ScoredTokens(
+        others={name: Sighting(name, name, shape) for name, shape in others.items()}
+    )
     assert covers(door(bets, scope), sighting, scout) is truth
 
 
@@ -380,7 +388,7 @@ def test_a_scope_covers_a_folder_that_it_cannot_exclude(
 def test_the_body_of_a_closed_model_is_that_of_the_record_where_it_has_it(
     bets: Bets, facts: dict[str, Any], truth: Truth, asked: list[str]
 ) -> None:
-    scout = Seen(others={"closed": Sighting("closed", "closed", LARGE)})
+    scout = ScoredTokens(others={"closed": Sighting("closed", "closed", LARGE)})
     entry = recorded(door(bets, CLOSED), facts=facts)
     assert covers(entry, FOLDER, scout) is truth
     assert scout.asked == asked
@@ -397,7 +405,7 @@ def test_every_quoted_word_may_be_a_name() -> None:
 def wrong(bets: Bets, *challenges: str, **changes: Any) -> list[str]:
     changes = {"criteria": {"lenient": "perplexity_ratio <= 30"}, **changes}
     document = bets.document(bets.put(challenges=list(challenges), **changes))
-    found = crossings(document, bets.path, bets.catalogue, Seen())
+    found = crossings(document, bets.path, bets.catalogue, ScoredTokens())
     line, column = document.position("challenges", 0)
     place = f"line {line}, column {column}: challenges: '{challenges[0]}'"
     told = list(mistakes(document, bets.catalogue, found))
@@ -431,7 +439,7 @@ def test_every_mistaken_challenge_is_told_at_its_place(bets: Bets) -> None:
     )
     (bets.path / "a.yaml").write_text(text, encoding="utf-8")
     document = bets.document("a")
-    found = crossings(document, bets.path, bets.catalogue, Seen())
+    found = crossings(document, bets.path, bets.catalogue, ScoredTokens())
     assert list(mistakes(document, bets.catalogue, found)) == [
         "line 4, column 44: challenges: 'bet-38' is no bet of the catalogue; allowed: bet-40",
         "line 5, column 2: challenges: 'bet-39' is no bet of the catalogue; allowed: bet-40",

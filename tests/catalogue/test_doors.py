@@ -12,14 +12,14 @@ import pytest
 from support.catalogue import measured
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
-from pytest_layerguard.bet.reading import BetDocument, parse_bets
-from pytest_layerguard.catalogue.judging import Judge
+from pytest_layerguard.bet.reader import BetDocument, parse_bets
+from pytest_layerguard.catalogue.judge import Judge
+from pytest_layerguard.catalogue.model_facts import Shape
+from pytest_layerguard.catalogue.model_lookup import ModelLookup, Sighting
 from pytest_layerguard.catalogue.outcome import Word
-from pytest_layerguard.catalogue.shapes import Shape
-from pytest_layerguard.catalogue.sight import Scout, Sighting
-from pytest_layerguard.cli.template import ARGUMENTS
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.results import BetResult
+from pytest_layerguard.cli.bet_template import ARGUMENTS
+from pytest_layerguard.environment.conditions import Conditions
+from pytest_layerguard.measurement.results import BetResult
 
 ROOT = Path(__file__).parents[2]
 BETS = ROOT / "bets"
@@ -58,7 +58,7 @@ class Looks:
     """Sees folders that are not there."""
 
     def __init__(self) -> None:
-        self._scout = Scout(Conditions(), offline=True)
+        self._scout = ModelLookup(Conditions(), offline=True)
 
     def look(self, document: BetDocument, bets: Path) -> Mapping[str | None, Sighting]:
         folder = document.bet.model.path

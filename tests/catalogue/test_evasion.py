@@ -12,7 +12,7 @@ from support.catalogue import BET_40, PROPOSAL
 from pytest_layerguard import reference
 from pytest_layerguard.catalogue.outcome import Word
 from pytest_layerguard.catalogue.summary import summary
-from pytest_layerguard.lab.conditions import Conditions
+from pytest_layerguard.environment.conditions import Conditions
 
 if TYPE_CHECKING:
     from support.catalogue import Bets

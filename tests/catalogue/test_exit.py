@@ -11,13 +11,13 @@ import pytest
 from support.catalogue import BET_40, Bets, measured_as
 from support.outcomes import CELLS, STATUSES, VERDICTS, expected
 
-# Loaded here once: pytest inside pytest forgets what it imported.
+# LoadedModel here once: pytest inside pytest forgets what it imported.
 import pytest_layerguard.report.failure
 import pytest_layerguard.report.json
 import pytest_layerguard.report.terminal  # noqa: F401
-from pytest_layerguard.bet.reading import read_bets
-from pytest_layerguard.catalogue.judging import Judge
-from pytest_layerguard.catalogue.sight import Scout
+from pytest_layerguard.bet.reader import read_bets
+from pytest_layerguard.catalogue.judge import Judge
+from pytest_layerguard.catalogue.model_lookup import ModelLookup
 
 LABORATORY = """
 from support.catalogue import measured_as
@@ -75,7 +75,7 @@ def every(bets: Bets) -> dict[str, tuple[str, str, str, str]]:
             continue
         found[id_] = key_of(status, record, challenge, verdict)
         put(bets, id_, "falsified", challenge)
-    recorder = Judge(Scout(bets.conditions, offline=True), bets.root, (), recording=True)
+    recorder = Judge(ModelLookup(bets.conditions, offline=True), bets.root, (), recording=True)
     for id_, (status, record, *_) in found.items():
         if record != "none":
             result = measured_as(record)

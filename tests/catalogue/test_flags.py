@@ -11,8 +11,8 @@ import hypothesis  # noqa: F401
 import pytest
 from support.catalogue import BET_40, PROPOSAL
 
-# Loaded here once: pytest inside pytest forgets what it imported.
-import pytest_layerguard.catalogue.judging
+# LoadedModel here once: pytest inside pytest forgets what it imported.
+import pytest_layerguard.catalogue.judge
 import pytest_layerguard.report.failure
 import pytest_layerguard.report.json
 import pytest_layerguard.report.terminal  # noqa: F401

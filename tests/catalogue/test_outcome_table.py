@@ -14,7 +14,7 @@ from support.outcomes import (
     expected,
 )
 
-from pytest_layerguard.bet.interval import Truth
+from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.bet.verdict import Verdict
 from pytest_layerguard.catalogue.outcome import Case, Decision, Word, decide
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from support.outcomes import EVERY, Key
 
-from pytest_layerguard.bet.interval import Truth
+from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.bet.verdict import Verdict
 from pytest_layerguard.catalogue.outcome import Case, Decision, Word, decide, error, unavailable
 

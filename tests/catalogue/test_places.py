@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from support.catalogue import BET_40, PROPOSAL, Bets, measured
 
-from pytest_layerguard.bet.reading import read_bets
+from pytest_layerguard.bet.reader import read_bets
+from pytest_layerguard.catalogue.bet_folders import bet_files
 from pytest_layerguard.catalogue.outcome import Word
-from pytest_layerguard.catalogue.shelf import bet_files
 from pytest_layerguard.catalogue.summary import SummaryError, summary
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links take rights on Windows")

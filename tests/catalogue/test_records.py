@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 from support.catalogue import BET_40, measured
 
-from pytest_layerguard.bet.interval import Interval, Truth
+from pytest_layerguard.bet.criteria.interval import Interval, Truth
 from pytest_layerguard.bet.verdict import Verdict
 from pytest_layerguard.catalogue.records import (
     FOLDER,

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_layerguard.bet.reading import parse_bets
-from pytest_layerguard.catalogue.costs import cost
-from pytest_layerguard.catalogue.shards import (
+from pytest_layerguard.bet.reader import parse_bets
+from pytest_layerguard.catalogue.cost import cost
+from pytest_layerguard.catalogue.shard_plan import (
     Shard,
     ShardError,
     Share,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.catalogue import BET_40
 
-from pytest_layerguard.catalogue.markdown import code, literal
+from pytest_layerguard.catalogue.markdown_text import code, literal
 from pytest_layerguard.catalogue.summary import SummaryError, check_summary, summary, write_summary
 
 if TYPE_CHECKING:

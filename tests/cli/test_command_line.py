@@ -18,9 +18,9 @@ from support.catalogue import Bets
 import pytest_layerguard
 from pytest_layerguard import reference
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
-from pytest_layerguard.bet.reading import read_bets
+from pytest_layerguard.bet.reader import read_bets
+from pytest_layerguard.cli.bet_template import ARGUMENTS
 from pytest_layerguard.cli.main import main
-from pytest_layerguard.cli.template import ARGUMENTS
 
 ROOT = Path(__file__).parents[2]
 TEXT = b"Once upon a time. " * 500
@@ -83,7 +83,7 @@ def test_editors_find_the_schema_beside_it() -> None:
 def test_in_this_repository_editors_find_the_schema_of_the_package(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from pytest_layerguard.cli.writing import _schema_line
+    from pytest_layerguard.cli.new import _schema_line
 
     monkeypatch.chdir(ROOT)
     assert _schema_line(Path("bets/new.yaml")) == "../pytest_layerguard/bet/schema.json"
@@ -474,9 +474,9 @@ def test_looking_for_what_is_wrong_needs_no_torch(own: Callable[[str, str], str]
     bet = own("skip_layers", "skip_layers")
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from pytest_layerguard.bet.reading import read_bets\n"
-        "from pytest_layerguard.lab.conditions import Conditions\n"
-        "from pytest_layerguard.lab.foreseen import obstacles\n"
+        "from pytest_layerguard.bet.reader import read_bets\n"
+        "from pytest_layerguard.environment.conditions import Conditions\n"
+        "from pytest_layerguard.cli.obstacles import obstacles\n"
         f"(bet,) = read_bets(Path({bet!r}))\n"
         "found = [*obstacles(bet, Path('bets'), Conditions(), [4], dense=False)]\n"
         "assert not found, found\n"

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from support.markdown import Block, blocks
 
-from pytest_layerguard.bet.reading import parse_bets
+from pytest_layerguard.bet.reader import parse_bets
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "tests" / "example_plugin"

@@ -10,10 +10,12 @@ from types import ModuleType
 
 import pytest
 
-from pytest_layerguard import hookspecs
+from pytest_layerguard.bet import bet
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
+from pytest_layerguard.bet.criteria import evaluate
 from pytest_layerguard.bet.metrics import METRICS
 from pytest_layerguard.catalogue.outcome import Word
+from pytest_layerguard.pytest_plugin import hookspecs
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -73,11 +75,10 @@ def test_every_key_of_a_bet_is_documented() -> None:
             assert field.description, f"{title}: {name} has no description"
             assert f"| `{name}` |" in PAGES["format.md"]
     told = {part for _, part, _ in GENERATE.PARTS}
-    from pytest_layerguard.bet import criteria, model
-    from pytest_layerguard.bet.part import BetPart
+    from pytest_layerguard.bet.validation import BetPart
 
     here = {
-        each for each in [*vars(model).values(), *vars(criteria).values()] if isinstance(each, type)
+        each for each in [*vars(bet).values(), *vars(evaluate).values()] if isinstance(each, type)
     }
     assert {each for each in here if issubclass(each, BetPart)} - told == {BetPart}
 

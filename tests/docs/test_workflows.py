@@ -53,7 +53,7 @@ def test_the_gpu_is_out_of_reach_for_forks() -> None:
 
 
 def test_options_that_workflows_give_are_options() -> None:
-    from pytest_layerguard.options import OPTIONS
+    from pytest_layerguard.pytest_plugin.options import OPTIONS
 
     known = {option.flag for option in OPTIONS}
     for path in WORKFLOWS:

@@ -230,7 +230,7 @@ def files(knocks: list[Knock]) -> list[str]:
 
 def doors(clone: Clone) -> dict[str, str]:
     """Every door of the catalogue and what it is closed to."""
-    from pytest_layerguard.catalogue.shelf import Catalogue
+    from pytest_layerguard.catalogue.bet_folders import Catalogue
 
     found = {}
     for entry in Catalogue.load([clone.path / "bets"]).doors:

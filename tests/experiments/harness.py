@@ -23,11 +23,11 @@ import pyarrow.parquet
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from pytest_layerguard.bet.reading import parse_bets
+from pytest_layerguard.bet.reader import parse_bets
+from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.laboratory import Laboratory
-from pytest_layerguard.lab.results import BetResult
+from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.results import BetResult
 
 BET = """\
 id: harness

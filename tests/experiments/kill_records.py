@@ -20,11 +20,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_layerguard.bet.interval import Interval
-from pytest_layerguard.bet.reading import parse_bets
+from pytest_layerguard.bet.criteria.interval import Interval
+from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.bet.verdict import Verdict
 from pytest_layerguard.catalogue.records import FOLDER, Record, load_records, write_record
-from pytest_layerguard.lab.results import BaseResult, BetResult, Spoken, VariantResult
+from pytest_layerguard.measurement.results import BaseResult, BetResult, Continuation, VariantResult
 
 BET = """\
 id: bet-{number}
@@ -58,7 +58,7 @@ def pytest_layerguard_laboratory():
 
 def result(mark: float) -> BetResult:
     """Return a result of some hundred kilobytes that says `mark` at its beginning and its end."""
-    spoken = tuple(Spoken("Once", f"{mark}", 1, tuple(range(4_000))) for _ in range(6))
+    spoken = tuple(Continuation("Once", f"{mark}", 1, tuple(range(4_000))) for _ in range(6))
     metrics = {"perplexity_ratio": Interval.point(5 + mark)}
     return BetResult(
         bases=(BaseResult(None, None, {"perplexity": Interval.point(9 + mark)}),),

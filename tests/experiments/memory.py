@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from hub import tiny
 
-from pytest_layerguard.bet.reading import read_bets
+from pytest_layerguard.bet.reader import read_bets
+from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.laboratory import Laboratory
+from pytest_layerguard.measurement.laboratory import Laboratory
 
 BET = """\
 id: bet-{number}

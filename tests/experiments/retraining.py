@@ -14,12 +14,12 @@ import math
 import sys
 from pathlib import Path
 
-from pytest_layerguard.bet.reading import read_bets
+from pytest_layerguard.bet.reader import read_bets
 from pytest_layerguard.bet.verdict import judge
+from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.laboratory import Laboratory
-from pytest_layerguard.lab.results import BetResult
+from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.results import BetResult
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[2] / "shared"

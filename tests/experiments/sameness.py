@@ -35,16 +35,16 @@ def measure(folder: Path, condition: dict[str, Any]) -> dict[str, Any]:
     """Numbers and verdict of each bet."""
     import torch
 
-    from pytest_layerguard.bet.reading import parse_bets
+    from pytest_layerguard.bet.reader import parse_bets
     from pytest_layerguard.bet.verdict import judge
+    from pytest_layerguard.environment.conditions import Conditions
     from pytest_layerguard.interventions.registry import Registry
-    from pytest_layerguard.lab import subject
-    from pytest_layerguard.lab.conditions import Conditions
-    from pytest_layerguard.lab.laboratory import Laboratory
+    from pytest_layerguard.measurement import session
+    from pytest_layerguard.measurement.laboratory import Laboratory
 
     torch.set_num_threads(condition.get("threads", 1))
     if "micro_batch" in condition:
-        subject.MICRO_BATCH["cpu"] = condition["micro_batch"]  # type: ignore[index]
+        session.MICRO_BATCH["cpu"] = condition["micro_batch"]  # type: ignore[index]
     laboratory = Laboratory(Conditions(device="cpu"), Registry.of())
     documents = []
     for path in sorted(folder.glob("*.yaml")):

@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from hub import tiny
 
 from pytest_layerguard.catalogue.records import load_records
-from pytest_layerguard.lab.cache import Remembered
+from pytest_layerguard.measurement.result_cache import ResultCache
 
 BET: Final = """\
 id: {id}
@@ -54,7 +54,7 @@ import sys, time
 sys.path.insert(0, {here!r})
 from kill_records import result
 
-from pytest_layerguard import collect
+from pytest_layerguard.pytest_plugin import bet_items
 
 
 class Laboratory:
@@ -67,7 +67,7 @@ class Laboratory:
 
 
 def pytest_layerguard_laboratory(config):
-    remembering = collect.own_laboratory(config)
+    remembering = bet_items.own_laboratory(config)
     remembering._opened = Laboratory()
     return remembering
 """
@@ -173,7 +173,7 @@ class Undisturbed:
             self.seconds[workers] = time.monotonic() - begun
         self.numbers = numbers(root / "out" / "report.json")
         self.records = {id_: each.result for id_, each in load_records(root / "bets").found.items()}
-        cache = Remembered(root / "cache")
+        cache = ResultCache(root / "cache")
         self.kept = {path.stem: cache.find(f"sha256:{path.stem}") for path in kept(root)}
         if len(self.numbers) != 4 or len(self.records) != 4 or len(self.kept) != 4:
             raise SystemExit("an undisturbed run does not leave what it should")
@@ -332,7 +332,7 @@ def broken(root: Path, usual: Undisturbed) -> list[str]:
     for id_, record in records.found.items():
         if record.result.variants != usual.records[id_].variants:
             wrong.append(f"other numbers: record {id_}")
-    cache = Remembered(root / "cache")
+    cache = ResultCache(root / "cache")
     for path in kept(root):
         result = cache.find(f"sha256:{path.stem}")
         if result is None:

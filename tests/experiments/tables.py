@@ -10,13 +10,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pytest_layerguard.bet.criteria import Interval
-from pytest_layerguard.bet.reading import read_bets
+from pytest_layerguard.bet.criteria.evaluate import Interval
+from pytest_layerguard.bet.reader import read_bets
 from pytest_layerguard.bet.verdict import judge
+from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.laboratory import Laboratory
-from pytest_layerguard.lab.results import BetResult
+from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.results import BetResult
 
 SHARED = Path(__file__).parents[3] / "shared"
 SHOWN = ("perplexity", "perplexity_ratio", "kl", "protocol_gap", "size_ratio", "top1_agreement")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import pytest_layerguard
-from pytest_layerguard.bet.problems import BetFileError
-from pytest_layerguard.bet.reading import read_bets
+from pytest_layerguard.bet.errors import BetFileError
+from pytest_layerguard.bet.reader import read_bets
 from pytest_layerguard.reference import HELDOUT
 
 BET: dict[str, Any] = {

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pytest_layerguard.bet.interval import Interval
+from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.bet.metrics import OwnMetric
-from pytest_layerguard.bet.reading import BetDocument, parse_bets
+from pytest_layerguard.bet.reader import BetDocument, parse_bets
+from pytest_layerguard.environment.conditions import Conditions
+from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.errors import LabError
-from pytest_layerguard.lab.identity import identity
-from pytest_layerguard.lab.laboratory import Laboratory
-from pytest_layerguard.lab.seen import Seen
+from pytest_layerguard.measurement.cache_key import identity
+from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.own_metrics import ScoredTokens
 
 BET = """\
 id: own
@@ -29,15 +29,15 @@ criteria: {{lenient: {criterion}}}
 """
 
 
-def mean_kl(seen: Seen) -> Interval:
+def mean_kl(seen: ScoredTokens) -> Interval:
     return seen.mean(seen.kl)
 
 
-def agreed(seen: Seen) -> Interval:
+def agreed(seen: ScoredTokens) -> Interval:
     return seen.share(seen.agreement)
 
 
-def not_an_interval(seen: Seen) -> float:
+def not_an_interval(seen: ScoredTokens) -> float:
     return float(np.mean(seen.kl))
 
 
@@ -81,7 +81,7 @@ def test_less_can_be_worse(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_must_return_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     metric = own("not_an_interval")
-    with pytest.raises(LabError, match="returned float; allowed: an Interval"):
+    with pytest.raises(MeasurementError, match="returned float; allowed: an Interval"):
         measured(metric, read(metric), monkeypatch)
 
 

@@ -7,14 +7,14 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_layerguard.bet.criteria import Expression, Interval, Row
+from pytest_layerguard.bet.criteria.evaluate import Expression, Interval, Row
+from pytest_layerguard.bet.criteria.implication import implies
+from pytest_layerguard.bet.criteria.parse import CriterionError
+from pytest_layerguard.bet.criteria.scope import ModelScope
 from pytest_layerguard.bet.digest import canonical, differences, digest
-from pytest_layerguard.bet.implication import implies
+from pytest_layerguard.bet.errors import BetFileError, Problem, printable
 from pytest_layerguard.bet.limits import LARGEST_LAYER
-from pytest_layerguard.bet.problems import BetFileError, Problem, printable
-from pytest_layerguard.bet.reading import BetDocument, parse_bets
-from pytest_layerguard.bet.scope import ModelScope
-from pytest_layerguard.bet.syntax import CriterionError
+from pytest_layerguard.bet.reader import BetDocument, parse_bets
 from pytest_layerguard.bet.targets import TargetError
 from pytest_layerguard.bet.verdict import judge
 

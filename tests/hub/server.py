@@ -64,7 +64,7 @@ class Trouble:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ScoredTokens:
     """A request as it arrived."""
 
     origin: Literal["hub", "cdn"]
@@ -80,7 +80,7 @@ class Hub:
     def __init__(self) -> None:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.troubles: list[Trouble] = []
-        self.seen: list[Seen] = []
+        self.seen: list[ScoredTokens] = []
         self.lock = threading.Lock()
         self._servers = [_Server(self, "hub"), _Server(self, "cdn")]
         self._threads = [
@@ -189,7 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.authorized = self.headers.get("Authorization") is not None
         with hub.lock:
             hub.seen.append(
-                Seen(
+                ScoredTokens(
                     self.server.origin,
                     self.command,
                     path,

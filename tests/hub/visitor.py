@@ -59,8 +59,8 @@ class Visitor:
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
-    from pytest_layerguard.lab.conditions import Conditions
-    from pytest_layerguard.lab.errors import LabError, UnavailableError
+    from pytest_layerguard.environment.conditions import Conditions
+    from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 
     slept.clear()
     os.environ.update(question.get("environment", {}))
@@ -71,7 +71,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
             found = model(question["model"], conditions)
         else:
             found = text(question["text"], question.get("tokens"), conditions)
-    except (LabError, UnavailableError) as error:
+    except (MeasurementError, UnavailableError) as error:
         found = {"error": type(error).__name__, "message": str(error)}
     return found | {"slept": list(slept), "told": told}
 
@@ -79,8 +79,8 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
 def model(written: dict[str, Any], conditions: Any) -> dict[str, Any]:
     import torch
 
-    from pytest_layerguard.bet.model import ModelSpec
-    from pytest_layerguard.lab.loading import load
+    from pytest_layerguard.bet.bet import ModelSpec
+    from pytest_layerguard.models.loading import load
 
     spec = ModelSpec.model_validate(written)
     (source,) = spec.checkpoints().values()
@@ -98,8 +98,8 @@ def text(written: dict[str, Any], tokens: int | None, conditions: Any) -> dict[s
     from pydantic import TypeAdapter
 
     from hub.tiny import tokenizer
-    from pytest_layerguard.bet.texts import TextSource
-    from pytest_layerguard.lab.texts import Texts
+    from pytest_layerguard.bet.text_sources import TextSource
+    from pytest_layerguard.texts.sources import Texts
 
     source = TypeAdapter(TextSource).validate_python(written)
     return {

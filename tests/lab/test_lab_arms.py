@@ -8,12 +8,12 @@ import pytest
 from support import families, plain
 from support.workshop import agree, bench_of, carried_out, runner_of, swept
 
-from pytest_layerguard.bet.reading import parse_bets
+from pytest_layerguard.bet.reader import parse_bets
+from pytest_layerguard.environment.budget import Budget
+from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.lab.arms import Arm, planned
-from pytest_layerguard.lab.budget import Budget
-from pytest_layerguard.lab.errors import LabError
-from pytest_layerguard.lab.runner import Runner
+from pytest_layerguard.measurement.planning import Arm, planned
+from pytest_layerguard.models.runner import Runner
 
 BET = """
 id: arms
@@ -70,7 +70,7 @@ def test_each_arm_is_carried_out_by_itself() -> None:
 
 
 def test_an_arm_that_the_model_does_not_allow_is_named() -> None:
-    with pytest.raises(LabError, match="arm two: average_experts: layers 0, 1, 2, 3"):
+    with pytest.raises(MeasurementError, match="arm two: average_experts: layers 0, 1, 2, 3"):
         arms_of("llama", "  one: {skip_layers: {layers: 1}}\n  two: {average_experts: {}}\n")
-    with pytest.raises(LabError, match="arm one"):
+    with pytest.raises(MeasurementError, match="arm one"):
         arms_of("llama", "  one: {skip_layers: {layers: 9}}\n")

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_layerguard.bet.model import ModelSource, ModelSpec
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.errors import UnavailableError
-from pytest_layerguard.lab.hub import Repository
-from pytest_layerguard.lab.loading import load
+from pytest_layerguard.bet.bet import ModelSource, ModelSpec
+from pytest_layerguard.environment.conditions import Conditions
+from pytest_layerguard.environment.measurement_errors import UnavailableError
+from pytest_layerguard.models.hub import Repository
+from pytest_layerguard.models.loading import load
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 SPEC = ModelSpec.model_validate(
@@ -38,7 +38,7 @@ def test_it_is_that_branch_that_is_fetched(
         seen.append((revision, branch))
         raise UnavailableError("stop here")
 
-    monkeypatch.setattr("pytest_layerguard.lab.hub.fetch_model", fetch)
+    monkeypatch.setattr("pytest_layerguard.models.hub.fetch_model", fetch)
     source = SPEC.checkpoints()[name]
     with pytest.raises(UnavailableError, match="stop here"):
         load(

@@ -16,19 +16,20 @@ import pytest
 import torch
 
 from pytest_layerguard import reference
-from pytest_layerguard.bet.criteria import Interval
-from pytest_layerguard.bet.reading import parse_bets
+from pytest_layerguard.bet.criteria.evaluate import Interval
+from pytest_layerguard.bet.reader import parse_bets
+from pytest_layerguard.environment import file_digests
+from pytest_layerguard.environment.conditions import Conditions
+from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Kind, Registry
-from pytest_layerguard.lab import cache, digests, identity, laboratory
-from pytest_layerguard.lab.cache import Remembered, RememberingLaboratory
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.errors import LabError
-from pytest_layerguard.lab.results import BaseResult, BetResult, VariantResult
+from pytest_layerguard.measurement import cache_key, laboratory, result_cache
+from pytest_layerguard.measurement.result_cache import CachingLaboratory, ResultCache
+from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_layerguard.bet.reading import BetDocument
+    from pytest_layerguard.bet.reader import BetDocument
 
 BET = """\
 id: {id}
@@ -107,7 +108,7 @@ class Bench:
     def measure_all(
         self, documents: list[BetDocument], registry: Registry | None = None, **changes: Any
     ) -> list[BetResult]:
-        lab = RememberingLaboratory(replace(self.conditions, **changes), registry or self.registry)
+        lab = CachingLaboratory(replace(self.conditions, **changes), registry or self.registry)
         lab.expect([(document, self.bets) for document in documents])
         return [lab.measure(document, bets=self.bets) for document in documents]
 
@@ -210,7 +211,7 @@ def test_a_changed_model_file_is_measured_anew(bench: Bench, local_model: Path, 
 def test_a_changed_text_is_measured_anew(bench: Bench) -> None:
     text = bench.bets / "text.txt"
     text.write_text("Once upon a time\n", encoding="utf-8")
-    sha = digests.of_file(text).removeprefix("sha256:")
+    sha = file_digests.of_file(text).removeprefix("sha256:")
     bet = bench.bet(text=f"{{file: text.txt, sha256: {sha}}}")
     bench.measure(bet)
     assert bench.measure(bet).cached
@@ -220,13 +221,13 @@ def test_a_changed_text_is_measured_anew(bench: Bench) -> None:
 
 def test_another_version_is_measured_anew(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.measure(bench.bet())
-    monkeypatch.setattr(identity, "versions", lambda: {"torch": "2.999"})
+    monkeypatch.setattr(cache_key, "versions", lambda: {"torch": "2.999"})
     assert not bench.measure(bench.bet()).cached
 
 
 def test_other_code_is_measured_anew(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.measure(bench.bet())
-    monkeypatch.setattr(identity, "code", lambda: "another commit")
+    monkeypatch.setattr(cache_key, "code", lambda: "another commit")
     assert not bench.measure(bench.bet()).cached
 
 
@@ -234,14 +235,14 @@ def test_another_kind_of_device_is_measured_anew(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.measure(bench.bet())
-    monkeypatch.setattr(identity, "device_kind", lambda _: "cuda ['NVIDIA H200']")
+    monkeypatch.setattr(cache_key, "device_kind", lambda _: "cuda ['NVIDIA H200']")
     assert not bench.measure(bench.bet()).cached
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac has mps")
 def test_a_device_that_is_asked_for_is_not_answered_with_anothers_numbers() -> None:
     names = ("auto", "cpu", "cuda", "cuda:1", "mps")
-    asked = {name: identity.device_kind(Conditions(device=name)) for name in names}
+    asked = {name: cache_key.device_kind(Conditions(device=name)) for name in names}
     assert len({asked[name] for name in names[1:]}) == 4
     if not torch.cuda.is_available():
         assert asked["auto"] == asked["cpu"]
@@ -262,9 +263,9 @@ def test_what_another_package_does_is_never_remembered(bench: Bench) -> None:
 
 def test_a_model_that_is_not_there_is_no_reason_to_fail_another_bet(bench: Bench) -> None:
     missing, there = bench.bet("a", model="{path: nowhere}"), bench.bet("b")
-    with pytest.raises(LabError, match="does not exist"):
+    with pytest.raises(MeasurementError, match="does not exist"):
         bench.measure(missing)
-    lab = RememberingLaboratory(bench.conditions, bench.registry)
+    lab = CachingLaboratory(bench.conditions, bench.registry)
     lab.expect([(missing, bench.bets), (there, bench.bets)])
     assert lab.measure(there, bets=bench.bets).variants
 
@@ -327,7 +328,7 @@ def test_a_folder_that_cannot_be_written(
     def refused(path: Path, text: str) -> None:
         raise OSError(reason, os.strerror(reason), str(path))
 
-    monkeypatch.setattr(cache, "write_whole", refused)
+    monkeypatch.setattr(result_cache, "write_whole", refused)
     for _ in range(2):
         assert not bench.measure(bench.bet()).cached
 
@@ -340,7 +341,7 @@ def test_a_folder_that_is_a_file(bench: Bench) -> None:
 
 
 def test_two_runs_at_once_leave_one_whole_entry(tmp_path: Path) -> None:
-    kept = Remembered(tmp_path)
+    kept = ResultCache(tmp_path)
     with ThreadPoolExecutor(8) as pool:
         results = pool.map(lambda number: kept.keep("sha256:a", result(number)), range(1, 65))
         found = [kept.find("sha256:a") for _ in range(64)]

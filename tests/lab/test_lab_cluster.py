@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_layerguard.bet.reading import read_bets
+from pytest_layerguard.bet.reader import read_bets
+from pytest_layerguard.environment.conditions import Conditions
+from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.errors import LabError, UnavailableError
-from pytest_layerguard.lab.laboratory import Laboratory
+from pytest_layerguard.measurement.laboratory import Laboratory
 
 if TYPE_CHECKING:
-    from pytest_layerguard.bet.reading import BetDocument
-    from pytest_layerguard.lab.results import BetResult
+    from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.measurement.results import BetResult
 
 pytest.importorskip("ray", reason="Ray is not installed; it comes with the extra [ray]")
 
@@ -137,7 +137,7 @@ def numbers(result: BetResult) -> object:
 
 
 def laboratory(address: str, opens: Any = Laboratory) -> Any:
-    from pytest_layerguard.lab.cluster import RayLaboratory
+    from pytest_layerguard.measurement.ray_cluster import RayLaboratory
 
     return RayLaboratory(Conditions(device="cpu"), Registry.of(), address, opens)
 
@@ -188,7 +188,7 @@ def test_a_lost_worker_is_replaced(address: str, tmp_path: Path) -> None:
 
 def test_a_worker_that_is_always_lost_is_an_error(address: str, tmp_path: Path) -> None:
     (document,) = bets_in(tmp_path, a='reference|notes: "99"\n')
-    with pytest.raises(LabError, match="lost the worker that measured this, 4 times: "):
+    with pytest.raises(MeasurementError, match="lost the worker that measured this, 4 times: "):
         laboratory(address, travelling()).measure(document, bets=tmp_path / "bets")
 
 
@@ -206,18 +206,18 @@ def test_what_no_node_has_is_not_waited_for(address: str, tmp_path: Path) -> Non
 
 def test_what_goes_wrong_on_a_node_is_told_here(address: str, tmp_path: Path) -> None:
     (document,) = bets_in(tmp_path, a="{path: nowhere}")
-    with pytest.raises(LabError, match="'nowhere' does not exist"):
+    with pytest.raises(MeasurementError, match="'nowhere' does not exist"):
         laboratory(address).measure(document, bets=tmp_path / "bets")
 
 
 def test_a_node_of_another_version_is_refused(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pytest_layerguard.lab import cluster
+    from pytest_layerguard.measurement import ray_cluster
 
     (document,) = bets_in(tmp_path, a="reference")
-    monkeypatch.setattr(cluster, "code", lambda: "another commit")
-    with pytest.raises(LabError, match="another version of pytest-layerguard"):
+    monkeypatch.setattr(ray_cluster, "code", lambda: "another commit")
+    with pytest.raises(MeasurementError, match="another version of pytest-layerguard"):
         laboratory(address).measure(document, bets=tmp_path / "bets")
 
 

@@ -11,20 +11,20 @@ from support import families
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pytest_layerguard.bet.criteria import Interval
-from pytest_layerguard.bet.model import Measure
-from pytest_layerguard.bet.reading import parse_bets
-from pytest_layerguard.interventions.plan import Plan, Weights
+from pytest_layerguard.bet.bet import Measure
+from pytest_layerguard.bet.criteria.evaluate import Interval
+from pytest_layerguard.bet.reader import parse_bets
+from pytest_layerguard.environment.conditions import Conditions
+from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.lab.anatomy import Anatomy
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.errors import LabError
-from pytest_layerguard.lab.laboratory import Laboratory
-from pytest_layerguard.lab.results import BetResult, Spoken
-from pytest_layerguard.lab.runner import Runner
-from pytest_layerguard.lab.soundness import check_base, check_head, check_start
-from pytest_layerguard.lab.sweep import sweep
-from pytest_layerguard.lab.windows import Batch, Contract, batched, cut
+from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.results import BetResult, Continuation
+from pytest_layerguard.measurement.sanity_checks import check_base, check_head, check_start
+from pytest_layerguard.measurement.sweep import sweep
+from pytest_layerguard.models.anatomy import Anatomy
+from pytest_layerguard.models.plan import Plan, Weights
+from pytest_layerguard.models.runner import Runner
+from pytest_layerguard.texts.windows import Batch, Contract, batched, cut
 
 BATCHES = batched(cut(families.text(65), Contract(64, 16, 16, bos=None)), 2)
 
@@ -104,12 +104,14 @@ def test_a_model_that_says_something_else_the_second_time_is_refused() -> None:
         return out * (1 + calls / 1e5)
 
     layer.forward = drifting
-    with pytest.raises(LabError, match=r"run twice on the same tokens, differs from itself by \d"):
+    with pytest.raises(
+        MeasurementError, match=r"run twice on the same tokens, differs from itself by \d"
+    ):
         check_head(runner, BATCHES[0])
 
 
-def spoken(ids: list[int]) -> Spoken:
-    return Spoken("Once", "...", len(set(ids)), tuple(ids))
+def spoken(ids: list[int]) -> Continuation:
+    return Continuation("Once", "...", len(set(ids)), tuple(ids))
 
 
 def refusal(
@@ -128,7 +130,7 @@ def refusal(
             1000,
             "windows start with token 1",
         )
-    except LabError as error:
+    except MeasurementError as error:
         return str(error)
     return ""
 
@@ -207,7 +209,7 @@ def counting(bos: int | None) -> list[Batch]:
 def test_missing_bos_where_the_model_needs_it() -> None:
     runner = Runner(Anatomy.of(needs_bos()))
     (batch,) = counting(None)
-    with pytest.raises(LabError) as refused:
+    with pytest.raises(MeasurementError) as refused:
         check_start(runner, batch, None, 0, measure())
     told = str(refused.value)
     assert "windows start without BOS, and the model needs it" in told
@@ -257,12 +259,14 @@ def test_a_bet_that_does_nothing_is_told_to_do_nothing(tmp_path: Path) -> None:
 
 
 def test_a_base_without_sense_is_an_error_that_says_what_to_check(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="the base is unsound: the untouched model's perplexity"):
+    with pytest.raises(
+        MeasurementError, match="the base is unsound: the untouched model's perplexity"
+    ):
         measured(tmp_path, more=", max_base_perplexity: 1.01")
 
 
 def test_a_text_that_brings_its_own_bos(tmp_path: Path) -> None:
-    from pytest_layerguard.lab.loading import load
+    from pytest_layerguard.models.loading import load
     from pytest_layerguard.reference import HELDOUT
 
     bets = tmp_path / "bets"
@@ -283,5 +287,5 @@ def test_a_text_that_brings_its_own_bos(tmp_path: Path) -> None:
     if own is None:
         pytest.skip("the reference tokenizer has no BOS")
     (bets / "text.txt").write_text(own + HELDOUT.read_text(encoding="utf-8"), encoding="utf-8")
-    with pytest.raises(LabError, match="the text itself starts with the tokenizer's BOS"):
+    with pytest.raises(MeasurementError, match="the text itself starts with the tokenizer's BOS"):
         measured(tmp_path, text="{file: text.txt}", more=", bos: always")

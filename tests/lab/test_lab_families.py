@@ -21,15 +21,15 @@ from support.workshop import (
 from torch import Tensor
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
-from pytest_layerguard.interventions.plan import Edit, InterventionError, Plan
+from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.lab.anatomy import Anatomy
-from pytest_layerguard.lab.errors import LabError
-from pytest_layerguard.lab.runner import Runner
-from pytest_layerguard.lab.sampling import greedy, speak
-from pytest_layerguard.lab.sweep import sweep
-from pytest_layerguard.lab.windows import Batch, batched
-from pytest_layerguard.lab.workbench import Workbench
+from pytest_layerguard.measurement.generation import greedy, speak
+from pytest_layerguard.measurement.sweep import sweep
+from pytest_layerguard.measurement.workbench import Workbench
+from pytest_layerguard.models.anatomy import Anatomy
+from pytest_layerguard.models.plan import Edit, InterventionError, Plan
+from pytest_layerguard.models.runner import Runner
+from pytest_layerguard.texts.windows import Batch, batched
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
@@ -82,7 +82,10 @@ def test_both_protocols_agree_with_deep_copies(family: str) -> None:
 def test_layers_of_different_structure_are_told_apart(family: str) -> None:
     runner = runner_of(family)
     plans = planned(runner, "interchange_layers", {"pairs": [[0, 1]]})
-    with unchanged(families.model(family)), pytest.raises(LabError, match="does not fit slot"):
+    with (
+        unchanged(families.model(family)),
+        pytest.raises(MeasurementError, match="does not fit slot"),
+    ):
         swept(runner, *plans)
 
 
@@ -196,7 +199,7 @@ def test_the_base_is_never_written_to(family: str, kinds: list[str], fails: bool
                 plans = tuple(plan.edited({3: Edit(("broken",), broken)}) for plan in plans)
             swept(runner, *plans)
             speak(runner, plans, [families.text(3)], 3, greedy)
-        except (InterventionError, LabError):
+        except (InterventionError, MeasurementError):
             pass
 
 

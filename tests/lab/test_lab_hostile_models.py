@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pytest_layerguard.bet.reading import parse_bets
+from pytest_layerguard.bet.reader import parse_bets
+from pytest_layerguard.environment.conditions import Conditions
+from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.errors import LabError, UnavailableError
-from pytest_layerguard.lab.laboratory import Laboratory
+from pytest_layerguard.measurement.laboratory import Laboratory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ def told(model: Path) -> str:
     """What a bet on a model is told."""
     bets = model.parent / "bets"
     (document,) = parse_bets(BET, bets / "bet.yaml")
-    with pytest.raises(LabError) as caught:
+    with pytest.raises(MeasurementError) as caught:
         Laboratory(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
     text = str(caught.value)
@@ -89,7 +89,7 @@ def test_a_file_by_the_name_of_a_command(model: Path) -> None:
     assert "names files that are missing" in told(model)
 
 
-@pytest.mark.parametrize("error", [LabError, UnavailableError])
+@pytest.mark.parametrize("error", [MeasurementError, UnavailableError])
 def test_no_message_obeys_what_it_quotes(error: type[Exception]) -> None:
     assert str(error(f"it says{COMMAND}")) == "it says\\u000a::error::owned\\u001b[2J## [error]x"
 

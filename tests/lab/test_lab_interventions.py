@@ -20,11 +20,11 @@ from support.workshop import (
 )
 from transformers import AutoModelForCausalLM
 
+from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.layers import spaced
-from pytest_layerguard.interventions.plan import InterventionError
-from pytest_layerguard.lab.anatomy import Anatomy
-from pytest_layerguard.lab.errors import LabError
-from pytest_layerguard.lab.runner import Runner
+from pytest_layerguard.models.anatomy import Anatomy
+from pytest_layerguard.models.plan import InterventionError
+from pytest_layerguard.models.runner import Runner
 
 EVERY = pytest.mark.parametrize("family", families.FAMILIES)
 ALIKE = [family for family in families.FAMILIES if family not in families.UNLIKE_LAYERS]
@@ -275,14 +275,14 @@ def test_removal_takes_the_lowest_scores_that_are_no_neighbours() -> None:
 def test_a_group_must_divide_the_inputs() -> None:
     runner = runner_of("llama")
     plans = planned(runner, "ternary_weights", {"scale": "group", "group_size": 7})
-    with pytest.raises(LabError, match="group_size 7 does not divide the 32 inputs"):
+    with pytest.raises(MeasurementError, match="group_size 7 does not divide the 32 inputs"):
         swept(runner, *plans)
 
 
 def test_a_layer_that_lost_experts_cannot_be_drawn_anew() -> None:
     runner = runner_of("mixtral")
     steps = ("drop_experts", {"count": 1}), ("reinitialize_layers", {"layers": 1})
-    with pytest.raises(LabError, match="layer 1 has lost experts"):
+    with pytest.raises(MeasurementError, match="layer 1 has lost experts"):
         swept(runner, *carried_out(bench_of(runner), *steps))
     swept(runner, *carried_out(bench_of(runner), *reversed(steps)))
 

@@ -11,14 +11,14 @@ from support import families
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pytest_layerguard.interventions.plan import Plan, Shell
-from pytest_layerguard.lab import head
-from pytest_layerguard.lab.anatomy import Anatomy
-from pytest_layerguard.lab.head import Scores, compare
-from pytest_layerguard.lab.measurement import base_metrics, variant_metrics
-from pytest_layerguard.lab.runner import Runner
-from pytest_layerguard.lab.sweep import sweep
-from pytest_layerguard.lab.windows import Batch, Contract, Ground, batched, cut
+from pytest_layerguard.measurement import head
+from pytest_layerguard.measurement.head import Scores, compare
+from pytest_layerguard.measurement.sweep import sweep
+from pytest_layerguard.measurement.variant_metrics import base_metrics, variant_metrics
+from pytest_layerguard.models.anatomy import Anatomy
+from pytest_layerguard.models.plan import OuterWeights, Plan
+from pytest_layerguard.models.runner import Runner
+from pytest_layerguard.texts.windows import Batch, Contract, TokenPositions, batched, cut
 
 ROWS, VOCABULARY = 300, 50
 
@@ -149,7 +149,7 @@ def test_a_uniform_model_has_the_vocabularys_size_as_its_perplexity() -> None:
     batches = batches_of(families.text(129), 128, 16)
     base = Plan.untouched(2)
     swept = sweep(Runner(Anatomy.of(model)), batches, base, [], families.VOCABULARY)
-    (perplexity,) = base_metrics(swept.base, Ground.of(batches)).values()
+    (perplexity,) = base_metrics(swept.base, TokenPositions.of(batches)).values()
     assert perplexity.value == pytest.approx(families.VOCABULARY, rel=1e-6)
     assert perplexity.low == pytest.approx(perplexity.high, rel=1e-9)
 
@@ -174,10 +174,11 @@ def test_a_bigram_model_has_the_figures_of_its_table() -> None:
     batches = batches_of(ids, 256, 16)
     base = Plan.untouched(2)
     changed = Plan(
-        base.steps, Shell(("other",), {"lm_head.weight": (other.T / math.sqrt(size)).float()})
+        base.steps,
+        OuterWeights(("other",), {"lm_head.weight": (other.T / math.sqrt(size)).float()}),
     )
     swept = sweep(Runner(Anatomy.of(model)), batches, base, [base, changed], size)
-    ground = Ground.of(batches)
+    ground = TokenPositions.of(batches)
 
     before, after = torch.tensor(ids[:-1]), torch.tensor(ids[1:])
     difference = table[before, after] - other[before, after]
@@ -204,9 +205,9 @@ def test_word_and_byte_perplexity_share_out_the_same_total() -> None:
     batches = batches_of(families.text(65), 64, 16)
     losses = torch.full((64,), 0.5)
     text = "On ce upon\na  time"
-    found = base_metrics(losses, Ground.of(batches), text)
+    found = base_metrics(losses, TokenPositions.of(batches), text)
     assert found["perplexity"].value == pytest.approx(math.exp(0.5))
     assert found["word_perplexity"].value == pytest.approx(math.exp(32 / 5))
     assert found["byte_perplexity"].value == pytest.approx(math.exp(32 / 18))
-    accented = base_metrics(losses, Ground.of(batches), "été")
+    accented = base_metrics(losses, TokenPositions.of(batches), "été")
     assert accented["byte_perplexity"].value == pytest.approx(math.exp(32 / 5))

@@ -12,11 +12,11 @@ import pytest
 import torch
 from filelock import FileLock, Timeout
 
-from pytest_layerguard.bet.model import ModelSpec
-from pytest_layerguard.lab import devices
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.errors import UnavailableError
-from pytest_layerguard.lab.leases import Lease
+from pytest_layerguard.bet.bet import ModelSpec
+from pytest_layerguard.environment import devices
+from pytest_layerguard.environment.conditions import Conditions
+from pytest_layerguard.environment.device_lock import DeviceLock
+from pytest_layerguard.environment.measurement_errors import UnavailableError
 
 
 @dataclass
@@ -89,7 +89,7 @@ def test_one_gpu_or_all_or_none(gpus: list[str]) -> None:
 
 def test_a_gpu_is_held_until_it_is_let_go(gpus: list[str]) -> None:
     assert gpus
-    lease = Lease(Conditions())
+    lease = DeviceLock(Conditions())
     lease.take(["cuda:1"])
     assert locked("GPU-a")
     assert not locked("GPU-b")
@@ -104,7 +104,7 @@ def test_a_gpu_is_held_until_it_is_let_go(gpus: list[str]) -> None:
 def test_who_waits_says_so_and_goes_on(gpus: list[str]) -> None:
     assert gpus
     said: list[str] = []
-    first, second = Lease(Conditions()), Lease(Conditions(progress=said.append))
+    first, second = DeviceLock(Conditions()), DeviceLock(Conditions(progress=said.append))
     first.take(["cuda:0"])
     threading.Timer(0.2, first.end).start()
     second.take(["cuda:0"])
@@ -116,7 +116,7 @@ def test_who_waits_says_so_and_goes_on(gpus: list[str]) -> None:
 
 def test_who_waits_too_long_is_told_what_to_do_and_holds_nothing(gpus: list[str]) -> None:
     assert gpus
-    first, second = Lease(Conditions()), Lease(Conditions(device_wait=0.1))
+    first, second = DeviceLock(Conditions()), DeviceLock(Conditions(device_wait=0.1))
     first.take(["cuda:0"])
     with pytest.raises(
         UnavailableError, match=r"held by another run for 0.1 seconds .*-device-wait"
@@ -134,4 +134,4 @@ def test_a_folder_of_somebody_else_is_not_trusted(gpus: list[str]) -> None:
     user = os.getuid()
     Path(tempfile.gettempdir(), f"pytest-layerguard-{user}").symlink_to(tempfile.gettempdir())
     with pytest.raises(UnavailableError, match="somebody else"):
-        Lease(Conditions()).take(["cuda:0"])
+        DeviceLock(Conditions()).take(["cuda:0"])

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from pytest_layerguard.bet.interval import Interval
-from pytest_layerguard.lab.head import Scores
-from pytest_layerguard.lab.intervals import clustered, exponential
-from pytest_layerguard.lab.measurement import gap, overflowed, variant_metrics
-from pytest_layerguard.lab.windows import Ground
+from pytest_layerguard.bet.criteria.interval import Interval
+from pytest_layerguard.measurement.head import Scores
+from pytest_layerguard.measurement.statistics import clustered, exponential
+from pytest_layerguard.measurement.variant_metrics import gap, overflowed, variant_metrics
+from pytest_layerguard.texts.windows import TokenPositions
 
 WINDOWS, LENGTH = 12, 10
 PLACES = np.repeat(np.arange(WINDOWS), LENGTH)
-GROUND = Ground(PLACES, np.tile(np.arange(LENGTH), WINDOWS), np.zeros(len(PLACES), dtype=int))
+GROUND = TokenPositions(
+    PLACES, np.tile(np.arange(LENGTH), WINDOWS), np.zeros(len(PLACES), dtype=int)
+)
 BASE = torch.ones(len(PLACES))
 
 

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from pytest_layerguard.bet.reading import parse_bets
+from pytest_layerguard.bet.reader import parse_bets
+from pytest_layerguard.environment.conditions import Conditions
+from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.lab import sampling, subject
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.errors import LabError
-from pytest_layerguard.lab.laboratory import Laboratory
-from pytest_layerguard.lab.memory import shortage
-from pytest_layerguard.lab.runner import Runner
+from pytest_layerguard.measurement import generation, session
+from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.out_of_memory import shortage
+from pytest_layerguard.models.runner import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_layerguard.bet.reading import BetDocument
-    from pytest_layerguard.lab.results import BetResult
+    from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.measurement.results import BetResult
 
 BETS = Path(__file__).parent / "bets"
 WINDOW = 16
@@ -100,7 +100,7 @@ def test_all_is_measured_again_in_the_smaller_shape(
         f"out of memory; measuring again, at most {windows} windows at a time" for windows in (8, 4)
     ]
     monkeypatch.undo()
-    monkeypatch.setattr(subject, "MICRO_BATCH", {"cpu": 4 * WINDOW})
+    monkeypatch.setattr(session, "MICRO_BATCH", {"cpu": 4 * WINDOW})
     alone = Laboratory(Conditions(device="cpu"), Registry.of())
     assert measured(alone, bet()) == found
 
@@ -123,7 +123,7 @@ def test_one_window_at_a_time_is_the_end(
     lab: Laboratory, short: Callable[[int, BaseException], None], error: Exception
 ) -> None:
     short(0, error)
-    with pytest.raises(LabError) as caught:
+    with pytest.raises(MeasurementError) as caught:
         measured(lab, bet())
     needed = "more than there was" if isinstance(error, MemoryError) else "another 2.5"
     text = str(caught.value)
@@ -138,8 +138,10 @@ def test_speaking_does_not_go_window_by_window(
     def run(*_: Any) -> None:
         raise CUDA
 
-    monkeypatch.setattr(sampling._Talk, "run", run)
-    with pytest.raises(LabError, match=r"5 texts .* needed another 2\.50 GiB; take fewer prompts"):
+    monkeypatch.setattr(generation._Talk, "run", run)
+    with pytest.raises(
+        MeasurementError, match=r"5 texts .* needed another 2\.50 GiB; take fewer prompts"
+    ):
         measured(lab, bet(', sample: {prompts: ["Once"], tokens: 3}'))
     assert not any("out of memory" in line for line in told)
 

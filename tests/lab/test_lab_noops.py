@@ -16,9 +16,9 @@ from support.workshop import (
     swept,
 )
 
-from pytest_layerguard.interventions.plan import Plan
-from pytest_layerguard.lab.anatomy import Anatomy
-from pytest_layerguard.lab.runner import Runner
+from pytest_layerguard.models.anatomy import Anatomy
+from pytest_layerguard.models.plan import Plan
+from pytest_layerguard.models.runner import Runner
 
 FEW = settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 ANY = st.sampled_from(sorted(families.FAMILIES))

@@ -11,12 +11,12 @@ import torch
 from hub import tiny
 from transformers import LlamaForCausalLM
 
-from pytest_layerguard.bet.reading import parse_bets
+from pytest_layerguard.bet.reader import parse_bets
+from pytest_layerguard.environment.conditions import Conditions
+from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.errors import LabError
-from pytest_layerguard.lab.laboratory import Laboratory
-from pytest_layerguard.lab.results import BetResult
+from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.results import BetResult
 
 BET = """\
 id: preset
@@ -120,5 +120,7 @@ def test_chunks_of_gptq(tmp_path: Path) -> None:
 
 
 def test_chunks_of_gptq_do_not_fit_a_shorter_context(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="reads 2048 tokens at a time and the model's context is 64"):
+    with pytest.raises(
+        MeasurementError, match="reads 2048 tokens at a time and the model's context is 64"
+    ):
         measured(tmp_path, "gptq-2048", 64, 5000)

@@ -12,13 +12,14 @@ import torch
 from support import families, plain
 from support.workshop import runner_of
 
-from pytest_layerguard.bet.model import Measure
-from pytest_layerguard.interventions.plan import Plan
-from pytest_layerguard.lab import contracts, measurement
-from pytest_layerguard.lab.contracts import Reading
-from pytest_layerguard.lab.errors import LabError
-from pytest_layerguard.lab.sweep import sweep
-from pytest_layerguard.lab.windows import Contract, batched, cut, cut_strided
+from pytest_layerguard.bet.bet import Measure
+from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.measurement import variant_metrics
+from pytest_layerguard.measurement.sweep import sweep
+from pytest_layerguard.models.plan import Plan
+from pytest_layerguard.texts import windowed_text
+from pytest_layerguard.texts.windowed_text import WindowedText
+from pytest_layerguard.texts.windows import Contract, batched, cut, cut_strided
 
 WINDOW, STRIDE = 16, 8
 
@@ -38,11 +39,11 @@ def documented(model: Any, ids: list[int]) -> float:
     return math.exp(torch.stack(losses).mean())
 
 
-def perplexity(family: str, reading: Reading) -> float:
+def perplexity(family: str, reading: WindowedText) -> float:
     runner = runner_of(family)
     base = Plan.untouched(4)
     swept = sweep(runner, reading.batches, base, [base], families.VOCABULARY)
-    return measurement.base_metrics(swept.base, reading.ground)["perplexity"].value
+    return variant_metrics.base_metrics(swept.base, reading.ground)["perplexity"].value
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "mixtral"])
@@ -50,7 +51,7 @@ def perplexity(family: str, reading: Reading) -> float:
 def test_windows_averaged_as_published(family: str, tokens: int) -> None:
     ids = families.text(tokens)
     windows = cut_strided(ids, WINDOW, STRIDE, last_only=False)
-    reading = Reading(tuple(batched(windows, 2)), {}, neighbours=2, by_window=True)
+    reading = WindowedText(tuple(batched(windows, 2)), {}, neighbours=2, by_window=True)
     wanted = documented(families.model(family), ids)
     assert perplexity(family, reading) == pytest.approx(wanted, rel=1e-5)
     assert reading.scored == tokens - 1
@@ -96,27 +97,31 @@ class _Words:
 
 
 def test_the_presets_read_512_tokens_every_256(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contracts.tokens, "bos_id", lambda *_: None)
-    monkeypatch.setattr(contracts.tokens, "encode", lambda _, text: list(map(int, text.split())))
+    monkeypatch.setattr(windowed_text.tokens, "bos_id", lambda *_: None)
+    monkeypatch.setattr(
+        windowed_text.tokens, "encode", lambda _, text: list(map(int, text.split()))
+    )
     text = " ".join(map(str, families.text(1_400)))
     config = SimpleNamespace(max_position_embeddings=None, vocab_size=families.VOCABULARY)
     config.get_text_config = lambda **_: config
     loaded: Any = SimpleNamespace(model=SimpleNamespace(config=config), tokenizer=_Words())
-    monkeypatch.setattr(contracts.tokens, "check_ids", lambda *_: None)
+    monkeypatch.setattr(windowed_text.tokens, "check_ids", lambda *_: None)
     for preset, weighed in (("nfs-512-256", False), ("nfs-512-256-as-published", True)):
         measure = Measure.model_validate(
             {"text": {"reference": "heldout"}, "tokens": 1_300, "preset": preset}
         )
-        reading = contracts.read(text, measure, loaded, 2048)
+        reading = windowed_text.read(text, measure, loaded, 2048)
         assert reading.scored == 1_300
         assert sum(len(batch.windows) for batch in reading.batches) == 5
         assert (reading.ground.weights is not None) == weighed
         config.max_position_embeddings = 256
-        with pytest.raises(LabError, match="reads 512 tokens at a time and the model's context"):
-            contracts.read(text, measure, loaded, 2048)
+        with pytest.raises(
+            MeasurementError, match="reads 512 tokens at a time and the model's context"
+        ):
+            windowed_text.read(text, measure, loaded, 2048)
         config.max_position_embeddings = None
 
 
 def test_a_text_of_one_token_cannot_be_scored() -> None:
-    with pytest.raises(LabError, match="nothing to score"):
+    with pytest.raises(MeasurementError, match="nothing to score"):
         cut_strided([5], WINDOW, STRIDE, last_only=False)

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from pytest_layerguard.bet.reading import parse_bets
+from pytest_layerguard.bet.reader import parse_bets
+from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.laboratory import Laboratory
+from pytest_layerguard.measurement.laboratory import Laboratory
 
 BET = """\
 id: bet-{number}

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_layerguard.bet.reading import parse_bets
+from pytest_layerguard.bet.reader import parse_bets
+from pytest_layerguard.environment.conditions import Conditions
+from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.lab import laboratory
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.errors import LabError
-from pytest_layerguard.lab.laboratory import Laboratory
-from pytest_layerguard.lab.subject import Subject
+from pytest_layerguard.measurement import laboratory
+from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.session import ModelSession
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pytest_layerguard.bet.reading import BetDocument
-    from pytest_layerguard.lab.results import BetResult
+    from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.measurement.results import BetResult
 
 BETS = Path(__file__).parent / "bets"
 """No such folder is needed: bets on the reference models read no file beside themselves."""
@@ -55,7 +55,7 @@ class Watched(Laboratory):
 
     def __init__(self) -> None:
         super().__init__(Conditions(device="cpu"), Registry.of())
-        self.subjects: list[weakref.ref[Subject]] = []
+        self.subjects: list[weakref.ref[ModelSession]] = []
         self.models: list[weakref.ref[Any]] = []
         self.sweeps = 0
 
@@ -64,7 +64,7 @@ class Watched(Laboratory):
 def lab(monkeypatch: pytest.MonkeyPatch) -> Watched:
     watched = Watched()
 
-    class Seen(Subject):
+    class ScoredTokens(ModelSession):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             watched.subjects.append(weakref.ref(self))
@@ -76,7 +76,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Watched:
             watched.sweeps += self.sweeps - before
             return found
 
-    monkeypatch.setattr(laboratory, "Subject", Seen)
+    monkeypatch.setattr(laboratory, "Subject", ScoredTokens)
     return watched
 
 
@@ -136,7 +136,7 @@ def test_a_bet_that_cannot_be_measured_keeps_no_model_in_memory(lab: Watched) ->
     out_of_range = bet("deep", "{skip_layers: {layers: 99}}")
     lab.expect([(out_of_range, BETS)])
     # The exception itself holds the frames, and so the model, for as long as somebody holds it.
-    with contextlib.suppress(LabError):
+    with contextlib.suppress(MeasurementError):
         lab.measure(out_of_range, bets=BETS)
         pytest.fail("the model has 4 layers")
     gc.collect()

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.workshop import bench_of, carried_out, runner_of
 
-from pytest_layerguard.interventions.parts import Form
-from pytest_layerguard.interventions.storage import packed, sparse, trits
-from pytest_layerguard.lab.storage import size_metrics
+from pytest_layerguard.measurement.size_metric import size_metrics
+from pytest_layerguard.models.layer_parts import Form
+from pytest_layerguard.models.stored_size import packed, sparse, trits
 
 # One layer of the llama: q and o 32 x 32, k and v 16 x 32, gate and up 48 x 32, down 32 x 48.
 LLAMA = [(32, 32)] * 2 + [(16, 32)] * 2 + [(48, 32)] * 2 + [(32, 48)]

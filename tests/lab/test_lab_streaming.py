@@ -9,16 +9,16 @@ import torch
 from support import families
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
-from pytest_layerguard.bet.model import ModelSpec
-from pytest_layerguard.interventions.plan import Plan
+from pytest_layerguard.bet.bet import ModelSpec
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.lab.anatomy import Anatomy
-from pytest_layerguard.lab.runner import Runner
-from pytest_layerguard.lab.sampling import greedy, speak
-from pytest_layerguard.lab.streaming import LayerStore, load_streamed
-from pytest_layerguard.lab.sweep import Swept, evaluations, sweep
-from pytest_layerguard.lab.windows import Contract, batched, cut
-from pytest_layerguard.lab.workbench import Workbench
+from pytest_layerguard.measurement.generation import greedy, speak
+from pytest_layerguard.measurement.sweep import Swept, evaluations, sweep
+from pytest_layerguard.measurement.workbench import Workbench
+from pytest_layerguard.models.anatomy import Anatomy
+from pytest_layerguard.models.plan import Plan
+from pytest_layerguard.models.runner import Runner
+from pytest_layerguard.models.streaming import LayerStore, load_streamed
+from pytest_layerguard.texts.windows import Contract, batched, cut
 
 BATCHES = batched(cut(families.text(41), Contract(40, 16, 16, bos=None)), 2)
 

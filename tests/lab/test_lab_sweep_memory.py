@@ -13,13 +13,13 @@ from support.allocations import allocated
 from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
-from pytest_layerguard.interventions.plan import Edit, Plan, Weights
-from pytest_layerguard.lab import sweep as sweeping
-from pytest_layerguard.lab.anatomy import Anatomy
-from pytest_layerguard.lab.head import chunk_rows
-from pytest_layerguard.lab.runner import Runner
-from pytest_layerguard.lab.sweep import Limits, split, sweep
-from pytest_layerguard.lab.windows import Batch, Contract, batched, cut
+from pytest_layerguard.measurement import sweep as sweeping
+from pytest_layerguard.measurement.head import chunk_rows
+from pytest_layerguard.measurement.sweep import Limits, split, sweep
+from pytest_layerguard.models.anatomy import Anatomy
+from pytest_layerguard.models.plan import Edit, Plan, Weights
+from pytest_layerguard.models.runner import Runner
+from pytest_layerguard.texts.windows import Batch, Contract, batched, cut
 
 TIGHT = Limits(states=2**18, edits=2**18, base=2**15)
 

@@ -22,8 +22,8 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from pytest_layerguard.interventions.plan import Plan
-from pytest_layerguard.lab.runner import Runner
+from pytest_layerguard.models.plan import Plan
+from pytest_layerguard.models.runner import Runner
 
 EVERY = pytest.mark.parametrize("family", families.FAMILIES)
 STEPS = 3

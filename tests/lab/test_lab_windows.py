@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pytest_layerguard.lab.errors import LabError
-from pytest_layerguard.lab.windows import (
+from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.texts.windows import (
     IGNORED,
     Contract,
-    Ground,
+    TokenPositions,
     batched,
     cut,
     cut_chunks,
@@ -119,7 +119,7 @@ def test_rolling_windows_at_the_edges(count: int, context: int, expected: object
 
 
 def test_an_empty_text_has_no_rolling_window() -> None:
-    with pytest.raises(LabError, match="no tokens"):
+    with pytest.raises(MeasurementError, match="no tokens"):
         cut_rolling([], 10, -7)
 
 
@@ -129,18 +129,18 @@ def test_chunks_leave_out_their_first_token_and_what_is_left_at_the_end() -> Non
         (span(4, 6), span(5, 7)),
     ]
     assert told(cut_chunks(span(0, 10), 4, 5)) == [(span(0, 2), span(1, 3))]
-    with pytest.raises(LabError, match="not one whole chunk"):
+    with pytest.raises(MeasurementError, match="not one whole chunk"):
         cut_chunks(span(0, 10), 4, 2)
 
 
 def test_a_text_that_is_too_short_is_told() -> None:
-    with pytest.raises(LabError, match="7 tokens and 9 are needed to score 8"):
+    with pytest.raises(MeasurementError, match="7 tokens and 9 are needed to score 8"):
         cut(span(0, 6), Contract(8, 4, 4, None))
 
 
 def clusters(tokens: int, window: int, stride: int, neighbours: int) -> list[int]:
     windows = cut(span(0, tokens), Contract(tokens, window, stride, None))
-    return np.bincount(Ground.of(batched(windows, 3), neighbours).windows).tolist()  # type: ignore[no-any-return]
+    return np.bincount(TokenPositions.of(batched(windows, 3), neighbours).windows).tolist()  # type: ignore[no-any-return]
 
 
 def test_a_window_is_a_cluster() -> None:
@@ -160,7 +160,7 @@ def test_windows_that_reach_over_the_same_text_are_one_cluster() -> None:
 
 def test_ground_keeps_positions_and_tokens() -> None:
     windows = cut(span(0, 10), Contract(10, 4, 2, None))
-    ground = Ground.of(batched(windows, 2), 2)
+    ground = TokenPositions.of(batched(windows, 2), 2)
     assert ground.tokens.tolist() == span(1, 10)
     assert ground.positions.tolist() == [0, 1, 2, 3, 2, 3, 2, 3, 2, 3]
     assert ground.windows.tolist() == [0] * 6 + [1] * 4

@@ -25,18 +25,19 @@ from transformers import (
 )
 
 from pytest_layerguard import reference
-from pytest_layerguard.bet.model import ModelSpec, Needs
-from pytest_layerguard.lab import devices, loading
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.errors import LabError, UnavailableError
-from pytest_layerguard.lab.loading import Loaded, load, model_key
-from pytest_layerguard.lab.quiet import quiet, scrubbed
+from pytest_layerguard.bet.bet import ModelSpec, Needs
+from pytest_layerguard.environment import devices
+from pytest_layerguard.environment.conditions import Conditions
+from pytest_layerguard.environment.library_output import quiet, scrubbed
+from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
+from pytest_layerguard.models import loading
+from pytest_layerguard.models.loading import LoadedModel, load, model_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    Load = Callable[..., Loaded]
+    Load = Callable[..., LoadedModel]
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def asked(of: Callable[..., Any], folder: Path, written: Any = None, **condition
 
 
 def refused(folder: Path, written: Any = None, **conditions: Any) -> str:
-    with pytest.raises(LabError) as caught:
+    with pytest.raises(MeasurementError) as caught:
         asked(load, folder, written, **conditions)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
@@ -497,9 +498,9 @@ class TestKey:
 
     def test_it_needs_no_torch(self, folder: Path) -> None:
         code = (
-            "import sys; from pathlib import Path; from pytest_layerguard.bet.model import ModelSpec;"
-            "from pytest_layerguard.lab.conditions import Conditions;"
-            "from pytest_layerguard.lab.loading import model_key;"
+            "import sys; from pathlib import Path; from pytest_layerguard.bet.bet import ModelSpec;"
+            "from pytest_layerguard.environment.conditions import Conditions;"
+            "from pytest_layerguard.models.loading import model_key;"
             "spec = ModelSpec.model_validate({'path': '../model'}); bets = Path(sys.argv[1], 'bets');"
             "print(model_key(spec, spec.checkpoints()[None], bet_file=bets / 'b.yaml', bets=bets,"
             " conditions=Conditions()), 'torch' in sys.modules, 'transformers' in sys.modules)"

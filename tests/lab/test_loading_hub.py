@@ -10,11 +10,11 @@ import pytest
 from hub.server import TOKEN, Hub, Trouble
 from hub.tiny import files, model, save, tokenizer
 
-from pytest_layerguard.lab.budget import Budget
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.errors import LabError, UnavailableError
-from pytest_layerguard.lab.hub import Repository, fetch_model
-from pytest_layerguard.lab.hub_errors import explained
+from pytest_layerguard.environment.budget import Budget
+from pytest_layerguard.environment.conditions import Conditions
+from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
+from pytest_layerguard.models.hub import Repository, fetch_model
+from pytest_layerguard.models.hub_errors import explained
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -79,7 +79,7 @@ def test_a_model_larger_than_the_limit_is_not_fetched(
     monkeypatch.setattr(Repository, "snapshot", snapshot)
     conditions = Conditions(device="cpu", budget=Budget(model_bytes=99))
 
-    with pytest.raises(LabError, match="bytes of weights: 100; this run allows 99"):
+    with pytest.raises(MeasurementError, match="bytes of weights: 100; this run allows 99"):
         fetch_model("acme/large", commit, conditions)
 
     assert "config.json" in fetched
@@ -381,11 +381,11 @@ class TestRefused:
 @pytest.mark.parametrize(
     ("error", "kind", "told"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), LabError, "disk is full"),
-        (OSError(errno.EROFS, "Read-only file system"), LabError, "cannot be written"),
-        (PermissionError(errno.EACCES, "denied"), LabError, "cannot be written"),
+        (OSError(errno.ENOSPC, "No space left on device"), MeasurementError, "disk is full"),
+        (OSError(errno.EROFS, "Read-only file system"), MeasurementError, "cannot be written"),
+        (PermissionError(errno.EACCES, "denied"), MeasurementError, "cannot be written"),
         (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), UnavailableError, "out of reach"),
-        (ValueError("hf_abcdefSecret1234 is odd"), LabError, "*** is odd"),
+        (ValueError("hf_abcdefSecret1234 is odd"), MeasurementError, "*** is odd"),
     ],
 )
 def test_what_the_machine_does_to_a_download(error: Exception, kind: type, told: str) -> None:

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from pytest_layerguard import reference
-from pytest_layerguard.bet.texts import TextSource
-from pytest_layerguard.lab.budget import Budget
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.errors import LabError, UnavailableError
-from pytest_layerguard.lab.texts import Texts, joined
+from pytest_layerguard.bet.text_sources import TextSource
+from pytest_layerguard.environment.budget import Budget
+from pytest_layerguard.environment.conditions import Conditions
+from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
+from pytest_layerguard.texts.sources import Texts, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,7 @@ class TestReference:
         changed.write_bytes(reference.HELDOUT.read_bytes() + b"!")
         monkeypatch.setattr(reference, "HELDOUT", changed)
 
-        with pytest.raises(LabError, match="not the text that was shipped"):
+        with pytest.raises(MeasurementError, match="not the text that was shipped"):
             read({"reference": "heldout"})
 
 
@@ -81,7 +81,7 @@ class TestFile:
         (bets / "text.txt").write_text("new")
         old, new = (hashlib.sha256(content).hexdigest() for content in (b"old", b"new"))
 
-        with pytest.raises(LabError) as caught:
+        with pytest.raises(MeasurementError) as caught:
             read({"file": "text.txt", "sha256": old})
 
         assert old in str(caught.value)
@@ -90,7 +90,7 @@ class TestFile:
     def test_what_is_not_utf_8(self, read: Read, bets: Path) -> None:
         (bets / "text.txt").write_bytes("abc".encode("utf-16"))
 
-        with pytest.raises(LabError, match=r"not UTF-8: byte 0 is 0xff"):
+        with pytest.raises(MeasurementError, match=r"not UTF-8: byte 0 is 0xff"):
             read({"file": "text.txt"})
 
     def test_no_more_is_read_than_is_needed(self, read: Read, bets: Path) -> None:
@@ -110,11 +110,11 @@ class TestFile:
     def test_a_file_that_is_too_large(self, read: Read, bets: Path) -> None:
         (bets / "text.txt").write_text("a" * 11)
 
-        with pytest.raises(LabError, match="has 11 bytes; allowed: at most 10"):
+        with pytest.raises(MeasurementError, match="has 11 bytes; allowed: at most 10"):
             read({"file": "text.txt"}, budget=Budget(text_bytes=10))
 
     def test_a_missing_file(self, read: Read) -> None:
-        with pytest.raises(LabError, match=r"'nowhere\.txt' does not exist"):
+        with pytest.raises(MeasurementError, match=r"'nowhere\.txt' does not exist"):
             read({"file": "nowhere.txt"})
 
 
@@ -123,7 +123,7 @@ class TestPaths:
     def test_outside_the_tree(self, read: Read, bets: Path, written: str) -> None:
         (bets.parents[1] / "secret.txt").write_text("secret")
 
-        with pytest.raises(LabError, match="leads outside") as caught:
+        with pytest.raises(MeasurementError, match="leads outside") as caught:
             read({"file": written})
 
         assert "--layerguard-root" in str(caught.value)
@@ -132,7 +132,7 @@ class TestPaths:
         (bets.parents[1] / "known.txt").write_text("secret")
         told = []
         for name in ("known", "unheard"):
-            with pytest.raises(LabError) as caught:
+            with pytest.raises(MeasurementError) as caught:
                 read({"file": f"../../{name}.txt"})
             told.append(str(caught.value).replace(name, ""))
 
@@ -149,7 +149,7 @@ class TestPaths:
         (root / "text.txt").write_text("a")
 
         assert read({"file": str(root / "text.txt")}, roots=(root,)) == "a"
-        with pytest.raises(LabError, match="leads outside"):
+        with pytest.raises(MeasurementError, match="leads outside"):
             read({"file": str(root / "text.txt")})
 
     def test_a_link_that_leads_outside(self, read: Read, bets: Path) -> None:
@@ -157,14 +157,14 @@ class TestPaths:
         secret.write_text("secret")
         (bets / "link.txt").symlink_to(secret)
 
-        with pytest.raises(LabError, match="leads outside"):
+        with pytest.raises(MeasurementError, match="leads outside"):
             read({"file": "link.txt"})
 
     def test_a_folder_that_is_a_link(self, read: Read, bets: Path) -> None:
         (bets / "out").symlink_to(bets.parents[1])
         (bets.parents[1] / "secret.txt").write_text("secret")
 
-        with pytest.raises(LabError, match="leads outside"):
+        with pytest.raises(MeasurementError, match="leads outside"):
             read({"file": "out/secret.txt"})
 
     def test_a_bet_folder_that_is_a_link(self, bets: Path) -> None:
@@ -174,7 +174,7 @@ class TestPaths:
         linked = bets.parent / "linked"
         linked.symlink_to(secrets / "bets")
 
-        with pytest.raises(LabError, match="leads outside"):
+        with pytest.raises(MeasurementError, match="leads outside"):
             Texts(Conditions(), linked / "bet.yaml", linked).read(
                 SOURCE.validate_python({"file": "../text.txt"})
             )
@@ -182,25 +182,25 @@ class TestPaths:
     def test_a_link_that_leads_to_itself(self, read: Read, bets: Path) -> None:
         (bets / "loop").symlink_to(bets / "loop")
 
-        with pytest.raises(LabError):
+        with pytest.raises(MeasurementError):
             read({"file": "loop"})
 
     def test_a_folder_is_no_text(self, read: Read) -> None:
-        with pytest.raises(LabError, match="is a folder, not a file"):
+        with pytest.raises(MeasurementError, match="is a folder, not a file"):
             read({"file": "."})
 
     def test_a_device(self, read: Read) -> None:
-        with pytest.raises(LabError, match="is a device, not a file"):
+        with pytest.raises(MeasurementError, match="is a device, not a file"):
             read({"file": os.devnull}, roots=(Path(os.devnull).parent,))
 
     def test_a_pipe_that_nobody_writes_to(self, read: Read, bets: Path) -> None:
         os.mkfifo(bets / "pipe")
 
-        with pytest.raises(LabError, match="is a pipe or socket, not a file"):
+        with pytest.raises(MeasurementError, match="is a pipe or socket, not a file"):
             read({"file": "pipe"})
 
     def test_a_name_that_is_too_long(self, read: Read) -> None:
-        with pytest.raises(LabError):
+        with pytest.raises(MeasurementError):
             read({"file": "x" * 900})
 
     @pytest.mark.parametrize("name", ["with space.txt", "ümlaut.txt", "-rf.txt", "'quoted'.txt"])
@@ -236,25 +236,25 @@ class TestDataset:
     def test_a_missing_column(self, read: Read, bets: Path) -> None:
         (bets / "rows.json").write_text('{"words": "a", "n": 1}\n')
 
-        with pytest.raises(LabError, match="has no column 'text'; there are: 'words', 'n'"):
+        with pytest.raises(MeasurementError, match="has no column 'text'; there are: 'words', 'n'"):
             read({"dataset": "json", "file": "rows.json"})
 
     def test_a_compressed_file_counts_for_what_it_holds(self, read: Read, bets: Path) -> None:
         (bets / "rows.txt.gz").write_bytes(gzip.compress(b"a" * 5_000_000 + b"\n"))
 
-        with pytest.raises(LabError, match="has more than 1,000,000 characters"):
+        with pytest.raises(MeasurementError, match="has more than 1,000,000 characters"):
             read({"dataset": "text", "file": "rows.txt.gz"}, budget=Budget(text_bytes=1_000_000))
 
     def test_another_format(self, read: Read, bets: Path) -> None:
         (bets / "rows.parquet").write_text("no parquet")
 
-        with pytest.raises(LabError, match="cannot be read as parquet"):
+        with pytest.raises(MeasurementError, match="cannot be read as parquet"):
             read({"dataset": "parquet", "file": "rows.parquet"})
 
     def test_a_changed_digest(self, read: Read, bets: Path) -> None:
         (bets / "rows.txt").write_text("a")
 
-        with pytest.raises(LabError, match="has changed"):
+        with pytest.raises(MeasurementError, match="has changed"):
             read({"dataset": "text", "file": "rows.txt", "sha256": "0" * 64})
 
     @pytest.mark.parametrize("name", ["*.txt", "x/a::b.txt", "[ab].txt"])
@@ -263,7 +263,7 @@ class TestDataset:
         (bets / name).write_text("a")
         (bets / "b.txt").write_text("another")
 
-        with pytest.raises(LabError, match="stand for patterns"):
+        with pytest.raises(MeasurementError, match="stand for patterns"):
             read({"dataset": "text", "file": name})
 
     def test_without_the_package(

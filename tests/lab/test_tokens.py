@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hub.tiny import WORDS, model, tokenizer
 
-from pytest_layerguard.lab import digests
-from pytest_layerguard.lab.errors import LabError
-from pytest_layerguard.lab.tokens import (
+from pytest_layerguard.environment import file_digests
+from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.models.tokenization import (
     bos_id,
     check_ids,
     check_tokenizer,
@@ -36,7 +36,7 @@ def test_bos_always_without_one() -> None:
     without.bos_token = None
 
     assert bos_id(without, "auto") is None
-    with pytest.raises(LabError, match="no beginning-of-text token"):
+    with pytest.raises(MeasurementError, match="no beginning-of-text token"):
         bos_id(without, "always")
 
 
@@ -53,7 +53,7 @@ def test_a_long_text_warns_nobody() -> None:
 
 
 def test_an_empty_prompt() -> None:
-    with pytest.raises(LabError, match="no tokens"):
+    with pytest.raises(MeasurementError, match="no tokens"):
         encode_prompt(tokenizer(adds_bos=False), "")
 
 
@@ -65,7 +65,9 @@ def test_every_end_of_text() -> None:
 
 
 def test_a_tokenizer_that_does_not_fit() -> None:
-    with pytest.raises(LabError, match=r"does not fit: its largest id is 28, .* for 20 tokens"):
+    with pytest.raises(
+        MeasurementError, match=r"does not fit: its largest id is 28, .* for 20 tokens"
+    ):
         check_tokenizer(tokenizer(), model(vocab_size=20), "model x")
 
 
@@ -76,14 +78,14 @@ def test_an_added_token_beyond_the_embedding_counts_only_where_it_occurs() -> No
 
     check_tokenizer(image, small, "model x")
     check_ids(encode(image, "a b"), small)
-    with pytest.raises(LabError, match=f"id {len(WORDS)}"):
+    with pytest.raises(MeasurementError, match=f"id {len(WORDS)}"):
         check_ids(encode(image, "a <image> b"), small)
 
 
 def test_digests_of_ids_depend_on_value_and_order() -> None:
-    assert digests.of_ids([1, 2]) == digests.of_ids((1, 2))
-    assert len({digests.of_ids(ids) for ids in ([], [1, 2], [2, 1], [12])}) == 4
+    assert file_digests.of_ids([1, 2]) == file_digests.of_ids((1, 2))
+    assert len({file_digests.of_ids(ids) for ids in ([], [1, 2], [2, 1], [12])}) == 4
     assert (
-        digests.of_ids([1])
+        file_digests.of_ids([1])
         == "sha256:7c9fa136d4413fa6173637e883b6998d32e1d675f88cddff9dcbcf331820f4b8"
     )

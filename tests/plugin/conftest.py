@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import hypothesis  # noqa: F401
 import pytest
 
-# pytest inside pytest forgets what it imported. Loaded here it is loaded once, not in every test;
+# pytest inside pytest forgets what it imported. LoadedModel here it is loaded once, not in every test;
 # hypothesis is what its own plugin imports at the end of each run.
-import pytest_layerguard.bet.reading
-import pytest_layerguard.lab.results
+import pytest_layerguard.bet.reader
+import pytest_layerguard.measurement.results
 import pytest_layerguard.report.failure
 import pytest_layerguard.report.json
 import pytest_layerguard.report.terminal  # noqa: F401
@@ -24,13 +24,13 @@ import json
 
 import pytest
 
-from pytest_layerguard.bet.interval import Interval
-from pytest_layerguard.lab.errors import LabError, UnavailableError
-from pytest_layerguard.lab.results import BaseResult, BetResult, Spoken, VariantResult
+from pytest_layerguard.bet.criteria.interval import Interval
+from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
+from pytest_layerguard.measurement.results import BaseResult, BetResult, Continuation, VariantResult
 
 
 def spoken(text):
-    return (Spoken("Once upon a time", text, len(set(text.split())), ()),)
+    return (Continuation("Once upon a time", text, len(set(text.split())), ()),)
 
 
 class FakeLaboratory:
@@ -49,7 +49,7 @@ class FakeLaboratory:
 
             warnings.warn(told["warning"], DeprecationWarning)
         if "error" in told:
-            raise LabError(told["error"])
+            raise MeasurementError(told["error"])
         if "unavailable" in told:
             raise UnavailableError(told["unavailable"])
         base = {"perplexity": Interval.point(10.0), "unique_tokens": Interval.point(60.0)}

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from pytest_layerguard.options import OPTIONS, SETTINGS, Settings
+from pytest_layerguard.pytest_plugin.options import OPTIONS, SETTINGS, Settings
 
 
 def settings(pytester: pytest.Pytester, *args: str, ini: str = "") -> Settings:

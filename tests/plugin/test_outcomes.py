@@ -98,7 +98,7 @@ def test_what_cannot_be_measured_honestly_is_an_error(project: Project) -> None:
     result.stdout.fnmatch_lines(
         ["*::bet-40 ERROR *", "the base model says nothing: its perplexity is 40,000"]
     )
-    result.stdout.no_fnmatch_line("*LabError*")
+    result.stdout.no_fnmatch_line("*MeasurementError*")
 
 
 def test_a_mistake_of_ours_has_a_traceback_and_is_an_error(project: Project) -> None:

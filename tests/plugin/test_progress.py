@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_layerguard.progress import Display, Line, Log, Note
+from pytest_layerguard.pytest_plugin.progress import Display, Line, Log, Note
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
@@ -111,12 +111,12 @@ def test_a_worker_leaves_a_note_and_takes_it_away(tmp_path: Path) -> None:
 
 SLOW = """
 
-from pytest_layerguard import progress, workers
-from pytest_layerguard.collect import conditions_of
+from pytest_layerguard.pytest_plugin import progress, xdist
+from pytest_layerguard.pytest_plugin.bet_items import conditions_of
 
 for screen in (progress.Line, progress.Log, progress.Note):
     screen.first = screen.every = {pause}
-workers.EVERY = {pause}
+xdist.EVERY = {pause}
 
 
 class Slow(FakeLaboratory):

@@ -13,14 +13,14 @@ from support import tales
 from support.hostile import FORBIDDEN, HOSTILE
 from support.hostile_bet import hostile
 
-from pytest_layerguard.bet.interval import Interval
+from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.report import html
 from pytest_layerguard.report.refused import Refused
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_layerguard.report.entry import Told
+    from pytest_layerguard.report.bet_report import BetReport
 
 WHEN = "2026-01-02 03:04 UTC"
 VOID = {"meta", "link", "input", "br", "img"}
@@ -56,7 +56,7 @@ class Read(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def page(*bets: Told, refused: tuple[Refused, ...] = (), address: str | None = None) -> str:
+def page(*bets: BetReport, refused: tuple[Refused, ...] = (), address: str | None = None) -> str:
     source = html.Source(tales.ROOT, tales.ROOT / "out/page.html", address)
     return html.render(bets, refused, source, WHEN)
 

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_layerguard.bet.interval import Interval
-from pytest_layerguard.report import entry
+from pytest_layerguard.bet.criteria.interval import Interval
+from pytest_layerguard.report import bet_report
 from pytest_layerguard.report import json as report
-from pytest_layerguard.report.entry import Told
+from pytest_layerguard.report.bet_report import BetReport
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def told(file: str = "bets/a.yaml", line: int = 1, **changes: Any) -> Told:
-    return Told({"id": "a", "file": file, "line": line, **changes}, "reference", "skip_layers")
+def told(file: str = "bets/a.yaml", line: int = 1, **changes: Any) -> BetReport:
+    return BetReport({"id": "a", "file": file, "line": line, **changes}, "reference", "skip_layers")
 
 
 def test_bets_are_sorted_so_that_workers_do_not_decide() -> None:
@@ -61,9 +61,9 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> N
     ],
 )
 def test_a_metric(interval: Interval, expected: dict[str, Any]) -> None:
-    assert entry.metric(interval) == expected
+    assert bet_report.metric(interval) == expected
 
 
 def test_what_is_told_survives_the_way_from_a_worker() -> None:
-    one = Told({"id": "a", "variants": []}, "reference", "skip_layers", ("a note",))
-    assert Told.from_json(one.to_json()) == one
+    one = BetReport({"id": "a", "variants": []}, "reference", "skip_layers", ("a note",))
+    assert BetReport.from_json(one.to_json()) == one

@@ -9,7 +9,7 @@ from support import tales
 from support.hostile import FORBIDDEN, HOSTILE
 from support.hostile_bet import hostile
 
-from pytest_layerguard.report import markdown, plots
+from pytest_layerguard.report import charts, markdown
 from pytest_layerguard.report.refused import Refused
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class TestSummary:
 
 class TestDrawing:
     def test_bars_are_letters(self) -> None:
-        figure = plots.rows(tales.judged(tales.SWEEP, tales.sweep()).story, "perplexity_ratio")
+        figure = charts.rows(tales.judged(tales.SWEEP, tales.sweep()).story, "perplexity_ratio")
         assert figure is not None
         lines = list(markdown.drawn(figure))
         bars = [line.count("\u2588") for line in lines[1:5]]
@@ -83,7 +83,7 @@ class TestDrawing:
 
     def test_a_long_sweep_is_cut(self) -> None:
         found = tales.result(*(tales.variant(f"skip-{at}", str(at)) for at in range(500)))
-        figure = plots.rows(tales.judged(tales.SWEEP, found).story, "perplexity_ratio")
+        figure = charts.rows(tales.judged(tales.SWEEP, found).story, "perplexity_ratio")
         assert figure is not None
         assert "and 484 more variants" in list(markdown.drawn(figure))
 

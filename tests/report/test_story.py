@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from support import tales
 
-from pytest_layerguard.bet.interval import Interval
-from pytest_layerguard.bet.reading import parse_bets
+from pytest_layerguard.bet.criteria.interval import Interval
+from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.report.story import Bar, Story, story
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from pytest_layerguard.report import terminal, text
-from pytest_layerguard.report.entry import Told
+from pytest_layerguard.report.bet_report import BetReport
 
 
-def told(**changes: Any) -> Told:
+def told(**changes: Any) -> BetReport:
     about = {name: changes.pop(name) for name in ("model", "intervention") if name in changes}
     notes = changes.pop("notes", ())
     entry = {
@@ -23,7 +23,7 @@ def told(**changes: Any) -> Told:
         "base": {"perplexity": 89.0, "unique_tokens": 73.0},
         "variants": [variant("skip-0", 7120, 80, 71.2, 89.9, 2), variant("skip-3", 980, 11)],
     }
-    return Told(
+    return BetReport(
         entry | changes,
         about.get("model", "reference"),
         about.get("intervention", "skip_layers"),
@@ -49,7 +49,7 @@ def variant(
     return {"name": name, "arm": None, "text": None, "checkpoint": None, "metrics": metrics}
 
 
-def table(*bets: Told, width: int = 160) -> list[str]:
+def table(*bets: BetReport, width: int = 160) -> list[str]:
     return [line.text + line.word for line in terminal.summary(bets, width)]
 
 

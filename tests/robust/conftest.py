@@ -19,15 +19,15 @@ import time
 
 import pytest
 
-from pytest_layerguard.bet.interval import Interval
-from pytest_layerguard.lab.errors import LabError
-from pytest_layerguard.lab.results import BaseResult, BetResult, Spoken, VariantResult
+from pytest_layerguard.bet.criteria.interval import Interval
+from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.measurement.results import BaseResult, BetResult, Continuation, VariantResult
 
 TOKEN = os.environ.get("HF_TOKEN", "")
 
 
 def fine(says="the the the"):
-    spoken = (Spoken("Once upon a time", says, 3, (1, 2, 3)),)
+    spoken = (Continuation("Once upon a time", says, 3, (1, 2, 3)),)
     metrics = {"perplexity": Interval.point(25.0), "perplexity_ratio": Interval(2.5, 2.4, 2.6)}
     return BetResult(
         bases=(BaseResult(None, None, {"perplexity": Interval.point(10.0)}, spoken),),
@@ -56,7 +56,7 @@ class Laboratory:
             case "is short of memory":
                 raise MemoryError
             case "leaks":
-                raise LabError(f"the hub said 401 to Bearer {TOKEN}")
+                raise MeasurementError(f"the hub said 401 to Bearer {TOKEN}")
             case "leaks from a library":
                 authorization = {"Authorization": f"Bearer {TOKEN}"}
                 raise RuntimeError(f"no such repository for {authorization}")

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_layerguard.bet.reading import parse_bets
+from pytest_layerguard.bet.reader import parse_bets
+from pytest_layerguard.environment.budget import NAMES, Budget
+from pytest_layerguard.environment.conditions import Conditions
+from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.lab.budget import NAMES, Budget
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.errors import LabError
-from pytest_layerguard.lab.laboratory import Laboratory
+from pytest_layerguard.measurement.laboratory import Laboratory
 
 if TYPE_CHECKING:
     from conftest import Trouble
@@ -55,7 +55,7 @@ TRAIN = (
 def test_each_limit(limit: dict[str, int], does: str, more: str, told: str) -> None:
     (document,) = parse_bets(BET.format(does=does, more=more), BETS / "bet.yaml")
     laboratory = Laboratory(Conditions(device="cpu", budget=Budget(**limit)), Registry.of())
-    with pytest.raises(LabError) as caught:
+    with pytest.raises(MeasurementError) as caught:
         laboratory.measure(document, bets=BETS)
     assert told in str(caught.value)
     assert f"--layerguard-limit {next(iter(limit))}=NUMBER" in str(caught.value)
@@ -69,7 +69,7 @@ def test_a_time_limit_is_looked_at_between_layers() -> None:
     (document,) = parse_bets(BET.format(does=SWEEP, more=""), BETS / "bet.yaml")
     laboratory = Laboratory(Conditions(device="cpu", timeout=1e-9), Registry.of())
     with pytest.raises(
-        LabError, match=r"not measured within 1e-09 seconds; .*--layerguard-timeout"
+        MeasurementError, match=r"not measured within 1e-09 seconds; .*--layerguard-timeout"
     ):
         laboratory.measure(document, bets=BETS)
 

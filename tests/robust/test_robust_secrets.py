@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_layerguard.lab.secrets import without_secrets
+from pytest_layerguard.environment.secrets import without_secrets
 
 if TYPE_CHECKING:
     from conftest import Trouble

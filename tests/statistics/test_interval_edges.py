@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from pytest_layerguard.bet.student import quantile
-from pytest_layerguard.lab.intervals import Mean, clustered, share
+from pytest_layerguard.bet.criteria.student_t import quantile
+from pytest_layerguard.measurement.statistics import Mean, clustered, share
 
 
 @pytest.mark.parametrize("windows", [8, 22, 64])

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from support.processes import SYNTHETIC, Process, sweep
 
-from pytest_layerguard.bet.interval import Interval
-from pytest_layerguard.lab.intervals import (
+from pytest_layerguard.bet.criteria.interval import Interval
+from pytest_layerguard.measurement.statistics import (
     FEWEST_WINDOWS,
     Mean,
     clustered,

@@ -7,20 +7,20 @@ import json
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pytest_layerguard.bet.interval import Interval
-from pytest_layerguard.bet.problems import BetFileError
-from pytest_layerguard.bet.reading import read_bets
-from pytest_layerguard.catalogue.judging import Judge
+from pytest_layerguard.bet.criteria.interval import Interval
+from pytest_layerguard.bet.errors import BetFileError
+from pytest_layerguard.bet.reader import read_bets
+from pytest_layerguard.catalogue.bet_folders import Catalogue, bet_files
+from pytest_layerguard.catalogue.judge import Judge
+from pytest_layerguard.catalogue.model_lookup import ModelLookup
 from pytest_layerguard.catalogue.records import path_of
-from pytest_layerguard.catalogue.shelf import Catalogue, bet_files
-from pytest_layerguard.catalogue.sight import Scout
-from pytest_layerguard.lab.conditions import Conditions
-from pytest_layerguard.lab.results import BaseResult, BetResult, VariantResult
+from pytest_layerguard.environment.conditions import Conditions
+from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_layerguard.bet.reading import BetDocument
+    from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.catalogue.outcome import Outcome
 
 BET_40: dict[str, Any] = {
@@ -136,7 +136,10 @@ class Bets:
             return measured(*(ratios or (1.2,)), **changes)
 
         judge = Judge(
-            Scout(self.conditions, offline=True), self.root, (PurePosixPath("bets"),), **options
+            ModelLookup(self.conditions, offline=True),
+            self.root,
+            (PurePosixPath("bets"),),
+            **options,
         )
         return judge.judge(self.document(id_, bets), bets or self.path, measure)
 

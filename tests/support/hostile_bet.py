@@ -9,10 +9,10 @@ from pytest_layerguard.catalogue.outcome import error
 from support import tales
 
 if TYPE_CHECKING:
-    from pytest_layerguard.report.entry import Told
+    from pytest_layerguard.report.bet_report import BetReport
 
 
-def hostile(words: str) -> Told:
+def hostile(words: str) -> BetReport:
     """A bet that says the same hostile words wherever it can say anything."""
     bet = tales.document(tales.SWEEP)
     evidence = bet.bet.evidence[0].model_copy(

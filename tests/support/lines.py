@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from pytest_layerguard.bet.interval import short
-from pytest_layerguard.report.plots import Scale
+from pytest_layerguard.bet.criteria.interval import short
+from pytest_layerguard.report.charts import Scale
 
 _WIDE, _HIGH = 210, 190
 _LEFT, _TOP, _GAP, _BOTTOM = 52, 34, 26, 46

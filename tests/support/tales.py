@@ -6,19 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pytest_layerguard.bet.interval import Interval
-from pytest_layerguard.bet.reading import BetDocument, parse_bets
+from pytest_layerguard.bet.criteria.interval import Interval
+from pytest_layerguard.bet.reader import BetDocument, parse_bets
 from pytest_layerguard.bet.verdict import judge
 from pytest_layerguard.catalogue.outcome import Case, Outcome, decide, error, unavailable
-from pytest_layerguard.lab.results import (
+from pytest_layerguard.measurement.results import (
     BaseResult,
     BetResult,
+    Continuation,
     LossProfile,
-    Spoken,
     TokenHarm,
     VariantResult,
 )
-from pytest_layerguard.report.entry import Told, tell
+from pytest_layerguard.report.bet_report import BetReport, tell
 from pytest_layerguard.report.story import Door
 
 ROOT = Path("/project")
@@ -120,8 +120,8 @@ def around(value: float, spread: float = 1.1) -> Interval:
     return Interval(value, value / spread, value * spread)
 
 
-def said(text: str, prompt: str = "Once") -> tuple[Spoken, ...]:
-    return (Spoken(prompt, text, len(set(text.split())), (1, 2, 3)),)
+def said(text: str, prompt: str = "Once") -> tuple[Continuation, ...]:
+    return (Continuation(prompt, text, len(set(text.split())), (1, 2, 3)),)
 
 
 def profile(height: float = 1.0) -> LossProfile:
@@ -234,7 +234,7 @@ def document(text: str) -> BetDocument:
     return parse_bets(text, ROOT / "bets/some.yaml")[0]
 
 
-def judged(text: str, found: BetResult, **changes: Any) -> Told:
+def judged(text: str, found: BetResult, **changes: Any) -> BetReport:
     """Tell a bet as the guard would after it has been measured."""
     bet = document(text)
     judgement = judge(bet.bet.criteria, found.rows())
@@ -251,22 +251,22 @@ def judged(text: str, found: BetResult, **changes: Any) -> Told:
     return told(bet, outcome)
 
 
-def told(bet: BetDocument, outcome: Outcome | None) -> Told:
+def told(bet: BetDocument, outcome: Outcome | None) -> BetReport:
     """Tell it, and let it travel as it does from a worker."""
     passed = "failed" if outcome is None or not outcome.passed else "passed"
     if outcome is not None and outcome.skipped:
         passed = "skipped"
     entry = tell(bet, outcome, "bets/some.yaml", passed, ROOT)
-    return Told.from_json(entry.to_json())
+    return BetReport.from_json(entry.to_json())
 
 
-def steep() -> Told:
+def steep() -> BetReport:
     """Ratios over five powers of ten, as skipping the first layer of a small model costs."""
     found = result(variant("skip-0", "0", ratio=75_000.0), variant("skip-1", "1", ratio=5.0))
     return judged(SWEEP.replace("id: sweep", "id: steep"), found)
 
 
-def doubtful() -> Told:
+def doubtful() -> BetReport:
     """A proposal that was skipped before anybody could tell whether a door is closed to it."""
     text = SWEEP.replace("id: sweep", "id: doubtful").replace(
         "status: falsified", "status: proposed"
@@ -278,7 +278,7 @@ def doubtful() -> Told:
     return replace(skipped, story=replace(skipped.story, crossed=(DOOR,)))
 
 
-def eye_test() -> Told:
+def eye_test() -> BetReport:
     """A bet on two texts with an eye test alone, of which the model knows nothing."""
     bases = tuple(
         BaseResult(name, None, {"perplexity": around(10.0)}, spoken=said("there was a girl"))
@@ -291,7 +291,7 @@ def eye_test() -> Told:
     return judged(TEXTS, replace(result(*made), bases=bases))
 
 
-def every() -> dict[str, Told]:
+def every() -> dict[str, BetReport]:
     """One bet of each kind, by what is special about it."""
     return {
         "sweep": judged(SWEEP, sweep()),

@@ -10,13 +10,13 @@ import torch
 from transformers import PreTrainedModel
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
-from pytest_layerguard.interventions.plan import Plan
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.lab.anatomy import Anatomy
-from pytest_layerguard.lab.runner import Runner
-from pytest_layerguard.lab.sweep import Swept, sweep
-from pytest_layerguard.lab.windows import Contract, batched, cut
-from pytest_layerguard.lab.workbench import Workbench
+from pytest_layerguard.measurement.sweep import Swept, sweep
+from pytest_layerguard.measurement.workbench import Workbench
+from pytest_layerguard.models.anatomy import Anatomy
+from pytest_layerguard.models.plan import Plan
+from pytest_layerguard.models.runner import Runner
+from pytest_layerguard.texts.windows import Contract, batched, cut
 from support import families, plain
 
 WINDOWS = cut(families.text(41), Contract(40, 16, 16, bos=None))

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_layerguard.bet.interval import Interval
-from pytest_layerguard.interventions.parts import Tensors
-from pytest_layerguard.interventions.plan import Edit, Plan
+from pytest_layerguard.bet.criteria.interval import Interval
+from pytest_layerguard.models.layer_parts import Tensors
+from pytest_layerguard.models.plan import Edit, Plan
 
 if TYPE_CHECKING:
     from layerguard_example.kinds import ScaleLayers
     from pytest_layerguard.interventions.bench import Bench
-    from pytest_layerguard.interventions.parts import LayerParts
-    from pytest_layerguard.lab.seen import Seen
+    from pytest_layerguard.measurement.own_metrics import ScoredTokens
+    from pytest_layerguard.models.layer_parts import LayerParts
 
 
 def scale_layers(plan: Plan, arguments: ScaleLayers, bench: Bench) -> tuple[Plan, ...]:
@@ -29,7 +29,7 @@ def scale_layers(plan: Plan, arguments: ScaleLayers, bench: Bench) -> tuple[Plan
     return (plan.edited(dict.fromkeys(layers, edit)),)
 
 
-def worst_window(seen: Seen) -> Interval:
+def worst_window(seen: ScoredTokens) -> Interval:
     """Return the greatest mean difference of token losses over the windows; a point."""
     difference = seen.losses - seen.base
     sums = np.bincount(seen.windows, weights=difference)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_layerguard.report.entry import Told
+    from pytest_layerguard.report.bet_report import BetReport
 
 
-def pytest_layerguard_report_lines(bets: Sequence[Told]) -> list[str]:
+def pytest_layerguard_report_lines(bets: Sequence[BetReport]) -> list[str]:
     """Name the bets in which a window suffers more than 1 nat per token."""
     hurt = [told.entry["id"] for told in bets if max(told.points("worst_window"), default=0) > 1]
     return [f"worst_window above 1 nat per token: {', '.join(hurt)}"] if hurt else []

@@ -1,0 +1,542 @@
+"""The bet, key by key, as format 1 of the bet file defines it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+
+from pytest_layerguard.bet import rules
+from pytest_layerguard.bet.arguments import Intervention, Interventions, Seed, kinds_of
+from pytest_layerguard.bet.criteria.evaluate import Criteria  # noqa: TC001 - pydantic reads it
+from pytest_layerguard.bet.criteria.parse import RESERVED
+from pytest_layerguard.bet.criteria.scope import ModelScope  # noqa: TC001 - pydantic reads it
+from pytest_layerguard.bet.errors import closest, suggestion
+from pytest_layerguard.bet.metrics import METRICS
+from pytest_layerguard.bet.names import INIT, REFERENCE_NAMES, SLUG, SLUG_RULE, ReferenceName
+from pytest_layerguard.bet.paths import RelativePath  # noqa: TC001 - pydantic reads it
+from pytest_layerguard.bet.text_sources import HUB_NAME, UNPINNED, Revision, TextSource
+from pytest_layerguard.bet.validation import (
+    KEY,
+    BetPart,
+    Whole,
+    gathered,
+    refusal,
+    reworded,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic_core import CoreSchema
+
+Status = Literal["proposed", "upheld", "falsified"]
+Preset = Literal["gptq-2048", "lm-eval", "nfs-512-256", "nfs-512-256-as-published"]
+
+_DEVICE: Final = re.compile("con|prn|aux|nul|(com|lpt)[0-9]")
+_NAME_RULE: Final = (
+    "a letter, then letters, digits or '_', at most 40, and no word of the criteria's own"
+)
+_NOT_NAMES: Final = RESERVED | set(METRICS)
+_NAME: Final = rf"^(?!(?:{'|'.join(sorted(_NOT_NAMES))})$)[A-Za-z][A-Za-z0-9_]{{0,39}}$"
+_NAME_TAKEN = re.compile(_NAME[:-1] + r"\Z")
+
+
+def _named(value: str) -> str:
+    if not _NAME_TAKEN.match(value):
+        raise refusal(f"must not be named {shown(value)}; {_NAME_RULE}")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_named), WithJsonSchema({"type": "string", "pattern": _NAME})]
+"""The name of an arm, a text or a checkpoint, as a criterion writes it before a dot."""
+
+
+def _portable(value: str) -> str:
+    """Refuse the names of Windows devices, because a bet's record is a file named by its id."""
+    if _DEVICE.fullmatch(value):
+        raise refusal(f"must not be {shown(value)}, the name of a device on Windows; {SLUG_RULE}")
+    return value
+
+
+BetId = Annotated[str, Field(pattern=f"^{SLUG}$"), AfterValidator(_portable)]
+Line = Annotated[str, Field(min_length=1, max_length=2_000)]
+Prose = Annotated[str, Field(min_length=1, max_length=20_000)]
+Prompt = Annotated[str, Field(min_length=1, max_length=10_000)]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """The source of one checkpoint.
+
+    ``name`` is a reference name (``reference@init`` for the untrained one), a path as written in
+    the bet file (relative to it), or ``ORG/NAME``. ``revision`` is for ``hub`` only: 40 hex digits
+    or ``unpinned``, which takes ``branch`` as it is today, or the default branch where it is None.
+    """
+
+    kind: Literal["reference", "path", "hub"]
+    name: str
+    revision: str | None = None
+    branch: str | None = None
+
+
+def _spelt_out(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if "/" in value:
+        raise refusal(
+            f"must not be {shown(value)}; for a hub model write {{hub: ORG/NAME, revision: "
+            "<40 hex>}, for a folder {path: DIR}"
+        )
+    if value not in REFERENCE_NAMES:
+        close = suggestion(value, REFERENCE_NAMES) or ";"
+        raise refusal(
+            f"unknown model {shown(value)}{close} allowed: {', '.join(REFERENCE_NAMES)}, "
+            "{path: DIR}, {hub: ORG/NAME, revision: <40 hex>}"
+        )
+    return {"reference": value}
+
+
+class ModelSpec(BetPart):
+    """Which model is judged, and how it is loaded."""
+
+    reference: ReferenceName | None = Field(
+        default=None, description="a model of the package, trained or before training (@init)"
+    )
+    path: RelativePath | None = Field(
+        default=None, description="a local model folder, relative to the bet file"
+    )
+    hub: Annotated[str, Field(pattern=HUB_NAME)] | None = Field(
+        default=None, description="ORG/NAME on the hub"
+    )
+    revision: Revision | None = Field(
+        default=None,
+        description=f"a full commit hash (40 lower-case hexadecimal digits), or {UNPINNED}",
+    )
+    revisions: dict[Name, str] | None = Field(
+        default=None,
+        min_length=1,
+        description="several checkpoints by name: full commit hashes, or init and trained of a "
+        f"reference model; {UNPINNED} takes the branch or tag of the checkpoint's own name",
+    )
+    paths: dict[Name, RelativePath] | None = Field(
+        default=None, min_length=1, description="several checkpoints by name: local folders"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        default=None, description="what the model computes in: float32, bfloat16 or float16"
+    )
+    device_map: Literal["auto"] | None = Field(
+        default=None, description="auto spreads the model over the devices"
+    )
+    attn_implementation: (
+        Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None
+    ) = Field(default=None, description="which attention the model runs with")
+    placement: Literal["memory", "stream"] = Field(
+        default="memory", description="memory, or stream for a model that does not fit"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return _spelt_out(value)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        sources = [
+            key for key in ("reference", "path", "paths", "hub") if getattr(self, key) is not None
+        ]
+        if not sources:
+            raise refusal("must name a model; allowed: one of reference, path, paths, hub")
+        if len(sources) > 1:
+            raise refusal(f"does not go with {sources[0]}; a bet judges one model", sources[1])
+        source = sources[0]
+        if source == "hub":
+            self._check_hub()
+        elif self.revision is not None:
+            raise refusal("means nothing here; allowed with hub only", "revision")
+        elif self.revisions is not None:
+            self._check_reference_checkpoints(source)
+        return self
+
+    def _check_hub(self) -> None:
+        if self.revision is not None and self.revisions is not None:
+            raise refusal("does not go with revision; one, or several by name", "revisions")
+        if self.revision is None and self.revisions is None:
+            raise refusal(
+                "is missing; give a full commit hash (40 lower-case hexadecimal digits), since a "
+                f"branch may move; the word {UNPINNED} runs only under --layerguard-allow-unpinned",
+                "revision",
+            )
+        for name, revision in (self.revisions or {}).items():
+            if not re.fullmatch(r"[0-9a-f]{40}", revision) and revision != UNPINNED:
+                raise refusal(
+                    f"must not be {shown(revision)}; 40 lower-case hexadecimal digits, or {UNPINNED}",
+                    "revisions",
+                    name,
+                )
+
+    def _check_reference_checkpoints(self, source: str) -> None:
+        if source != "reference":
+            raise refusal("means nothing here; allowed with hub or reference", "revisions")
+        if str(self.reference).endswith(INIT):
+            raise refusal("must be without @init beside revisions", "reference")
+        for name, revision in (self.revisions or {}).items():
+            if revision not in ("init", "trained"):
+                close = suggestion(revision, ("init", "trained")) or ";"
+                raise refusal(
+                    f"must not be {shown(revision)}{close} allowed: init, trained",
+                    "revisions",
+                    name,
+                )
+
+    @property
+    def name(self) -> str:
+        """The model's reference name, path or hub name."""
+        first = next(iter(self.checkpoints().values()))
+        return str(self.reference or self.path or self.hub or first.name)
+
+    def checkpoints(self) -> Mapping[str | None, ModelSource]:
+        """Return every checkpoint by name, or ``{None: ...}`` for one without a name."""
+        if self.paths is not None:
+            return {name: ModelSource("path", path) for name, path in self.paths.items()}
+        if self.path is not None:
+            return {None: ModelSource("path", self.path)}
+        if self.reference is not None:
+            named = self.revisions or {}
+            found: dict[str | None, ModelSource] = {
+                name: ModelSource("reference", self.reference + (INIT if at == "init" else ""))
+                for name, at in named.items()
+            }
+            return found or {None: ModelSource("reference", self.reference)}
+        hub = str(self.hub)
+        if self.revisions is not None:
+            return {
+                name: ModelSource("hub", hub, at, name if at == UNPINNED else None)
+                for name, at in self.revisions.items()
+            }
+        return {None: ModelSource("hub", hub, self.revision)}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        written = handler.resolve_ref_schema(handler(schema))
+        forms = [["reference"], ["path"], ["paths"], ["hub", "revision"], ["hub", "revisions"]]
+        one = {**written, "oneOf": [{"required": keys} for keys in forms]}
+        return {"anyOf": [{"enum": list(REFERENCE_NAMES)}, one]}
+
+
+class SampleSpec(BetPart):
+    """Greedy text of exactly ``tokens`` new tokens, with end-of-text masked out."""
+
+    prompts: tuple[Prompt, ...] = Field(
+        strict=False, min_length=1, description="the prompts, each continued greedily"
+    )
+    tokens: Annotated[Whole, Field(ge=1)] = Field(
+        default=100, description="how many new tokens for each prompt"
+    )
+
+
+class SpeakSpec(BetPart):
+    """The eye test: text that is shown and never judged."""
+
+    prompts: tuple[Prompt, ...] = Field(
+        strict=False, min_length=1, description="the prompts, each continued"
+    )
+    tokens: Annotated[Whole, Field(ge=1)] = Field(
+        default=100, description="how many new tokens for each prompt"
+    )
+    temperature: float = Field(default=1.0, ge=0, le=100, description="0 is greedy")
+    seed: Seed = Field(default=0, description="the seed of the draws")
+
+
+def _base_bound(value: Any) -> Any:
+    if value == "none":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 < value < 1e300:
+        raise refusal(f"must be a number above 1, or none, not {shown(value)}")
+    return float(value)
+
+
+class Measure(BetPart):
+    """What is measured: the text, the windows, the samples."""
+
+    text: TextSource | None = Field(default=None, description="the text to score")
+    texts: dict[Name, TextSource] | None = Field(
+        default=None, min_length=1, description="several texts by name"
+    )
+    tokens: Annotated[Whole, Field(ge=1)] | None = Field(
+        default=None, description="how many tokens are scored; all of the text under a preset"
+    )
+    window: Annotated[Whole, Field(ge=1, le=1_048_576)] | None = Field(
+        default=None, description="scored tokens per window; 512, or the model's context if shorter"
+    )
+    stride: Annotated[Whole, Field(ge=1, le=1_048_576)] | None = Field(
+        default=None, description="tokens from one window to the next; the window"
+    )
+    bos: Literal["auto", "always", "never"] = Field(
+        default="auto", description="whether windows start with BOS: auto, always or never"
+    )
+    positions: Literal["all", "last"] = Field(
+        default="all", description="which positions of a window are scored: all or last"
+    )
+    preset: Preset | None = Field(
+        default=None, description="a published contract instead of window, stride and bos"
+    )
+    max_base_perplexity: (
+        Annotated[
+            float | Literal["none"],
+            BeforeValidator(_base_bound),
+            WithJsonSchema(
+                {"anyOf": [{"type": "number", "exclusiveMinimum": 1}, {"const": "none"}]}
+            ),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="above it the base is unsound; half the vocabulary's size, none for no bound",
+    )
+    sample: SampleSpec | None = Field(default=None, description="greedy samples: unique tokens")
+    speak: SpeakSpec | None = Field(default=None, description="samples to look at, never judged")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_stop(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "stop" in value:
+            raise refusal(
+                "is gone: every variant is scored on the whole text; leave it out", "stop", KEY
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        complaints: list[tuple[tuple[str, ...], str]] = []
+        if self.text is None and self.texts is None:
+            complaints.append(
+                (("text",), "is missing; allowed: text, or texts for several by name")
+            )
+        if self.text is not None and self.texts is not None:
+            complaints.append((("texts",), "does not go with text; one, or several by name"))
+        if self.tokens is None and self.preset is None:
+            complaints.append((("tokens",), "is missing; say how many tokens are scored"))
+        if self.preset is not None:
+            fixed = [key for key in ("window", "stride", "bos") if key in self.model_fields_set]
+            message = f"is fixed by preset {self.preset}; leave one of the two out"
+            complaints.extend(((key,), message) for key in fixed)
+        if self.stride is not None and self.preset is None and self.stride > (self.window or 512):
+            complaints.append((("stride",), "must be at most the window, or tokens are left out"))
+        if complaints:
+            raise refusal(complaints)
+        return self
+
+    @property
+    def named_texts(self) -> Mapping[str | None, TextSource]:
+        """Every text by name, or ``{None: ...}`` for one without a name."""
+        named: dict[str | None, TextSource] = {}
+        if self.text is not None:
+            named[None] = self.text
+        named.update(self.texts or {})
+        return named
+
+
+def _known_kind(value: str, info: ValidationInfo) -> str:
+    kinds = kinds_of(info)
+    if value not in kinds:
+        close = suggestion(value, kinds) or ";"
+        raise refusal(f"unknown intervention {shown(value)}{close} allowed: {', '.join(kinds)}")
+    return value
+
+
+class Closes(BetPart):
+    """The door that a falsification closes."""
+
+    interventions: tuple[Annotated[str, AfterValidator(_known_kind)], ...] = Field(
+        strict=False, min_length=1, description="the kinds of intervention that are ruled out"
+    )
+    models: ModelScope = Field(description="on which models, such as 'parameters <= 1e8'")
+
+
+Figure = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
+
+
+class Evidence(BetPart):
+    """Published figures that were not measured here: shown, never compared as if measured."""
+
+    source: Line = Field(description="where it was published")
+    model: Line | None = Field(default=None, description="the model of the publication")
+    text: Line | None = Field(default=None, description="the text of the publication")
+    verdict: Literal["STRICT", "LENIENT", "FALSIFIED", "CATASTROPHIC", "INCONCLUSIVE"] | None = (
+        Field(default=None, description="the verdict of the publication")
+    )
+    base: dict[Figure, float] | None = Field(
+        default=None, description="the untouched model's figures by metric"
+    )
+    variants: dict[Line, dict[Figure, float]] | None = Field(
+        default=None, description="each variant's figures by metric"
+    )
+    note: Prose | None = Field(default=None, description="what else must be known of it")
+
+
+_SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,6})?) ?([KMGT]i?)?B")
+_UNITS: Final = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+def _bytes(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise refusal(f"must be a size such as 24GiB, not {shown(value)}")
+    prefix = match[2] or ""
+    size = int(float(match[1]) * (1024 if prefix.endswith("i") else 1000) ** _UNITS[prefix[:1]])
+    if size < 1:
+        raise refusal("must be more than nothing; a size such as 24GiB")
+    return size
+
+
+Size = Annotated[
+    int,
+    BeforeValidator(_bytes),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": f"^{_SIZE.pattern}$"},
+                {"type": "integer", "minimum": 1},
+            ]
+        }
+    ),
+]
+"""A number of bytes, written as 24GiB."""
+
+
+class Needs(BetPart):
+    """What the machine must have, in bytes."""
+
+    gpu: Size | None = Field(default=None, description="memory of one GPU, such as 24GiB")
+    memory: Size | None = Field(default=None, description="memory of the host, such as 64GiB")
+
+
+class Amends(BetPart):
+    """A change after the result, made in the open."""
+
+    digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] = Field(
+        description="the digest of the bet as its record has it: sha256: and 64 digits"
+    )
+    because: Prose = Field(description="why the bet was changed after its result")
+
+
+class Bet(BetPart):
+    """One claim about one intervention on one model, with its criteria."""
+
+    id: BetId = Field(description=SLUG_RULE)
+    title: Line = Field(description="a few words")
+    claim: Prose = Field(description="what is bet, in a sentence")
+    status: Status = Field(description="proposed, upheld or falsified")
+    model: ModelSpec = Field(description="reference, {path: DIR} or {hub: ORG/NAME, revision: ...}")
+    intervention: Interventions | None = Field(
+        default=None, description="what is done to the model; one, or a list in order"
+    )
+    arms: dict[Name, Interventions] | None = Field(
+        default=None, min_length=1, description="several interventions by name, to compare them"
+    )
+    measure: Measure = Field(description="what is measured, on which text")
+    criteria: Criteria = Field(
+        description="when the claim holds (lenient), and beside it strict and catastrophic"
+    )
+    closes: Closes | None = Field(
+        default=None, description="which proposals this falsification rules out"
+    )
+    evidence: tuple[Evidence, ...] = Field(
+        default=(), strict=False, description="published figures, shown beside what is measured"
+    )
+    needs: Needs | None = Field(default=None, description="what the machine must have")
+    challenges: tuple[BetId, ...] = Field(
+        default=(), strict=False, description="ids of the falsifications that this bets against"
+    )
+    amends: Amends | None = Field(default=None, description="a change after the result, and why")
+    links: tuple[Annotated[str, Field(pattern=r"^https?://[^\s<>\"'`]{1,2000}$")], ...] = Field(
+        default=(), strict=False, description="web addresses, starting with https://"
+    )
+    notes: Prose | None = Field(default=None, description="what else a reader should know")
+
+    @property
+    def stated(self) -> str:
+        """The claim on one line. Its line breaks have no meaning."""
+        return " ".join(self.claim.split())
+
+    @property
+    def arm_interventions(self) -> Mapping[str | None, tuple[Intervention, ...]]:
+        """The interventions by arm, or ``{None: ...}`` without arms."""
+        if self.intervention is not None:
+            return {None: self.intervention}
+        return dict((self.arms or {}).items())
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether an arm is applied to each of several targets in turn."""
+        return any(
+            each.arguments.is_sweep for done in self.arm_interventions.values() for each in done
+        )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _errors_for_people(
+        cls, value: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
+        errors: list[ValidationError] = []
+        bet: Self | None = None
+        try:
+            bet = handler(value)
+        except ValidationError as error:
+            errors.append(reworded(error, cls.model_fields))
+        if bet is not None:
+            parts = dict(bet)
+        elif isinstance(value, dict):
+            parts = cls._sound_parts(value, errors[0], info)
+        else:
+            raise errors[0]
+        errors.extend(rules.objections(parts, info.context or {}))
+        if errors:
+            raise gathered(errors)
+        assert bet is not None
+        return bet
+
+    @classmethod
+    def _sound_parts(
+        cls, value: Mapping[str, Any], error: ValidationError, info: ValidationInfo
+    ) -> dict[str, Any]:
+        """Return the fields without an error, so that the rules between them are checked too."""
+        wrong = {detail["loc"][0] for detail in error.errors() if detail["loc"]}
+        # What is only misspelt is not missing.
+        unknown = (key for key in value if key not in cls.model_fields)
+        wrong.update(close for key in unknown for close in closest(key, cls.model_fields))
+        parts: dict[str, Any] = {}
+        for name, field in cls.model_fields.items():
+            if name in wrong:
+                continue
+            if name in value:
+                parts[name] = _adapter(name).validate_python(value[name], context=info.context)
+            elif not field.is_required():
+                parts[name] = field.default
+        return parts
+
+
+@cache
+def _adapter(name: str) -> TypeAdapter[Any]:
+    field = Bet.model_fields[name]
+    return TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]

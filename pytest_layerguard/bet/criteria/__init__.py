@@ -1,0 +1,1 @@
+"""The criteria language: parsing, evaluation on intervals, and checks of consistency."""

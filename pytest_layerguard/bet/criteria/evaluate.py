@@ -1,0 +1,411 @@
+"""Criteria: expressions over metrics that are true, false or undecided on measured intervals."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice
+from typing import Final
+
+from pydantic import Field
+
+from pytest_layerguard.bet.criteria import interval as arithmetic
+from pytest_layerguard.bet.criteria import parse
+from pytest_layerguard.bet.criteria.expression import Parsed
+from pytest_layerguard.bet.criteria.interval import Interval, Truth
+from pytest_layerguard.bet.criteria.parse import CriterionError, Node
+from pytest_layerguard.bet.criteria.straddle import Straddle
+from pytest_layerguard.bet.criteria.walker import ARITHMETIC, N, T, Walker
+from pytest_layerguard.bet.metrics import METRICS
+from pytest_layerguard.bet.validation import BetPart
+
+__all__ = [
+    "Criteria",
+    "CriterionError",
+    "Evaluation",
+    "Expression",
+    "Interval",
+    "Reference",
+    "Row",
+    "Straddle",
+    "Truth",
+]
+
+_DIMENSIONS: Final = ("arm", "text", "checkpoint")
+_MOST_FILLED: Final = 4
+_LONGEST_FILLED: Final = 800
+_LARGEST_JOIN: Final = 200_000
+_GATHERED: Final[Mapping[str, Callable[[Sequence[Interval]], Interval]]] = {
+    "min": arithmetic.least,
+    "max": arithmetic.greatest,
+    "mean": arithmetic.mean,
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A metric as written in a criterion. ``interchange.kl`` has the prefix ``("interchange",)``."""
+
+    prefix: tuple[str, ...]
+    metric: str
+    column: int = field(default=0, compare=False)
+
+    def __str__(self) -> str:
+        """Return the reference as written."""
+        return ".".join((*self.prefix, self.metric))
+
+
+@dataclass(frozen=True)
+class Row:
+    """The measured metrics of one variant on one text and checkpoint."""
+
+    variant: str
+    target: str
+    arm: str | None
+    text: str | None
+    checkpoint: str | None
+    metrics: Mapping[str, Interval]
+
+    @property
+    def label(self) -> str:
+        """The variant's name, with arm, text and checkpoint if they have names."""
+        names = [name for name in (self.arm, self.text, self.checkpoint) if name is not None]
+        return ".".join([*names, self.variant])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The truth of an expression, and its text with the measured numbers filled in."""
+
+    truth: Truth
+    filled: str
+    straddling: tuple[Straddle, ...] = ()
+
+
+class Expression(Parsed):
+    """A criterion."""
+
+    example = "perplexity_ratio <= 3"
+
+    @classmethod
+    def parse(cls, text: str) -> Expression:
+        """Return the criterion. Raises CriterionError with the column of the error."""
+        node = parse.parse(text, quantifiers=True, texts=False)
+        expression = cls(text.strip(), node)
+        if not expression.references:
+            raise CriterionError("names no metric, so nothing measured could change it", 0)
+        return expression
+
+    @cached_property
+    def references(self) -> frozenset[Reference]:
+        """Every metric in the criterion, with its prefix."""
+        return frozenset(reference(name) for name in _names(self.node))
+
+    def evaluate(self, rows: Sequence[Row]) -> Evaluation:
+        """Evaluate the criterion on measured rows.
+
+        Raises CriterionError if a metric is missing or ambiguous, or if the arms do not line up.
+        """
+        finding = _Evaluator(rows).truth(self.node, None)
+        filled = f"{self}  ->  {finding.filled}"
+        if len(filled) > _LONGEST_FILLED:
+            filled = f"{filled[: _LONGEST_FILLED - 4]} ..."
+        return Evaluation(finding.truth, filled, finding.straddling)
+
+
+class Criteria(BetPart):
+    """When the claim holds, and when it fails beyond doubt."""
+
+    strict: Expression | None = Field(default=None, description="when it holds with room to spare")
+    lenient: Expression = Field(description="when it holds, such as 'perplexity_ratio <= 3'")
+    catastrophic: Expression | None = Field(default=None, description="when it fails beyond doubt")
+
+
+def reference(name: parse.Name) -> Reference:
+    """Return the reference of a dotted name."""
+    return Reference(name.parts[:-1], name.parts[-1], name.column)
+
+
+def _names(node: Node) -> Iterable[parse.Name]:
+    return (part for part in parse.walk(node) if isinstance(part, parse.Name))
+
+
+@dataclass(frozen=True)
+class _Finding:
+    truth: Truth
+    filled: str
+    straddling: tuple[Straddle, ...] = ()
+    distance: float = math.inf
+
+
+Binding = Mapping[Reference, Row]
+"""The row that each metric inside a quantifier is read from."""
+
+
+class RowWalker(Walker[N, T, Binding | None]):
+    """Walk a criterion over measured rows, with one binding per variant inside a quantifier."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+
+    def truth(self, node: Node, binding: Binding | None) -> T:
+        """Return the value of a node that is true or false."""
+        if isinstance(node, parse.Quantifier):
+            bindings = self.bindings(node.operand)
+            parts = [(each, self.truth(node.operand, each)) for each in bindings]
+            return self.quantified(node.word, parts)
+        return super().truth(node, binding)
+
+    def number(self, node: Node, binding: Binding | None) -> N:
+        """Return the value of a node that is a number."""
+        if isinstance(node, parse.Quantifier):
+            bindings = self.bindings(node.operand)
+            return self.gathered(node.word, [self.number(node.operand, each) for each in bindings])
+        return super().number(node, binding)
+
+    def named(self, name: parse.Name, binding: Binding | None) -> N:
+        """Return the value of a metric, from its binding or from the only row that has it."""
+        named = reference(name)
+        row = binding[named] if binding is not None else self.only(named)
+        return self.measured(named.metric, row)
+
+    @abstractmethod
+    def measured(self, metric: str, row: Row) -> N:
+        """Return the value of a metric of a row."""
+
+    @abstractmethod
+    def gathered(self, word: str, numbers: Sequence[N]) -> N:
+        """Return the ``min``, ``max`` or ``mean`` over the variants."""
+
+    @abstractmethod
+    def quantified(self, word: str, parts: Sequence[tuple[Binding, T]]) -> T:
+        """Return ``all`` or ``any`` over the variants."""
+
+    def only(self, named: Reference) -> Row:
+        """Return the one row of a reference. Raises CriterionError if there are none or several."""
+        rows = self._selected(named)
+        if len(rows) > 1:
+            labels = ", ".join(row.label for row in rows[:3])
+            raise CriterionError(
+                f"'{named}' means {len(rows)} measurements ({labels}, ...); say which by a "
+                "prefix, or range over them with any, all, min, max or mean",
+                named.column,
+            )
+        return rows[0]
+
+    def _selected(self, named: Reference) -> list[Row]:
+        """Return the rows that a reference ranges over. Raises CriterionError if there are none."""
+        rows = [row for row in self.rows if all(_carries(row, name) for name in named.prefix)]
+        known = METRICS.get(named.metric)
+        having = [row for row in rows if named.metric in row.metrics]
+        if known is not None and known.spans_arms:
+            # One value for a pair of arms: whichever arm's rows carry it, it counts once.
+            having = list({(row.target, row.text, row.checkpoint): row for row in having}.values())
+        elif len(having) != len(rows):
+            missing = next(row for row in rows if named.metric not in row.metrics)
+            raise CriterionError(f"'{named}' was not measured for {missing.label}", named.column)
+        if not having:
+            raise CriterionError(f"'{named}' was not measured", named.column)
+        return having
+
+    def bindings(self, node: Node) -> list[Binding]:
+        """Return the bindings that a quantifier ranges over.
+
+        References with different prefixes are joined by the target and by every dimension that
+        neither prefix names. A reference with a single target is joined with all targets of the others.
+        """
+        groups: dict[tuple[tuple[str, ...], bool], list[Reference]] = {}
+        for name in _names(node):
+            named = reference(name)
+            known = METRICS.get(named.metric)
+            spans = known is not None and known.spans_arms
+            groups.setdefault((tuple(sorted(named.prefix)), spans), []).append(named)
+        joined: list[_Match] | None = None
+        keyed: set[str] = set()
+        for (_, spans), references in groups.items():
+            rows = self._selected(references[0])
+            for other in references[1:]:
+                self._selected(other)
+            free = self._free(references[0], rows, spans=spans)
+            found = [_Match.of(row, free, references) for row in rows]
+            if joined is not None:
+                found = _natural_join(joined, found, sorted(keyed & free), references[0])
+            joined = found
+            keyed |= free
+        return [match.binding for match in joined or ()]
+
+    def _free(self, named: Reference, rows: Sequence[Row], *, spans: bool) -> set[str]:
+        """Return the dimensions in which the rows of a reference differ."""
+        names = set(named.prefix)
+        free = {
+            dimension
+            for dimension in _DIMENSIONS
+            if not any(getattr(row, dimension) in names for row in rows)
+        }
+        if spans:
+            free.discard("arm")
+        if len({row.target for row in rows}) > 1:
+            free.add("target")
+        return free
+
+
+class _Evaluator(RowWalker[Interval, _Finding]):
+    def constant(self, value: float) -> Interval:
+        return Interval.point(value)
+
+    def measured(self, metric: str, row: Row) -> Interval:
+        return row.metrics[metric]
+
+    def negative(self, operand: Interval) -> Interval:
+        return -operand
+
+    def calculated(self, sign: str, left: Interval, right: Interval) -> Interval:
+        result: Interval = ARITHMETIC[sign](left, right)
+        return result
+
+    def gathered(self, word: str, numbers: Sequence[Interval]) -> Interval:
+        return _GATHERED[word](numbers)
+
+    def negated(self, operand: _Finding) -> _Finding:
+        return replace(operand, truth=~operand.truth)
+
+    def joined(self, word: str, operands: Sequence[_Finding]) -> _Finding:
+        decide = Truth.all if word == "all" else Truth.any
+        return _joined(decide(each.truth for each in operands), operands)
+
+    def quantified(self, word: str, parts: Sequence[tuple[Binding, _Finding]]) -> _Finding:
+        labelled = [
+            replace(part, filled=f"{_label(binding)}: {part.filled}") for binding, part in parts
+        ]
+        return self.joined(word, labelled)
+
+    def compared(
+        self, node: parse.Comparison, sides: Sequence[Interval], binding: Binding | None
+    ) -> _Finding:
+        truths, straddling, distance = [], [], math.inf
+        for place, sign in enumerate(node.operators):
+            left, right = sides[place], sides[place + 1]
+            truths.append(left.compare(sign, right))
+            distance = min(distance, abs(left.value - right.value))
+            if truths[-1] is Truth.UNDECIDED:
+                straddling.append(self._straddle(node, place, left, right, binding))
+        truth = Truth.all(truths)
+        filled = self._filled(node.operands[0], sides[0], binding)
+        for sign, operand, side in zip(node.operators, node.operands[1:], sides[1:], strict=True):
+            filled = f"{filled} {sign} {self._filled(operand, side, binding)}"
+        undecided = tuple(straddling) if truth is Truth.UNDECIDED else ()
+        return _Finding(truth, f"{filled} is {truth.value}", undecided, distance)
+
+    def _straddle(
+        self,
+        node: parse.Comparison,
+        place: int,
+        left: Interval,
+        right: Interval,
+        binding: Binding | None,
+    ) -> Straddle:
+        operands = (node.operands[place], node.operands[place + 1])
+        sides = (left, right)
+        if not any(True for _ in _names(operands[0])):
+            operands, sides = operands[::-1], sides[::-1]
+        if binding is not None:
+            variant = _label(binding)
+        else:
+            found = [self._extreme(part) for part in parse.walk(operands[0])]
+            variant = next((label for label in found if label), "")
+        comparison = parse.written(
+            parse.Comparison(
+                (node.operands[place], node.operands[place + 1]), (node.operators[place],)
+            )
+        )
+        return Straddle(parse.written(operands[0]), variant, *sides, comparison)
+
+    def _extreme(self, node: Node) -> str | None:
+        """Return the variant that a ``min``, a ``max`` or a name takes its value from, if it is one."""
+        if isinstance(node, parse.Name):
+            try:
+                return self.only(reference(node)).label
+            except CriterionError:
+                return None
+        if not isinstance(node, parse.Quantifier) or node.word not in ("min", "max"):
+            return None
+        choose = min if node.word == "min" else max
+        bindings = self.bindings(node.operand)
+        return _label(choose(bindings, key=lambda each: self.number(node.operand, each).value))
+
+    def _filled(self, node: Node, side: Interval, binding: Binding | None) -> str:
+        if isinstance(node, parse.Number):
+            return parse.number(node.value)
+        if isinstance(node, parse.Name):
+            name = ".".join(node.parts)
+            return str(side) if binding is not None and len(node.parts) == 1 else f"{name} {side}"
+        extreme = self._extreme(node) if isinstance(node, parse.Quantifier) else None
+        at = f" ({extreme})" if extreme else ""
+        return f"{parse.written(node)} = {side}{at}"
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A binding, and the values of the dimensions that it is joined by."""
+
+    key: Mapping[str, object]
+    binding: Binding
+
+    @classmethod
+    def of(cls, row: Row, free: Iterable[str], references: Iterable[Reference]) -> _Match:
+        return cls({name: getattr(row, name) for name in free}, dict.fromkeys(references, row))
+
+    def at(self, names: Iterable[str]) -> tuple[object, ...]:
+        return tuple(self.key[name] for name in names)
+
+    def __or__(self, other: _Match) -> _Match:
+        return _Match({**self.key, **other.key}, {**self.binding, **other.binding})
+
+
+def _natural_join(
+    left: Sequence[_Match], right: Sequence[_Match], common: Sequence[str], named: Reference
+) -> list[_Match]:
+    """Return every pair that agrees in the common dimensions. Raises CriterionError if one has no partner."""
+    partners: dict[tuple[object, ...], list[_Match]] = {}
+    for match in right:
+        partners.setdefault(match.at(common), []).append(match)
+    lonely = {match.at(common): match for match in left if match.at(common) not in partners}
+    known = {match.at(common) for match in left}
+    lonely.update({at: found[0] for at, found in partners.items() if at not in known})
+    if lonely:
+        alone = _label(next(iter(lonely.values())).binding)
+        raise CriterionError(
+            f"around '{named}' the two sides do not line up: there is nothing beside {alone}; "
+            "use the same layers or pairs in both",
+            named.column,
+        )
+    joined: list[_Match] = []
+    for match in left:
+        joined.extend(match | partner for partner in partners[match.at(common)])
+        if len(joined) > _LARGEST_JOIN:
+            raise CriterionError("ranges over too many combinations", named.column)
+    return joined
+
+
+def _carries(row: Row, name: str) -> bool:
+    return name in (row.arm, row.text, row.checkpoint)
+
+
+def _label(binding: Binding) -> str:
+    rows = list(dict.fromkeys(row.label for row in binding.values()))
+    return " / ".join(rows)
+
+
+def _joined(truth: Truth, parts: Sequence[_Finding]) -> _Finding:
+    """Return the finding of several parts, with the deciding parts as text, the closest first."""
+    deciding = [part for part in parts if part.truth is truth]
+    deciding.sort(key=lambda part: part.distance)
+    filled = [part.filled for part in islice(deciding, _MOST_FILLED)]
+    if len(deciding) > _MOST_FILLED:
+        filled.append(f"and {len(deciding) - _MOST_FILLED} more")
+    straddling = tuple(straddle for part in deciding for straddle in part.straddling)
+    distance = min((part.distance for part in deciding), default=math.inf)
+    return _Finding(truth, "; ".join(filled), straddling, distance)

@@ -1,0 +1,138 @@
+"""The guard of one process: the catalogue judges bets, and a laboratory measures those that need it.
+
+Knows nothing of pytest, and imports what is heavy when it is needed: a bet that is refused
+unmeasured costs no import of torch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.catalogue.judge import Judge
+    from pytest_layerguard.catalogue.outcome import Outcome
+    from pytest_layerguard.environment.conditions import Conditions
+    from pytest_layerguard.interventions.registry import Registry
+    from pytest_layerguard.measurement.results import BetResult
+    from pytest_layerguard.pytest_plugin.options import Settings
+
+
+class Laboratory(Protocol):
+    """Whatever measures a bet."""
+
+    def measure(self, document: BetDocument, *, bets: Path) -> BetResult:
+        """Measure the bet, whose bet folder is `bets`.
+
+        Raises:
+            MeasurementError: a measurement that cannot be made honestly.
+            UnavailableError: something the bet needs cannot be had here.
+        """
+
+    def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
+        """Announce the bets, each with its bet folder, that this process measures."""
+
+
+class Guard:
+    """Judges bets; `laboratory` is called when the first one has to be measured.
+
+    `expected` are the bets of this process, each with its bet folder.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        laboratory: Callable[[], Laboratory],
+        expected: Iterable[tuple[BetDocument, Path]] = (),
+    ) -> None:
+        self._judge = judge
+        self._open = laboratory
+        self._expected = expected
+        self._laboratory: Laboratory | None = None
+
+    def judge(self, document: BetDocument, bets: Path) -> Outcome:
+        """Return the outcome of a bet of the folder `bets`."""
+
+        def measure() -> BetResult:
+            with library_warnings_shown():
+                if self._laboratory is None:
+                    self._laboratory = self._open()
+                    # A bet that is refused must not be swept along with those that are not.
+                    self._laboratory.expect(
+                        each for each in self._expected if self._judge.measures(*each)
+                    )
+                return self._laboratory.measure(document, bets=bets)
+
+        return self._judge.judge(document, bets, measure)
+
+
+@contextmanager
+def library_warnings_shown() -> Iterator[None]:
+    """Show what libraries warn of, also where the user's `-W error` would raise it.
+
+    An error raised in the middle of a library is no verdict on a bet, and may leave the library
+    in a state that nobody has tested.
+    """
+    with warnings.catch_warnings():
+        warnings.filters = [
+            ("default" if action == "error" else action, message, category, module, line)
+            for action, message, category, module, line in warnings.filters
+        ]
+        yield
+
+
+def conditions(settings: Settings, worker: int, cache: Path | None) -> Conditions:
+    """Return what the user allows.
+
+    `worker` numbers this process among those that share the machine; `cache` is where results are
+    kept if the user names no folder.
+    """
+    from pytest_layerguard.environment.budget import Budget
+    from pytest_layerguard.environment.conditions import Conditions
+
+    return Conditions(
+        device=settings.device,
+        worker=worker,
+        roots=settings.roots,
+        cache=settings.cache or cache,
+        fresh=settings.fresh,
+        device_wait=settings.device_wait,
+        timeout=settings.timeout,
+        budget=Budget(**dict(settings.limits)),
+        allow_unpinned=settings.allow_unpinned,
+        allow_remote_code=settings.allow_remote_code,
+    )
+
+
+def judge(settings: Settings, terms: Conditions, registry: Registry, root: Path) -> Judge:
+    """Build the judge of a project whose root directory is `root`."""
+    from pytest_layerguard.catalogue.judge import Judge
+    from pytest_layerguard.catalogue.model_lookup import ModelLookup
+
+    return Judge(
+        ModelLookup(terms),
+        root=root,
+        names=settings.bets,
+        require=settings.require,
+        recording=settings.record,
+        kinds=registry.arguments,
+        metrics=registry.metrics,
+    )
+
+
+def laboratory(terms: Conditions, registry: Registry, settings: Settings) -> Laboratory:
+    """Build this package's own laboratory; torch is imported for the first bet it has to measure."""
+    from pytest_layerguard.measurement.result_cache import CachingLaboratory
+
+    if settings.ray is None:
+        return CachingLaboratory(terms, registry)
+    from pytest_layerguard.measurement.ray_cluster import RayLaboratory
+
+    # The nodes share a cache only where the user names a folder that they share.
+    return RayLaboratory(replace(terms, cache=settings.cache), registry, settings.ray)

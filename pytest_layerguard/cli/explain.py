@@ -1,0 +1,421 @@
+"""`explain`: what a bet would measure, what that costs, and which doors it touches."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from pytest_layerguard.bet.errors import many
+from pytest_layerguard.catalogue.bet_folders import (
+    NAMES,
+    Catalogue,
+    bets_of,
+    folders_for,
+    root_of,
+    shown,
+)
+from pytest_layerguard.cli.check import files
+from pytest_layerguard.cli.command_output import (
+    PROBLEMS,
+    UserError,
+    complain,
+    elsewhere,
+    registry,
+    say,
+)
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from pytest_layerguard.bet.arguments import Intervention
+    from pytest_layerguard.bet.bet import Bet, Measure
+    from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.bet.text_sources import TextSource
+    from pytest_layerguard.catalogue.doors import Crossing
+    from pytest_layerguard.catalogue.model_lookup import ModelLookup, Sighting
+    from pytest_layerguard.catalogue.records import Record
+    from pytest_layerguard.cli.dry_run import Cost
+    from pytest_layerguard.environment.conditions import Conditions
+    from pytest_layerguard.interventions.registry import Registry
+
+_KEPT: Final = ".pytest_cache/d/layerguard"
+"""Where pytest keeps results unless told otherwise."""
+_LABEL: Final = 12
+_WIDTH: Final = 100
+_FEWEST_WINDOWS: Final = 8
+_SMALL: Final = 2**30
+_SPEED: Final = 5e10
+"""Floating-point operations per second that a few CPU cores do; a GPU does a thousand times as many."""
+
+
+def run(given: argparse.Namespace) -> int:
+    """Explain every bet of the files."""
+    from pytest_layerguard.bet.errors import BetFileError
+    from pytest_layerguard.bet.reader import read_bets
+    from pytest_layerguard.catalogue.model_lookup import ModelLookup
+    from pytest_layerguard.environment.conditions import Conditions
+
+    known = registry()
+    conditions = Conditions(roots=tuple(given.root))
+    scout = ModelLookup(conditions)
+    documents: list[BetDocument] = []
+    status = 0
+    for path in files(given.files):
+        try:
+            documents += read_bets(path, kinds=known.arguments, metrics=known.metrics)
+        except BetFileError as error:
+            for line in (f"error: {path} cannot be explained", str(error)):
+                complain(line)
+            for line in elsewhere(error.problems):
+                complain(line)
+            status = PROBLEMS
+    for place, document in enumerate(documents):
+        if place:
+            say()
+        explained = _Explained(document, known, conditions, scout)
+        try:
+            for line in explained.lines():
+                say(line)
+            problems = [*explained.problems()]
+        except UserError as error:
+            problems = [str(error)]
+        for problem in problems:
+            complain(f"error: {problem}")
+            status = PROBLEMS
+    return status
+
+
+@dataclass(frozen=True)
+class _Explained:
+    """One bet, told in paragraphs, each with a word before it."""
+
+    document: BetDocument
+    known: Registry
+    conditions: Conditions
+    scout: ModelLookup
+
+    def lines(self) -> Iterator[str]:
+        """Yield everything there is to say."""
+        from pytest_layerguard.bet.errors import printable
+
+        bet, bets = self.document.bet, bets_of(self.document.path)
+        place = printable(f"{self.document.path}:{self.document.line}")
+        yield f"{bet.id} ({printable(bet.title)}), {bet.status}, {place}"
+        yield ""
+        yield from _told("claims", [bet.stated])
+        sightings = self._sightings(bets)
+        yield from _told("model", (_seen(each, bet) for each in sightings))
+        yield from _told("does", _done(bet))
+        cost, why = self._cost(bet, sightings[0])
+        if cost is not None:
+            yield from _told("", [f"{many(len(cost.variants), 'variant')}: {_few(cost.variants)}"])
+        yield from _told("measures", _measured(bet.measure, len(cost.variants) if cost else 1))
+        yield from _told("judges", _judged(bet))
+        yield from _told("costs", (*_costs(bet, cost, why, sightings[0]), *self._took(bets)))
+        yield from _told("doors", self._doors(bets))
+
+    def problems(self) -> Iterator[str]:
+        """Yield what will keep it from being measured, as far as its files tell."""
+        from pytest_layerguard.bet.errors import printable
+        from pytest_layerguard.cli.obstacles import obstacles
+
+        bets = bets_of(self.document.path)
+        shapes = [each.shape for each in self._sightings(bets)]
+        depths = [shape.layers for shape in shapes if shape.layers is not None]
+        dense = any(shape.experts == 0 for shape in shapes)
+        file = printable(str(self.document.path))
+        if (tampering := self._tampering(bets)) is not None:
+            yield f"{file}:{self.document.line}: {tampering}"
+        for each in obstacles(self.document, bets, self.conditions, depths, dense=dense):
+            line, column = self.document.position(*each.key)
+            yield f"{file}:{line}:{column}: {printable(each.message)}"
+
+    def _tampering(self, bets: Path) -> str | None:
+        """What a bet that was changed after its record is told."""
+        from pytest_layerguard.catalogue.outcome import CHANGED
+
+        bet, record = self.document.bet, self._record(bets)
+        if record is None or record.is_of(bet) or record.is_amended_by(bet):
+            return None
+        return f"TAMPERED: {CHANGED}"
+
+    def _record(self, bets: Path) -> Record | None:
+        """The record that its folder has of this bet, of its present text or not."""
+        found = (
+            each.record for each in self._catalogue.of(self.document.bet.id) if each.bets == bets
+        )
+        return next(found, None)
+
+    @cached_property
+    def _catalogue(self) -> Catalogue:
+
+        bets = bets_of(self.document.path)
+        return Catalogue.load(
+            folders_for(bets, root_of(bets), NAMES),
+            kinds=self.known.arguments,
+            metrics=self.known.metrics,
+        )
+
+    def _sightings(self, bets: Path) -> list[Sighting]:
+        from pytest_layerguard.environment.measurement_errors import MeasurementError
+
+        try:
+            return list(self.scout.look(self.document, bets).values())
+        except MeasurementError as error:
+            key = str(error).partition(":")[0]
+            line, column = self.document.position(*key.split("."))
+            raise UserError(f"{self.document.path}:{line}:{column}: {error}") from None
+
+    def _cost(self, bet: Bet, sighting: Sighting) -> tuple[Cost | None, str]:
+        from pytest_layerguard.cli.dry_run import NoPlanError, cost
+
+        layers = sighting.shape.layers
+        if layers is None:
+            return None, f"the model's layers are not known: {sighting.missing}"
+        try:
+            return cost(bet, self.known, layers, sighting.shape.experts or 0), ""
+        except NoPlanError as error:
+            return None, str(error)
+
+    def _took(self, bets: Path) -> Iterator[str]:
+        """How long it took in this project, where pytest still has the result."""
+        from pytest_layerguard.environment.measurement_errors import MeasurementError
+        from pytest_layerguard.measurement.cache_key import identity
+        from pytest_layerguard.measurement.result_cache import ResultCache
+
+        try:
+            key = identity(self.document, bets, self.conditions, self.known)
+        except MeasurementError:
+            return
+        found = None if key is None else ResultCache(root_of(bets) / _KEPT).find(key)
+        if found is not None:
+            yield f"Measured here already, in {found.seconds:.1f} s; nothing has changed since."
+
+    def _doors(self, bets: Path) -> Iterator[str]:
+        from pytest_layerguard.catalogue.door_numbers import numbers
+        from pytest_layerguard.catalogue.doors import crossings, mistakes
+
+        bet, root = self.document.bet, root_of(bets)
+        if bet.closes is not None:
+            kinds = ", ".join(bet.closes.interventions)
+            yield f"It closes {kinds} on models with {bet.closes.models}."
+        catalogue = self._catalogue
+        crossed = crossings(self.document, bets, catalogue, self.scout)
+        if bet.closes is not None and crossed:
+            others = ", ".join(dict.fromkeys(each.id for each in crossed))
+            yield f"Closed too, for this model and what is done to it: by {others}."
+            return
+        for each in crossed:
+            how = "perhaps stands" if each.doubt else "stands"
+            at = f"{shown(each.entry.document.path, root)}:{each.entry.document.line}"
+            yield f"It {how} in the door that {each.id} closed ({at}), with {'; '.join(each.parts)}."
+            yield from (f"{line[:1].upper()}{line[1:]}." for line in numbers(each.entry))
+        wrong = [*mistakes(self.document, catalogue, crossed)]
+        yield from (f"Wrong: {mistake}." for mistake in wrong)
+        if crossed and not wrong:
+            yield from self._consequence(crossed, self._is_newcomer(bets))
+        for unread in catalogue.unreadable:
+            yield f"Not read, and may close more: {unread}."
+        if not crossed and not catalogue.unreadable:
+            read = many(len(catalogue.entries), "bet")
+            yield f"It stands in no closed door ({read} of the catalogue read)."
+
+    def _is_newcomer(self, bets: Path) -> bool:
+        """Whether the catalogue does not know this bet yet: a bet that lost, or has a record, is measured."""
+        bet, record = self.document.bet, self._record(bets)
+        recorded = record is not None and record.is_of(bet)
+        return bet.status == "proposed" or (bet.status == "upheld" and not recorded)
+
+    def _consequence(self, crossed: Sequence[Crossing], newcomer: bool) -> Iterator[str]:
+        """What follows for a bet that stands in doors; one rule with `catalogue.outcome`."""
+        from pytest_layerguard.catalogue.doors import challenging
+
+        bars = " and ".join(dict.fromkeys(each.bars for each in crossed))
+        named = [each.id for each in crossed if each.id in self.document.bet.challenges]
+        left = [each for each in crossed if each.id not in named]
+        if named and not (left and newcomer):
+            yield f"It challenges {', '.join(dict.fromkeys(named))}, so it must also meet {bars}."
+        if left and newcomer:
+            word = "SKIPPED" if all(each.absent for each in left) else "CROSSED"
+            yield (
+                f"So it will not be measured: {word}. With "
+                f"{challenging(each.id for each in crossed)} it is, and must also meet {bars}."
+            )
+
+
+def _seen(sighting: Sighting, bet: Bet) -> str:
+    from pytest_layerguard.bet.criteria.interval import short
+
+    shape = sighting.shape
+    facts = [
+        f"{short(value)} {name}"
+        for name, value in (
+            ("parameters", shape.parameters),
+            ("layers", shape.layers),
+            ("experts a layer", shape.experts),
+        )
+        if value
+    ]
+    known = f": {', '.join(facts)}" if facts else ""
+    missing = f"; not all is known: {sighting.missing}" if sighting.missing else ""
+    stream = ", layers read from disk one by one" if bet.model.placement == "stream" else ""
+    return f"{sighting.shown}{known}{stream}{missing}"
+
+
+def _done(bet: Bet) -> Iterator[str]:
+    for arm, interventions in bet.arm_interventions.items():
+        before = "" if arm is None else f"{arm}: "
+        yield before + ", then ".join(_one(each) for each in interventions)
+
+
+def _one(intervention: Intervention) -> str:
+    meaning = (type(intervention.arguments).__doc__ or "").strip().splitlines()[0]
+    given = intervention.arguments.model_dump(mode="json", exclude_defaults=True)
+    told = ", ".join(f"{key}: {_short(value)}" for key, value in given.items())
+    # Docstrings mark code for the reference; a terminal has no other type for it.
+    meaning = f"{meaning[:1].lower()}{meaning[1:]}".rstrip(".").replace("``", "'")
+    return f"{intervention.kind}{f' ({told})' if told else ''}: {meaning}"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_short(each)}' for key, each in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_short, value))}]"
+    return str(value)
+
+
+def _measured(measure: Measure, variants: int) -> Iterator[str]:
+    texts = list(measure.named_texts.items())
+    for name, text in texts:
+        amount = "all tokens" if measure.tokens is None else f"{measure.tokens:,} tokens"
+        of = f"{name}, " if name is not None else ""
+        yield f"{amount} of {of}{_text(text)}; base and variants on the same tokens"
+    if measure.preset is not None:
+        yield f"by the contract of {measure.preset}"
+    elif measure.tokens is not None:
+        window = measure.window or 512
+        windows = _windows(measure)
+        default = "" if measure.window else ", or the model's context if that is shorter"
+        yield f"{many(windows, 'window')} of {window} tokens{default}"
+        if windows < _FEWEST_WINDOWS:
+            yield "fewer than 8 windows: no intervals, the points decide"
+        else:
+            together = f", which hold together over {variants} variants" if variants > 1 else ""
+            yield f"95 % intervals, clustered by window{together}"
+    if measure.sample is not None:
+        prompts = many(len(measure.sample.prompts), "prompt")
+        yield f"unique tokens of {measure.sample.tokens} greedy ones after {prompts}"
+    if measure.speak is not None:
+        yield "the eye test: shown, never judged"
+
+
+def _text(text: TextSource) -> str:
+    given = text.model_dump(mode="json", exclude_none=True)
+    if "reference" in given:
+        return f"the package's {given['reference']} text"
+    return str(given.get("file") or given.get("dataset"))
+
+
+def _windows(measure: Measure) -> int:
+    assert measure.tokens is not None
+    step = measure.stride or measure.window or 512
+    return -(-measure.tokens // (1 if measure.positions == "last" else step))
+
+
+def _judged(bet: Bet) -> Iterator[str]:
+    for word in ("strict", "lenient", "catastrophic"):
+        criterion = getattr(bet.criteria, word)
+        if criterion is not None:
+            yield f"{word.upper()} if {criterion}"
+    stands = "must not hold" if bet.status == "falsified" else "must hold"
+    yield f"The claim {stands}, or the build fails."
+
+
+def _costs(bet: Bet, cost: Cost | None, why: str, sighting: Sighting) -> Iterator[str]:
+    parameters, layers = sighting.shape.parameters, sighting.shape.layers
+    if cost is None or layers is None:
+        yield f"Cannot be told: {why}"
+    else:
+        saved = "" if cost.alone == cost.shared else f"; {cost.alone:,} if nothing were shared"
+        yield (
+            f"{cost.shared:,} layer evaluations over all tokens, base included{saved}; "
+            f"the base alone takes {layers:,}."
+        )
+        if cost.choosing:
+            yield f"Before them {cost.choosing:,} to decide what is done."
+        if cost.training:
+            yield f"Training goes through {cost.training:,} windows, forward and backward."
+    several = len(bet.measure.named_texts) * len(bet.model.checkpoints())
+    if several > 1:
+        yield f"All that {several} times: for each text and checkpoint."
+    if parameters is not None:
+        width = _width(bet, parameters)
+        lies = "on disk" if bet.model.placement == "stream" else "in memory"
+        yield f"About {_bytes(parameters * width)} of weights {lies}."
+    if cost is not None and layers and parameters is not None and bet.measure.tokens is not None:
+        yield _time(bet, cost, layers, parameters, several)
+    if bet.needs is not None and bet.needs.gpu is not None:
+        yield f"It says that it needs a GPU with {_bytes(bet.needs.gpu)}."
+
+
+def _time(bet: Bet, cost: Cost, layers: int, parameters: int, several: int) -> str:
+    """A bound from above: 2 operations for each parameter and token, all experts counted."""
+    measure = bet.measure
+    assert measure.tokens is not None
+    window = measure.window or 512
+    each = 2 * parameters / layers
+    scored = (cost.shared + cost.choosing) * max(measure.tokens, _windows(measure) * window)
+    trained = 3 * layers * cost.training * window
+    spoken = 0
+    for spec in (measure.sample, measure.speak):
+        if spec is not None:
+            spoken += (len(cost.variants) + 1) * layers * spec.tokens * len(spec.prompts)
+    operations = each * (scored + trained + spoken) * several
+    return (
+        f"About {operations:.1g} floating-point operations at most: {_seconds(operations / _SPEED)} "
+        "on a few CPU cores, loading aside."
+    )
+
+
+def _width(bet: Bet, parameters: int) -> int:
+    from pytest_layerguard.models.loading import LARGEST_IN_FP32
+
+    given = bet.model.dtype
+    if given is not None:
+        return 4 if given == "float32" else 2
+    return 4 if parameters <= LARGEST_IN_FP32 else 2
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 1:
+        return "less than a second"
+    if seconds < 120:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 7200 else f"about {seconds / 3600:.0f} h"
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= _SMALL else f"{count / 2**20:.0f} MiB"
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:7])}, ... {names[-1]}"
+
+
+def _told(word: str, sentences: Iterable[str]) -> Iterator[str]:
+    from pytest_layerguard.bet.errors import printable
+
+    for place, sentence in enumerate(sentences):
+        yield from textwrap.wrap(
+            printable(sentence),
+            _WIDTH,
+            initial_indent=f"{word if place == 0 else '':<{_LABEL}}",
+            subsequent_indent=" " * _LABEL,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )

@@ -1,0 +1,309 @@
+"""`new`: a bet file, asked for or given, that runs as it is."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_layerguard.bet.names import REFERENCE_NAMES, SLUG
+from pytest_layerguard.catalogue.bet_folders import Catalogue, bets_of
+from pytest_layerguard.cli.bet_template import ARGUMENTS, NewBet
+from pytest_layerguard.cli.command_output import UserError, registry, say
+from pytest_layerguard.environment.conditions import ROOT_FLAG
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
+    from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.interventions.registry import Registry
+
+_SCHEMA: Final = "schema.json"
+_HUB: Final = re.compile(r"([\w.-]+/[\w.-]+)(?:@([0-9a-f]{40}))?")
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """Asks for what was not given, where there is somebody to ask."""
+
+    given: argparse.Namespace
+    asks: bool
+
+    def __call__(self, name: str, question: str, default: str, read: Callable[[str], Any]) -> Any:
+        """Return what was given, answered or else the default, read.
+
+        Raises:
+            UserError: For what was given and cannot be read; an answer is asked for again.
+        """
+        said = getattr(self.given, name)
+        if said is not None or not self.asks:
+            return read(said if said is not None else default)
+        while True:
+            answer = input(f"{question} [{default}]: ").strip() or default
+            try:
+                return read(answer)
+            except UserError as error:
+                say(f"  {error}")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Write the file, and say what comes next."""
+    known = registry()
+    ask = _Asking(given, asks=not given.no_input and sys.stdin.isatty())
+    if ask.asks and given.intervention is None:
+        say(f"interventions: {', '.join(known)}")
+    what, kinds, swept = ask(
+        "intervention",
+        "what is done to the model: a name, or such as prune_weights: {sparsity: 0.5}",
+        "skip_layers",
+        lambda text: intervention(text, known),
+    )
+    title = ask("title", "title, a few words", _titled(kinds, swept), str)
+    id_ = ask("id", "id", _slug(given.path.stem if given.path else title), _id)
+    path = given.path or Path("bets", f"{id_}.yaml")
+    _free(path)
+    limit = "any(perplexity_ratio <= 3)" if swept else "perplexity_ratio <= 3"
+    strict = "any(perplexity_ratio <= 1.5)" if swept else "perplexity_ratio <= 1.5"
+    claim = ask("claim", "claim, in a sentence", _claimed(kinds, swept), str)
+    subject = ask(
+        "model",
+        "model: reference, reference-wide, a folder, or ORG/NAME@COMMIT",
+        "reference",
+        lambda text: model(text, path),
+    )
+    read = ask(
+        "text",
+        "text to measure on: a file, or the package's own",
+        "heldout",
+        lambda text: _text(text, path),
+    )
+    lenient = ask("lenient", "the claim holds when", limit, str)
+    chosen = given.lenient is not None or lenient != limit
+    left = {"strict": chosen or given.strict is not None, "lenient": chosen}
+    bet = NewBet(
+        id=id_,
+        title=title,
+        claim=claim,
+        status=given.status,
+        model=subject,
+        intervention=what,
+        text=read,
+        tokens=given.tokens,
+        window=given.window,
+        lenient=lenient,
+        # Beside a bar that was chosen one that was not could be the looser of the two.
+        strict=given.strict or (None if chosen else strict),
+        catastrophic=given.catastrophic,
+        challenges=tuple(given.challenges),
+        schema=_schema_line(path),
+        placeholders=tuple(name for name, given_ in left.items() if not given_),
+    )
+    document = write(path, str(bet), known)
+    for line in _next(path, outside(document)):
+        say(line)
+    return 0
+
+
+def intervention(text: str, known: Registry) -> tuple[str, tuple[str, ...], bool]:
+    """Read an intervention: a name alone, or YAML such as `skip_layers: {layers: 3}`.
+
+    Returns:
+        YAML on one line, the kinds in order, and whether they sweep.
+
+    Raises:
+        UserError: If there is no such intervention, or its arguments are wrong.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    from pytest_layerguard.bet.arguments import Interventions
+    from pytest_layerguard.bet.limits import DEFAULT_LIMITS
+    from pytest_layerguard.bet.yaml import read_documents
+
+    text = " ".join(text.split())
+    if text in ARGUMENTS:
+        text = f"{text}: {ARGUMENTS[text]}"
+    documents, fault = read_documents(text, DEFAULT_LIMITS)
+    faults = [*(fault for document in documents for fault in document.faults)]
+    if fault is not None or faults or len(documents) != 1:
+        raise UserError(
+            f"intervention: {(fault or faults[0]).message if fault or faults else text}"
+        )
+    try:
+        done: Any = TypeAdapter(Interventions).validate_python(
+            documents[0].data, context={"kinds": known.arguments}
+        )
+    except ValidationError as error:
+        raise UserError(f"intervention: {error.errors()[0]['msg']}") from None
+    swept = any(each.arguments.is_sweep for each in done)
+    return text, tuple(each.kind for each in done), swept
+
+
+def model(text: str, bet: Path) -> str:
+    """Read a model as the YAML of a bet file at `bet`.
+
+    Raises:
+        UserError: If there is no such model, or no commit of it is given and the hub has no answer.
+    """
+    from pytest_layerguard.bet.errors import suggestion
+
+    if text in REFERENCE_NAMES:
+        return text
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"model: {text} has no config.json; allowed: a folder with a model")
+        return f"{{path: {_from(bet, folder)}}}"
+    found = _HUB.fullmatch(text)
+    if found is None or text.startswith("."):
+        close = suggestion(text, REFERENCE_NAMES) or ";"
+        raise UserError(
+            f"model: there is no {text!r}{close} allowed: {', '.join(REFERENCE_NAMES)}, "
+            "a folder with a model, ORG/NAME@COMMIT"
+        )
+    return f"{{hub: {found[1]}, revision: {found[2] or _commit(found[1])}}}"
+
+
+def _commit(name: str) -> str:
+    """Ask the hub for today's commit: a bet is about one, and a branch may move."""
+    from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
+    from pytest_layerguard.models.hub import Repository
+
+    try:
+        return Repository("model", name, None).listing()[0]
+    except (MeasurementError, UnavailableError) as error:
+        raise UserError(f"model: no commit was given and the hub has no answer: {error}") from None
+
+
+def _text(text: str, bet: Path) -> str:
+    if text in ("heldout", "training"):
+        return f"{{reference: {text}}}"
+    file = Path(text).expanduser()
+    if not file.is_file():
+        raise UserError(f"text: there is no file {text!r}; allowed: a text file, or heldout")
+    if file.suffix == ".parquet":
+        return f"{{dataset: parquet, file: {_from(bet, file)}}}"
+    return f"{{file: {_from(bet, file)}}}"
+
+
+def write(path: Path, text: str, known: Registry) -> BetDocument:
+    """Write a bet file that is sound and does not exist yet, and the schema that editors read.
+
+    Returns:
+        The bet.
+
+    Raises:
+        UserError: With all that is wrong with it, or why it cannot be written.
+    """
+    from pytest_layerguard.bet.errors import BetFileError
+    from pytest_layerguard.bet.reader import parse_bets
+    from pytest_layerguard.bet.schema import bet_schema, written
+
+    try:
+        (document,) = parse_bets(text, path, kinds=known.arguments, metrics=known.metrics)
+    except BetFileError as error:
+        raise UserError(f"what was given is no sound bet; nothing was written\n{error}") from None
+    catalogue = Catalogue.load([bets_of(path)], kinds=known.arguments, metrics=known.metrics)
+    for entry in catalogue.of(document.bet.id):
+        raise UserError(
+            f"{document.bet.id!r} is the id of {entry.document.path}:{entry.document.line}; "
+            "give another with --id"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+        beside = path.parent / _SCHEMA
+        if _schema_line(path) == _SCHEMA and not beside.exists():
+            beside.write_text(written(bet_schema(known.arguments)), encoding="utf-8")
+    except FileExistsError:
+        _free(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+    return document
+
+
+def outside(document: BetDocument) -> tuple[Path, ...]:
+    """The folders outside the bet's own tree that it reads from, which the user must allow."""
+    from pytest_layerguard.bet.text_sources import FileText, LocalDatasetText
+    from pytest_layerguard.environment.allowed_paths import AllowedPaths
+    from pytest_layerguard.environment.conditions import Conditions
+
+    bet = document.bet
+    reach = AllowedPaths.of(document.path, bets_of(document.path), Conditions())
+    texts = bet.measure.named_texts.values()
+    files = [text.file for text in texts if isinstance(text, FileText | LocalDatasetText)]
+    folders = [reach.folder.joinpath(file).resolve().parent for file in files]
+    if bet.model.path is not None:
+        folders.append(reach.folder.joinpath(bet.model.path).resolve())
+    return tuple(folder for folder in dict.fromkeys(folders) if not reach.holds(folder))
+
+
+def _schema_line(path: Path) -> str:
+    """Where editors find the schema: in the package, if it lies in the same project, or beside."""
+    from pytest_layerguard.bet.schema import SHIPPED
+
+    here = Path.cwd()
+    inside = SHIPPED.is_relative_to(here) and path.absolute().is_relative_to(here)
+    return _from(path, SHIPPED) if inside and "site-packages" not in SHIPPED.parts else _SCHEMA
+
+
+def _free(path: Path) -> None:
+    if path.exists():
+        raise UserError(f"{path} exists and is not overwritten; give another path")
+    if path.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{path} is no bet file; allowed: a name that ends in .yaml or .yml")
+
+
+def _id(text: str) -> str:
+    if not re.fullmatch(SLUG, text):
+        raise UserError(f"id: {text!r}; allowed: lower-case letters, digits and '-', at most 80")
+    return text
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:80] or "bet"
+
+
+def _from(bet: Path, target: Path) -> str:
+    """A path as the bet file has it."""
+    try:
+        relative = os.path.relpath(target.resolve(), bet.parent.resolve())
+    except ValueError:
+        raise UserError(f"{target} lies on another drive than the bet file") from None
+    written = Path(relative).as_posix()
+    return written if re.fullmatch(r"[\w./-]+", written) else f'"{written}"'
+
+
+def _titled(kinds: tuple[str, ...], swept: bool) -> str:
+    done = ", then ".join(kind.replace("_", " ") for kind in kinds)
+    each = ", one at a time" if swept else ""
+    return f"{done[:1].upper()}{done[1:]}{each}"
+
+
+def _claimed(kinds: tuple[str, ...], swept: bool) -> str:
+    done = " and then ".join(kinds)
+    least = "at least one of its variants" if swept else "the model"
+    return f"After {done} {least} has no more than 3x the perplexity."
+
+
+def _next(path: Path, roots: Sequence[Path]) -> list[str]:
+    bets = bets_of(path)
+    # Joined by '=': a folder that stands alone would count for pytest's search of its root.
+    allowed = "".join(f" {ROOT_FLAG}={shlex.quote(str(root))}" for root in roots)
+    named = "" if bets.name == "bets" else f" -o layerguard_bets={bets.name}"
+    told = [
+        f"wrote {path}",
+        f"what it would cost: python -m pytest_layerguard explain {path}{allowed}",
+        f"judge it:            pytest{named} {path}{allowed}",
+    ]
+    if roots:
+        told.append(
+            f"It reads outside of {bets.absolute().parent}, which a run must allow; what lies inside "
+            "needs no option."
+        )
+    return told

@@ -1,0 +1,114 @@
+"""What will keep a bet from being measured, as far as its local files and its model's depth tell.
+
+Nothing is loaded, no tokenizer asked and torch not imported, so what is not told here may still go wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_layerguard.bet.arguments import AverageExperts, DropExperts, Train
+from pytest_layerguard.bet.targets import TargetError
+from pytest_layerguard.environment.allowed_paths import AllowedPaths
+from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.models.loading import locate
+from pytest_layerguard.texts.sources import Texts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from pytest_layerguard.bet.arguments import Intervention
+    from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.bet.text_sources import TextSource
+    from pytest_layerguard.environment.conditions import Conditions
+
+Key = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """What is in the way, and the key of the bet that it is about."""
+
+    key: Key
+    message: str
+
+
+def obstacles(
+    document: BetDocument,
+    bets: Path,
+    conditions: Conditions,
+    depths: Iterable[int],
+    *,
+    dense: bool,
+) -> Iterator[Obstacle]:
+    """Yield what would make a bet's outcome ERROR.
+
+    Args:
+        document: The bet.
+        bets: The bet folder that it belongs to.
+        conditions: What the user allows.
+        depths: How many layers each checkpoint has, as far as that is known.
+        dense: Whether a checkpoint is known to have no experts.
+    """
+    yield from _of_models(document, bets, conditions)
+    texts = Texts(conditions, document.path, bets)
+    # A preset takes what there is; the bet's own contract takes just so many tokens.
+    measure = document.bet.measure
+    tokens = measure.tokens if measure.preset is None else None
+    for key, source in _measured_on(document):
+        yield from _of_text(texts, key, source, tokens)
+    for key, intervention in _done(document):
+        arguments = intervention.arguments
+        for place, source in enumerate(arguments.text if isinstance(arguments, Train) else ()):
+            yield from _of_text(texts, (*key, "text", place), source, None)
+        yield from _of_targets(key, intervention, depths)
+        if dense and isinstance(arguments, AverageExperts | DropExperts):
+            yield Obstacle(key, f"{intervention.kind}: the model has no experts")
+
+
+def _of_models(document: BetDocument, bets: Path, conditions: Conditions) -> Iterator[Obstacle]:
+    reach = AllowedPaths.of(document.path, bets, conditions)
+    for name, source in document.bet.model.checkpoints().items():
+        if source.kind != "path":
+            continue
+        try:
+            # The headers tell of a file that is cut off.
+            _ = locate(source, reach, conditions).tensors
+        except (MeasurementError, OSError) as error:
+            yield Obstacle(
+                ("model", "path") if name is None else ("model", "paths", name), str(error)
+            )
+
+
+def _measured_on(document: BetDocument) -> Iterator[tuple[Key, TextSource]]:
+    for name, source in document.bet.measure.named_texts.items():
+        yield ("measure", *(("text",) if name is None else ("texts", name))), source
+
+
+def _of_text(texts: Texts, key: Key, source: TextSource, tokens: int | None) -> Iterator[Obstacle]:
+    try:
+        texts.check(source, tokens)
+    except (MeasurementError, OSError) as error:
+        yield Obstacle((*key, "file"), str(error))
+
+
+def _of_targets(key: Key, intervention: Intervention, depths: Iterable[int]) -> Iterator[Obstacle]:
+    for layers in dict.fromkeys(depths):
+        try:
+            intervention.arguments.variants(layers)
+        except TargetError as error:
+            told = "layers" if getattr(intervention.arguments, "layers", None) else "pairs"
+            yield Obstacle((*key, told), f"{intervention.kind}: {error}")
+        except Exception:  # an intervention of another package may want more of a model
+            continue
+
+
+def _done(document: BetDocument) -> Iterator[tuple[Key, Intervention]]:
+    """Yield every intervention with where it stands: by itself, or in a list."""
+    for arm, interventions in document.bet.arm_interventions.items():
+        key: Key = ("intervention",) if arm is None else ("arms", arm)
+        for place, each in enumerate(interventions):
+            listed = (*key, place) in document.places
+            yield (*key, *((place,) if listed else ()), each.kind), each

@@ -1,0 +1,1 @@
+"""What this machine and its user allow: devices, limits, readable paths, and how failures are reported."""

@@ -1,0 +1,64 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from typing import TYPE_CHECKING, Final
+
+from pytest_layerguard.environment.secrets import without_secrets
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SUFFIX: Final = ".tmp"
+_ABANDONED: Final = 3600.0
+"""Seconds after which a temporary file has no living writer."""
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Put ``text`` in place of the file at ``path``; its folder must exist.
+
+    A reader sees the old file or the whole new one, whenever the writer is killed and however many
+    write at once; the last one to finish stays. Raises OSError where it cannot be written; whatever
+    stood there still does. Access tokens are taken out.
+    """
+    text = without_secrets(text)
+    _sweep(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_SUFFIX}")
+    try:
+        with temporary.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what writers of this very file left when they were killed."""
+    left = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}{re.escape(_SUFFIX)}")
+    for other in path.parent.iterdir():
+        if not left.fullmatch(other.name):
+            continue
+        try:
+            if time.time() - other.lstat().st_mtime > _ABANDONED:
+                other.unlink()
+        except FileNotFoundError:
+            continue
+
+
+def _sync(folder: Path) -> None:
+    """Make the rename itself outlast a loss of power, where the system has a way to say so."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,141 @@
+"""Which device a bet is measured on, and whether it is what the bet needs."""
+
+from __future__ import annotations
+
+import gc
+import os
+from typing import TYPE_CHECKING
+
+from pytest_layerguard.environment.conditions import DEVICE_FLAG, Conditions
+from pytest_layerguard.environment.measurement_errors import UnavailableError
+
+if TYPE_CHECKING:
+    from pytest_layerguard.bet.bet import ModelSpec, Needs
+
+
+def resolve(conditions: Conditions) -> str:
+    """Say which device is measured on, as torch names it.
+
+    Returns:
+        ``cpu``, ``cuda:N`` or ``mps``. ``auto`` takes a GPU where there is one; ``auto`` and
+        ``cuda`` deal the visible GPUs out by the worker's number.
+
+    Raises:
+        UnavailableError: If the device that was asked for is not there.
+    """
+    import torch
+
+    wanted = conditions.device
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    metal = torch.backends.mps.is_available()
+    if wanted == "auto":
+        wanted = "cuda" if gpus else "mps" if metal else "cpu"
+    if wanted == "cuda" and gpus:
+        return f"cuda:{conditions.worker % gpus}"
+    if wanted.startswith("cuda:") and int(wanted.removeprefix("cuda:")) < gpus:
+        return wanted
+    if wanted == "cpu" or (wanted == "mps" and metal):
+        return wanted
+    raise UnavailableError(
+        f"{DEVICE_FLAG} {conditions.device}: there is no such device here. There is: "
+        f"{', '.join(['cpu', *(['mps'] if metal else []), *map(_described, range(gpus))])}."
+    )
+
+
+def identity(gpu: str) -> str:
+    """Tell a GPU from all others of the machine, whatever each process calls it.
+
+    ``cuda:1`` is another GPU in a process that sees others: it is the second of those that
+    ``CUDA_VISIBLE_DEVICES`` lists.
+    """
+    import torch
+
+    index = int(gpu.removeprefix("cuda:"))
+    uuid = getattr(torch.cuda.get_device_properties(index), "uuid", None)
+    if uuid is not None:
+        return str(uuid)
+    listed = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return listed[index] if index < len(listed) and listed[index] else str(index)
+
+
+def taken(spec: ModelSpec, conditions: Conditions) -> tuple[str, ...]:
+    """Say which GPUs a model will lie on, as torch names them; none for any other device.
+
+    Raises:
+        UnavailableError: If the device that was asked for is not there.
+    """
+    import torch
+
+    device = resolve(conditions)
+    if not device.startswith("cuda"):
+        return ()
+    if spec.device_map is None:
+        return (device,)
+    return tuple(f"cuda:{index}" for index in range(torch.cuda.device_count()))
+
+
+def require(needs: Needs | None, conditions: Conditions) -> None:
+    """Refuse a machine that has less than a bet needs.
+
+    Raises:
+        UnavailableError: If it has; says what is there and what is needed.
+    """
+    if needs is None:
+        return
+    if needs.memory is not None and _host_memory() < needs.memory:
+        raise UnavailableError(
+            f"needs {_size(needs.memory)} of memory; this machine has {_size(_host_memory())}"
+        )
+    if needs.gpu is not None:
+        _require_gpu(needs.gpu, resolve(conditions))
+
+
+def _require_gpu(needed: int, device: str) -> None:
+    import torch
+
+    if not device.startswith("cuda"):
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        there = (
+            f"this run measures on {device}, though there is {', '.join(map(_described, range(gpus)))}"
+            if gpus
+            else f"this machine has no CUDA GPU (it measures on {device})"
+        )
+        raise UnavailableError(f"needs a GPU with {_size(needed)}; {there}")
+    index = int(device.removeprefix("cuda:"))
+    if torch.cuda.get_device_properties(index).total_memory < needed:
+        raise UnavailableError(f"needs a GPU with {_size(needed)}; there is {_described(index)}")
+
+
+def vacate() -> None:
+    """Give the memory of models that are no longer referenced back to the GPUs."""
+    import torch
+
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def name(device: str) -> str:
+    """Return what people call a device: the GPU's name, or the processor's architecture."""
+    import platform
+
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return platform.machine()
+
+
+def _described(index: int) -> str:
+    import torch
+
+    properties = torch.cuda.get_device_properties(index)
+    return f"cuda:{index} ({properties.name}, {_size(properties.total_memory)})"
+
+
+def _host_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.3g} GiB"

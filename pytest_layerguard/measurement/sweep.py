@@ -1,0 +1,345 @@
+"""Running many plans of one model as a prefix trie: what two plans share, they share exactly.
+
+Skipping each of L layers in turn costs L(L+1)/2 layer evaluations, the untouched model included, because the
+variant that skips layer k agrees with it on the first k layers. The trie is walked depth first, one part of
+the windows at a time, so that no more states are held than a part's budget allows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+from pytest_layerguard.measurement.head import Scores, compare, joined
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pytest_layerguard.models.plan import OuterWeights, Plan, Step, Weights
+    from pytest_layerguard.models.runner import ForwardState, Runner
+    from pytest_layerguard.texts.windows import Batch
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a sweep may hold on a kind of device, in bytes.
+
+    Attributes:
+        states: Hidden states at a time.
+        edits: Edited tensors kept from one part of the windows to the next.
+        base: The base's final hidden states kept for later sweeps over the same tokens.
+    """
+
+    states: int
+    edits: int
+    base: int
+
+    @classmethod
+    def on(cls, device: str) -> Limits:
+        """Return those of a kind of device, as torch names it."""
+        return _LIMITS.get(device, _LIMITS["cpu"])
+
+
+_LIMITS: Final = {"cpu": Limits(2**30, 2**30, 2**28), "cuda": Limits(2**33, 2**33, 2**31)}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base that was run already.
+
+    Attributes:
+        losses: Its token losses, ``[n]``.
+        final: Its final hidden states on the scored tokens, one tensor for each part of the windows.
+    """
+
+    losses: Tensor
+    final: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Scores of a base and its variants on the same tokens.
+
+    Attributes:
+        base: Token losses of the base, ``[n]``.
+        variants: Scores of each variant, in the order asked for.
+        kept: The base for a later sweep over the same tokens, or None where it is too large to keep.
+    """
+
+    base: Tensor
+    variants: tuple[Scores, ...]
+    kept: Base | None
+
+
+@dataclass
+class _Kept:
+    """Edited tensors kept for the next part, as far as they fit; recomputing them is exact, only slower."""
+
+    runner: Runner
+    budget: int
+    held: dict[Weights, dict[str, Tensor]] = field(default_factory=dict)
+
+    def tensors(self, weights: Weights) -> dict[str, Tensor] | None:
+        if not weights.edits:
+            return None
+        if weights not in self.held:
+            made = self.runner.materialise(weights)
+            size = sum(tensor.untyped_storage().nbytes() for tensor in made.values())
+            if size > self.budget:
+                return made
+            self.budget -= size
+            self.held[weights] = made
+        return self.held[weights]
+
+
+def evaluations(plans: Sequence[Plan]) -> int:
+    """How many layer evaluations the trie of these plans makes per micro-batch."""
+    return len(
+        {
+            (plan.shell, plan.steps[: depth + 1])
+            for plan in plans
+            for depth in range(len(plan.steps))
+        }
+    )
+
+
+def split(sizes: Sequence[int], room: int) -> Iterator[range]:
+    """Yield runs of neighbours whose sizes together fit the room, one at least in each."""
+    start, held = 0, 0
+    for place, size in enumerate(sizes):
+        if place > start and held + size > room:
+            yield range(start, place)
+            start, held = place, 0
+        held += size
+    if start < len(sizes):
+        yield range(start, len(sizes))
+
+
+@torch.inference_mode()
+def sweep(
+    runner: Runner,
+    batches: Sequence[Batch],
+    base: Plan,
+    variants: Sequence[Plan],
+    vocabulary: int,
+    *,
+    known: Base | None = None,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Swept:
+    """Scores a base and its variants, each on every micro-batch.
+
+    Args:
+        runner: The model.
+        batches: Micro-batches; base and variants see the same shapes, so that doing nothing changes nothing.
+        base: The plan that the variants are compared with.
+        variants: The plans to compare; equal plans are run once.
+        vocabulary: The number of logits.
+        known: The base, where a sweep over the same micro-batches has run it already.
+        advance: Called with the number of layer evaluations made since the last call.
+
+    Returns:
+        Scores in the order of the tokens.
+    """
+    distinct = list(dict.fromkeys([*variants] if known is not None else [base, *variants]))
+    limits = Limits.on(runner.device.type)
+    kept = _Kept(runner, limits.edits)
+    base_losses: list[Tensor] = []
+    base_final: list[Tensor] = []
+    room = limits.base
+    scores: dict[Plan, list[Scores]] = {plan: [] for plan in variants}
+    states = [batch.input_ids.numel() * runner.state_width for batch in batches]
+    # Depth first a state is held for each slot, else for each plan; besides, the embeddings, what a layer
+    # is about to give, and the base's final states.
+    most = 3 + (len(runner.anatomy) if runner.store is None else len(distinct))
+    parts = [
+        [batches[place] for place in places] for places in split(states, limits.states // most)
+    ]
+    for part, final in zip(parts, _finals(known, parts), strict=True):
+        walk = _Walk(runner, part, base, frozenset(variants), kept, vocabulary, advance)
+        losses, partial = walk.run(distinct, final)
+        base_losses.append(losses)
+        room -= walk.base_final.nbytes
+        if room >= 0:
+            base_final.append(walk.base_final)
+        for plan, score in partial.items():
+            scores[plan].append(score)
+    whole = {plan: joined(parts) for plan, parts in scores.items()}
+    losses = torch.cat(base_losses)
+    return Swept(
+        losses,
+        tuple(whole[plan] for plan in variants),
+        Base(losses, tuple(base_final)) if room >= 0 else None,
+    )
+
+
+def _finals(known: Base | None, parts: Sequence[Sequence[Batch]]) -> Sequence[Tensor | None]:
+    """The known base's final hidden states on each part; another sweep may have cut its parts otherwise."""
+    if known is None:
+        return [None] * len(parts)
+    sizes = [sum(int(batch.scored.sum()) for batch in part) for part in parts]
+    if [len(final) for final in known.final] == sizes:
+        return known.final
+    return torch.split(torch.cat(known.final), sizes)
+
+
+class _Walk:
+    """One pass over the trie with one part of the windows."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        part: Sequence[Batch],
+        base: Plan,
+        scored: frozenset[Plan],
+        kept: _Kept,
+        vocabulary: int,
+        advance: Callable[[int], None],
+    ) -> None:
+        self.runner = runner
+        self.part = part
+        self.base = base
+        self.scored = scored
+        self.kept = kept
+        self.vocabulary = vocabulary
+        self.advance = advance
+        self.labels = torch.cat([batch.labels[batch.scored] for batch in part])
+        self.masks = [batch.scored.to(runner.device) for batch in part]
+        self.base_final: Tensor
+        self.waiting: list[tuple[Plan, Tensor]] = []
+        self.waiting_bytes = 0
+        self.losses: Tensor | None = None
+        self.scores: dict[Plan, Scores] = {}
+
+    def run(self, plans: Sequence[Plan], known: Tensor | None) -> tuple[Tensor, dict[Plan, Scores]]:
+        """Returns the base's losses and every plan's scores on this part.
+
+        The base is among the plans, or its final hidden states are known.
+        """
+        if known is not None:
+            self.base_final = known
+        # The base's shell goes first: the others are compared with its final hidden states.
+        shells = dict.fromkeys([self.base.shell, *(plan.shell for plan in plans)])
+        for shell in shells:
+            frames = [self.runner.begin(batch.input_ids, shell=shell) for batch in self.part]
+            states = [frame.embeddings for frame in frames]
+            members = [plan for plan in plans if plan.shell == shell]
+            if self.runner.store is None:
+                self._descend(frames, members, 0, states)
+            else:
+                self._go_through(frames, members, states)
+        self._score()
+        assert self.losses is not None
+        return self.losses, self.scores
+
+    def _descend(
+        self,
+        frames: Sequence[ForwardState],
+        plans: Sequence[Plan],
+        depth: int,
+        states: list[Tensor],
+    ) -> None:
+        """Runs all plans that agree on their first ``depth`` steps, from the states these steps lead to.
+
+        The caller's list of states is emptied as soon as the last branch has read it.
+        """
+        branches: dict[Step, list[Plan]] = {}
+        for plan in plans:
+            if len(plan.steps) > depth:
+                branches.setdefault(plan.steps[depth], []).append(plan)
+        ended = [plan for plan in plans if len(plan.steps) == depth]
+        # The base goes first: the others are compared with its final hidden states.
+        order = sorted(branches.items(), key=lambda branch: self.base not in branch[1])
+        if self.base in ended:
+            self._arrive(frames, ended, states)
+            ended = []
+        for position, (step, members) in enumerate(order):
+            with self.runner.bound(step.slot, step.weights, self.kept.tensors(step.weights)):
+                further = []
+                for index, frame in enumerate(frames):
+                    further.append(self.runner.step(frame, step.slot, states[index]))
+                    if position == len(order) - 1 and not ended:
+                        states[index] = further[-1]
+                self.advance(len(frames))
+            if position == len(order) - 1 and not ended:
+                states.clear()
+            self._descend(frames, members, depth + 1, further)
+        if ended:
+            self._arrive(frames, ended, states)
+        states.clear()
+
+    def _go_through(
+        self, frames: Sequence[ForwardState], plans: Sequence[Plan], states: list[Tensor]
+    ) -> None:
+        """Runs all plans slot by slot, so that a layer that stays on disk is read once for all of them.
+
+        The trie is the same, walked breadth first: more states are held, and fewer weights.
+        """
+        front: list[tuple[list[Plan], list[Tensor]]] = [([*plans], states)]
+        for slot in range(len(self.runner.anatomy)):
+            waiting: dict[int, dict[Weights, list[tuple[list[Plan], list[Tensor]]]]] = {}
+            further: list[tuple[list[Plan], list[Tensor]]] = []
+            while front:
+                members, at = front.pop(0)
+                by_weights: dict[Weights | None, list[Plan]] = {}
+                for plan in members:
+                    by_weights.setdefault(plan.weights_at(slot), []).append(plan)
+                for weights, those in by_weights.items():
+                    if weights is None:
+                        further.append((those, at))
+                    else:
+                        tasks = waiting.setdefault(weights.layer, {})
+                        tasks.setdefault(weights, []).append((those, [*at]))
+            front = further
+            for layer, tasks in waiting.items():
+                own = self.runner.layer_tensors(layer)
+                for weights, groups in tasks.items():
+                    tensors = own | self.runner.edited(weights, own)
+                    with self.runner.bound(slot, weights, tensors):
+                        # What was read last gives way to what it led to, as long as nobody else is to read it.
+                        while groups:
+                            those, at = groups.pop(0)
+                            ran = [self.runner.step(frame, slot, at.pop(0)) for frame in frames]
+                            front.append((those, ran))
+                            self.advance(len(frames))
+                # Or else it would still be held while the next one is read.
+                del own, tensors
+        front.sort(key=lambda group: self.base not in group[0])
+        while front:
+            self._arrive(frames, *front.pop(0))
+
+    def _arrive(
+        self, frames: Sequence[ForwardState], plans: Sequence[Plan], states: Sequence[Tensor]
+    ) -> None:
+        shell = plans[0].shell
+        final = torch.cat(
+            [
+                self.runner.finish(frame, state, shell)[mask]
+                for frame, state, mask in zip(frames, states, self.masks, strict=True)
+            ]
+        )
+        if self.base in plans:
+            self.base_final = final
+        self.waiting += [(plan, final) for plan in plans if plan in self.scored]
+        self.waiting_bytes += final.nbytes
+        if self.waiting_bytes > Limits.on(final.device.type).states // 4:
+            self._score()
+
+    def _score(self) -> None:
+        if not self.waiting and self.losses is not None:
+            return
+        losses, scores = compare(
+            (self.base_final, self._head(self.base.shell)),
+            [(final, self._head(plan.shell)) for plan, final in self.waiting],
+            self.labels,
+            self.vocabulary,
+        )
+        self.losses = losses
+        self.scores |= dict(zip((plan for plan, _ in self.waiting), scores, strict=True))
+        self.waiting = []
+        self.waiting_bytes = 0
+
+    def _head(self, shell: OuterWeights) -> Callable[[Tensor], Tensor]:
+        return lambda rows: self.runner.logits(rows, shell)

@@ -1,0 +1,149 @@
+"""From token scores to metrics with intervals."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from pytest_layerguard.bet.criteria.evaluate import Interval
+from pytest_layerguard.bet.criteria.interval import greatest, least
+from pytest_layerguard.measurement.results import LossProfile, TokenHarm
+from pytest_layerguard.measurement.statistics import Mean, clustered, exponential, share
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from pytest_layerguard.measurement.head import Scores
+    from pytest_layerguard.texts.windows import TokenPositions
+
+_FEWEST_PLACES: Final = 4
+_WORST_TOKENS: Final = 20
+
+
+def base_metrics(
+    losses: Tensor, ground: TokenPositions, whole: str | None = None
+) -> dict[str, Interval]:
+    """The base's perplexity, from its token losses ``[n]``.
+
+    Where the whole text is scored, also by word and by byte, as lm-evaluation-harness counts them: pieces
+    between runs of white space, and bytes of UTF-8.
+    """
+    mean = _mean(losses, ground)
+    units = {"perplexity": len(losses)}
+    if whole is not None:
+        units["word_perplexity"] = len(re.split(r"\s+", whole))
+        units["byte_perplexity"] = len(whole.encode())
+    return {
+        name: exponential(mean.times(len(losses) / count).interval())
+        for name, count in units.items()
+    }
+
+
+def variant_metrics(
+    base: Tensor, directions: Sequence[Scores], ground: TokenPositions, comparisons: int
+) -> dict[str, Interval]:
+    """The metrics of a variant.
+
+    Args:
+        base: Token losses of the base, ``[n]``.
+        directions: Scores of the variant, one for each of its directed changes; the worse one counts.
+        ground: Where the tokens stand.
+        comparisons: Over how many variants the intervals hold together.
+
+    Returns:
+        Intervals of ``perplexity``, ``base_perplexity``, ``perplexity_ratio``, ``kl`` and ``top1_agreement``.
+    """
+    together = comparisons * len(directions)
+
+    def worst(pick: Callable[[Scores], Tensor]) -> Interval:
+        return greatest(_mean(pick(scores), ground).interval(together) for scores in directions)
+
+    return {
+        "perplexity": exponential(worst(lambda scores: scores.losses)),
+        "base_perplexity": exponential(_mean(base, ground).interval()),
+        "perplexity_ratio": exponential(worst(lambda scores: scores.losses - base)),
+        "kl": _not_negative(worst(lambda scores: scores.kl)),
+        "top1_agreement": least(_agreement(scores, ground, together) for scores in directions),
+    }
+
+
+def overflowed(base: Tensor, ground: TokenPositions) -> dict[str, Interval]:
+    """The metrics of a variant whose activations overflowed: nothing is likely any more."""
+    endless = Interval.point(float("inf"))
+    return {
+        "perplexity": endless,
+        "base_perplexity": exponential(_mean(base, ground).interval()),
+        "perplexity_ratio": endless,
+        "kl": endless,
+        "top1_agreement": Interval.point(0.0),
+    }
+
+
+def gap(
+    replacement: Sequence[Scores], interchange: Scores, ground: TokenPositions, comparisons: int
+) -> Interval:
+    """Replacement swap-KL minus interchange swap-KL of one pair, paired token by token."""
+    together = comparisons * len(replacement)
+    return greatest(
+        _mean(scores.kl - interchange.kl, ground).interval(together) for scores in replacement
+    )
+
+
+def profile(
+    base: Tensor, scores: Scores, ground: TokenPositions, decode: Callable[[int], str]
+) -> LossProfile:
+    """Which positions and which tokens suffer, from losses ``[n]`` of base and variant."""
+    difference = (scores.losses.double() - base.double()).numpy()
+    by_position = _means(ground.positions, difference)
+    length = int(ground.positions.max()) + 1
+    by_token = _means(ground.tokens, difference)
+    often = [
+        (token, mean, count) for token, (mean, count) in by_token.items() if count >= _FEWEST_PLACES
+    ]
+    worst = sorted(often, key=lambda each: (-each[1], each[0]))[:_WORST_TOKENS]
+    return LossProfile(
+        tuple(
+            round(by_position[index][0], 4) if index in by_position else None
+            for index in range(length)
+        ),
+        tuple(TokenHarm(decode(token), count, round(mean, 4)) for token, mean, count in worst),
+    )
+
+
+def _means(
+    groups: NDArray[np.int64], values: NDArray[np.float64]
+) -> Mapping[int, tuple[float, int]]:
+    labels, index = np.unique(groups, return_inverse=True)
+    counts = np.bincount(index)
+    sums = np.bincount(index, weights=values)
+    return {
+        int(label): (float(total / count), int(count))
+        for label, total, count in zip(labels, sums, counts, strict=True)
+    }
+
+
+def _mean(values: Tensor, ground: TokenPositions) -> Mean:
+    plain = values.double().numpy()
+    if ground.weights is not None:
+        mean = float((plain * ground.weights).mean())
+        if math.isfinite(mean):
+            # Of these the plain mean is the weighed one, and so are the windows' deviations.
+            plain = mean + ground.weights * (plain - mean)
+    return clustered(plain, ground.windows)
+
+
+def _agreement(scores: Scores, ground: TokenPositions, comparisons: int) -> Interval:
+    if not bool(scores.kl.any()):
+        # Nothing changed at all, which is known and not estimated.
+        return Interval.point(float(scores.agreement.double().mean()))
+    return share(scores.agreement.double().numpy(), ground.windows, comparisons)
+
+
+def _not_negative(interval: Interval) -> Interval:
+    return Interval(interval.value, max(0.0, interval.low), interval.high)

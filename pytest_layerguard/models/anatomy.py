@@ -1,0 +1,237 @@
+"""Where the layers, experts, routers, norms and linear weights of a decoder sit.
+
+Found by structure: the decoder is what the model itself names so, the layers are its list of as many blocks
+as the configuration states, experts are tensors whose first dimension is their module's number of experts.
+Names decide only what structure cannot tell: which norm stands behind attention, which linear map is a router.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+from torch import nn
+
+from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.models.binding import Sites
+from pytest_layerguard.models.layer_parts import ExpertBank, LayerParts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from transformers import PreTrainedModel
+
+_POST_NORM: Final = re.compile(
+    r"post_(attention|attn|self_attn|feedforward|ffn|mlp|ff)_?(?:layer)?_?norm", re.IGNORECASE
+)
+_ROUTER: Final = re.compile(r"(^|\.)(gate|router)(\.|$)")
+_COUNTERS: Final = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A decoder-only language model, taken apart.
+
+    Attributes:
+        model: The model with its head, as transformers loaded it.
+        decoder: The text decoder inside it (also of a multimodal wrapper).
+        layers: Its blocks, index 0..L-1.
+        path: Dotted path of the list of layers inside ``model``.
+    """
+
+    model: PreTrainedModel
+    decoder: nn.Module
+    layers: nn.ModuleList
+    path: str
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Anatomy:
+        """Finds the decoder and its layers.
+
+        Raises:
+            MeasurementError: If no list of as many blocks as the configuration states can be found.
+        """
+        config = model.config.get_text_config(decoder=True)
+        count = getattr(config, "num_hidden_layers", None)
+        decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
+        lists = [
+            (name, module)
+            for name, module in decoder.named_modules()
+            if isinstance(module, nn.ModuleList)
+            and count
+            and len(module) == count
+            and _alike(module)
+        ]
+        if not lists:
+            seen = ", ".join(
+                f"{name} ({len(module)} x {type(module[0]).__name__})"
+                for name, module in model.named_modules()
+                if isinstance(module, nn.ModuleList) and len(module)
+            )
+            raise MeasurementError(
+                f"{type(model).__name__}: cannot tell where its layers are. Looked inside "
+                f"{type(decoder).__name__} for a list of {count} blocks (num_hidden_layers) that take and return "
+                f"hidden states; the model's lists are: {seen or 'none'}. Encoder-decoder models and models without "
+                "a list of decoder blocks are not supported."
+            )
+        name, layers = min(lists, key=lambda found: found[0].count("."))
+        prefix = next(path for path, module in model.named_modules() if module is decoder)
+        return cls(model, decoder, layers, f"{prefix}.{name}" if prefix else name)
+
+    def __len__(self) -> int:
+        """The number of layers."""
+        return len(self.layers)
+
+    @cached_property
+    def sites(self) -> Sites:
+        """Where every tensor of the whole model lives, tied ones included."""
+        return Sites(self.model)
+
+    @cached_property
+    def layer_sites(self) -> tuple[Sites, ...]:
+        """Where every tensor of each layer lives."""
+        return tuple(Sites(layer) for layer in self.layers)
+
+    @cached_property
+    def parts(self) -> tuple[LayerParts, ...]:
+        """Each layer, by what its tensors are for."""
+        return tuple(_parts(index, layer) for index, layer in enumerate(self.layers))
+
+    @cached_property
+    def shell(self) -> dict[str, Any]:
+        """Every parameter and persistent buffer that is not of a layer, by full name; tied ones once."""
+        return {
+            name: tensor
+            for name, tensor in _state(self.model).items()
+            if not name.startswith(f"{self.path}.")
+        }
+
+
+def _alike(layers: nn.ModuleList) -> bool:
+    return all(any(True for _ in layer.parameters()) for layer in layers)
+
+
+def _state(module: nn.Module) -> dict[str, Any]:
+    """Every parameter and persistent buffer by name, the module's own tensors rather than detached views."""
+    persistent = module.state_dict(keep_vars=True).keys()
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    return {name: tensor for name, tensor in tensors.items() if name in persistent}
+
+
+def _parts(index: int, layer: nn.Module) -> LayerParts:
+    tensors = _state(layer)
+    banks = _banks(layer)
+    routers = {name for bank in banks for name in bank.router}
+    experts = {name for bank in banks for name in bank.fused if tensors[name].dim() == 3}
+    linear = tuple(
+        name
+        for name, tensor in tensors.items()
+        if name in experts
+        or (tensor.dim() == 2 and name not in routers and _is_linear(layer, name))
+    )
+    return LayerParts(index, layer, tensors, banks, linear, _post_norms(tensors))
+
+
+def _post_norms(names: Iterable[str]) -> tuple[str, ...]:
+    """Norms behind attention and behind the feed-forward, for layers that have both.
+
+    A layer that has the first alone (Llama's ``post_attention_layernorm``) names by it the norm that stands
+    in front of its feed-forward, outside the residual branch.
+    """
+    found = {name: match for name in names if (match := _POST_NORM.search(name))}
+    behind = {match[1].startswith(("attention", "attn", "self")) for match in found.values()}
+    return tuple(found) if behind == {True, False} else ()
+
+
+def _is_linear(layer: nn.Module, name: str) -> bool:
+    owner, _, leaf = name.rpartition(".")
+    module = layer.get_submodule(owner)
+    return leaf == "weight" and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
+
+
+def _banks(layer: nn.Module) -> tuple[ExpertBank, ...]:
+    banks = [
+        bank
+        for name, module in layer.named_modules()
+        for bank in (_fused_bank(layer, name, module), _listed_bank(layer, name, module))
+        if bank is not None
+    ]
+    return _merged(banks)
+
+
+def _fused_bank(layer: nn.Module, name: str, module: nn.Module) -> ExpertBank | None:
+    count = _stated_experts(module)
+    own = dict(module.named_parameters(recurse=False))
+    if count is None or not any(
+        tensor.dim() == 3 and tensor.shape[0] == count for tensor in own.values()
+    ):
+        return None
+    fused = tuple(
+        f"{name}.{leaf}"
+        for leaf, tensor in own.items()
+        if tensor.dim() > 1 and tensor.shape[0] == count
+    )
+    block = name.rpartition(".")[0]
+    router, counters = _routing(layer, block, count, set(fused))
+    return ExpertBank(block, count, fused=fused, router=router, counters=counters)
+
+
+def _listed_bank(layer: nn.Module, name: str, module: nn.Module) -> ExpertBank | None:
+    if not isinstance(module, nn.ModuleList) or not name.endswith("experts") or len(module) < 2:
+        return None
+    leaves = [tuple(_state(expert)) for expert in module]
+    if not leaves[0] or any(other != leaves[0] for other in leaves):
+        return None
+    listed = tuple(
+        tuple(f"{name}.{index}.{leaf}" for index in range(len(module))) for leaf in leaves[0]
+    )
+    block = name.rpartition(".")[0]
+    experts = {tensor for group in listed for tensor in group}
+    router, counters = _routing(layer, block, len(module), experts)
+    return ExpertBank(block, len(module), listed=listed, router=router, counters=counters)
+
+
+def _stated_experts(module: nn.Module) -> int | None:
+    stated = (vars(module).get(counter) for counter in _COUNTERS)
+    return next((count for count in stated if isinstance(count, int) and count > 1), None)
+
+
+def _routing(
+    layer: nn.Module, block: str, count: int, experts: set[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The routers and counters of the mixture that sits at ``block``."""
+    inside = layer.get_submodule(block)
+    prefix = f"{block}." if block else ""
+    router = tuple(
+        f"{prefix}{name}"
+        for name, tensor in _state(inside).items()
+        if f"{prefix}{name}" not in experts
+        and tensor.dim() in (1, 2)
+        and tensor.shape[0] == count
+        and (_ROUTER.search(name) or "bias" in name)
+    )
+    counters = tuple(
+        f"{prefix}{name}:{attribute}" if name else f"{block}:{attribute}"
+        for name, module in inside.named_modules()
+        for attribute in _COUNTERS
+        if vars(module).get(attribute) == count
+    )
+    return router, counters
+
+
+def _merged(banks: list[ExpertBank]) -> tuple[ExpertBank, ...]:
+    """Joins banks of one mixture whose tensors live in several modules (JetMoE's input and output maps)."""
+    merged: dict[str, ExpertBank] = {}
+    for bank in banks:
+        held = merged.get(bank.module)
+        if held is None:
+            merged[bank.module] = bank
+        else:
+            fused = (*held.fused, *bank.fused)
+            router = tuple(name for name in held.router if name not in fused)
+            merged[bank.module] = ExpertBank(
+                held.module, held.count, fused, held.listed, router, held.counters
+            )
+    return tuple(merged.values())

@@ -1,0 +1,215 @@
+"""Get files of one commit from a hub or from its cache.
+
+Everything that uses the network is here. transformers and datasets are given files of the cache
+and may look at nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from pytest_layerguard.environment import file_digests
+from pytest_layerguard.environment.library_output import quiet
+from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
+from pytest_layerguard.models.hub_errors import explained
+from pytest_layerguard.models.model_folder import (
+    CONFIG,
+    INDEX,
+    OTHER_FILES,
+    TOKENIZER_FILES,
+    VOCABULARIES,
+    weight_files,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import TypeVar
+
+    from huggingface_hub import DatasetInfo, ModelInfo
+
+    from pytest_layerguard.environment.conditions import Conditions
+
+    T = TypeVar("T")
+
+Kind = Literal["model", "dataset"]
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_ADAPTER: Final = "adapter_config.json"
+_SMALL_FILES: Final = (CONFIG, INDEX, *TOKENIZER_FILES, *OTHER_FILES, _ADAPTER)
+
+
+class Repository:
+    """One repository of the hub at one commit.
+
+    Args:
+        kind: ``model`` or ``dataset``.
+        name: ``ORG/NAME``.
+        revision: A full commit hash, or ``None`` for the commit that the branch has today.
+        branch: A branch or tag, used where ``revision`` is ``None``; ``None`` for ``main``.
+    """
+
+    def __init__(
+        self, kind: Kind, name: str, revision: str | None, branch: str | None = None
+    ) -> None:
+        self.kind: Kind = kind
+        self.name = name
+        self.revision = revision
+        self._asked_for = revision or branch
+
+    def listing(self) -> tuple[str, dict[str, int]]:
+        """Ask the hub for the commit, the names of all its files and their sizes in bytes.
+
+        Raises:
+            MeasurementError: If there is no such repository or revision.
+            UnavailableError: If the hub cannot be asked, or refuses access.
+        """
+        from huggingface_hub import HfApi
+        from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT as SECONDS
+
+        # The one request of huggingface_hub that neither waits nor tries again for minutes: a hub
+        # that is out of reach is found out at once.
+        ask = HfApi().model_info if self.kind == "model" else HfApi().dataset_info
+        info: ModelInfo | DatasetInfo = self._asked(
+            lambda: ask(self.name, revision=self._asked_for, timeout=SECONDS, files_metadata=True)
+        )
+        # The hub may have a branch whose name is this hash.
+        if info.sha is None or (self.revision is not None and info.sha != self.revision):
+            raise MeasurementError(
+                f"{self}: the hub has commit {info.sha} under this revision; "
+                "give the full commit hash itself"
+            )
+        return info.sha, {each.rfilename: each.size or 0 for each in info.siblings or ()}
+
+    def snapshot(self, commit: str, files: Iterable[str]) -> Path:
+        """Download those of the files that exist and are not in the cache; return their folder.
+
+        Args:
+            commit: The full commit hash.
+            files: Names of files, or patterns such as ``*.py``.
+
+        Raises:
+            MeasurementError: If there is no such repository or revision.
+            UnavailableError: If they cannot be downloaded here.
+        """
+        from huggingface_hub import snapshot_download
+
+        return Path(
+            self._asked(
+                lambda: snapshot_download(
+                    self.name, repo_type=self.kind, revision=commit, allow_patterns=list(files)
+                )
+            )
+        )
+
+    def fetch(self, file: str, commit: str) -> Path:
+        """Download a file unless it is in the cache; return its path there.
+
+        Raises:
+            MeasurementError: If it does not exist or is damaged in the cache.
+            UnavailableError: If it cannot be downloaded here.
+        """
+        from huggingface_hub import hf_hub_download
+
+        path = Path(
+            self._asked(
+                lambda: hf_hub_download(self.name, file, repo_type=self.kind, revision=commit)
+            )
+        )
+        self.check_digest(path)
+        return path
+
+    def check_digest(self, path: Path) -> None:
+        """Check a file of the cache against its digest, under which large files are stored.
+
+        Raises:
+            MeasurementError: If it is damaged.
+        """
+        stored = path.resolve()
+        if (
+            _SHA256.fullmatch(stored.name)
+            and file_digests.of_file(stored) != f"sha256:{stored.name}"
+        ):
+            raise MeasurementError(
+                f"{self}: {path.name} is damaged in the cache (its digest is not its name); "
+                f"delete {stored} and run again"
+            )
+
+    def cached(self, file: str) -> Path | None:
+        """Return a file's path in the cache, or ``None``."""
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(
+            self.name, file, repo_type=self.kind, revision=self._asked_for
+        )
+        return Path(found) if isinstance(found, str) else None
+
+    def __str__(self) -> str:
+        """Return the name for messages."""
+        return f"{self.kind} {self.name}@{self._asked_for or 'main'}"
+
+    def _asked(self, call: Callable[[], T]) -> T:
+        with quiet():
+            try:
+                return call()
+            except Exception as error:
+                problem = explained(error, str(self))
+        raise problem
+
+
+def fetch_model(
+    name: str, revision: str | None, conditions: Conditions, branch: str | None = None
+) -> Path:
+    """Bring a model's configuration, tokenizer and safetensors files into the hub's cache.
+
+    Ask the hub for nothing if the cache has all files of a pinned revision.
+
+    Returns:
+        The folder of that commit; its name is the commit hash.
+
+    Raises:
+        MeasurementError: If there is no such model or revision, or it has no safetensors files.
+        UnavailableError: If it cannot be downloaded here and is not in the cache.
+    """
+    repository = Repository("model", name, revision, branch)
+    small = [*_SMALL_FILES, *(["*.py"] if conditions.allow_remote_code else [])]
+    folder = _whole_in_cache(repository)
+    if folder is None or revision is None or conditions.allow_remote_code:
+        try:
+            folder = _downloaded(repository, small, conditions)
+        except UnavailableError:
+            if folder is None:
+                raise
+    for path in folder.iterdir():
+        if path.suffix == ".safetensors" or path.name in small:
+            repository.check_digest(path)
+    return folder
+
+
+def _downloaded(repository: Repository, small: list[str], conditions: Conditions) -> Path:
+    """Download small files first: a folder that has all weights then has all of them."""
+    commit, sizes = repository.listing()
+    if CONFIG not in sizes:
+        raise MeasurementError(
+            f"{repository}: has no {CONFIG}; it is no model that transformers loads"
+        )
+    conditions.progress(f"fetching {repository}")
+    folder = repository.snapshot(commit, small)
+    weights = weight_files({file: folder / file for file in sizes}, str(repository))
+    size = sum(sizes[file] for file in weights)
+    conditions.budget.check("model_bytes", size, f"{repository}: bytes of weights")
+    return repository.snapshot(commit, weights)
+
+
+def _whole_in_cache(repository: Repository) -> Path | None:
+    """Return the model's folder in the cache if all that loading needs is there."""
+    config = repository.cached(CONFIG)
+    if config is None:
+        return None
+    files = {path.name: path for path in config.parent.iterdir()}
+    try:
+        weight_files(files, str(repository))
+    except MeasurementError:
+        return None
+    return config.parent if VOCABULARIES & files.keys() else None

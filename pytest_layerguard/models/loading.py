@@ -1,0 +1,386 @@
+"""Loading a model so that what is measured is what was named: pinned, whole, finite, untouched."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import re
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_layerguard import reference
+from pytest_layerguard.bet.names import INIT
+from pytest_layerguard.bet.text_sources import UNPINNED
+from pytest_layerguard.environment import devices, file_digests
+from pytest_layerguard.environment.allowed_paths import AllowedPaths, quoted
+from pytest_layerguard.environment.conditions import UNPINNED_FLAG, Conditions
+from pytest_layerguard.environment.library_output import first_line, quiet, scrubbed
+from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
+from pytest_layerguard.environment.versions import versions
+from pytest_layerguard.models.finite_weights import check_weights
+from pytest_layerguard.models.meta_device import refuse_misfit
+from pytest_layerguard.models.model_folder import ModelFolder, inspect, refuse_code
+from pytest_layerguard.models.tokenization import check_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from pytest_layerguard.bet.bet import ModelSource, ModelSpec
+    from pytest_layerguard.models.streaming import LayerStore
+
+LARGEST_IN_FP32: Final = 2_000_000_000
+"""Up to so many parameters a model computes in fp32, whatever it is stored in."""
+
+_LONGEST_KEY: Final = 200
+_MISMATCH: Final = re.compile(
+    r"^(\S+) *\|.*ckpt: *torch\.Size\((.*?)\) vs model: *torch\.Size\((.*?)\)", re.MULTILINE
+)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to be measured.
+
+    Attributes:
+        model: In evaluation mode, on its device, no parameter requiring a gradient.
+        tokenizer: Its own tokenizer.
+        provenance: Plain data for a record: the model as named, digests, dtypes, device, versions.
+        store: The layers, where they stay on disk; else None.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    provenance: Mapping[str, Any]
+    store: LayerStore | None = None
+
+
+def load(
+    spec: ModelSpec, source: ModelSource, *, bet_file: Path, bets: Path, conditions: Conditions
+) -> LoadedModel:
+    """Load one checkpoint.
+
+    Args:
+        spec: How to load.
+        source: What: one of ``spec.checkpoints()``.
+        bet_file: The file that names it.
+        bets: The bet folder; a local model lies below the folder that holds it.
+        conditions: What the user allows, and the device.
+
+    Raises:
+        MeasurementError: If the model is wrong: missing, damaged, not fit to be measured, or refused.
+        UnavailableError: If it may be right but cannot be had here.
+    """
+    device = devices.resolve(conditions)
+    folder = locate(source, AllowedPaths.of(bet_file, bets, conditions), conditions)
+    conditions.budget.check("parameters", folder.parameters, f"{folder.name}: parameters")
+    conditions.progress(f"loading {folder.name}")
+    store: LayerStore | None = None
+    if source.name.endswith(INIT):
+        model = _initial(source.name, spec)
+    else:
+        model, store = _from_folder(folder, spec, conditions, device)
+    tokenizer = _tokenizer(folder, conditions)
+    check_weights(model, folder.name)
+    check_tokenizer(tokenizer, model, folder.name)
+    if spec.device_map is not None:
+        _check_places(model, folder)
+    elif store is None:
+        model = _moved(model, device, folder)
+    model.requires_grad_(False)
+    model.eval()  # type: ignore[no-untyped-call]
+    return LoadedModel(model, tokenizer, _provenance(source, folder, model, device=device), store)
+
+
+def locate(source: ModelSource, reach: AllowedPaths, conditions: Conditions) -> ModelFolder:
+    """Find a checkpoint's files, from the hub if need be, and look at them without loading.
+
+    Raises:
+        MeasurementError: If what is there is not a model that may be loaded.
+        UnavailableError: If it cannot be had here.
+    """
+    if source.kind == "reference":
+        return _shipped(source.name)
+    if source.kind == "path":
+        path = reach.directory(source.name, "model.path")
+        return inspect(path, f"model {quoted(source.name)}", inside=reach.holds)
+    from pytest_layerguard.models.hub import fetch_model
+
+    revision = _allowed_revision(source, conditions)
+    path = fetch_model(source.name, revision, conditions, source.branch)
+    told = source.branch or source.revision
+    return inspect(path, f"model {source.name}@{told}", inside=_anywhere)
+
+
+def model_key(
+    spec: ModelSpec, source: ModelSource, *, bet_file: Path, bets: Path, conditions: Conditions
+) -> str | None:
+    """Identify what :func:`load` would load, without loading it or asking a hub.
+
+    Returns:
+        A digest; equal digests mean equal weights, loaded equally. ``None`` where the weights
+        cannot be known beforehand, as of an unpinned revision.
+
+    Raises:
+        MeasurementError: If a folder is not a model that may be loaded.
+    """
+    if source.kind == "hub":
+        if source.revision == UNPINNED:
+            return None
+        content: Any = {"hub": source.name, "revision": source.revision}
+    else:
+        reach = AllowedPaths.of(bet_file, bets, conditions)
+        files = locate(source, reach, conditions).digests()
+        content = files | {"init": source.name.endswith(INIT)}
+    how = {"dtype": spec.dtype, "attention": spec.attn_implementation, "map": spec.device_map}
+    return file_digests.of_text(json.dumps([content, how], sort_keys=True))
+
+
+def _shipped(name: str) -> ModelFolder:
+    base = name.removesuffix(INIT)
+    folder = inspect(reference.folder(base), f"model {name}", inside=_anywhere)
+    if folder.digests()["weights"] != reference.manifest()["models"][base]["weights"]:
+        raise MeasurementError(
+            f"{folder.name}: its weights are not those that were shipped; reinstall pytest-layerguard"
+        )
+    return folder
+
+
+def _allowed_revision(source: ModelSource, conditions: Conditions) -> str | None:
+    if source.revision != UNPINNED:
+        return source.revision
+    if not conditions.allow_unpinned:
+        raise UnavailableError(
+            f"model.revision: {source.name} is not pinned to a commit, so what is measured may "
+            f"change any day; pin it to a full commit hash, or allow it with {UNPINNED_FLAG}"
+        )
+    return None
+
+
+def _anywhere(_path: object) -> bool:
+    return True
+
+
+def _initial(name: str, spec: ModelSpec) -> PreTrainedModel:
+    import torch
+
+    from pytest_layerguard.reference.initial_weights import InitialWeightsError, initial_model
+
+    try:
+        with quiet():
+            model = initial_model(name.removesuffix(INIT))
+    except InitialWeightsError as error:
+        raise UnavailableError(str(error)) from None
+    moved: PreTrainedModel = model.to(getattr(torch, spec.dtype or "float32"))
+    return moved
+
+
+def _from_folder(
+    folder: ModelFolder, spec: ModelSpec, conditions: Conditions, device: str
+) -> tuple[PreTrainedModel, LayerStore | None]:
+    import torch
+    from transformers import AutoConfig
+
+    from pytest_layerguard.models.streaming import load_streamed
+
+    if not conditions.allow_remote_code:
+        refuse_code(folder)
+    trusted = {"trust_remote_code": conditions.allow_remote_code, "local_files_only": True}
+    stored = folder.stored_dtype
+    small = folder.parameters <= LARGEST_IN_FP32
+    options: dict[str, Any] = {"dtype": spec.dtype or ("float32" if small else stored)}
+    if spec.attn_implementation is not None:
+        options["attn_implementation"] = spec.attn_implementation
+    if spec.device_map is not None:
+        options["device_map"] = spec.device_map
+    with quiet() as chatter:
+        try:
+            config = AutoConfig.from_pretrained(folder.path, **trusted)
+            make = _auto_class(config, folder, conditions)
+            with torch.device("meta"):
+                empty = make.from_config(config, trust_remote_code=conditions.allow_remote_code)
+            refuse_misfit(empty, folder)
+            load = partial(
+                make.from_pretrained,
+                folder.path,
+                config=config,
+                use_safetensors=True,
+                output_loading_info=True,
+                **trusted,
+                **options,
+            )
+            store: LayerStore | None = None
+            if spec.placement == "stream":
+                model, report, store = load_streamed(make, config, device, load)
+            else:
+                model, report = load()
+        except (MeasurementError, UnavailableError):
+            raise
+        except ImportError as error:
+            raise UnavailableError(
+                f"{folder.name}: needs a package that is not installed: {first_line(error)}"
+            ) from None
+        except MemoryError:
+            raise _out_of_memory(folder, "the host") from None
+        except Exception as error:
+            raise _explained(error, folder, chatter) from None
+    _check_report(report, folder)
+    loaded: PreTrainedModel = model
+    return loaded, store
+
+
+def _auto_class(config: PreTrainedConfig, folder: ModelFolder, conditions: Conditions) -> Any:
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
+
+    remote = conditions.allow_remote_code and "AutoModelForCausalLM" in getattr(
+        config, "auto_map", {}
+    )
+    if remote or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
+    raise MeasurementError(
+        f"{folder.name}: {config.model_type} is no decoder-only language model; allowed: "
+        "architectures that transformers loads for causal language modelling"
+    )
+
+
+def _explained(error: Exception, folder: ModelFolder, chatter: list[str]) -> Exception:
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return _out_of_memory(folder, "the device")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return MeasurementError(f"{folder.name}: the disk is full")
+    details = "; ".join(_mismatches(chatter)) or first_line(error)
+    return MeasurementError(f"{folder.name}: cannot be loaded: {details}")
+
+
+def _mismatches(chatter: list[str]) -> list[str]:
+    """Pick the tensors of a wrong shape out of the table that transformers logs."""
+    return [
+        f"{found[1]} is {found[2]} in its files and {found[3]} by config.json"
+        for text in chatter
+        for found in _MISMATCH.finditer(scrubbed(text))
+    ][:4]
+
+
+def _check_report(report: Mapping[str, Any], folder: ModelFolder) -> None:
+    """Refuse a model of which transformers made up a part, or left one out."""
+    if missing := sorted(report["missing_keys"]):
+        raise MeasurementError(
+            f"{folder.name}: {len(missing)} weight(s) are missing from its files, and would be "
+            f"drawn at random: {_some(missing)}. The checkpoint does not fit its config.json."
+        )
+    unexpected = sorted(key for key in report["unexpected_keys"] if not _may_be_left_out(key))
+    if unexpected:
+        raise MeasurementError(
+            f"{folder.name}: {len(unexpected)} stored weight(s) have no place in the model, and would "
+            f"be left out: {_some(unexpected)}. The checkpoint does not fit its config.json."
+        )
+
+
+_OTHER_SENSES: Final = ("vision", "visual", "image", "audio", "multi_modal", "mm_projector")
+
+
+def _may_be_left_out(key: str) -> bool:
+    """Whether a stored tensor is of a part that reads no text, or a buffer of older versions."""
+    return any(sense in key for sense in _OTHER_SENSES) or key.endswith(
+        ("rotary_emb.inv_freq", "masked_bias", ".attn.bias")
+    )
+
+
+def _tokenizer(folder: ModelFolder, conditions: Conditions) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    with quiet():
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                folder.path,
+                local_files_only=True,
+                trust_remote_code=conditions.allow_remote_code,
+            )
+        except ImportError as error:
+            raise UnavailableError(
+                f"{folder.name}: its tokenizer needs a package that is not installed: "
+                f"{first_line(error)}"
+            ) from None
+        except Exception as error:
+            raise MeasurementError(
+                f"{folder.name}: its tokenizer cannot be loaded: {first_line(error)}"
+            ) from None
+    return tokenizer
+
+
+def _moved(model: PreTrainedModel, device: str, folder: ModelFolder) -> PreTrainedModel:
+    import torch
+
+    try:
+        moved: PreTrainedModel = model.to(device)  # type: ignore[arg-type]
+        return moved
+    except (torch.OutOfMemoryError, MemoryError):
+        needed = _out_of_memory(folder, device)
+    # Only now is the half that was moved unreferenced.
+    gc.collect()
+    raise needed
+
+
+def _check_places(model: PreTrainedModel, folder: ModelFolder) -> None:
+    """Refuse a model of which a part would be fetched from slow memory for every token."""
+    places = {str(place) for place in getattr(model, "hf_device_map", {}).values()}
+    if len(places) > 1 and places & {"cpu", "disk"}:
+        raise UnavailableError(
+            f"{folder.name}: its {folder.parameters:,} parameters do not fit on the GPUs here"
+        )
+
+
+def _out_of_memory(folder: ModelFolder, where: str) -> MeasurementError:
+    return MeasurementError(
+        f"{folder.name}: {where} is out of memory; the {folder.parameters:,} parameters alone take "
+        f"{folder.parameters * 2 / 2**30:.3g} GiB in 16 bits and twice that in fp32. Say so in the "
+        "bet's needs, or set model.dtype."
+    )
+
+
+def _provenance(
+    source: ModelSource, folder: ModelFolder, model: PreTrainedModel, *, device: str
+) -> dict[str, Any]:
+    import torch
+
+    files = folder.digests()
+    if source.name.endswith(INIT):
+        files["weights"] = reference.manifest()["models"][source.name.removesuffix(INIT)]["initial"]
+    weights = model.get_input_embeddings().weight
+    return {
+        "model": {"kind": source.kind, "name": source.name, "revision": source.revision}
+        # The cache names the folder after the commit, also where the bet names none.
+        | ({"commit": folder.path.name} if source.kind == "hub" else {}),
+        "digests": files,
+        "class": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "stored_dtype": "float32" if source.name.endswith(INIT) else folder.stored_dtype,
+        "dtype": str(weights.dtype).removeprefix("torch."),
+        "device": device,
+        "device_name": devices.name(device),
+        "attention": getattr(model.config, "_attn_implementation", None),
+        "experts": getattr(model.config, "_experts_implementation", None),
+        "threads": torch.get_num_threads(),
+        "versions": dict(versions()),
+    }
+
+
+def _some(keys: list[str]) -> str:
+    return f"{', '.join(_short(key) for key in keys[:4])}{', ...' if len(keys) > 4 else ''}"
+
+
+def _short(key: str) -> str:
+    return key if len(key) <= _LONGEST_KEY else f"{key[:_LONGEST_KEY]}..."

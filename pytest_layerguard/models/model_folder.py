@@ -1,0 +1,290 @@
+"""Read and check the files of a model folder before transformers loads any of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_layerguard.environment import file_digests
+from pytest_layerguard.environment.allowed_paths import quoted
+from pytest_layerguard.environment.conditions import REMOTE_CODE_FLAG
+from pytest_layerguard.environment.library_output import first_line
+from pytest_layerguard.environment.measurement_errors import MeasurementError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+CONFIG: Final = "config.json"
+WEIGHTS: Final = "model.safetensors"
+INDEX: Final = "model.safetensors.index.json"
+TOKENIZER_FILES: Final[tuple[str, ...]] = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "tekken.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+)
+OTHER_FILES: Final = ("generation_config.json",)
+VOCABULARIES: Final = frozenset(TOKENIZER_FILES) - {
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+}
+_PICKLED: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack"})
+_LARGEST_JSON: Final = 64 * 2**20
+_FLOATS: Final = ("F64", "F32", "F16", "BF16")
+_CODE_BY_NAME: Final = ("attn_implementation", "experts_implementation")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder's files.
+
+    Attributes:
+        name: The model's name in messages.
+        path: The folder.
+        config: ``config.json``.
+        weights: Safetensors files by name.
+        tokenizer: Tokenizer files by name.
+    """
+
+    name: str
+    path: Path
+    config: Mapping[str, Any]
+    weights: Mapping[str, Path]
+    tokenizer: Mapping[str, Path]
+
+    @cached_property
+    def tensors(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+        """The dtype, by its safetensors name, and the shape of every stored tensor.
+
+        Raises:
+            MeasurementError: If a file is truncated or its header is damaged.
+        """
+        return {name: entry for file in self.weights for name, entry in self._header(file)}
+
+    @property
+    def parameters(self) -> int:
+        """The number of stored parameters."""
+        return sum(prod(shape) for _, shape in self.tensors.values())
+
+    @property
+    def stored_dtype(self) -> str:
+        """The dtype of most stored parameters, by its torch name.
+
+        Raises:
+            MeasurementError: If it is not a floating-point dtype of at least 16 bits.
+        """
+        sizes: Counter[str] = Counter()
+        for dtype, shape in self.tensors.values():
+            sizes[dtype] += prod(shape)
+        if not sizes:
+            raise MeasurementError(f"{self.name}: its safetensors files hold no tensor")
+        dtype = sizes.most_common(1)[0][0]
+        if dtype not in _FLOATS:
+            raise MeasurementError(
+                f"{self.name}: most weights are stored as {dtype}; interventions need plain "
+                f"floating-point weights ({', '.join(_FLOATS)}). Take an unquantised checkpoint."
+            )
+        return {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}[dtype]
+
+    def digests(self) -> dict[str, str]:
+        """Return the digests of ``weights``, ``config`` and ``tokenizer``."""
+        return {
+            "weights": file_digests.of_files(self.weights),
+            "config": file_digests.of_file(self.path / CONFIG),
+            "tokenizer": file_digests.of_files(self.tokenizer),
+        }
+
+    def _header(self, file: str) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.weights[file], framework="np") as opened:
+                for name in opened.keys():  # noqa: SIM118 - it is no mapping
+                    entry = opened.get_slice(name)
+                    yield name, (str(entry.get_dtype()), tuple(entry.get_shape()))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise MeasurementError(
+                f"{self.name}: {file} is truncated or damaged ({first_line(error)}). "
+                "Copy or download it again."
+            ) from None
+
+
+def inspect(path: Path, name: str, *, inside: Callable[[Path], bool]) -> ModelFolder:
+    """Return the files of a model folder; load none of them.
+
+    Args:
+        path: The folder.
+        name: The model's name in messages.
+        inside: Return whether a resolved path may be read.
+
+    Raises:
+        MeasurementError: If a file that is needed is missing or damaged, or if transformers would load
+            another model, a kernel or a file outside the folder.
+    """
+    files = {entry.name: entry for entry in sorted(path.iterdir())}
+    for file in files.values():
+        if not inside(file.resolve()):
+            raise MeasurementError(
+                f"{name}: {quoted(file.name)} is a link that leads out of what bets may read"
+            )
+    config = read_json(files, CONFIG, name)
+    _refuse_indirections(files, config, name)
+    tokenizer = {file: files[file] for file in TOKENIZER_FILES if file in files}
+    if not VOCABULARIES & tokenizer.keys():
+        raise MeasurementError(
+            f"{name}: has no tokenizer (looked for {', '.join(sorted(VOCABULARIES))}). "
+            "Save the model's own tokenizer beside its weights."
+        )
+    return ModelFolder(name, path, config, weight_files(files, name), tokenizer)
+
+
+def weight_files(files: Mapping[str, Path], name: str) -> dict[str, Path]:
+    """Return those of a folder's files that hold the weights, by name.
+
+    Raises:
+        MeasurementError: If there are no safetensors files, or some of them are missing.
+    """
+    if WEIGHTS in files:
+        return {WEIGHTS: files[WEIGHTS]}
+    if INDEX in files:
+        shards = shard_names(read_json(files, INDEX, name), name)
+        if missing := [shard for shard in shards if shard not in files]:
+            raise MeasurementError(
+                f"{name}: {INDEX} names files that are missing: {', '.join(map(quoted, missing[:4]))}"
+            )
+        return {shard: files[shard] for shard in shards}
+    if pickled := [file for file in files if Path(file).suffix in _PICKLED]:
+        raise MeasurementError(
+            f"{name}: its weights are pickled ({', '.join(pickled[:4])}), and loading a pickle runs "
+            "whatever code is in it. Allowed: safetensors (load it where you trust it, then "
+            "save_pretrained)."
+        )
+    raise MeasurementError(f"{name}: has no weights; looked for {WEIGHTS} and {INDEX}")
+
+
+def shard_names(index: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """Return the file names in an index of shards, sorted.
+
+    Raises:
+        MeasurementError: If the index is damaged, or names a file outside its folder.
+    """
+    shards = index.get("weight_map")
+    if (
+        not isinstance(shards, dict)
+        or not shards
+        or not all(isinstance(v, str) for v in shards.values())
+    ):
+        raise MeasurementError(f"{name}: {INDEX} has no weight_map that gives each tensor its file")
+    names = tuple(sorted(set(shards.values())))
+    for shard in names:
+        if "/" in shard or "\\" in shard or not shard.endswith(".safetensors"):
+            raise MeasurementError(
+                f"{name}: {INDEX} names {quoted(shard)}; allowed: safetensors files beside it"
+            )
+    return names
+
+
+def read_json(files: Mapping[str, Path], file: str, name: str) -> dict[str, Any]:
+    """Read one of a model's JSON files.
+
+    Raises:
+        MeasurementError: If it is missing, too large, or not a JSON mapping.
+    """
+    if file not in files:
+        raise MeasurementError(
+            f"{name}: has no {file}; a folder as save_pretrained writes it is needed"
+        )
+    try:
+        if files[file].stat().st_size > _LARGEST_JSON:
+            raise MeasurementError(f"{name}: {file} has more than {_LARGEST_JSON:,} bytes")
+        content = json.loads(files[file].read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise MeasurementError(
+            f"{name}: {file} cannot be read as JSON: {first_line(error)}"
+        ) from None
+    if not isinstance(content, dict):
+        raise MeasurementError(f"{name}: {file} is not a JSON mapping")
+    return content
+
+
+def _refuse_indirections(files: Mapping[str, Path], config: Mapping[str, Any], name: str) -> None:
+    """Refuse what would make transformers load anything but the files that were checked."""
+    if "adapter_config.json" in files:
+        raise MeasurementError(
+            f"{name}: is an adapter (adapter_config.json), which names another model to be loaded; "
+            "merge the two and save the result"
+        )
+    if any(file.startswith("shard-") and file.endswith(".safetensors") for file in files):
+        raise MeasurementError(
+            f"{name}: is a distributed checkpoint (shard-*); save it as one model"
+        )
+    for key in ("transformers_weights", "fusion_config"):
+        if config.get(key) is not None:
+            raise MeasurementError(
+                f"{name}: config.json sets {key}, which is not supported; remove it"
+            )
+    if config.get("quantization_config") is not None:
+        raise MeasurementError(
+            f"{name}: is stored quantised (quantization_config in config.json); interventions need "
+            "plain weights. Take the unquantised checkpoint, or bet on quantize_weights."
+        )
+    for key, value in _deep(config):
+        if key.strip("_").startswith(_CODE_BY_NAME) and "/" in json.dumps(value):
+            raise MeasurementError(
+                f"{name}: config.json names a kernel to download ({key}); never loaded"
+            )
+
+
+def refuse_code(folder: ModelFolder) -> None:
+    """Refuse a model whose architecture transformers does not know.
+
+    A known one may bring code for older versions of transformers; that code does not run.
+
+    Raises:
+        MeasurementError: If transformers does not know the architecture.
+    """
+    from transformers import CONFIG_MAPPING
+
+    kind = folder.config.get("model_type")
+    known = isinstance(kind, str) and kind in CONFIG_MAPPING
+    if not known and folder.config.get("auto_map"):
+        raise MeasurementError(
+            f"{folder.name}: wants to run Python code of its own (auto_map); refused. If you have read that "
+            f"code and trust it, {REMOTE_CODE_FLAG} allows it; a bet cannot."
+        )
+    if kind is None:
+        raise MeasurementError(
+            f"{folder.name}: config.json has no model_type; transformers cannot load it"
+        )
+    if not known:
+        import transformers
+
+        raise MeasurementError(
+            f"{folder.name}: config.json says model_type {quoted(str(kind))}, an architecture that "
+            f"transformers {transformers.__version__} does not know. A newer version may."
+        )
+
+
+def _deep(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield str(key), inner
+            yield from _deep(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _deep(inner)

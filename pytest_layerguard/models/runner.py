@@ -1,0 +1,344 @@
+"""Running a decoder slot by slot, with any layer's weights in any slot.
+
+The model's own forward pass is run once with its blocks out of the way, which yields the embeddings and,
+for each slot, the very arguments (rotary embedding, mask, cache) that the model would have given the block
+there. Those belong to the slot. Blocks are then called one by one with the weights of the plan bound. The
+final norm and the head are run the same way, by the model's own code, so that soft-capping, logit scaling
+and projections are the model's and not a copy of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pytest_layerguard.environment import deadline
+from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.models import binding
+from pytest_layerguard.models.plan import InterventionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from transformers.cache_utils import Cache
+
+    from pytest_layerguard.models.anatomy import Anatomy
+    from pytest_layerguard.models.plan import OuterWeights, Weights
+    from pytest_layerguard.models.streaming import LayerStore
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the model gave a block besides the hidden states."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    keyword: str | None
+
+    def on(
+        self, hidden: Tensor, cache: tuple[object, object] | None = None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Returns positional and keyword arguments for ``hidden``, with one cache in place of another."""
+
+        def swapped(value: Any) -> Any:
+            return cache[1] if cache is not None and value is cache[0] else value
+
+        args = tuple(swapped(value) for value in self.args)
+        kwargs = {name: swapped(value) for name, value in self.kwargs.items()}
+        if self.keyword is None:
+            return (hidden, *args), kwargs
+        return args, kwargs | {self.keyword: hidden}
+
+
+@dataclass(frozen=True)
+class ForwardState:
+    """A batch of tokens on its way through the decoder: ``[B, T]`` tokens, ``[B, T, H]`` embeddings."""
+
+    input_ids: Tensor
+    embeddings: Tensor
+    calls: tuple[Call, ...]
+
+
+class Runner:
+    """Runs the slots of one model. Counts the layer evaluations that it makes.
+
+    Attributes:
+        anatomy: The model, taken apart.
+        evaluations: Calls of a decoder block so far, one per slot and micro-batch row group.
+        store: The layers, where they stay on disk.
+    """
+
+    def __init__(self, anatomy: Anatomy, store: LayerStore | None = None) -> None:
+        self.anatomy = anatomy
+        self.store = store
+        self.evaluations = 0
+        self._returns_tuple: dict[int, bool] = {}
+        # transformers 5.24 renamed the argument, family by family.
+        taken = inspect.signature(anatomy.decoder.forward).parameters
+        self._cache_name = "cache" if "cache" in taken else "past_key_values"
+        self._embedding: Tensor = anatomy.model.get_input_embeddings().weight  # type: ignore[assignment]
+        self._core: str | None = None
+        self._tail: str | None = None
+        self._core_output: type[Any] | None = None
+        self._learn()
+
+    @property
+    def item(self) -> int:
+        """Bytes of one number of a hidden state."""
+        return self._embedding.element_size()
+
+    @property
+    def state_width(self) -> int:
+        """Bytes of one token's hidden states."""
+        config = self.anatomy.model.config.get_text_config(decoder=True)
+        return int(config.hidden_size) * self.item
+
+    @property
+    def device(self) -> torch.device:
+        """The device that tokens go to."""
+        return self._embedding.device
+
+    def begin(
+        self, input_ids: Tensor, cache: Cache | None = None, shell: OuterWeights | None = None
+    ) -> ForwardState:
+        """Embeds tokens ``[B, T]`` and notes what each slot is given beside the hidden states.
+
+        Args:
+            input_ids: Token ids, on any device.
+            cache: A cache of as many positions as came before these tokens, or None for none.
+            shell: Tensors laid over the embeddings.
+        """
+        ids = input_ids.to(self.device)
+        calls: list[Call] = []
+        held: list[Tensor] = []
+
+        def note(index: int) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                keyword = None if args else "hidden_states"
+                hidden = args[0] if args else kwargs.pop("hidden_states")
+                if index == 0:
+                    held.append(hidden)
+                calls.append(Call(args[1:], kwargs, keyword))
+                return (hidden,) if self._returns_tuple.get(index) else hidden
+
+            return forward
+
+        with self._shelled(shell), self._blocks(note):
+            given = {self._cache_name: cache, "use_cache": cache is not None}
+            self.anatomy.decoder(input_ids=ids, **given)
+        if len(calls) != len(self.anatomy):
+            raise MeasurementError(
+                f"{type(self.anatomy.model).__name__} ran {len(calls)} of its {len(self.anatomy)} layers; "
+                "models that leave layers out by themselves cannot be judged layer by layer."
+            )
+        return ForwardState(ids, held[0], tuple(calls))
+
+    @contextmanager
+    def bound(
+        self, slot: int, weights: Weights, tensors: Mapping[str, Tensor] | None = None
+    ) -> Iterator[None]:
+        """Puts a layer's weights into a slot for the time of a block.
+
+        Args:
+            slot: Where they run.
+            weights: Whose they are.
+            tensors: They themselves, where they are known; else they are computed.
+
+        Raises:
+            MeasurementError: If the layer's tensors do not fit the slot.
+        """
+        untouched = not weights.edits and weights.layer == slot
+        if tensors is None and untouched and self.store is None:
+            yield
+            return
+        current = self.materialise(weights) if tensors is None else tensors
+        self._check_fit(slot, weights, current)
+        with ExitStack() as stack:
+            for edit in weights.edits:
+                if edit.settings is not None:
+                    laid = edit.settings(self.anatomy.parts[slot])
+                    stack.enter_context(binding.attributes(self.anatomy.layers[slot], laid))
+            stack.enter_context(self.anatomy.layer_sites[slot].bound(current))
+            yield
+
+    def materialise(self, weights: Weights) -> dict[str, Tensor]:
+        """Computes a layer's tensors after its edits; those that no edit touches are the model's own.
+
+        Raises:
+            MeasurementError: If an edit does not go with this layer.
+        """
+        tensors = self.layer_tensors(weights.layer)
+        return tensors | self.edited(weights, tensors)
+
+    def layer_tensors(self, layer: int) -> dict[str, Tensor]:
+        """A layer's own tensors, read from disk where they stay there."""
+        own = self.anatomy.parts[layer].tensors
+        return dict(own) if self.store is None else self.store.tensors(layer, own, self.device)
+
+    def edited(self, weights: Weights, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Computes a layer's tensors after its edits from its own.
+
+        Raises:
+            MeasurementError: If an edit does not go with this layer.
+        """
+        parts = self.anatomy.parts[weights.layer]
+        tensors = dict(own)
+        try:
+            with torch.no_grad():
+                for edit in weights.edits:
+                    tensors |= edit.apply(tensors, parts)
+        except InterventionError as error:
+            raise MeasurementError(str(error)) from error
+        return tensors
+
+    def step(
+        self,
+        frame: ForwardState,
+        slot: int,
+        hidden: Tensor,
+        cache: tuple[object, object] | None = None,
+    ) -> Tensor:
+        """Runs the block in ``slot`` on ``hidden`` ``[B, T, H]`` with whatever weights are bound there."""
+        deadline.check()
+        args, kwargs = frame.calls[slot].on(hidden, cache)
+        out = self.anatomy.layers[slot](*args, **kwargs)
+        self.evaluations += 1
+        return _tensor(out[0] if isinstance(out, tuple) else out)
+
+    def finish(
+        self, frame: ForwardState, hidden: Tensor, shell: OuterWeights | None = None
+    ) -> Tensor:
+        """Runs what stands behind the last layer, ``[B, T, H]`` to the final hidden states the head reads."""
+        with self._shelled(shell):
+            if self._tail is not None:
+                return _tensor(self.anatomy.model.get_submodule(self._tail)(hidden))
+            return self._finish_by_forward(frame.input_ids, hidden)
+
+    def logits(self, final: Tensor, shell: OuterWeights | None = None) -> Tensor:
+        """Runs the model's own head on final hidden states ``[N, H]``; returns logits ``[N, V]`` in its dtype."""
+        assert self._core is not None
+        assert self._core_output is not None
+        output = self._core_output(last_hidden_state=final.unsqueeze(0))
+        core = self.anatomy.model.get_submodule(self._core)
+        token = torch.zeros((1, final.shape[0]), dtype=torch.long, device=final.device)
+        with self._shelled(shell), binding.attribute(core, "forward", lambda *_, **__: output):
+            return _tensor(self.anatomy.model(input_ids=token, use_cache=False).logits[0])
+
+    def _shelled(self, shell: OuterWeights | None) -> Any:
+        return self.anatomy.sites.bound(shell.tensors if shell is not None else {})
+
+    @contextmanager
+    def _blocks(self, stand_in: Callable[[int], Callable[..., Any]]) -> Iterator[None]:
+        with ExitStack() as stack:
+            for index, layer in enumerate(self.anatomy.layers):
+                stack.enter_context(binding.attribute(layer, "forward", stand_in(index)))
+            yield
+
+    def _finish_by_forward(self, input_ids: Tensor, hidden: Tensor) -> Tensor:
+        def stand_in(index: int) -> Callable[..., Any]:
+            return lambda *_, **__: (hidden,) if self._returns_tuple.get(index) else hidden
+
+        with self._blocks(stand_in):
+            return _tensor(self.anatomy.decoder(input_ids=input_ids, use_cache=False)[0])
+
+    @torch.no_grad()
+    def _learn(self) -> None:
+        """Runs the model once on two tokens, to see what its blocks return and what the head is given."""
+        with ExitStack() as stack:
+            if self.store is not None:
+                # One block, read once, stands for all of them: they are built alike.
+                tensors = self.layer_tensors(0)
+                first = self.anatomy.parts[0].tensors
+                for index, sites in enumerate(self.anatomy.layer_sites):
+                    own = self.anatomy.parts[index].tensors
+                    stack.enter_context(sites.bound(_shaped_like(own, first, tensors)))
+            self._watch()
+
+    def _watch(self) -> None:
+        model, layers = self.anatomy.model, self.anatomy.layers
+        last: list[Tensor] = []
+        fed: list[tuple[str, Tensor, Tensor]] = []
+        cores: list[tuple[str, Any]] = []
+        handles = []
+
+        def on_layer(index: int) -> Callable[..., None]:
+            def hook(_module: Any, _args: Any, output: Any) -> None:
+                self._returns_tuple[index] = isinstance(output, tuple)
+                if index == len(layers) - 1:
+                    last.append(output[0] if isinstance(output, tuple) else output)
+
+            return hook
+
+        def on_module(name: str) -> Callable[..., None]:
+            def hook(_module: Any, args: Any, output: Any) -> None:
+                if hasattr(output, "last_hidden_state"):
+                    cores.append((name, output))
+                elif last and isinstance(output, Tensor) and args and isinstance(args[0], Tensor):
+                    fed.append((name, args[0], output))
+
+            return hook
+
+        for index, layer in enumerate(layers):
+            handles.append(layer.register_forward_hook(on_layer(index)))
+        for name, module in model.named_modules():
+            if name and not name.startswith(f"{self.anatomy.path}."):
+                handles.append(module.register_forward_hook(on_module(name)))
+        try:
+            token = torch.zeros((1, 2), dtype=torch.long, device=self.device)
+            model(input_ids=token, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not cores or not last:
+            raise MeasurementError(
+                f"{type(model).__name__}: cannot tell what its head reads. Looked for a module whose output has "
+                "last_hidden_state; none ran."
+            )
+        self._core, core_output = cores[-1]
+        self._core_output = type(core_output)
+        final = core_output.last_hidden_state
+        tails = [name for name, given, output in fed if given is last[0] and output is final]
+        # The norm is called by itself only where it alone turns the last block's output into what the head reads;
+        # anything more (OPT's projection) goes through the decoder's own forward pass.
+        self._tail = tails[0] if len(tails) == 1 else None
+
+    def _check_fit(self, slot: int, weights: Weights, tensors: Mapping[str, Tensor]) -> None:
+        own = self.anatomy.parts[slot].tensors
+        if own.keys() != tensors.keys():
+            odd = sorted(own.keys() ^ tensors.keys())
+            raise MeasurementError(
+                f"layer {weights.layer} does not fit slot {slot}: they are built differently "
+                f"({', '.join(odd[:4])}{', ...' if len(odd) > 4 else ''}). Only layers of one structure can be "
+                "exchanged or replaced."
+            )
+        if weights.layer == slot:
+            return
+        for name, tensor in self.anatomy.parts[weights.layer].tensors.items():
+            if own[name].shape != tensor.shape:
+                raise MeasurementError(
+                    f"layer {weights.layer} does not fit slot {slot}: {name} is {list(tensor.shape)} in the one and "
+                    f"{list(own[name].shape)} in the other. Only layers of one structure can be exchanged or replaced."
+                )
+
+
+def _shaped_like(
+    own: Mapping[str, Tensor], first: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """A layer's tensors to run it by, where what it computes does not matter: another layer's, or zeros."""
+    device = next(iter(tensors.values())).device
+    return {
+        name: tensors[name]
+        if name in first and first[name].shape == tensor.shape
+        else torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
+        for name, tensor in own.items()
+    }
+
+
+def _tensor(value: Any) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value

@@ -1,0 +1,128 @@
+"""How many bytes weights take as an intervention would store them.
+
+Every formula counts what a file must hold to get the weights back, and nothing else: no alignment, no names.
+
+========================  ==================================================================================
+average_experts           one expert instead of E; the router is not touched and not counted
+drop_experts              ``E - count`` of E experts, and as many rows of the router
+prune_weights             of each matrix of n weights the ``k = n - floor(sparsity n)`` that stay, in the dtype
+                          of the model's files, and where they stand: n bits, or ``ceil(log2 n)`` bits for each
+                          of the k, whichever is fewer, in whole bytes; nothing where all stay. A random choice
+                          is stored like any other: its seed is worth nothing without this very generator
+ternary_weights           of each matrix five weights to a byte (``3^5 = 243 <= 256``, 1.6 bits each), in whole
+                          bytes, and scales
+quantize_weights          of each matrix ``bits`` bits a weight, in whole bytes, and scales; the levels are
+                          symmetric, so there are no zero points
+scales                    16 bits each: one for a matrix, for each of its rows (outputs), or for each group
+========================  ==================================================================================
+
+An expert is a matrix of its own. The base is the same weights in the dtype of the model's files. Where several
+interventions touch a weight, later ones count on what earlier ones left: an encoding replaces the one before it,
+experts that were dropped stay dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from pytest_layerguard.models.layer_parts import Form
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from pytest_layerguard.models.layer_parts import Forms, LayerParts
+    from pytest_layerguard.models.plan import Edit
+
+_SCALE_BYTES: Final = 2
+_TRITS_PER_BYTE: Final = 5
+
+
+def packed(weights: int, bits: int) -> int:
+    """Whole bytes of so many weights of ``bits`` bits."""
+    return math.ceil(weights * bits / 8)
+
+
+def trits(weights: int) -> int:
+    """Whole bytes of so many weights of three values."""
+    return math.ceil(weights / _TRITS_PER_BYTE)
+
+
+def scales(form: Form, scale: str, group_size: int | None) -> int:
+    """Bytes of one matrix's scales."""
+    count = {"tensor": 1, "row": form.rows}.get(scale) or form.weights // (group_size or 1)
+    return count * _SCALE_BYTES
+
+
+def sparse(form: Form, sparsity: float) -> int:
+    """Bytes of one matrix of which a share is zero: the weights that stay, and where they stand."""
+    left = form.weights - zeros(form.weights, sparsity)
+    if left == form.weights:
+        return form.weights * form.item
+    place = math.ceil(math.log2(form.weights))
+    return left * form.item + min(packed(form.weights, 1), packed(left, place))
+
+
+def zeros(weights: int, sparsity: float) -> int:
+    """How many of so many weights a share of them is, rounded down but for what floats cannot say."""
+    return int(sparsity * weights + 1e-9)
+
+
+def untouched(parts: LayerParts, item: int) -> Forms:
+    """How a layer's tensors are stored in the model's files.
+
+    Args:
+        parts: The layer.
+        item: Bytes of a weight there.
+    """
+    banked = {name for bank in parts.banks for name in bank.fused}
+    forms: Forms = {}
+    for name, tensor in parts.tensors.items():
+        experts = int(tensor.shape[0]) if name in banked else 1
+        columns = int(tensor.shape[-1]) if tensor.dim() > 1 else 1
+        rows = tensor.numel() // (experts * columns)
+        if parts.transposed(name):
+            rows, columns = columns, rows
+        forms[name] = Form(experts, rows, columns, item)
+    return forms
+
+
+def trained(edits: Sequence[Edit], free: int) -> Callable[[Forms, LayerParts], Forms]:
+    """How tensors are stored after training: what the edits from ``free`` on encode, they hold.
+
+    What earlier ones encoded was trained freely, and takes a whole number for each weight again.
+    """
+
+    def stored(forms: Forms, parts: LayerParts) -> Forms:
+        loose = {name: replace(form, encoded=None) for name, form in forms.items()}
+        for edit in edits[free:]:
+            if edit.stored is not None:
+                loose |= edit.stored(loose, parts)
+        return loose
+
+    return stored
+
+
+def size_ratio(weights: Iterable[tuple[LayerParts, Sequence[Edit]]], item: int) -> float | None:
+    """Bytes of the intervened weights as they would be stored, over the base's.
+
+    Args:
+        weights: The layers that run, each with its edits.
+        item: Bytes of a weight in the model's files.
+
+    Returns:
+        The ratio, or None where nothing is stored otherwise.
+    """
+    stored = base = 0
+    for parts, edits in weights:
+        before = untouched(parts, item)
+        forms, touched = before, set[str]()
+        for edit in edits:
+            if edit.stored is not None:
+                changed = edit.stored(forms, parts)
+                touched |= {name for name, form in changed.items() if form != forms[name]}
+                forms = forms | changed
+        stored += sum(forms[name].bytes for name in touched)
+        base += sum(before[name].bytes for name in touched)
+    return stored / base if base else None

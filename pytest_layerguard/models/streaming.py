@@ -1,0 +1,128 @@
+"""Layers that stay on disk, read when a sweep comes to them.
+
+Accelerate's offloading puts a model's blocks on disk and knows how to read them back; here its hooks, which
+would read a block again at every call, give way to one read for each time a sweep wants a layer.
+"""
+
+from __future__ import annotations
+
+import shutil
+import weakref
+from importlib.util import find_spec
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from torch import Tensor
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+class LayerStore:
+    """The tensors of a model's layers, on disk.
+
+    Attributes:
+        bytes_read: How much was read so far.
+        reads: How often each layer was read so far, by index.
+    """
+
+    def __init__(self, model: PreTrainedModel, path: str, folder: str) -> None:
+        self._path = path
+        # Accelerate keeps there what it had to convert; it goes when the store does, or the process.
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._kept = _detached(model)
+        self.bytes_read = 0
+        self.reads: dict[int, int] = {}
+
+    def tensors(self, layer: int, own: Mapping[str, Tensor], device: Any) -> dict[str, Tensor]:
+        """Reads a layer.
+
+        Args:
+            layer: Its index.
+            own: Its tensors by name, on no device; their shapes and dtypes are what is returned.
+            device: Where they are to be.
+        """
+        found: dict[str, Tensor] = {}
+        for name, tensor in own.items():
+            if not tensor.is_meta:
+                found[name] = tensor
+                continue
+            read = self._kept[f"{self._path}.{layer}.{name}"]
+            self.bytes_read += read.nbytes
+            found[name] = read.to(device=device, dtype=tensor.dtype)
+        self.reads[layer] = self.reads.get(layer, 0) + 1
+        return found
+
+
+def load_streamed(
+    make: Any,
+    config: PreTrainedConfig,
+    device: str,
+    load: Callable[..., tuple[PreTrainedModel, Any]],
+) -> tuple[PreTrainedModel, Any, LayerStore]:
+    """Loads a model whose layers stay on disk.
+
+    Args:
+        make: The auto class.
+        config: The model's configuration.
+        device: Where everything else goes, and layers when they run.
+        load: Loads with additional options of ``from_pretrained``.
+
+    Returns:
+        The model with its layers on no device, what loading reported, and the layers.
+
+    Raises:
+        UnavailableError: If accelerate is not installed.
+        MeasurementError: If the model's layers cannot be found.
+    """
+    if find_spec("accelerate") is None:
+        raise UnavailableError(
+            "model.placement: stream needs the package accelerate; pip install pytest-layerguard[stream]"
+        )
+    from pytest_layerguard.models.anatomy import Anatomy
+
+    # Not accelerate's init_empty_weights, which takes memory for each weight before it lets go of it.
+    with torch.device("meta"):
+        anatomy = Anatomy.of(make.from_config(config))
+    places = dict.fromkeys(_beside(anatomy.model, anatomy.path), device)
+    places |= {f"{anatomy.path}.{index}": "disk" for index in range(len(anatomy))}
+    folder = mkdtemp(prefix="layerguard-")
+    try:
+        model, report = load(device_map=places, offload_folder=folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return model, report, LayerStore(model, anatomy.path, folder)
+
+
+def _beside(model: PreTrainedModel, path: str) -> Iterator[str]:
+    """The largest modules that hold no layer, by path."""
+    above = path.split(".")
+    for depth in range(len(above)):
+        prefix = ".".join(above[:depth])
+        for name, _ in model.get_submodule(prefix).named_children():
+            if name != above[depth]:
+                yield f"{prefix}.{name}" if prefix else name
+
+
+def _detached(model: PreTrainedModel) -> Mapping[str, Tensor]:
+    """Takes accelerate's hooks off a model and returns what they would have read from."""
+    from accelerate.hooks import remove_hook_from_module
+
+    maps = [
+        found.dataset
+        for module in model.modules()
+        if (found := getattr(getattr(module, "_hf_hook", None), "weights_map", None)) is not None
+    ]
+    if not maps:
+        raise MeasurementError(
+            "model.placement: stream found no layer on disk; take placement: memory"
+        )
+    remove_hook_from_module(model, recurse=True)
+    kept: Mapping[str, Tensor] = maps[0]
+    return kept

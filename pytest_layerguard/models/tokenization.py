@@ -1,0 +1,125 @@
+"""What a tokenizer makes of a text, and which of its ids mean something special."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pytest_layerguard.environment.library_output import first_line, quiet
+from pytest_layerguard.environment.measurement_errors import MeasurementError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokenise a text once, without special tokens; however long it is, nobody is warned.
+
+    Raises:
+        MeasurementError: If the tokenizer fails on it.
+    """
+    with quiet():
+        try:
+            ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        except Exception as error:
+            raise MeasurementError(
+                f"the tokenizer fails on the text: {first_line(error)}"
+            ) from None
+    return ids
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Tokenise a prompt as the tokenizer does by default, with the special tokens it adds.
+
+    Raises:
+        MeasurementError: If nothing comes of it: a model cannot go on from nothing.
+    """
+    with quiet():
+        ids: list[int] = tokenizer(prompt, verbose=False)["input_ids"]
+    if not ids:
+        raise MeasurementError("a prompt of no tokens cannot be continued; write at least one word")
+    return ids
+
+
+def bos_id(
+    tokenizer: PreTrainedTokenizerBase, bos: Literal["auto", "always", "never"]
+) -> int | None:
+    """Say which token stands before every window.
+
+    Args:
+        tokenizer: The model's.
+        bos: ``auto`` puts one exactly when the tokenizer adds one by default.
+
+    Returns:
+        The id, or ``None`` for no token.
+
+    Raises:
+        MeasurementError: If ``always`` asks for one that the tokenizer does not have.
+    """
+    own: int | None = tokenizer.bos_token_id
+    if bos == "never":
+        return None
+    if bos == "always":
+        if own is None:
+            raise MeasurementError(
+                "measure.bos: this tokenizer has no beginning-of-text token; allowed: auto or never"
+            )
+        return own
+    # Asked of what it does, not of its settings, which differ from tokenizer to tokenizer.
+    added: list[int] = tokenizer("a", verbose=False)["input_ids"]
+    return own if own is not None and added and added[0] == own else None
+
+
+def end_of_text_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return every id that would end a generation: of the model's configurations and the tokenizer."""
+    stated: list[Any] = [
+        getattr(getattr(model, "generation_config", None), "eos_token_id", None),
+        getattr(model.config.get_text_config(decoder=True), "eos_token_id", None),
+        tokenizer.eos_token_id,
+    ]
+    ids = {
+        each for value in stated for each in (value if isinstance(value, list | tuple) else [value])
+    }
+    return tuple(sorted(each for each in ids if isinstance(each, int)))
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str) -> None:
+    """Refuse a tokenizer whose ordinary tokens the model has no embedding for.
+
+    Added tokens may lie beyond, as the image token of a text model does; text that brings one up is
+    refused when it is tokenised.
+
+    Raises:
+        MeasurementError: If an ordinary token's id, or that of a token that is put before every text, lies
+            beyond the embedding, or if a plain sentence makes no tokens.
+    """
+    rows = _rows(model)
+    added = set(tokenizer.get_added_vocab())
+    largest = max(
+        (index for token, index in tokenizer.get_vocab().items() if token not in added), default=-1
+    )
+    default = encode_prompt(tokenizer, "a")
+    if max(largest, *default) >= rows:
+        raise MeasurementError(
+            f"{name}: the tokenizer does not fit: its largest id is {max(largest, *default)}, and the "
+            f"model has embeddings for {rows:,} tokens (ids 0 to {rows - 1})"
+        )
+
+
+def check_ids(ids: list[int], model: PreTrainedModel) -> None:
+    """Refuse token ids that the model has no embedding for.
+
+    Raises:
+        MeasurementError: If there is one; names it.
+    """
+    rows = _rows(model)
+    if ids and max(ids) >= rows:
+        raise MeasurementError(
+            f"the text has a token with id {max(ids)}, and the model has embeddings for {rows:,} tokens; "
+            "the text holds a special token that this model does not know"
+        )
+
+
+def _rows(model: PreTrainedModel) -> int:
+    weight: Tensor = model.get_input_embeddings().weight  # type: ignore[assignment]
+    return weight.shape[0]

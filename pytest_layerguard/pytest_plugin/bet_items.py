@@ -1,0 +1,298 @@
+"""Bet files and bets as collectors and tests of pytest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from pytest_layerguard import LayerguardWarning
+from pytest_layerguard.pytest_plugin import progress
+from pytest_layerguard.pytest_plugin.options import SETTINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from pytest_layerguard.bet.errors import Problem
+    from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.catalogue.guard import Guard, Laboratory
+    from pytest_layerguard.catalogue.outcome import Outcome
+    from pytest_layerguard.environment.conditions import Conditions
+    from pytest_layerguard.interventions.registry import Registry
+    from pytest_layerguard.report.bet_report import BetReport
+
+SUFFIXES: Final = frozenset({".yaml", ".yml"})
+RECORDS: Final = "records"
+OUTCOME: Final[pytest.StashKey[Outcome]] = pytest.StashKey()
+GUARD: Final[pytest.StashKey[Guard]] = pytest.StashKey()
+REGISTRY: Final[pytest.StashKey[Registry]] = pytest.StashKey()
+SEEN: Final[pytest.StashKey[dict[str, tuple[Path, int]]]] = pytest.StashKey()
+
+
+def claim(path: Path, parent: pytest.Collector) -> BetFile | None:
+    """Return a collector for a bet file, or None for any other file; called for every file of every run."""
+    folder = folder_of_bets(path, parent.config)
+    if folder is None:
+        return None
+    file: BetFile = BetFile.from_parent(parent, path=path, **_harmless(path, parent.config))
+    file.folder = folder
+    return file
+
+
+def _harmless(path: Path, config: pytest.Config) -> dict[str, Any]:
+    """Return an escaped name and node id where those of the file hold control characters."""
+    from pytest_layerguard.bet.errors import printable
+
+    nodeid = shown(path, config).as_posix()
+    if printable(nodeid) == nodeid:
+        return {}
+    return {"name": printable(path.name), "nodeid": printable(nodeid)}
+
+
+def folder_of_bets(path: Path, config: pytest.Config) -> Path | None:
+    """Return the bet folder of a bet file, or None for any other file."""
+    if path.suffix not in SUFFIXES:
+        return None
+    folder = bet_folder(path, config)
+    if folder is None or RECORDS in path.relative_to(folder).parts[:-1]:
+        return None
+    return folder
+
+
+def bet_folder(path: Path, config: pytest.Config) -> Path | None:
+    """Find the outermost bet folder that holds `path`, which need not exist.
+
+    A folder counts by its name below the root directory, and the root directory by its own name
+    only where no configuration file makes it a project: a checkout may be called anything.
+    """
+    start = config.rootpath if config.inipath is not None else config.rootpath.parent
+    if not path.is_relative_to(start):
+        start = Path(path.anchor)
+    parts = path.relative_to(start).parts
+    for end in range(1, len(parts)):
+        for folder in config.stash[SETTINGS].bets:
+            if parts[:end][-len(folder.parts) :] == folder.parts:
+                return start.joinpath(*parts[:end])
+    return None
+
+
+class BetFile(pytest.File):
+    """A file of bets."""
+
+    folder: Path
+    """The bet folder: the catalogue that the file belongs to."""
+
+    def collect(self) -> Iterator[BetItem]:
+        """Read every bet of the file; all that is wrong with any of them is one error."""
+        from pytest_layerguard.bet.errors import BetFileError
+        from pytest_layerguard.bet.reader import read_bets
+
+        try:
+            known = registry_of(self.config)
+            documents = read_bets(self.path, kinds=known.arguments, metrics=known.metrics)
+        except BetFileError as error:
+            raise self.CollectError(self._told(error.problems)) from None
+        doubled = "\n".join(self._doubled(documents))
+        if doubled:
+            raise self.CollectError(doubled)
+        for document in documents:
+            yield BetItem.from_parent(self, name=document.bet.id, document=document)
+
+    def _told(self, problems: Iterable[Problem]) -> str:
+        path = shown(self.path, self.config)
+        return "\n".join(str(replace(problem, path=path)) for problem in problems)
+
+    def _doubled(self, documents: Sequence[BetDocument]) -> Iterator[str]:
+        """Yield an error for each bet whose id another file has: records and challenges could mean either."""
+        seen = self.session.stash.setdefault(SEEN, {})
+        for document in documents:
+            here = (self.path, document.line)
+            path, line = seen.setdefault(document.bet.id, here)
+            if path != self.path:
+                yield (
+                    f"{shown(self.path, self.config)}:{document.line}:1: id: {document.bet.id!r} "
+                    f"is the id of another bet, {shown(path, self.config)}:{line}; "
+                    "allowed: an id that no other bet has"
+                )
+
+
+def _unforeseen(report: pytest.TestReport) -> Outcome:
+    """Return an ERROR that quotes the last line of the traceback, for readers who do not see it."""
+    from pytest_layerguard.catalogue.outcome import error
+    from pytest_layerguard.report import text
+
+    crash = getattr(report.longrepr, "reprcrash", None)
+    raised = str(getattr(crash, "message", "")).strip().split("\n")[0] or "something unknown"
+    return error(
+        f"running it raised what nobody foresaw: {text.plain(raised, 600)}; the traceback stands "
+        "in the output of pytest"
+    )
+
+
+class BetItem(pytest.Item):
+    """A bet, run by judging it."""
+
+    def __init__(self, *, document: BetDocument, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.document = document
+        bet = document.bet
+        kinds = (each.kind for done in bet.arm_interventions.values() for each in done)
+        self.extra_keyword_matches.update([bet.status, bet.model.name, *kinds])
+
+    @property
+    def folder(self) -> Path:
+        """Return the bet folder that the bet belongs to."""
+        assert isinstance(self.parent, BetFile)
+        return self.parent.folder
+
+    @property
+    def model(self) -> str:
+        """Return what identifies the model: bets with the same one share a load."""
+        return self.document.model_identity
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """Return the file and line of the bet, counted from 0 as pytest does."""
+        return self.path, self.document.line - 1, self.name
+
+    def runtest(self) -> None:
+        """Judge the bet, then fail, skip or warn according to its outcome."""
+        with progress.display(self.config).bet(self.name):
+            outcome = guard_of(self.session).judge(self.document, self.folder)
+        self.stash[OUTCOME] = outcome
+        if outcome.passed and outcome.word == "INCONCLUSIVE":
+            # Other notes stand below the table alone, so that they cannot fail under -W error.
+            self.warn(LayerguardWarning("; ".join(outcome.warnings)))
+        if outcome.skipped:
+            from pytest_layerguard.report.bet_report import why_skipped_in_brief
+
+            pytest.skip(why_skipped_in_brief(self.document, outcome))
+        if not outcome.passed:
+            from pytest_layerguard.report import failure
+
+            path = shown(self.path, self.config)
+            lines = failure.lines(self.document, outcome, path)
+            raise BetFailedError("\n".join(lines), failure.brief(outcome))
+
+    def told(self, report: pytest.TestReport) -> BetReport:
+        """Return the result of the bet for reports; an ERROR where running it raised an unknown exception."""
+        from pytest_layerguard.report.bet_report import tell
+
+        file = shown(self.path, self.config).as_posix()
+        outcome = self.stash.get(OUTCOME, None)
+        if outcome is None and report.failed:
+            outcome = _unforeseen(report)
+        return tell(self.document, outcome, file, report.outcome, self.config.rootpath)
+
+    def repr_failure(
+        self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Show a failed bet without a traceback, which only an unknown exception has."""
+        error = excinfo.value
+        if not isinstance(error, BetFailedError | LayerguardWarning):
+            return super().repr_failure(excinfo, *args, **kwargs)
+        told = excinfo.getrepr(style="value", chain=False)
+        if told.reprcrash is not None:
+            # The summary, JUnit and --tb=line name this place: the bet, not a line of this package.
+            told.reprcrash.path = str(self.path)
+            told.reprcrash.lineno = self.document.line
+            told.reprcrash.message = (
+                error.brief if isinstance(error, BetFailedError) else str(error)
+            )
+        return told
+
+
+class BetFailedError(Exception):
+    """A bet that fails the build, with the whole text and a short one."""
+
+    def __init__(self, text: str, brief: str) -> None:
+        super().__init__(text, brief)
+        self.brief = brief
+
+    def __str__(self) -> str:
+        """Return the whole text."""
+        return str(self.args[0])
+
+
+def guard_of(session: pytest.Session) -> Guard:
+    """Return the guard of this process, made when the first bet runs."""
+    if GUARD not in session.stash:
+        from pytest_layerguard.catalogue import guard
+
+        config = session.config
+        judge = guard.judge(
+            config.stash[SETTINGS],
+            conditions_of(config),
+            registry_of(config),
+            config.rootpath,
+        )
+        session.stash[GUARD] = guard.Guard(
+            judge,
+            lambda: laboratory_of(config),
+            [(item.document, item.folder) for item in session.items if isinstance(item, BetItem)],
+        )
+    return session.stash[GUARD]
+
+
+def registry_of(config: pytest.Config) -> Registry:
+    """Return the interventions and metrics of this package, of installed ones and of conftest files.
+
+    Raises:
+        pytest.UsageError: when two of them have one name.
+    """
+    if REGISTRY not in config.stash:
+        from pytest_layerguard.interventions.registry import Registry
+
+        kinds = config.hook.pytest_layerguard_interventions(config=config)
+        metrics = config.hook.pytest_layerguard_metrics(config=config)
+        try:
+            config.stash[REGISTRY] = Registry.of(
+                (kind for some in kinds for kind in some),
+                (metric for some in metrics for metric in some),
+            )
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
+    return config.stash[REGISTRY]
+
+
+def conditions_of(config: pytest.Config) -> Conditions:
+    """Return what the user of this run allows in this process."""
+    from pytest_layerguard.catalogue.guard import conditions
+
+    worker = getattr(config, "workerinput", {}).get("workerid", "gw0")
+    # pytest leaves the attribute out where its cache plugin is switched off.
+    cache: pytest.Cache | None = getattr(config, "cache", None)
+    kept = cache.mkdir("layerguard") if cache is not None else None
+    allowed = conditions(config.stash[SETTINGS], int(worker.removeprefix("gw")), kept)
+    shown = progress.display(config)
+    return replace(allowed, progress=shown.say, counting=shown.counting)
+
+
+def laboratory_of(config: pytest.Config) -> Laboratory:
+    """Return what measures the bets of this process."""
+    made: Laboratory = config.hook.pytest_layerguard_laboratory(config=config)
+    return made
+
+
+def own_laboratory(config: pytest.Config) -> Laboratory:
+    """Build the laboratory of this package, on the terms of this run."""
+    from pytest_layerguard.catalogue.guard import laboratory
+
+    return laboratory(conditions_of(config), registry_of(config), config.stash[SETTINGS])
+
+
+def group_by_model(items: list[pytest.Item]) -> None:
+    """Move bets on one model next to each other, so that it is loaded once; the rest stays put."""
+    bets = {at: item for at, item in enumerate(items) if isinstance(item, BetItem)}
+    groups: dict[str, list[BetItem]] = {}
+    for item in bets.values():
+        groups.setdefault(item.model, []).append(item)
+    ordered = (item for group in groups.values() for item in group)
+    for at, item in zip(bets, ordered, strict=True):
+        items[at] = item
+
+
+def shown(path: Path, config: pytest.Config) -> Path:
+    """Return a path as reports name it: from the root directory, like a node id."""
+    return path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path

@@ -1,0 +1,37 @@
+"""Hooks that other packages and conftest files can implement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_layerguard.bet.metrics import OwnMetric
+    from pytest_layerguard.catalogue.guard import Laboratory
+    from pytest_layerguard.interventions.registry import Kind
+    from pytest_layerguard.report.bet_report import BetReport
+
+
+@pytest.hookspec
+def pytest_layerguard_interventions(config: pytest.Config) -> Sequence[Kind] | None:
+    """Return interventions that bet files may name; asked once, before the first is read."""
+
+
+@pytest.hookspec
+def pytest_layerguard_metrics(config: pytest.Config) -> Sequence[OwnMetric] | None:
+    """Return metrics that criteria may name; asked once, before the first bet is read."""
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_layerguard_laboratory(config: pytest.Config) -> Laboratory | None:
+    """Return what measures the bets of this process; asked once, when the first one runs."""
+
+
+@pytest.hookspec
+def pytest_layerguard_report_lines(
+    config: pytest.Config, bets: Sequence[BetReport]
+) -> Sequence[str] | None:
+    """Return lines to print below the table of bets."""

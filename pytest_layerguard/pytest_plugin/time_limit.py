@@ -1,0 +1,117 @@
+"""A time limit that works where nothing can be interrupted, as inside a call of CUDA.
+
+Python handles a signal between two bytecodes, and a native call that hangs never gets to the next one. So
+the process has to end: a thread prints which bet hung, and writes the reports of the bets before it. A
+native call that also holds the GIL stops that thread; then a timer of faulthandler, which needs no GIL,
+prints the stacks and ends the process. Under pytest-xdist another worker takes over the other bets.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from pytest_layerguard.pytest_plugin import reporting
+from pytest_layerguard.pytest_plugin.bet_items import BetItem
+from pytest_layerguard.pytest_plugin.options import SETTINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+def hung_after(limit: float) -> float:
+    """Return the seconds after which a bet counts as hung, which ends itself at its limit otherwise."""
+    return 1.5 * limit + 1
+
+
+def stuck_after(limit: float) -> float:
+    """Return the seconds after which faulthandler ends a process whose thread could not."""
+    return 2 * limit + 2
+
+
+def configure(config: pytest.Config) -> None:
+    """Watch bets where there is a time limit."""
+    limit = config.stash[SETTINGS].timeout
+    if limit:
+        config.pluginmanager.register(Watch(config, limit), "layerguard-hanging")
+
+
+class Watch:
+    """Ends the process of a bet that hangs."""
+
+    def __init__(self, config: pytest.Config, limit: float) -> None:
+        self._config = config
+        self._limit = limit
+        self._deciding = threading.Lock()
+        self._done = False
+        self._stderr: Final = _real_stderr()
+        config.add_cleanup(lambda: os.close(self._stderr))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Start both timers for a bet, and stop them when it is done."""
+        if not isinstance(item, BetItem):
+            return (yield)
+        self._done = False
+        timer = threading.Timer(hung_after(self._limit), self._end, (item,))
+        timer.daemon = True
+        timer.start()
+        # A process has one such timer, and that of the user goes first.
+        ours = not float(self._config.getini("faulthandler_timeout") or 0)
+        if ours:
+            faulthandler.dump_traceback_later(
+                stuck_after(self._limit), exit=True, file=self._stderr
+            )
+        try:
+            return (yield)
+        finally:
+            with self._deciding:
+                self._done = True
+            timer.cancel()
+            if ours:
+                faulthandler.cancel_dump_traceback_later()
+
+    def _end(self, item: BetItem) -> None:
+        with self._deciding:
+            if self._done:
+                return
+            try:
+                self._tell(item)
+            finally:
+                os._exit(pytest.ExitCode.TESTS_FAILED)
+
+    def _tell(self, item: BetItem) -> None:
+        later = sum(isinstance(each, BetItem) for each in _after(item))
+        text = (
+            f"hung: not back {hung_after(self._limit):g} seconds after it began, with a limit of "
+            f"{self._limit:g}; a call of a device or of native code cannot be interrupted, so the "
+            "process was ended"
+        )
+        lines = [f"{item.nodeid}: {text}"]
+        if later and not reporting.is_worker(self._config):
+            lines.append(
+                f"{later} more bets were not measured; with pytest-xdist (-n 1) they would have been"
+            )
+        os.write(self._stderr, ("\n\nERROR: " + "\n".join(lines) + "\n").encode())
+        told = reporting.lost(item.document, item.path, text, self._config)
+        self._config.stash[reporting.TOLD].append(told)
+        reporting.write(item.session)
+
+
+def _after(item: pytest.Item) -> list[pytest.Item]:
+    items = item.session.items
+    return items[items.index(item) + 1 :] if item in items else []
+
+
+def _real_stderr() -> int:
+    """Return a descriptor of the standard error from before pytest captures it."""
+    try:
+        return os.dup(sys.stderr.fileno())
+    except (AttributeError, OSError, ValueError):
+        assert sys.__stderr__ is not None
+        return os.dup(sys.__stderr__.fileno())

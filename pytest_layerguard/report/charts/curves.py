@@ -1,0 +1,176 @@
+"""Lines over checkpoints or training steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pytest_layerguard.bet.criteria.interval import short
+from pytest_layerguard.report.charts.axes import Scale, Tick
+from pytest_layerguard.report.charts.marks import (
+    LOGARITHMIC,
+    Mark,
+    each_once,
+    marks_of,
+    named,
+    summary,
+    told_of,
+)
+
+if TYPE_CHECKING:
+    from pytest_layerguard.bet.criteria.interval import Interval
+    from pytest_layerguard.measurement.results import VariantResult
+    from pytest_layerguard.report.story import Story
+
+
+SERIES: Final = 8
+_NAMES_AT: Final = 77.0
+_LONGEST_NAME: Final = 11
+"""Characters of a name that fit beside the end of its line on a phone."""
+_POINTS: Final = 160
+HEIGHT: Final = 220
+_TOP: Final = 14.0
+_BOTTOM: Final = 192.0
+_LETTERING: Final = 13.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """A measured point of a line; `x` in per cent, `y`, `low` and `high` in pixels."""
+
+    x: float
+    y: float
+    low: float | None
+    high: float | None
+    label: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A series."""
+
+    name: str
+    style: int
+    points: tuple[Point, ...]
+    label_y: float
+
+
+@dataclass(frozen=True)
+class LinesFigure:
+    """Lines over checkpoints or training steps."""
+
+    title: str
+    unit: str
+    height: int
+    xticks: tuple[Tick, ...]
+    yticks: tuple[Tick, ...]
+    marks: tuple[Mark, ...]
+    lines: tuple[Line, ...]
+    summary: str
+    more: int = 0
+    dotted: bool = False
+    direct: bool = False
+    names_at: float = _NAMES_AT
+
+
+def _y(scale: Scale, value: float) -> float:
+    share = (scale.at(value) - scale.start) / (scale.end - scale.start)
+    return round(_BOTTOM - share * (_BOTTOM - _TOP), 1)
+
+
+def _yticks(scale: Scale) -> tuple[Tick, ...]:
+    return tuple(
+        Tick(round(_BOTTOM - (each.at - scale.start) / (scale.end - scale.start) * (_BOTTOM - _TOP), 1), each.label)
+        for each in scale.ticks()
+    )  # fmt: skip
+
+
+def _spread(lines: list[tuple[str, int, tuple[Point, ...]]]) -> tuple[Line, ...]:
+    """Place the names of lines beside their ends, apart from each other."""
+    placed: dict[int, float] = {}
+    last = -math.inf
+    for at in sorted(range(len(lines)), key=lambda each: lines[each][2][-1].y):
+        last = max(lines[at][2][-1].y, last + _LETTERING)
+        placed[at] = last
+    over = max(0.0, last - _BOTTOM)
+    return tuple(
+        Line(name, style, points, round(placed[at] - over + 4, 1))
+        for at, (name, style, points) in enumerate(lines)
+    )
+
+
+def trajectory(story: Story, metric: str) -> LinesFigure | None:
+    """Return a metric over the checkpoints, or None where there is but one."""
+    result = story.result
+    if result is None:
+        return None
+    checkpoints = list(dict.fromkeys(base.checkpoint for base in result.bases))
+    having = each_once(metric, result.variants)
+    if len(checkpoints) < 2 or not having:
+        return None
+    series: dict[str, dict[str | None, Interval]] = {}
+    for variant in having:
+        name = " \u00b7 ".join(each for each in (variant.arm, variant.text, variant.name) if each)
+        series.setdefault(name, {})[variant.checkpoint] = variant.metrics[metric]
+    shown = dict(list(series.items())[:SERIES])
+    bars = [bar for bar in story.bars if bar.metric == metric]
+    found = [each for line in shown.values() for each in line.values()]
+    values = [end for each in found for end in (each.value, each.low, each.high)]
+    log = metric in LOGARITHMIC and all(each.value > 0 for each in found)
+    scale = Scale.over([*values, *(bar.value for bar in bars)], log=log)
+    direct = max(map(len, shown)) <= _LONGEST_NAME
+    last = (_NAMES_AT - 3 if direct else 92.0) - 12
+    xs = {name: 12 + last * at / (len(checkpoints) - 1) for at, name in enumerate(checkpoints)}
+    lines = [
+        (name, style, tuple(_point(xs[at], each, scale, name) for at, each in line.items()))
+        for style, (name, line) in enumerate(shown.items())
+    ]
+    marks = tuple(
+        Mark(_y(scale, mark.bars[0].value), mark.level, mark.label)
+        for mark in marks_of(bars, scale)
+    )
+    ticks = tuple(Tick(round(x, 2), str(name)) for name, x in xs.items())
+    unit = ", ".join(filter(None, (told_of(metric), "log scale" if log else "")))
+    return LinesFigure(
+        f"{named(metric)} by checkpoint", unit, HEIGHT, ticks,
+        _yticks(scale), marks, _spread(lines), summary(metric, having, bars),
+        len(series) - len(shown), dotted=True, direct=direct,
+    )  # fmt: skip
+
+
+def _point(x: float, interval: Interval, scale: Scale, name: str) -> Point:
+    sure = interval.is_point
+    return Point(
+        round(x, 2),
+        _y(scale, interval.value),
+        None if sure else _y(scale, interval.low),
+        None if sure else _y(scale, interval.high),
+        f"{name}: {interval}",
+    )
+
+
+def recovery(variant: VariantResult, name: str, *, matched: bool) -> LinesFigure | None:
+    """Return the loss over the steps of training, or None where nothing was trained.
+
+    `matched` says that it was trained towards the output of the original's layers.
+    """
+    noted = variant.diagnostics.get("training_loss") or ()
+    steps = [(float(step), float(loss)) for step, loss in noted if math.isfinite(float(loss))]
+    if len(steps) < 2:
+        return None
+    stride = math.ceil(len(steps) / _POINTS)
+    kept = [*steps[:-1:stride], steps[-1]]
+    across = Scale.over([step for step, _ in kept], log=False, start=8, end=97)
+    scale = Scale.over([loss for _, loss in kept], log=False)
+    points = tuple(
+        Point(across.at(step), _y(scale, loss), None, None, f"step {step:.0f}: {short(loss)}")
+        for step, loss in kept
+    )
+    unit = "distance to the original's output" if matched else "nats per token"
+    (first, begin), (last, end) = steps[0], steps[-1]
+    summary = f"loss {short(begin)} at step {first:.0f}, {short(end)} at step {last:.0f}"
+    return LinesFigure(
+        f"training loss by step, {name}", unit, HEIGHT, across.ticks(), _yticks(scale), (),
+        (Line("", 0, points, 0.0),), summary,
+    )  # fmt: skip

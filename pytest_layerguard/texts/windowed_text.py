@@ -1,0 +1,261 @@
+"""From what a bet's ``measure`` says to the windows of one text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+from torch import Tensor
+
+from pytest_layerguard.environment import file_digests
+from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.models import tokenization
+from pytest_layerguard.texts.windows import (
+    Batch,
+    Contract,
+    TokenPositions,
+    batched,
+    cut,
+    cut_chunks,
+    cut_rolling,
+    cut_strided,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from pytest_layerguard.bet.bet import Measure
+    from pytest_layerguard.models.loading import LoadedModel
+
+_DEFAULT_WINDOW: Final = 512
+_GPTQ_WINDOW: Final = 2048
+_LM_EVAL_CONTEXT: Final = 2048
+_NFS: Final = (512, 256)
+_AS_PUBLISHED: Final = "nfs-512-256-as-published"
+_STRIDED: Final = ("nfs-512-256", _AS_PUBLISHED)
+
+Window = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class WindowedText:
+    """One text, cut into micro-batches for one model.
+
+    Attributes:
+        batches: Micro-batches of windows.
+        provenance: Digests and counts, enough to know what was read.
+        neighbours: How many windows, one after the other, reach over the same text.
+        whole: The text, where all of it is scored.
+        by_window: Whether windows are averaged rather than tokens.
+    """
+
+    batches: tuple[Batch, ...]
+    provenance: Mapping[str, Any]
+    neighbours: int = 1
+    whole: str | None = None
+    by_window: bool = False
+
+    @cached_property
+    def ground(self) -> TokenPositions:
+        """Where each scored token stands."""
+        ground = TokenPositions.of(self.batches, self.neighbours)
+        return ground.by_window(self.batches) if self.by_window else ground
+
+    @cached_property
+    def key(self) -> str:
+        """Equal for readings that score the same tokens in the same windows."""
+        told = {name: value for name, value in self.provenance.items() if name != "text"}
+        return json.dumps(told, sort_keys=True)
+
+    @property
+    def start(self) -> str:
+        """How windows start, in words."""
+        bos = self.provenance["bos"]
+        return "windows start without BOS" if bos is None else f"windows start with token {bos}"
+
+    @property
+    def scored(self) -> int:
+        """Scored tokens in all."""
+        return len(self.ground.windows)
+
+    @property
+    def windows(self) -> int:
+        """How many windows there are that can be taken for independent."""
+        return self.ground.count
+
+
+def contract_key(measure: Measure, bet_file: Path) -> str:
+    """Equal for two bets that score the same texts by the same contract."""
+    contract = measure.model_dump_json(
+        include={"text", "texts", "tokens", "window", "stride", "bos", "positions", "preset"}
+    )
+    return f"{bet_file.parent}\n{contract}"
+
+
+def wanted(measure: Measure) -> int | None:
+    """How many tokens of a text a bet's contract can use; None for all of it."""
+    return None if measure.tokens is None else measure.tokens + 1
+
+
+def read(text: str, measure: Measure, loaded: LoadedModel, micro_batch: int) -> WindowedText:
+    """Tokenises a text once, without special tokens, and cuts it by the bet's contract.
+
+    Args:
+        text: The text.
+        measure: What the bet says of tokens, window, stride, BOS and positions, or a preset.
+        loaded: The model, whose context bounds the window, and its tokenizer.
+        micro_batch: Tokens that may go through a block at a time.
+
+    Raises:
+        MeasurementError: If the text is too short or the window longer than the model's context.
+    """
+    bos = tokenization.bos_id(loaded.tokenizer, measure.bos)
+    ids = tokenization.encode(loaded.tokenizer, text)
+    tokenization.check_ids(ids, loaded.model)
+    if bos is not None and list(ids[:1]) == [bos] and measure.preset is None:
+        raise MeasurementError(
+            f"the text itself starts with the tokenizer's BOS (token {bos}), and so does every window: two of them "
+            "are as wrong as none. Take it out of the text"
+        )
+    windows = _windows(ids, measure, loaded, bos)
+    length = max(len(inputs) for inputs, _ in windows)
+    batches = tuple(batched(windows, max(1, micro_batch // length)))
+    return WindowedText(
+        batches,
+        {
+            "text": file_digests.of_text(text),
+            "token_ids": file_digests.of_ids(
+                [token for row, _ in windows for token in row.tolist()]
+            ),
+            "scored_tokens": sum(int(batch.scored.sum()) for batch in batches),
+            "windows": len(windows),
+            "window": length,
+            "stride": measure.stride,
+            "bos": bos,
+            "positions": measure.positions,
+            "preset": measure.preset,
+        },
+        _neighbours(measure, length),
+        text if measure.preset == "lm-eval" and measure.tokens is None else None,
+        measure.preset == _AS_PUBLISHED,
+    )
+
+
+def _neighbours(measure: Measure, length: int) -> int:
+    """How many windows reach over the same text: a window's length over the stride, rounded up."""
+    if measure.preset is not None:
+        return -(-_NFS[0] // _NFS[1]) if measure.preset in _STRIDED else 1
+    return -(-length // min(measure.stride or length, length))
+
+
+def context_of(loaded: LoadedModel) -> int | None:
+    """The longest text the model was made for, in tokens, or None where it does not say."""
+    config = loaded.model.config.get_text_config(decoder=True)
+    stated = (
+        getattr(config, name, None)
+        for name in ("max_position_embeddings", "n_positions", "max_seq_len")
+    )
+    return next((int(value) for value in stated if isinstance(value, int) and value > 0), None)
+
+
+def default_window(measure: Measure, loaded: LoadedModel) -> int:
+    """Scored tokens per window: what the bet says, else 512 or the model's context if shorter.
+
+    Raises:
+        MeasurementError: If the window is longer than the model's context.
+    """
+    context = context_of(loaded)
+    if measure.window is None:
+        return min(_DEFAULT_WINDOW, context or _DEFAULT_WINDOW)
+    if context is not None and measure.window > context:
+        raise MeasurementError(
+            f"measure.window is {measure.window} and the model's context is {context} tokens; "
+            f"allowed: 1 to {context}"
+        )
+    return measure.window
+
+
+def _windows(
+    ids: Sequence[int], measure: Measure, loaded: LoadedModel, bos: int | None
+) -> list[Window]:
+    if measure.preset == "gptq-2048":
+        _check_context(measure, _GPTQ_WINDOW, loaded)
+        start = [] if bos is None else [bos]
+        return cut_chunks([*start, *ids], _GPTQ_WINDOW, measure.tokens)
+    if measure.preset == "lm-eval":
+        return _rolling(ids, measure, loaded, bos)
+    if measure.preset in _STRIDED:
+        _check_context(measure, _NFS[0], loaded)
+    if measure.preset == _AS_PUBLISHED:
+        whole = list(ids) if bos is None else [bos, *ids]
+        last = None if measure.tokens is None else measure.tokens + 1
+        return cut_strided(whole[:last], *_NFS, measure.positions == "last")
+    window, stride = (
+        _NFS if measure.preset in _STRIDED else (default_window(measure, loaded), measure.stride)
+    )
+    spare = 0 if bos is not None else 1
+    scored = measure.tokens if measure.tokens is not None else len(ids) - spare
+    contract = Contract(scored, window, stride or window, bos, measure.positions == "last")
+    return cut(ids, contract)
+
+
+def _check_context(measure: Measure, window: int, loaded: LoadedModel) -> None:
+    context = context_of(loaded)
+    if context is not None and context < window:
+        raise MeasurementError(
+            f"preset {measure.preset} reads {window} tokens at a time and the model's context is {context} "
+            "tokens; say measure.window instead"
+        )
+
+
+def _rolling(
+    ids: Sequence[int], measure: Measure, loaded: LoadedModel, bos: int | None
+) -> list[Window]:
+    """Windows as lm-evaluation-harness 0.4.13 makes them.
+
+    Where the tokenizer adds BOS by default the text has it as its first token, which is scored; the prefix
+    token comes before it nevertheless.
+
+    Raises:
+        MeasurementError: If there is no token to start with.
+    """
+    prefix = loaded.tokenizer.bos_token_id
+    prefix = loaded.tokenizer.eos_token_id if prefix is None else prefix
+    if prefix is None:
+        raise MeasurementError(
+            "preset lm-eval: the tokenizer has neither a BOS nor an end-of-text token to start with"
+        )
+    if bos is not None and list(ids[:1]) != [prefix]:
+        ids = [bos, *ids]
+    taken = ids if measure.tokens is None else ids[: measure.tokens]
+    return cut_rolling(taken, context_of(loaded) or _LM_EVAL_CONTEXT, prefix)
+
+
+def training_windows(
+    text_ids: Sequence[Sequence[int]], window: int, bos: int | None, most: int
+) -> list[Window]:
+    """Windows of several texts, evenly mixed: one of each in turn, at most ``most`` in all.
+
+    Args:
+        text_ids: Tokens of each text.
+        window: Tokens of a window.
+        bos: Put before every window, or None.
+        most: How many windows the training can use.
+
+    Raises:
+        MeasurementError: If a text has not even one whole window.
+    """
+    columns: list[list[Window]] = []
+    for ids in text_ids:
+        spare = 0 if bos is not None else 1
+        count = min((len(ids) - spare) // window, -(-most // len(text_ids)))
+        if count < 1:
+            raise MeasurementError(
+                f"train.text has {len(ids):,} tokens; one window of {window} needs {window + spare:,}"
+            )
+        columns.append(cut(ids, Contract(count * window, window, window, bos)))
+    shortest = min(map(len, columns))
+    return [column[index] for index in range(shortest) for column in columns]

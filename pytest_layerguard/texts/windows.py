@@ -1,0 +1,260 @@
+"""Cutting a tokenised text into windows, each scored token exactly once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pytest_layerguard.environment.measurement_errors import MeasurementError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+IGNORED: Final = -100
+"""The label of a position that is read but not scored, as in ``torch.nn.functional.cross_entropy``."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Which tokens are scored, and in what context.
+
+    Attributes:
+        tokens: Scored tokens in all.
+        window: Scored tokens of a whole window.
+        stride: Tokens by which a window starts after the one before it; below ``window`` they overlap, and
+            each window after the first scores only its last ``stride`` tokens.
+        bos: Id of the token put before every window, or None for none.
+        last_only: Whether only the last position of each window counts.
+    """
+
+    tokens: int
+    window: int
+    stride: int
+    bos: int | None
+    last_only: bool = False
+
+    @property
+    def needed(self) -> int:
+        """How many tokens the text must have."""
+        return self.tokens if self.bos is not None else self.tokens + 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch of windows of one length: ``[B, T]`` token ids, ``[B, T]`` labels, the windows' numbers."""
+
+    input_ids: Tensor
+    labels: Tensor
+    windows: tuple[int, ...]
+
+    @property
+    def scored(self) -> Tensor:
+        """Mask ``[B, T]`` of the positions that count."""
+        return self.labels != IGNORED
+
+
+def cut(ids: Sequence[int], contract: Contract) -> list[tuple[Tensor, Tensor]]:
+    """Cuts a text into windows.
+
+    Window k of W scored tokens reads, with BOS, ``[BOS] t[kS] .. t[kS+W-2]`` and scores
+    ``t[kS] .. t[kS+W-1]``; without BOS it reads ``t[kS] .. t[kS+W-1]`` and scores ``t[kS+1] .. t[kS+W]``.
+
+    Args:
+        ids: The tokenised text, without special tokens.
+        contract: What to score.
+
+    Returns:
+        For each window its inputs ``[T]`` and labels ``[T]``, unscored positions labelled :data:`IGNORED`.
+
+    Raises:
+        MeasurementError: If the text is too short.
+    """
+    if len(ids) < contract.needed:
+        raise MeasurementError(
+            f"the text has {len(ids):,} tokens and {contract.needed:,} are needed to score "
+            f"{contract.tokens:,}; lower measure.tokens or take a longer text"
+        )
+    text = torch.tensor(ids[: contract.needed], dtype=torch.long)
+    if contract.bos is not None:
+        text = torch.cat([torch.tensor([contract.bos]), text])
+    windows: list[tuple[Tensor, Tensor]] = []
+    scored = 0
+    start = 0
+    while scored < contract.tokens:
+        end = min(start + contract.window, contract.tokens)
+        inputs = text[start:end].clone()
+        labels = text[start + 1 : end + 1].clone()
+        if contract.bos is not None:
+            inputs[0] = contract.bos
+        labels[: scored - start] = IGNORED
+        if contract.last_only:
+            labels[:-1] = IGNORED
+        windows.append((inputs, labels))
+        scored = end
+        start += contract.stride
+    return windows
+
+
+def cut_chunks(ids: Sequence[int], size: int, tokens: int | None) -> list[tuple[Tensor, Tensor]]:
+    """Cuts a text into whole chunks and scores all but the first token of each, as GPTQ's evaluation does.
+
+    Frantar et al., "GPTQ" (arXiv 2210.17323), ``datautils.py`` and ``opt_eval``: the text is tokenised with
+    its special tokens, chunks do not overlap, and what does not fill a chunk is left out.
+
+    Args:
+        ids: The tokenised text, special tokens included.
+        size: Tokens of a chunk.
+        tokens: Scored tokens at most, or None for all; rounded down to whole chunks.
+
+    Raises:
+        MeasurementError: If there is not one whole chunk.
+    """
+    count = len(ids) // size
+    if tokens is not None:
+        count = min(count, tokens // (size - 1))
+    if count < 1:
+        raise MeasurementError(
+            f"not one whole chunk of {size:,} tokens can be scored: the text has {len(ids):,} tokens and "
+            f"measure.tokens is {tokens if tokens is not None else 'not given'}; a chunk scores {size - 1:,}"
+        )
+    chunks = torch.tensor(ids[: count * size], dtype=torch.long).view(count, size)
+    return [(chunk[:-1], chunk[1:]) for chunk in chunks]
+
+
+def cut_rolling(ids: Sequence[int], context: int, prefix: int) -> list[tuple[Tensor, Tensor]]:
+    """Cuts a text as lm-evaluation-harness's ``get_rolling_token_windows`` with one token of context does.
+
+    The first window is a prefix token and all but the last of its tokens; each next one starts with the
+    token before its first scored one; the last is filled up with earlier text, which is read, not scored.
+
+    Args:
+        ids: The tokenised text, without special tokens.
+        context: The most tokens the model reads at a time.
+        prefix: The token before the text.
+
+    Raises:
+        MeasurementError: If the text is empty.
+    """
+    if not ids:
+        raise MeasurementError("the text has no tokens")
+    text = torch.tensor([prefix, *ids], dtype=torch.long)
+    windows: list[tuple[Tensor, Tensor]] = []
+    scored = 0
+    while scored < len(ids):
+        end = min(scored + context, len(ids))
+        start = max(0, end - context)
+        labels = text[start + 1 : end + 1].clone()
+        labels[: scored - start] = IGNORED
+        windows.append((text[start:end], labels))
+        scored = end
+    return windows
+
+
+def cut_strided(
+    ids: Sequence[int], window: int, stride: int, last_only: bool
+) -> list[tuple[Tensor, Tensor]]:
+    """Cuts a text as the loop of transformers' documentation does ("Perplexity of fixed-length models").
+
+    Window k reads the text's tokens ``kS .. kS+W-1`` and scores those that no window before it read, but for
+    the text's first token, before which there is nothing. No window but the first starts with BOS.
+
+    Args:
+        ids: The text as its tokenizer gives it, special tokens included.
+        window: W, tokens that a window reads.
+        stride: S, tokens by which a window starts after the one before it.
+        last_only: Whether only the last position of each window counts.
+
+    Raises:
+        MeasurementError: If there is nothing to score.
+    """
+    if len(ids) < 2:
+        raise MeasurementError("the text has fewer than two tokens; there is nothing to score")
+    text = torch.tensor(ids, dtype=torch.long)
+    windows: list[tuple[Tensor, Tensor]] = []
+    read = 1
+    for start in range(0, len(ids), stride):
+        end = min(start + window, len(ids))
+        labels = text[start + 1 : end].clone()
+        labels[: max(0, read - start - 1)] = IGNORED
+        if last_only:
+            labels[:-1] = IGNORED
+        windows.append((text[start : end - 1], labels))
+        read = end
+        if end == len(ids):
+            break
+    return windows
+
+
+def batched(windows: Sequence[tuple[Tensor, Tensor]], rows: int) -> list[Batch]:
+    """Groups windows of equal length into micro-batches of at most ``rows`` windows, in order."""
+    batches: list[Batch] = []
+    first = 0
+    while first < len(windows):
+        length = len(windows[first][0])
+        last = first
+        while last < len(windows) and last - first < rows and len(windows[last][0]) == length:
+            last += 1
+        taken = windows[first:last]
+        batches.append(
+            Batch(
+                torch.stack([inputs for inputs, _ in taken]),
+                torch.stack([labels for _, labels in taken]),
+                tuple(range(first, last)),
+            )
+        )
+        first = last
+    return batches
+
+
+@dataclass(frozen=True)
+class TokenPositions:
+    """Where each scored token stands: its cluster, its position in its window and its id, each ``[n]``.
+
+    A cluster is what is taken for independent of the rest: a window, or, where windows share context, as many
+    neighbours as a window reaches over.
+    """
+
+    windows: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    weights: NDArray[np.float64] | None = None
+
+    @classmethod
+    def of(cls, batches: Sequence[Batch], neighbours: int = 1) -> TokenPositions:
+        """Reads it off the micro-batches, in the order in which tokens are scored.
+
+        Args:
+            batches: The windows.
+            neighbours: How many windows, one after the other, make a cluster. What is left at the end, if it
+                has less than half a cluster's tokens, goes with the cluster before it: an all but empty one
+                would count as a degree of freedom that it does not give.
+        """
+        windows, positions, tokens = [], [], []
+        for batch in batches:
+            rows, columns = torch.nonzero(batch.scored, as_tuple=True)
+            windows.append(torch.tensor(batch.windows)[rows])
+            positions.append(columns)
+            tokens.append(batch.labels[batch.scored])
+        of_window, *rest = (torch.cat(each).numpy() for each in (windows, positions, tokens))
+        clusters = of_window // neighbours
+        sizes = np.bincount(clusters)
+        if len(sizes) > 1 and 2 * sizes[-1] < sizes[0]:
+            clusters = np.minimum(clusters, len(sizes) - 2)
+        return cls(clusters, *rest)
+
+    @property
+    def count(self) -> int:
+        """How many clusters there are."""
+        return int(self.windows.max()) + 1
+
+    def by_window(self, batches: Sequence[Batch]) -> TokenPositions:
+        """The same tokens, every window weighing the same however many of its tokens are scored."""
+        sizes = torch.cat([batch.scored.sum(1) for batch in batches])
+        each = torch.repeat_interleave(1.0 / sizes.double(), sizes)
+        return replace(self, weights=(each * (len(each) / len(sizes))).numpy())
