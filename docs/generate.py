@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import PydanticUndefined
 
 from pytest_layerguard import api
-from pytest_layerguard.bet import arguments, bet, limits, metrics, names, text_sources
-from pytest_layerguard.bet.criteria import evaluate
+from pytest_layerguard.bet import arguments, bet, limits, names, text_sources
+from pytest_layerguard.bet.criteria import evaluate, metrics
 from pytest_layerguard.catalogue.outcome import Word
 from pytest_layerguard.catalogue.records import SCHEMA, Record
 from pytest_layerguard.cli.bet_template import ARGUMENTS
@@ -348,7 +348,7 @@ SHOWN: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("pytest_layerguard.models.plan.Plan", plan.Plan),
     ("pytest_layerguard.models.plan.Edit", plan.Edit),
     ("pytest_layerguard.interventions.bench.Bench", bench.Bench),
-    ("pytest_layerguard.bet.metrics.OwnMetric", metrics.OwnMetric),
+    ("pytest_layerguard.bet.criteria.metrics.OwnMetric", metrics.OwnMetric),
     ("pytest_layerguard.measurement.own_metrics.ScoredTokens", own_metrics.ScoredTokens),
     ("pytest_layerguard.measurement.results.BetResult", results.BetResult),
     ("pytest_layerguard.measurement.results.VariantResult", results.VariantResult),

@@ -23,10 +23,10 @@ from pydantic import (
 from pytest_layerguard.bet import rules
 from pytest_layerguard.bet.arguments import Intervention, Interventions, Seed, kinds_of
 from pytest_layerguard.bet.criteria.evaluate import Criteria  # noqa: TC001 - pydantic reads it
+from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.bet.criteria.parse import RESERVED
 from pytest_layerguard.bet.criteria.scope import ModelScope  # noqa: TC001 - pydantic reads it
 from pytest_layerguard.bet.errors import closest, suggestion
-from pytest_layerguard.bet.metrics import METRICS
 from pytest_layerguard.bet.names import INIT, REFERENCE_NAMES, SLUG, SLUG_RULE, ReferenceName
 from pytest_layerguard.bet.paths import RelativePath  # noqa: TC001 - pydantic reads it
 from pytest_layerguard.bet.text_sources import HUB_NAME, UNPINNED, Revision, TextSource

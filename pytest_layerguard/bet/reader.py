@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS, Kinds
 from pytest_layerguard.bet.bet import Bet
+from pytest_layerguard.bet.criteria.metrics import METRICS, Metric
 from pytest_layerguard.bet.errors import BetFileError, Problem, excerpt
 from pytest_layerguard.bet.limits import DEFAULT_LIMITS, Limits
-from pytest_layerguard.bet.metrics import METRICS, Metric
 from pytest_layerguard.bet.validation import KEY, Location
 from pytest_layerguard.bet.yaml import Document, Fault, read_documents, split_lines
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_layerguard.bet.arguments import InterchangeLayers, ReplaceLayers, Train
 from pytest_layerguard.bet.criteria import consistency, parse
 from pytest_layerguard.bet.criteria.evaluate import Expression, Reference, reference
+from pytest_layerguard.bet.criteria.metrics import METRICS, Metric
 from pytest_layerguard.bet.errors import suggestion
 from pytest_layerguard.bet.limits import DEFAULT_LIMITS, Limits
-from pytest_layerguard.bet.metrics import METRICS, Metric
 from pytest_layerguard.bet.validation import KEY, refusal
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pytest_layerguard.bet.arguments import Kinds
-    from pytest_layerguard.bet.metrics import Metric
+    from pytest_layerguard.bet.criteria.metrics import Metric
 
 _LARGEST_RECORD: Final = 64 * 1024 * 1024
 _SHOWN: Final = 12

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pytest_layerguard.bet.arguments import Kinds
-    from pytest_layerguard.bet.metrics import Metric
+    from pytest_layerguard.bet.criteria.metrics import Metric
 
 SUFFIXES: Final = frozenset({".yaml", ".yml"})
 NAMES: Final = (PurePosixPath("bets"),)

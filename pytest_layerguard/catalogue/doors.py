@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from pytest_layerguard.bet.criteria import parse
 from pytest_layerguard.bet.criteria.evaluate import CriterionError, Expression
 from pytest_layerguard.bet.criteria.interval import Truth, short
+from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.bet.errors import printable
-from pytest_layerguard.bet.metrics import METRICS
 from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry, shown
 from pytest_layerguard.catalogue.door_numbers import cut, numbers
 from pytest_layerguard.catalogue.equal_effect import kinds_in_effect

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -18,10 +17,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.catalogue.judge import Judge
     from pytest_layerguard.catalogue.outcome import Outcome
-    from pytest_layerguard.environment.conditions import Conditions
-    from pytest_layerguard.interventions.registry import Registry
     from pytest_layerguard.measurement.results import BetResult
-    from pytest_layerguard.pytest_plugin.options import Settings
 
 
 class Laboratory(Protocol):
@@ -85,54 +81,3 @@ def library_warnings_shown() -> Iterator[None]:
             for action, message, category, module, line in warnings.filters
         ]
         yield
-
-
-def conditions(settings: Settings, worker: int, cache: Path | None) -> Conditions:
-    """Return what the user allows.
-
-    `worker` numbers this process among those that share the machine; `cache` is where results are
-    kept if the user names no folder.
-    """
-    from pytest_layerguard.environment.budget import Budget
-    from pytest_layerguard.environment.conditions import Conditions
-
-    return Conditions(
-        device=settings.device,
-        worker=worker,
-        roots=settings.roots,
-        cache=settings.cache or cache,
-        fresh=settings.fresh,
-        device_wait=settings.device_wait,
-        timeout=settings.timeout,
-        budget=Budget(**dict(settings.limits)),
-        allow_unpinned=settings.allow_unpinned,
-        allow_remote_code=settings.allow_remote_code,
-    )
-
-
-def judge(settings: Settings, terms: Conditions, registry: Registry, root: Path) -> Judge:
-    """Build the judge of a project whose root directory is `root`."""
-    from pytest_layerguard.catalogue.judge import Judge
-    from pytest_layerguard.catalogue.model_lookup import ModelLookup
-
-    return Judge(
-        ModelLookup(terms),
-        root=root,
-        names=settings.bets,
-        require=settings.require,
-        recording=settings.record,
-        kinds=registry.arguments,
-        metrics=registry.metrics,
-    )
-
-
-def laboratory(terms: Conditions, registry: Registry, settings: Settings) -> Laboratory:
-    """Build this package's own laboratory; torch is imported for the first bet it has to measure."""
-    from pytest_layerguard.measurement.result_cache import CachingLaboratory
-
-    if settings.ray is None:
-        return CachingLaboratory(terms, registry)
-    from pytest_layerguard.measurement.ray_cluster import RayLaboratory
-
-    # The nodes share a cache only where the user names a folder that they share.
-    return RayLaboratory(replace(terms, cache=settings.cache), registry, settings.ray)

@@ -9,8 +9,8 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS, Arguments
+from pytest_layerguard.bet.criteria.metrics import METRICS, Metric, OwnMetric
 from pytest_layerguard.bet.criteria.parse import RESERVED
-from pytest_layerguard.bet.metrics import METRICS, Metric, OwnMetric
 
 if TYPE_CHECKING:
     from pytest_layerguard.bet.criteria.evaluate import Criteria

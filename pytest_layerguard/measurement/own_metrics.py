@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from pytest_layerguard.bet.metrics import OwnMetric
+    from pytest_layerguard.bet.criteria.metrics import OwnMetric
     from pytest_layerguard.measurement.head import Scores
     from pytest_layerguard.measurement.planning import Arm
     from pytest_layerguard.measurement.results import Continuation, VariantResult

@@ -218,16 +218,22 @@ class BetFailedError(Exception):
 def guard_of(session: pytest.Session) -> Guard:
     """Return the guard of this process, made when the first bet runs."""
     if GUARD not in session.stash:
-        from pytest_layerguard.catalogue import guard
+        from pytest_layerguard.catalogue.guard import Guard
+        from pytest_layerguard.catalogue.judge import Judge
+        from pytest_layerguard.catalogue.model_lookup import ModelLookup
 
         config = session.config
-        judge = guard.judge(
-            config.stash[SETTINGS],
-            conditions_of(config),
-            registry_of(config),
-            config.rootpath,
+        settings, registry = config.stash[SETTINGS], registry_of(config)
+        judge = Judge(
+            ModelLookup(conditions_of(config)),
+            root=config.rootpath,
+            names=settings.bets,
+            require=settings.require,
+            recording=settings.record,
+            kinds=registry.arguments,
+            metrics=registry.metrics,
         )
-        session.stash[GUARD] = guard.Guard(
+        session.stash[GUARD] = Guard(
             judge,
             lambda: laboratory_of(config),
             [(item.document, item.folder) for item in session.items if isinstance(item, BetItem)],
@@ -258,15 +264,29 @@ def registry_of(config: pytest.Config) -> Registry:
 
 def conditions_of(config: pytest.Config) -> Conditions:
     """Return what the user of this run allows in this process."""
-    from pytest_layerguard.catalogue.guard import conditions
+    from pytest_layerguard.environment.budget import Budget
+    from pytest_layerguard.environment.conditions import Conditions
 
     worker = getattr(config, "workerinput", {}).get("workerid", "gw0")
     # pytest leaves the attribute out where its cache plugin is switched off.
     cache: pytest.Cache | None = getattr(config, "cache", None)
     kept = cache.mkdir("layerguard") if cache is not None else None
-    allowed = conditions(config.stash[SETTINGS], int(worker.removeprefix("gw")), kept)
+    settings = config.stash[SETTINGS]
     shown = progress.display(config)
-    return replace(allowed, progress=shown.say, counting=shown.counting)
+    return Conditions(
+        device=settings.device,
+        worker=int(worker.removeprefix("gw")),
+        roots=settings.roots,
+        cache=settings.cache or kept,
+        fresh=settings.fresh,
+        device_wait=settings.device_wait,
+        timeout=settings.timeout,
+        budget=Budget(**dict(settings.limits)),
+        allow_unpinned=settings.allow_unpinned,
+        allow_remote_code=settings.allow_remote_code,
+        progress=shown.say,
+        counting=shown.counting,
+    )
 
 
 def laboratory_of(config: pytest.Config) -> Laboratory:
@@ -277,9 +297,15 @@ def laboratory_of(config: pytest.Config) -> Laboratory:
 
 def own_laboratory(config: pytest.Config) -> Laboratory:
     """Build the laboratory of this package, on the terms of this run."""
-    from pytest_layerguard.catalogue.guard import laboratory
+    from pytest_layerguard.measurement.result_cache import CachingLaboratory
 
-    return laboratory(conditions_of(config), registry_of(config), config.stash[SETTINGS])
+    terms, registry, settings = conditions_of(config), registry_of(config), config.stash[SETTINGS]
+    if settings.ray is None:
+        return CachingLaboratory(terms, registry)
+    from pytest_layerguard.measurement.ray_cluster import RayLaboratory
+
+    # The nodes share a cache only where the user names a folder that they share.
+    return RayLaboratory(replace(terms, cache=settings.cache), registry, settings.ray)
 
 
 def group_by_model(items: list[pytest.Item]) -> None:

@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_layerguard.bet.metrics import OwnMetric
+    from pytest_layerguard.bet.criteria.metrics import OwnMetric
     from pytest_layerguard.catalogue.guard import Laboratory
     from pytest_layerguard.interventions.registry import Kind
     from pytest_layerguard.report.bet_report import BetReport

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.bet.criteria import parse
-from pytest_layerguard.bet.metrics import METRICS
+from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.measurement.results import BetResult
 from pytest_layerguard.report import text
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS, LayersArguments
+from pytest_layerguard.bet.criteria.metrics import METRICS, Metric
 from pytest_layerguard.bet.errors import BetFileError, excerpt, printable
 from pytest_layerguard.bet.limits import Limits
-from pytest_layerguard.bet.metrics import METRICS, Metric
 from pytest_layerguard.bet.reader import duplicate_ids, parse_bets, read_bets
 
 

@@ -13,7 +13,7 @@ import pytest
 from pytest_layerguard.bet import bet
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
 from pytest_layerguard.bet.criteria import evaluate
-from pytest_layerguard.bet.metrics import METRICS
+from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.catalogue.outcome import Word
 from pytest_layerguard.pytest_plugin import hookspecs
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pytest_layerguard.bet.criteria.interval import Interval
-from pytest_layerguard.bet.metrics import OwnMetric
+from pytest_layerguard.bet.criteria.metrics import OwnMetric
 from pytest_layerguard.bet.reader import BetDocument, parse_bets
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
@@ -113,7 +113,7 @@ def test_a_name_that_cannot_be_is_refused(metrics: list[str], message: str) -> N
 def test_a_conftest_file_can_register_one(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(
         """
-        from pytest_layerguard.bet.metrics import OwnMetric
+        from pytest_layerguard.bet.criteria.metrics import OwnMetric
         from pytest_layerguard.interventions.registry import Registry
 
         def pytest_layerguard_metrics():

@@ -24,8 +24,8 @@ from pytest_layerguard.bet.criteria.walker import ARITHMETIC
 
 if TYPE_CHECKING:
     from pytest_layerguard.bet.criteria.evaluate import Binding, Criteria, Reference
+    from pytest_layerguard.bet.criteria.metrics import Metric
     from pytest_layerguard.bet.criteria.parse import Node
-    from pytest_layerguard.bet.metrics import Metric
 
 _MOST_TRIED: Final = 1_000
 _MOST_STEPS: Final = 300_000

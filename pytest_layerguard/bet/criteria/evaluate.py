@@ -16,10 +16,10 @@ from pytest_layerguard.bet.criteria import interval as arithmetic
 from pytest_layerguard.bet.criteria import parse
 from pytest_layerguard.bet.criteria.expression import Parsed
 from pytest_layerguard.bet.criteria.interval import Interval, Truth
+from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.bet.criteria.parse import CriterionError, Node
 from pytest_layerguard.bet.criteria.straddle import Straddle
 from pytest_layerguard.bet.criteria.walker import ARITHMETIC, N, T, Walker
-from pytest_layerguard.bet.metrics import METRICS
 from pytest_layerguard.bet.validation import BetPart
 
 __all__ = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.criteria.interval import short
-from pytest_layerguard.bet.metrics import METRICS
+from pytest_layerguard.bet.criteria.metrics import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

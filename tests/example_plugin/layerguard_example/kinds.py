@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from pytest_layerguard.bet.arguments import LayersArguments
-from pytest_layerguard.bet.metrics import OwnMetric
+from pytest_layerguard.bet.criteria.metrics import OwnMetric
 from pytest_layerguard.interventions.registry import Kind
 
 
