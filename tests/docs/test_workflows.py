@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -52,10 +55,89 @@ def test_the_gpu_is_out_of_reach_for_forks() -> None:
     assert "github.event.pull_request.head.repo.full_name == github.repository" in condition
 
 
+GUARD = ROOT / ".github" / "workflows" / "guard.yml"
+
+
+def run_step(job: str, name: str, output: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    steps = {step.get("name"): step for step in jobs(GUARD)[job]["steps"]}
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", steps[name]["run"]],
+        env={**os.environ, **env, "GITHUB_OUTPUT": str(output)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("install", "extras", "package"),
+    [
+        ("pytest-layerguard", "", "pytest-layerguard"),
+        ("pytest-layerguard", "html,datasets", "pytest-layerguard[html,datasets]"),
+        ("pytest-layerguard==1.2", "html", "pytest-layerguard[html]==1.2"),
+        ("pytest-layerguard[ray] >=1, <2", "html", "pytest-layerguard[ray,html] >=1, <2"),
+        (
+            "git+https://example.com/o/r@v1",
+            "html",
+            "pytest-layerguard[html] @ git+https://example.com/o/r@v1",
+        ),
+        (
+            "pytest-layerguard @ git+https://example.com/o/r@v1",
+            "html",
+            "pytest-layerguard[html] @ git+https://example.com/o/r@v1",
+        ),
+        (".", "html", ".[html]"),
+        ("./tools/guard", "html", "./tools/guard[html]"),
+    ],
+)
+def test_extras_stand_where_pip_wants_them(
+    install: str, extras: str, package: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    ran = run_step(
+        "plan", "Put the extras behind the package's name", output, PACKAGE=install, EXTRAS=extras
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert output.read_text() == f"package={package}\n"
+    if not install.startswith("."):
+        Requirement(package)
+
+
+def test_what_is_no_requirement_ends_the_plan(tmp_path: Path) -> None:
+    given = {"PACKAGE": "a\ncpu=[99]", "EXTRAS": ""}
+    ran = run_step("plan", "Put the extras behind the package's name", tmp_path / "output", **given)
+    assert ran.returncode == 1
+    assert "install is not a requirement of pip" in ran.stderr
+    assert (tmp_path / "output").read_text() == ""
+
+
+@pytest.mark.parametrize("result", ["success", "failure", "cancelled", "skipped"])
+@pytest.mark.parametrize("job", ["PLAN", "CPU", "GPU"])
+def test_no_verdict_passes_without_its_shards(job: str, result: str, tmp_path: Path) -> None:
+    verdict = jobs(GUARD)["verdict"]
+    assert verdict["if"] == "always()"
+    assert verdict["needs"] == ["plan", "cpu", "gpu"]
+    assert verdict["steps"][-1]["if"] == "always()"
+    results = {"PLAN": "success", "CPU": "success", "GPU": "success", job: result}
+    ran = run_step("verdict", verdict["steps"][-1]["name"], tmp_path / "output", **results)
+    passes = result == "success" or (job, result) == ("GPU", "skipped")
+    assert (ran.returncode == 0) == passes
+
+
+def test_the_verdict_audits_and_checks_the_summary() -> None:
+    steps = jobs(GUARD)["verdict"]["steps"]
+    ran = [step.get("run", "") for step in steps]
+    assert any("--layerguard-audit" in each for each in ran)
+    assert any("--layerguard-check-summary" in each for each in ran)
+    (checkout,) = (step for step in steps if "actions/checkout" in step.get("uses", ""))
+    assert checkout["with"]["fetch-depth"] == 0
+
+
 def test_options_that_workflows_give_are_options() -> None:
+    from pytest_layerguard.pytest_plugin.commands import AUDIT, CHECK
     from pytest_layerguard.pytest_plugin.options import OPTIONS
 
-    known = {option.flag for option in OPTIONS}
+    known = {option.flag for option in OPTIONS} | {AUDIT, CHECK}
     for path in WORKFLOWS:
         used = set(re.findall(r"--layerguard-[a-z-]+", path.read_text(encoding="utf-8")))
         assert used <= known, path.name
