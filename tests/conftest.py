@@ -16,5 +16,6 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 import numpy  # noqa: F401
 
 # No test asserts a time, and on a busy machine any example may take long.
-settings.register_profile("untimed", settings.default, deadline=None)
-settings.load_profile("untimed")
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.register_profile("thorough", deadline=None, max_examples=100)
+settings.load_profile("quick")
