@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 from hypothesis import settings
@@ -19,3 +20,8 @@ import numpy  # noqa: F401
 settings.register_profile("quick", deadline=None, max_examples=25)
 settings.register_profile("thorough", deadline=None, max_examples=100)
 settings.load_profile("quick")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from walking again and again what the imported libraries made."""
+    gc.freeze()
