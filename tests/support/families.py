@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -116,7 +117,8 @@ def model(family: str) -> PreTrainedModel:
             # Wide enough that layers and experts matter, around one where a norm needs it.
             scale = 0.15 if parameter.dim() > 1 else 0.05
             noise = torch.randn_like(parameter) * scale
-            parameter.copy_(noise + 1 if "norm" in name and name.endswith("weight") else noise)
+            norm = re.search(r"norm|\bln_", name) and name.endswith("weight")
+            parameter.copy_(noise + 1 if norm else noise)
     return made.float().eval().requires_grad_(False)
 
 
