@@ -13,12 +13,13 @@ from support.workshop import (
     agree,
     bench_of,
     carried_out,
+    log_probabilities,
     planned,
     runner_of,
     swept,
     unchanged,
 )
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.layers import spaced
@@ -26,8 +27,7 @@ from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.plan import InterventionError
 from pytest_layerguard.models.runner import Runner
 
-EVERY = pytest.mark.parametrize("family", families.FAMILIES)
-ALIKE = [family for family in families.FAMILIES if family not in families.UNLIKE_LAYERS]
+EVERY = pytest.mark.parametrize("family", families.each())
 POST_NORMED = ("gemma2", "gemma3_text", "olmo2", "olmo3", "flex_olmo")
 POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
 
@@ -49,7 +49,7 @@ def test_zeroing_agrees_with_deep_copies_and_equals_skipping(family: str) -> Non
         assert torch.equal(scores.losses, result.variants[2].losses)
 
 
-@EVERY
+@pytest.mark.parametrize("family", families.FAMILIES)
 def test_zeroing_keeps_the_norms_inside_the_residual_branch_alone(family: str) -> None:
     runner = runner_of(family)
     (plan,) = planned(runner, "zero_layers", {"layers": 1})
@@ -159,7 +159,7 @@ def test_random_pruning_zeroes_so_many_weights_and_no_other(family: str) -> None
     assert not torch.equal(result.variants[0].losses, result.variants[1].losses)
 
 
-@pytest.mark.parametrize("family", families.MIXTURES)
+@pytest.mark.parametrize("family", families.each(families.MIXTURES))
 @pytest.mark.parametrize("count", [1, 2])
 def test_dropping_experts_agrees_with_a_model_built_with_fewer(family: str, count: int) -> None:
     model, runner = families.model(family), runner_of(family)
@@ -210,21 +210,22 @@ def test_a_dropped_expert_has_no_share_of_the_routers_softmax() -> None:
     agree(swept(runner, plan), 0, model, masked)
 
 
-@pytest.mark.parametrize("family", ALIKE)
+@pytest.mark.parametrize("family", families.each(families.ALIKE))
 def test_guided_removal_agrees_with_scores_from_deep_copies(family: str) -> None:
     model, runner = families.model(family), runner_of(family)
     pairs = list(combinations(range(4), 2))
-    base, _ = plain.log_probabilities(model, WINDOWS)
+    base, _ = log_probabilities(model)
+
+    def divergence(changed: PreTrainedModel) -> float:
+        return plain.divergence(base, plain.log_probabilities(changed, WINDOWS)[0])
+
     replacement = {
         (i, j): max(
-            plain.divergence_from(base, plain.replaced(model, i, j), WINDOWS),
-            plain.divergence_from(base, plain.replaced(model, j, i), WINDOWS),
+            divergence(plain.replaced(model, i, j)), divergence(plain.replaced(model, j, i))
         )
         for i, j in pairs
     }
-    interchange = {
-        (i, j): plain.divergence_from(base, plain.exchanged(model, i, j), WINDOWS) for i, j in pairs
-    }
+    interchange = {(i, j): divergence(plain.exchanged(model, i, j)) for i, j in pairs}
     scores = {
         "replacement": [min(d for pair, d in replacement.items() if i in pair) for i in range(4)],
         "interchange": [min(d for pair, d in interchange.items() if i in pair) for i in range(4)],
@@ -244,7 +245,7 @@ def test_guided_removal_agrees_with_scores_from_deep_copies(family: str) -> None
         agree(swept(runner, plan), 0, model, plain.skipped(model, notes["removed"]))
 
 
-@pytest.mark.parametrize("family", families.UNLIKE_LAYERS)
+@pytest.mark.parametrize("family", families.each(families.UNLIKE_LAYERS))
 def test_a_model_of_unlike_layers_can_be_judged_by_block_influence(family: str) -> None:
     model, runner = families.model(family), runner_of(family)
     bench = bench_of(runner)

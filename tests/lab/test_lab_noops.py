@@ -20,7 +20,7 @@ from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.plan import Plan
 from pytest_layerguard.models.runner import Runner
 
-FEW = settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
+UNHURRIED = settings(suppress_health_check=[HealthCheck.too_slow])
 ANY = st.sampled_from(sorted(families.FAMILIES))
 ALIKE = st.sampled_from(sorted(set(families.FAMILIES) - set(families.UNLIKE_LAYERS)))
 PAIR = st.lists(st.integers(-4, 3), min_size=2, max_size=2, unique_by=lambda i: i % 4)
@@ -31,7 +31,7 @@ SCALES = st.one_of(
 )
 
 
-@FEW
+@UNHURRIED
 @given(family=ANY, pair=PAIR)
 def test_a_double_interchange(family: str, pair: list[int]) -> None:
     bench = bench_of(runner_of(family))
@@ -39,7 +39,7 @@ def test_a_double_interchange(family: str, pair: list[int]) -> None:
     assert carried_out(bench, exchange, exchange) == (Plan.untouched(4),)
 
 
-@FEW
+@UNHURRIED
 @given(family=ALIKE, pair=PAIR)
 def test_a_replacement_by_oneself(family: str, pair: list[int]) -> None:
     runner = runner_of(family)
@@ -56,7 +56,7 @@ def test_a_replacement_by_oneself(family: str, pair: list[int]) -> None:
     exactly_the_base(swept(runner, base.rebound({i % 4: own})))
 
 
-@FEW
+@UNHURRIED
 @given(family=ANY, scale=SCALES)
 def test_a_ternary_model_made_ternary(family: str, scale: dict[str, object]) -> None:
     runner = runner_of(family)
@@ -71,7 +71,7 @@ def test_a_ternary_model_made_ternary(family: str, scale: dict[str, object]) -> 
     assert torch.equal(result.variants[0].losses, result.variants[1].losses)
 
 
-@FEW
+@UNHURRIED
 @given(scale=SCALES, seed=st.integers(0, 99), dtype=st.sampled_from([torch.bfloat16, torch.half]))
 def test_a_ternary_model_of_few_bits(
     scale: dict[str, object], seed: int, dtype: torch.dtype
@@ -87,7 +87,7 @@ def test_a_ternary_model_of_few_bits(
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@FEW
+@UNHURRIED
 @given(
     family=ANY,
     by=st.sampled_from(["magnitude", "random"]),
@@ -102,7 +102,7 @@ def test_pruning_nothing(family: str, by: str, seed: int, parts: str) -> None:
     exactly_the_base(swept(runner, *carried_out(bench_of(runner), ("prune_weights", told))))
 
 
-@FEW
+@UNHURRIED
 @given(family=st.sampled_from(families.MIXTURES), seed=st.integers(0, 99))
 def test_averaging_experts_that_are_copies(family: str, seed: int) -> None:
     torch.manual_seed(seed)

@@ -25,7 +25,6 @@ from transformers import PreTrainedModel
 from pytest_layerguard.models.plan import Plan
 from pytest_layerguard.models.runner import Runner
 
-EVERY = pytest.mark.parametrize("family", families.FAMILIES)
 STEPS = 3
 WHOLE = [window for window in WINDOWS if len(window[0]) == 16]
 INPUTS, LABELS = (torch.stack(each) for each in zip(*WHOLE, strict=True))
@@ -93,7 +92,7 @@ def same_weights(runner: Runner, plan: Plan, model: PreTrainedModel) -> None:
         assert torch.allclose(tensor, state[name], rtol=1e-4, atol=1e-6), name
 
 
-@EVERY
+@pytest.mark.parametrize("family", families.FAMILIES)
 def test_training_on_text_agrees_with_a_plain_loop(family: str) -> None:
     model, runner = families.model(family), runner_of(family)
     bench = bench_of(runner)
@@ -111,7 +110,7 @@ def test_training_on_text_agrees_with_a_plain_loop(family: str) -> None:
     )
 
 
-@EVERY
+@pytest.mark.parametrize("family", families.each())
 def test_training_towards_a_layers_output_agrees_with_a_plain_loop(family: str) -> None:
     model, runner = families.model(family), runner_of(family)
     bench = bench_of(runner)

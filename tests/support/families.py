@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
@@ -104,6 +106,22 @@ MIXTURES = tuple(
 
 UNLIKE_LAYERS = ("deepseek_v3", "qwen2_moe-mixed")
 """Families some of whose layers are dense and some mixtures."""
+
+ALIKE = tuple(name for name in FAMILIES if name not in UNLIKE_LAYERS)
+"""Families whose layers all have one structure."""
+
+REPRESENTATIVES = ("llama", "gemma2", "gpt2", "mixtral", "gpt_oss", "qwen2_moe-mixed")
+"""One family of each structure: plain blocks, norms after the branches with sliding windows, matrices stored in
+columns with learned positions, experts, experts stored in columns, and layers of different structures."""
+
+OTHERS = tuple(name for name in FAMILIES if name not in REPRESENTATIVES)
+"""Families whose structure a representative has."""
+
+
+def each(names: Iterable[str] = FAMILIES) -> list[Any]:
+    """Return the families as parameters of a test, all but the representatives marked ``slow``."""
+    slow = pytest.mark.slow
+    return [pytest.param(name, marks=slow if name in OTHERS else ()) for name in names]
 
 
 @cache

@@ -137,19 +137,17 @@ def log_probabilities(model: PreTrainedModel, windows: Windows) -> tuple[Tensor,
 
 def losses(model: PreTrainedModel, windows: Windows) -> Tensor:
     """Token losses ``[n]`` in float64."""
-    rows, wanted = log_probabilities(model, windows)
-    return -rows.gather(1, wanted.unsqueeze(1)).squeeze(1)
+    return losses_of(*log_probabilities(model, windows))
 
 
-def divergence(base: PreTrainedModel, variant: PreTrainedModel, windows: Windows) -> float:
-    """Mean KL(base || variant) in nats per token, in float64 on full logits."""
-    return divergence_from(log_probabilities(base, windows)[0], variant, windows)
+def losses_of(rows: Tensor, labels: Tensor) -> Tensor:
+    """Token losses ``[n]`` of labels ``[n]`` by log-probabilities ``[n, V]``."""
+    return -rows.gather(1, labels.unsqueeze(1)).squeeze(1)
 
 
-def divergence_from(reference: Tensor, variant: PreTrainedModel, windows: Windows) -> float:
-    """The same, from the base's log-probabilities ``[n, V]``, for those who compare many with one base."""
-    other, _ = log_probabilities(variant, windows)
-    return float((reference.exp() * (reference - other)).sum(-1).mean())
+def divergence(base: Tensor, variant: Tensor) -> float:
+    """Mean KL(base || variant) in nats per token, from log-probabilities ``[n, V]`` of both."""
+    return float((base.exp() * (base - variant)).sum(-1).mean())
 
 
 @torch.no_grad()
