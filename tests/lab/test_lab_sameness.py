@@ -95,6 +95,7 @@ def test_no_number_depends_on_what_else_is_measured(
         assert found[id_] == result, id_
 
 
+@pytest.mark.slow
 def test_two_processes_measure_the_same_bits(tmp_path: Path) -> None:
     running = [
         subprocess.Popen(

@@ -102,20 +102,13 @@ def test_another_contract_is_another_sweep_of_the_same_model(lab: Watched) -> No
     assert (lab.loads, lab.sweeps) == (1, 2)
 
 
-def test_company_order_and_choice_change_no_number() -> None:
+def test_what_was_expected_and_not_measured_changes_no_number() -> None:
     def new() -> Laboratory:
         return Laboratory(Conditions(device="cpu"), Registry.of())
 
-    together = measured(new(), [SKIP, SWAP, TERNARY])
-    assert numbers(together["swap"]) == numbers(measured(new(), [SWAP])["swap"])
-    backwards = measured(new(), [TERNARY, SWAP, SKIP])
     # As by -x, which ends a run before all that was expected is measured.
     stopped = measured(new(), [SWAP], expected=[SKIP, SWAP, TERNARY])
-    unannounced = new()
-    for id_, result in together.items():
-        assert numbers(result) == numbers(backwards[id_])
-    assert numbers(together["swap"]) == numbers(stopped["swap"])
-    assert numbers(together["swap"]) == numbers(unannounced.measure(SWAP, bets=BETS))
+    assert numbers(stopped["swap"]) == numbers(new().measure(SWAP, bets=BETS))
 
 
 def test_a_model_leaves_memory_when_its_last_bet_is_done(lab: Watched) -> None:

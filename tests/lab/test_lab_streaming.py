@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from support import families
@@ -22,21 +20,24 @@ from pytest_layerguard.texts.windows import Contract, batched, cut
 
 BATCHES = batched(cut(families.text(41), Contract(40, 16, 16, bos=None)), 2)
 
+FAMILIES = ["llama", "gemma2", "gpt2", "opt", "qwen3_moe", "mixtral", "qwen2_moe-mixed"]
 
-@pytest.fixture(
-    params=["llama", "gemma2", "gpt2", "opt", "qwen3_moe", "mixtral", "qwen2_moe-mixed"]
-)
-def both(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Runner, Runner]:
+
+@pytest.fixture(scope="module", params=families.each(FAMILIES))
+def both(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Runner, Runner]:
     """A runner of a model in memory, and one of the same model on disk."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model = families.model(request.param)
-    model.save_pretrained(tmp_path)
-    config = AutoConfig.from_pretrained(tmp_path)
+    folder = tmp_path_factory.mktemp(request.param)
+    model.save_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder)
 
     def load(**options: object) -> object:
         return AutoModelForCausalLM.from_pretrained(
-            tmp_path, config=config, dtype=torch.float32, output_loading_info=True, **options
+            folder, config=config, dtype=torch.float32, output_loading_info=True, **options
         )
 
     streamed, _, store = load_streamed(AutoModelForCausalLM, config, "cpu", load)
