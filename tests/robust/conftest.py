@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,14 +80,15 @@ criteria: {{lenient: any(perplexity_ratio <= 3)}}
 
 
 class Trouble:
-    """A folder in which pytest runs, in a process of its own."""
+    """A folder in which pytest runs."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.report = path / "out" / "report.json"
-        (path / "bets").mkdir()
-        (path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
-        (path / "conftest.py").write_text(LABORATORY, encoding="utf-8")
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.pytester = pytester
+        self.path = pytester.path
+        self.report = self.path / "out" / "report.json"
+        (self.path / "bets").mkdir()
+        (self.path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+        (self.path / "conftest.py").write_text(LABORATORY, encoding="utf-8")
 
     def bets(self, **claims: str) -> None:
         """Write bets, by id; an underscore in an id stands for a hyphen."""
@@ -98,21 +97,25 @@ class Trouble:
             text = BET.format(id=name, claim=claim)
             (self.path / "bets" / f"{name}.yaml").write_text(text, encoding="utf-8")
 
-    def start(self, *args: str, **env: str) -> subprocess.Popen[str]:
-        """Start pytest on the bets."""
+    def run(self, *args: str) -> tuple[int, str]:
+        """Run pytest on the bets; return its exit code and all that it printed."""
+        ran = self.pytester.runpytest("bets", f"--layerguard-json={self.report}", *args)
+        return int(ran.ret), "\n".join([*ran.outlines, *ran.errlines])
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        """Start pytest on the bets, in a process of its own."""
         command = [sys.executable, "-m", "pytest", "bets", f"--layerguard-json={self.report}"]
         return subprocess.Popen(
             [*command, *args],
             cwd=self.path,
-            env={**os.environ, "COLUMNS": "200", **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
-    def run(self, *args: str, **env: str) -> tuple[int, str]:
-        """Run pytest on the bets; return its exit code and all that it printed."""
-        started = self.start(*args, **env)
+    def run_apart(self, *args: str) -> tuple[int, str]:
+        """Run pytest on the bets in a process of its own; return its exit code and all that it printed."""
+        started = self.start(*args)
         printed, _ = started.communicate(timeout=300)
         return started.returncode, printed
 
@@ -130,5 +133,6 @@ class Trouble:
 
 
 @pytest.fixture
-def trouble(tmp_path: Path) -> Trouble:
-    return Trouble(tmp_path)
+def trouble(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Trouble:
+    monkeypatch.setenv("COLUMNS", "200")
+    return Trouble(pytester)

@@ -87,10 +87,8 @@ def test_the_ini_file_and_the_command_line(trouble: Trouble) -> None:
     assert "variants: 4; this run allows 3" in printed
 
 
-@pytest.mark.parametrize("word", ["tokens", "tokens=", "tokens=-1", "tokens=1e9", "weights=3"])
-def test_what_is_no_limit(trouble: Trouble, word: str) -> None:
-    trouble.bets(a="fine")
-    code, printed = trouble.run(f"--layerguard-limit={word}")
+def test_what_is_no_limit(trouble: Trouble) -> None:
+    code, printed = trouble.run("--layerguard-limit=weights=3")
     assert code == pytest.ExitCode.USAGE_ERROR
-    assert f"--layerguard-limit: '{word}' is not a limit; allowed: NAME=NUMBER" in printed
+    assert "--layerguard-limit: 'weights=3' is not a limit; allowed: NAME=NUMBER" in printed
     assert all(name in printed for name in NAMES)

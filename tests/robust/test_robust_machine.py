@@ -17,26 +17,29 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 
 
+@pytest.mark.machine
 def test_a_call_that_hangs_ends_the_process_and_keeps_what_there_is(trouble: Trouble) -> None:
     trouble.bets(a="fine", b="sleeps", c="fine", d="fine")
-    code, printed = trouble.run("--layerguard-timeout=6")
+    code, printed = trouble.run_apart("--layerguard-timeout=6")
     assert code == 1, printed
     assert "ERROR: bets/b.yaml::b: hung: not back 10 seconds after it began" in printed
     assert "2 more bets were not measured; with pytest-xdist (-n 1) they would have been" in printed
     assert trouble.words() == {"a": "LENIENT", "b": "ERROR"}
 
 
+@pytest.mark.machine
 def test_a_call_that_holds_pythons_lock_ends_too(trouble: Trouble) -> None:
     trouble.bets(a="holds the lock")
-    code, printed = trouble.run("--layerguard-timeout=1")
+    code, printed = trouble.run_apart("--layerguard-timeout=1")
     assert code == 1, printed
     assert "Timeout (0:00:04)!" in printed
     assert "in measure" in printed
 
 
+@pytest.mark.machine
 def test_a_worker_that_dies_takes_one_bet_with_it(trouble: Trouble) -> None:
     trouble.bets(a="fine", b="dies", c="fine")
-    code, printed = trouble.run("-n1")
+    code, printed = trouble.run_apart("-n1")
     assert code == 1, printed
     assert trouble.words() == {"a": "LENIENT", "b": "ERROR", "c": "LENIENT"}
     assert "bets/b.yaml:1: b: ERROR: the process that measured it died (worker 'gw0'" in printed
@@ -58,6 +61,7 @@ def waits(trouble: Trouble, started: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.machine
 def test_an_interrupt_leaves_a_report_of_what_was_measured(trouble: Trouble) -> None:
     trouble.bets(a="fine", b="sleeps", c="fine")
     started = trouble.start("--layerguard-record")
@@ -69,6 +73,7 @@ def test_an_interrupt_leaves_a_report_of_what_was_measured(trouble: Trouble) -> 
     assert [path.name for path in (trouble.path / "bets" / "records").iterdir()] == ["a.json"]
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_run_leaves_nothing_half_written(trouble: Trouble, number: signal.Signals) -> None:
     trouble.bets(a="fine", b="sleeps")
@@ -84,6 +89,7 @@ def test_a_killed_run_leaves_nothing_half_written(trouble: Trouble, number: sign
     assert trouble.left() == []
 
 
+@pytest.mark.machine
 def test_two_runs_at_once_share_records_and_cache(trouble: Trouble) -> None:
     trouble.bets(**{f"bet_{number}": "fine" for number in range(12)})
     runs = [trouble.start("--layerguard-record", "--layerguard-cache=cache") for _ in range(2)]
@@ -93,7 +99,7 @@ def test_two_runs_at_once_share_records_and_cache(trouble: Trouble) -> None:
     assert len(list((trouble.path / "bets" / "records").glob("*.json"))) == 12
     assert len(trouble.words()) == 12
     assert trouble.left() == []
-    code, printed = trouble.run()
+    code, printed = trouble.run_apart()
     assert code == 0, printed
     assert "unrecorded" not in printed
 
@@ -127,6 +133,7 @@ def test_records_that_cannot_be_written_are_errors_of_their_bets(trouble: Troubl
 DESCRIPTORS = Path("/proc/self/fd")
 
 
+@pytest.mark.machine
 @pytest.mark.skipif(not DESCRIPTORS.exists(), reason="needs to see which file is which")
 @pytest.mark.parametrize("where", ["records", "report", "cache"])
 def test_a_full_disk(trouble: Trouble, where: str) -> None:
@@ -136,7 +143,7 @@ def test_a_full_disk(trouble: Trouble, where: str) -> None:
         (trouble.path / "conftest.py").read_text(encoding="utf-8") + FULL_DISK.format(where=where),
         encoding="utf-8",
     )
-    code, printed = trouble.run("--layerguard-record", "--layerguard-cache=cache")
+    code, printed = trouble.run_apart("--layerguard-record", "--layerguard-cache=cache")
     assert "Traceback" not in printed
     assert trouble.left() == []
     if where == "cache":

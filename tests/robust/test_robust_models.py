@@ -6,8 +6,6 @@ import json
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +101,11 @@ def drop(key: str) -> Spoil:
     return weights(lambda tensors: tensors.pop(key))
 
 
+def without_experts(folder: Path) -> None:
+    another(lambda: families.model("mixtral"), families.VOCABULARY)(folder)
+    config(num_local_experts=0)(folder)
+
+
 NORM = "model.layers.1.input_layernorm.weight"
 CASES: dict[str, tuple[Spoil, str, str, str]] = {
     "good": (lambda folder: None, SKIP, "", ""),
@@ -123,7 +126,7 @@ CASES: dict[str, tuple[Spoil, str, str, str]] = {
     ),
     "missing-norm": (drop(NORM), SKIP, "ERROR", NORM),
     "no-experts": (
-        another(lambda: families.model("mixtral"), families.VOCABULARY),
+        without_experts,
         SKIP,
         "ERROR",
         "model ",
@@ -140,48 +143,37 @@ CASES: dict[str, tuple[Spoil, str, str, str]] = {
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str]:
-    """One run of all of them, in a process of its own."""
-    root = tmp_path_factory.mktemp("models")
-    whole = tiny.save(tmp_path_factory.mktemp("whole"))
-    (root / "bets").mkdir()
-    (root / "pytest.ini").write_text("[pytest]\n")
-    (root / "text.txt").write_text(" ".join("the quick brown fox jumps over a dog" * 20))
-    for name, (spoil, does, _, _) in CASES.items():
-        shutil.copytree(whole, root / "models" / name)
-        spoil(root / "models" / name)
-        (root / "bets" / f"{name}.yaml").write_text(BET.format(name=name, does=does))
-    config(num_local_experts=0)(root / "models" / "no-experts")
-    command = [sys.executable, "-m", "pytest", "bets", "--layerguard-json=report.json", "-rA"]
-    done = subprocess.run(
-        [*command, "--layerguard-device=cpu"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return root, done.returncode, done.stdout + done.stderr
-
-
-def test_the_run_ends_as_it_should(ran: tuple[Path, int, str]) -> None:
-    root, code, printed = ran
-    assert code == pytest.ExitCode.TESTS_FAILED, printed
-    assert "Traceback" not in printed
-    assert not list(root.rglob("run"))
-    told = json.loads((root / "report.json").read_text(encoding="utf-8"))["bets"]
-    assert len(told) == len(CASES)
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model; copy it before changing it."""
+    return tiny.save(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_is_told_by_itself(ran: tuple[Path, int, str], name: str) -> None:
-    root, _, printed = ran
+def test_each_gets_one_message_and_the_next_bet_is_measured(
+    pytester: pytest.Pytester, whole: Path, name: str
+) -> None:
+    root = pytester.path
+    (root / "bets").mkdir()
+    (root / "pytest.ini").write_text("[pytest]\n")
+    (root / "text.txt").write_text(" ".join("the quick brown fox jumps over a dog" * 20))
+    spoil, does, word, words = CASES[name]
+    for each, how in ((name, does), ("zebra", SKIP)):
+        shutil.copytree(whole, root / "models" / each)
+        (root / "bets" / f"{each}.yaml").write_text(BET.format(name=each, does=how))
+    spoil(root / "models" / name)
+    ran = pytester.runpytest("bets", "--layerguard-json=report.json", "--layerguard-device=cpu")
+    printed = "\n".join([*ran.outlines, *ran.errlines])
     told = json.loads((root / "report.json").read_text(encoding="utf-8"))["bets"]
-    (entry,) = (each for each in told if each["id"] == name)
-    _, _, word, words = CASES[name]
+    outcomes = {each["id"]: (each["outcome"], each["word"]) for each in told}
+    assert outcomes.pop("zebra")[0] == "passed", printed
+    assert "Traceback" not in printed
+    assert not list(root.rglob("run"))
     if not word:
-        assert entry["outcome"] == "passed", printed
+        assert outcomes[name][0] == "passed", printed
+        assert ran.ret == pytest.ExitCode.OK
         return
-    assert entry["word"] == word, printed
+    assert outcomes[name][1] == word, printed
+    assert ran.ret == pytest.ExitCode.TESTS_FAILED
     message = printed.split(f"{name} (Skip a layer), proposed: ERROR")[1]
     message = re.split("____|====", message)[0]
     body = message.partition("claim:")[2].partition("\n")[2].strip()

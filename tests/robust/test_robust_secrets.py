@@ -15,23 +15,29 @@ PLANTED = "hf_plantedplantedplantedplanted"
 ODD = "a-token-of-some-other-make"
 
 
+ARGUMENTS = (
+    "--layerguard-record",
+    "--layerguard-cache=cache",
+    "--layerguard-html=out/page.html",
+    "--layerguard-markdown=out/page.md",
+    "--junit-xml=out/junit.xml",
+    "--showlocals",
+    "-rA",
+    "-vv",
+    "-p",
+    "no:cacheprovider",
+)
+
+
 @pytest.mark.parametrize("token", [PLANTED, ODD])
-@pytest.mark.parametrize("workers", ["-n0", "-n1"])
-def test_a_token_reaches_nobody(trouble: Trouble, token: str, workers: str) -> None:
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_token_reaches_nobody(
+    trouble: Trouble, monkeypatch: pytest.MonkeyPatch, token: str, workers: int
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
     trouble.bets(a="leaks", b="leaks from a library", c="says it", d="fine")
-    code, printed = trouble.run(
-        "--layerguard-record",
-        "--layerguard-cache=cache",
-        "--layerguard-html=out/page.html",
-        "--layerguard-markdown=out/page.md",
-        "--junit-xml=out/junit.xml",
-        "--showlocals",
-        "-rA",
-        "-vv",
-        "-p",
-        "no:cacheprovider",
-        workers,
-        HF_TOKEN=token,
+    code, printed = (
+        trouble.run_apart(*ARGUMENTS, f"-n{workers}") if workers else trouble.run(*ARGUMENTS)
     )
     assert code == 1, printed
     assert token not in printed
