@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 pytest.importorskip("ray", reason="Ray is not installed; it comes with the extra [ray]")
 
 # Ray asks for its own warnings to be heard, and leaves its pipes to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.machine, pytest.mark.filterwarnings("default")]
 
 BET = """\
 id: {id}
