@@ -61,9 +61,10 @@ def test_workers_are_dealt_what_the_caller_sees(gpus: list[str], wanted: str) ->
     assert [devices.identity(each) for each in dealt] == ["GPU-b", "GPU-a", "GPU-c", "GPU-b"]
 
 
-def test_a_gpu_that_is_named_is_every_workers(gpus: list[str]) -> None:
+@pytest.mark.parametrize("named", ["cuda:2", "cpu"])
+def test_a_device_that_is_named_is_every_workers(gpus: list[str], named: str) -> None:
     assert gpus
-    assert devices.resolve(Conditions(device="cuda:2", worker=1)) == "cuda:2"
+    assert devices.resolve(Conditions(device=named, worker=1)) == named
 
 
 def test_the_callers_list_is_only_read(gpus: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

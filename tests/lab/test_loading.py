@@ -543,18 +543,6 @@ class TestMachine:
         with pytest.raises(UnavailableError, match=r"no such device here\. There is: cpu"):
             asked(load, folder, device="cuda:77")
 
-    def test_gpus_are_dealt_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-
-        def chosen(device: str, worker: int) -> str:
-            return devices.resolve(Conditions(device=device, worker=worker))
-
-        assert [chosen("auto", worker) for worker in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
-        assert chosen("cuda", 1) == "cuda:1"
-        assert chosen("cuda:0", 1) == "cuda:0"
-        assert chosen("cpu", 1) == "cpu"
-
 
 class TestNeeds:
     def test_none(self) -> None:
