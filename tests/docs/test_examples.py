@@ -131,7 +131,11 @@ def _clone(folder: Path) -> None:
 
 
 def test_ci_runs_the_checks_that_contributing_names() -> None:
-    (checks,) = (block for block in blocks(ROOT / "CONTRIBUTING.md") if block.mark == "not run")
+    checks, nightly = (
+        block for block in blocks(ROOT / "CONTRIBUTING.md") if block.mark == "not run"
+    )
+    workflow = (ROOT / ".github" / "workflows" / "nightly.yml").read_text(encoding="utf-8")
+    assert f"- run: {nightly.text}" in workflow
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for command in checks.text.splitlines():
