@@ -36,8 +36,8 @@ def test_the_shape_of_a_reference_model_is_what_its_configuration_builds(name: s
 
 def test_the_shape_of_a_reference_model_costs_no_import_of_torch() -> None:
     code = (
-        "import sys; from pytest_layerguard.catalogue import shapes, ask, judging, summary, audit; "
-        "shapes.of_reference('reference'); "
+        "import sys; from pytest_layerguard.catalogue import model_facts, ask, judge, summary, audit; "
+        "model_facts.of_reference('reference'); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'pytest')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -97,15 +97,15 @@ class _Words:
 
 
 def test_the_presets_read_512_tokens_every_256(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windowed_text.tokens, "bos_id", lambda *_: None)
+    monkeypatch.setattr(windowed_text.tokenization, "bos_id", lambda *_: None)
     monkeypatch.setattr(
-        windowed_text.tokens, "encode", lambda _, text: list(map(int, text.split()))
+        windowed_text.tokenization, "encode", lambda _, text: list(map(int, text.split()))
     )
     text = " ".join(map(str, families.text(1_400)))
     config = SimpleNamespace(max_position_embeddings=None, vocab_size=families.VOCABULARY)
     config.get_text_config = lambda **_: config
     loaded: Any = SimpleNamespace(model=SimpleNamespace(config=config), tokenizer=_Words())
-    monkeypatch.setattr(windowed_text.tokens, "check_ids", lambda *_: None)
+    monkeypatch.setattr(windowed_text.tokenization, "check_ids", lambda *_: None)
     for preset, weighed in (("nfs-512-256", False), ("nfs-512-256-as-published", True)):
         measure = Measure.model_validate(
             {"text": {"reference": "heldout"}, "tokens": 1_300, "preset": preset}

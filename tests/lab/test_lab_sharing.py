@@ -64,7 +64,7 @@ class Watched(Laboratory):
 def lab(monkeypatch: pytest.MonkeyPatch) -> Watched:
     watched = Watched()
 
-    class ScoredTokens(ModelSession):
+    class WatchedSession(ModelSession):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             watched.subjects.append(weakref.ref(self))
@@ -76,7 +76,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Watched:
             watched.sweeps += self.sweeps - before
             return found
 
-    monkeypatch.setattr(laboratory, "Subject", ScoredTokens)
+    monkeypatch.setattr(laboratory, "ModelSession", WatchedSession)
     return watched
 
 

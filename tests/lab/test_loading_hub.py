@@ -153,7 +153,7 @@ class TestDoors:
         ("token", "error", "told"),
         [
             ("", "UnavailableError", "does not exist, or is private"),
-            (TOKEN, "LabError", "nothing of that name"),
+            (TOKEN, "MeasurementError", "nothing of that name"),
             ("hf_wrongSecret987654321", "UnavailableError", "does not accept the token"),
         ],
     )
@@ -173,7 +173,7 @@ class TestDoors:
 
         found = visitor.ask(model=pinned("acme/other", "0" * 40), environment={"HF_TOKEN": ""})
 
-        assert found["error"] == "LabError"
+        assert found["error"] == "MeasurementError"
         assert "no such revision" in found["message"]
 
 
@@ -342,7 +342,7 @@ class TestCache:
 
         found = visitor.ask(model=pinned("acme/flipped", commit))
 
-        assert found["error"] == "LabError"
+        assert found["error"] == "MeasurementError"
         assert "is damaged in the cache" in found["message"]
 
 
@@ -353,7 +353,7 @@ class TestRefused:
 
         found = visitor.ask(model=pinned("acme/pickle", commit))
 
-        assert found["error"] == "LabError"
+        assert found["error"] == "MeasurementError"
         assert "pickled" in found["message"]
         assert not [seen for seen in hub.seen if seen.path.endswith(".bin")]
 
@@ -365,7 +365,7 @@ class TestRefused:
 
         found = visitor.ask(model=pinned("acme/code", commit))
 
-        assert found["error"] == "LabError"
+        assert found["error"] == "MeasurementError"
         assert "--layerguard-allow-remote-code" in found["message"]
         assert not [seen for seen in hub.seen if seen.path.endswith(".py")]
 
@@ -374,7 +374,7 @@ class TestRefused:
 
         found = visitor.ask(model=pinned("acme/empty", commit))
 
-        assert found["error"] == "LabError"
+        assert found["error"] == "MeasurementError"
         assert "has no config.json" in found["message"]
 
 

@@ -116,7 +116,7 @@ def test_what_is_not_there(hub: Hub, visitor: Visitor, change: dict[str, Any], t
 
     found = visitor.ask(text=named("acme/lacking", commit) | change)
 
-    assert found["error"] == "LabError"
+    assert found["error"] == "MeasurementError"
     assert told in found["message"]
 
 
@@ -125,7 +125,7 @@ def test_a_column_that_is_no_text(hub: Hub, visitor: Visitor) -> None:
 
     found = visitor.ask(text=named("acme/numbers", commit, config=None, split="train"))
 
-    assert found["error"] == "LabError"
+    assert found["error"] == "MeasurementError"
     assert "holds int, not text" in found["message"]
 
 
@@ -134,7 +134,7 @@ def test_formats_that_may_run_code_are_refused(hub: Hub, visitor: Visitor) -> No
 
     found = visitor.ask(text=named("acme/script", commit, config=None, split="train"))
 
-    assert found["error"] == "LabError"
+    assert found["error"] == "MeasurementError"
     assert not [seen for seen in hub.seen if seen.path.endswith(".py")]
 
 
@@ -150,7 +150,7 @@ def test_a_readme_that_names_files_elsewhere(
 
     found = visitor.ask(text=named(name, commit, config=None, split="train"))
 
-    assert found["error"] == "LabError"
+    assert found["error"] == "MeasurementError"
     assert "allowed: files of its own" in found["message"]
 
 
@@ -167,7 +167,7 @@ def test_a_damaged_file(hub: Hub, visitor: Visitor) -> None:
 
     found = visitor.ask(text=named("acme/damaged", commit, config=None, split="train"))
 
-    assert found["error"] == "LabError"
+    assert found["error"] == "MeasurementError"
     assert "cannot be read as parquet" in found["message"]
 
 

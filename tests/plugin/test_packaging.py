@@ -23,7 +23,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     "name",
     [
         "py.typed",
-        "plugin.py",
+        "pytest_plugin/plugin.py",
         "bet/schema.json",
         "reference/heldout.txt",
         "reference/manifest.json",
