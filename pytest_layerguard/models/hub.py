@@ -6,14 +6,14 @@ and may look at nothing else.
 
 from __future__ import annotations
 
+import errno
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from pytest_layerguard.environment import file_digests
-from pytest_layerguard.environment.library_output import quiet
+from pytest_layerguard.environment.library_output import first_line, quiet
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
-from pytest_layerguard.models.hub_errors import explained
 from pytest_layerguard.models.model_folder import (
     CONFIG,
     INDEX,
@@ -24,7 +24,7 @@ from pytest_layerguard.models.model_folder import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import TypeVar
 
     from huggingface_hub import DatasetInfo, ModelInfo
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["model", "dataset"]
 
+_CACHE: Final = "HF_HOME says where the cache is"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _ADAPTER: Final = "adapter_config.json"
 _SMALL_FILES: Final = (CONFIG, INDEX, *TOKENIZER_FILES, *OTHER_FILES, _ADAPTER)
@@ -146,7 +147,7 @@ class Repository:
         return Path(found) if isinstance(found, str) else None
 
     def __str__(self) -> str:
-        """Return the name for messages."""
+        """Return the name that messages use."""
         return f"{self.kind} {self.name}@{self._asked_for or 'main'}"
 
     def _asked(self, call: Callable[[], T]) -> T:
@@ -161,9 +162,9 @@ class Repository:
 def fetch_model(
     name: str, revision: str | None, conditions: Conditions, branch: str | None = None
 ) -> Path:
-    """Bring a model's configuration, tokenizer and safetensors files into the hub's cache.
+    """Download a model's configuration, tokenizer and safetensors files into the hub's cache.
 
-    Ask the hub for nothing if the cache has all files of a pinned revision.
+    Use no network if the cache has all files of a pinned revision.
 
     Returns:
         The folder of that commit; its name is the commit hash.
@@ -188,7 +189,7 @@ def fetch_model(
 
 
 def _downloaded(repository: Repository, small: list[str], conditions: Conditions) -> Path:
-    """Download small files first: a folder that has all weights then has all of them."""
+    """Download the small files first, so that a folder with all weights is complete."""
     commit, sizes = repository.listing()
     if CONFIG not in sizes:
         raise MeasurementError(
@@ -203,7 +204,7 @@ def _downloaded(repository: Repository, small: list[str], conditions: Conditions
 
 
 def _whole_in_cache(repository: Repository) -> Path | None:
-    """Return the model's folder in the cache if all that loading needs is there."""
+    """Return the model's folder in the cache if every file that loading needs is there."""
     config = repository.cached(CONFIG)
     if config is None:
         return None
@@ -213,3 +214,125 @@ def _whole_in_cache(repository: Repository) -> Path | None:
     except MeasurementError:
         return None
     return config.parent if VOCABULARIES & files.keys() else None
+
+
+def explained(error: Exception, what: str) -> Exception:
+    """Return the error to raise in place of one that a request raised; its causes count too.
+
+    Messages hold neither addresses nor secrets.
+
+    Args:
+        error: The error of the request.
+        what: The repository, for the message.
+
+    Returns:
+        A ``MeasurementError`` if the bet names something that does not exist, an
+        ``UnavailableError`` if it may exist but cannot be had from here.
+    """
+    for cause in _chain(error):
+        if problem := _of_kind(cause, what) or _of_disk(cause, what):
+            return problem
+    status = _status_of(error)
+    if status is not None:
+        return _of_status(status, what)
+    for cause in _chain(error):
+        if problem := _of_network(cause, what):
+            return problem
+    return MeasurementError(f"{what}: cannot be fetched: {first_line(error)}")
+
+
+def _status_of(error: BaseException) -> int | None:
+    for cause in _chain(error):
+        response = getattr(cause, "response", None)
+        status = getattr(response, "status_code", None)
+        if isinstance(status, int):
+            return status
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or (
+            None if current.__suppress_context__ else current.__context__
+        )
+
+
+def _of_kind(error: BaseException, what: str) -> Exception | None:
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, GatedRepoError):
+        return UnavailableError(
+            f"{what}: is gated. Accept its conditions on its page on the hub, then set HF_TOKEN to a "
+            "token of that account."
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return MeasurementError(
+            f"{what}: there is no such revision; give a full commit hash that exists"
+        )
+    if isinstance(error, RemoteEntryNotFoundError):
+        return MeasurementError(f"{what}: a file that it should have does not exist")
+    if isinstance(error, RepositoryNotFoundError):
+        if _status_of(error) == 404:
+            return MeasurementError(
+                f"{what}: the hub has nothing of that name that this account may see"
+            )
+        return UnavailableError(
+            f"{what}: does not exist, or is private. If it is private, set HF_TOKEN to a token "
+            "that may read it."
+        )
+    return None
+
+
+def _of_disk(error: BaseException, what: str) -> Exception | None:
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return MeasurementError(f"{what}: the disk is full; {_CACHE}")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return MeasurementError(f"{what}: the hub's cache cannot be written to; {_CACHE}")
+    return None
+
+
+def _of_status(status: int, what: str) -> Exception:
+    if status == 401:
+        return UnavailableError(f"{what}: the hub does not accept the token in HF_TOKEN (401)")
+    if status == 403:
+        return UnavailableError(
+            f"{what}: forbidden (403). Accept its conditions on its page on the hub, and give the "
+            "token in HF_TOKEN the right to read it."
+        )
+    if status == 404:
+        return MeasurementError(f"{what}: not found (404)")
+    if status == 429:
+        return UnavailableError(
+            f"{what}: the hub answers with too many requests (429); run again later. With HF_TOKEN "
+            "set its limits are higher."
+        )
+    return UnavailableError(f"{what}: the hub fails with status {status}; run again later")
+
+
+def _of_network(error: BaseException, what: str) -> Exception | None:
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    if isinstance(error, OfflineModeIsEnabled):
+        return UnavailableError(
+            f"{what}: is not in the cache, and HF_HUB_OFFLINE forbids to fetch it; {_CACHE}"
+        )
+    kinds = {base.__name__ for base in type(error).__mro__}
+    # The library's HTTP client was httpx and is httpx2; its errors have the same names in both.
+    if "TimeoutException" in kinds:
+        return UnavailableError(f"{what}: the hub does not answer in time; run again later")
+    if kinds & {"TransportError", "ConnectionError"}:
+        return UnavailableError(f"{what}: the hub is out of reach; check the network")
+    if isinstance(error, OSError) and "Consistency check failed" in str(error):
+        return UnavailableError(f"{what}: the hub sent only a part of a file; run again later")
+    if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is None:
+        return UnavailableError(f"{what}: is not in the cache; {_CACHE}")
+    return None

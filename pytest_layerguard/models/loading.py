@@ -1,4 +1,4 @@
-"""Loading a model so that what is measured is what was named: pinned, whole, finite, untouched."""
+"""Load a model and check that it is the one named: pinned, complete, with finite weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard import reference
@@ -19,8 +20,6 @@ from pytest_layerguard.environment.conditions import UNPINNED_FLAG, Conditions
 from pytest_layerguard.environment.library_output import first_line, quiet, scrubbed
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.environment.versions import versions
-from pytest_layerguard.models.finite_weights import check_weights
-from pytest_layerguard.models.meta_device import refuse_misfit
 from pytest_layerguard.models.model_folder import ModelFolder, inspect, refuse_code
 from pytest_layerguard.models.tokenization import check_tokenizer
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.models.streaming import LayerStore
 
 LARGEST_IN_FP32: Final = 2_000_000_000
-"""Up to so many parameters a model computes in fp32, whatever it is stored in."""
+"""The most parameters with which a model computes in fp32, whatever dtype it is stored in."""
 
 _LONGEST_KEY: Final = 200
 _MISMATCH: Final = re.compile(
@@ -48,9 +47,9 @@ class LoadedModel:
 
     Attributes:
         model: In evaluation mode, on its device, no parameter requiring a gradient.
-        tokenizer: Its own tokenizer.
+        tokenizer: The model's own tokenizer.
         provenance: Plain data for a record: the model as named, digests, dtypes, device, versions.
-        store: The layers, where they stay on disk; else None.
+        store: The layers, if they stay on disk.
     """
 
     model: PreTrainedModel
@@ -65,15 +64,15 @@ def load(
     """Load one checkpoint.
 
     Args:
-        spec: How to load.
-        source: What: one of ``spec.checkpoints()``.
-        bet_file: The file that names it.
+        spec: The dtype, placement and attention implementation to load it with.
+        source: One of ``spec.checkpoints()``.
+        bet_file: The bet file that names the model.
         bets: The bet folder; a local model lies below the folder that holds it.
-        conditions: What the user allows, and the device.
+        conditions: The user's permissions, and the device.
 
     Raises:
-        MeasurementError: If the model is wrong: missing, damaged, not fit to be measured, or refused.
-        UnavailableError: If it may be right but cannot be had here.
+        MeasurementError: If the model is missing, damaged, refused or not fit to be measured.
+        UnavailableError: If it cannot be had here.
     """
     device = devices.resolve(conditions)
     folder = locate(source, AllowedPaths.of(bet_file, bets, conditions), conditions)
@@ -85,7 +84,7 @@ def load(
     else:
         model, store = _from_folder(folder, spec, conditions, device)
     tokenizer = _tokenizer(folder, conditions)
-    check_weights(model, folder.name)
+    _check_finite(model, folder.name)
     check_tokenizer(tokenizer, model, folder.name)
     if spec.device_map is not None:
         _check_places(model, folder)
@@ -97,11 +96,11 @@ def load(
 
 
 def locate(source: ModelSource, reach: AllowedPaths, conditions: Conditions) -> ModelFolder:
-    """Find a checkpoint's files, from the hub if need be, and look at them without loading.
+    """Find a checkpoint's files and check them without loading any; download them if needed.
 
     Raises:
-        MeasurementError: If what is there is not a model that may be loaded.
-        UnavailableError: If it cannot be had here.
+        MeasurementError: If they are not those of a model that may be loaded.
+        UnavailableError: If they cannot be had here.
     """
     if source.kind == "reference":
         return _shipped(source.name)
@@ -112,18 +111,18 @@ def locate(source: ModelSource, reach: AllowedPaths, conditions: Conditions) -> 
 
     revision = _allowed_revision(source, conditions)
     path = fetch_model(source.name, revision, conditions, source.branch)
-    told = source.branch or source.revision
-    return inspect(path, f"model {source.name}@{told}", inside=_anywhere)
+    revision_name = source.branch or source.revision
+    return inspect(path, f"model {source.name}@{revision_name}", inside=_anywhere)
 
 
 def model_key(
     spec: ModelSpec, source: ModelSource, *, bet_file: Path, bets: Path, conditions: Conditions
 ) -> str | None:
-    """Identify what :func:`load` would load, without loading it or asking a hub.
+    """Return a digest of what :func:`load` would load; load nothing and use no network.
 
     Returns:
-        A digest; equal digests mean equal weights, loaded equally. ``None`` where the weights
-        cannot be known beforehand, as of an unpinned revision.
+        The digest; equal digests mean equal weights, loaded in the same way. None if the weights
+        are not known before they are fetched, as those of an unpinned revision.
 
     Raises:
         MeasurementError: If a folder is not a model that may be loaded.
@@ -203,7 +202,7 @@ def _from_folder(
             make = _auto_class(config, folder, conditions)
             with torch.device("meta"):
                 empty = make.from_config(config, trust_remote_code=conditions.allow_remote_code)
-            refuse_misfit(empty, folder)
+            _check_size(empty, folder)
             load = partial(
                 make.from_pretrained,
                 folder.path,
@@ -266,7 +265,7 @@ def _explained(error: Exception, folder: ModelFolder, chatter: list[str]) -> Exc
 
 
 def _mismatches(chatter: list[str]) -> list[str]:
-    """Pick the tensors of a wrong shape out of the table that transformers logs."""
+    """Find the tensors of a wrong shape in the table that transformers logs."""
     return [
         f"{found[1]} is {found[2]} in its files and {found[3]} by config.json"
         for text in chatter
@@ -274,27 +273,60 @@ def _mismatches(chatter: list[str]) -> list[str]:
     ][:4]
 
 
+def _check_size(empty: PreTrainedModel, folder: ModelFolder) -> None:
+    """Refuse a configuration that describes far more parameters than the folder's files hold.
+
+    transformers would draw the missing ones at random, which takes their memory first.
+
+    Args:
+        empty: The model, built from the configuration on the meta device.
+        folder: The folder with the configuration.
+    """
+    described = sum(prod(each.shape) for each in empty.parameters())
+    # A head that is tied to the embedding is stored once and, until it is tied, built twice.
+    if described > 2 * folder.parameters + 2**20:
+        raise MeasurementError(
+            f"{folder.name}: config.json describes {described:,} parameters, and its files hold "
+            f"{folder.parameters:,}. The checkpoint does not fit its config.json."
+        )
+
+
+def _check_finite(model: PreTrainedModel, name: str) -> None:
+    """Refuse a model with NaN or infinite weights, as loaded and cast."""
+    import torch
+
+    for key, tensor in model.named_parameters():
+        if tensor.is_meta or not tensor.is_floating_point() or torch.isfinite(tensor).all():
+            continue
+        bad = int((~torch.isfinite(tensor)).sum())
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise MeasurementError(
+            f"{name}: {bad:,} of {tensor.numel():,} values of {key} are NaN or infinite in {dtype}; "
+            "the file is damaged, or the values do not fit that dtype (see model.dtype)"
+        )
+
+
 def _check_report(report: Mapping[str, Any], folder: ModelFolder) -> None:
-    """Refuse a model of which transformers made up a part, or left one out."""
+    """Refuse a model with weights that were missing from its files, or that have no place in it."""
     if missing := sorted(report["missing_keys"]):
         raise MeasurementError(
             f"{folder.name}: {len(missing)} weight(s) are missing from its files, and would be "
-            f"drawn at random: {_some(missing)}. The checkpoint does not fit its config.json."
+            f"drawn at random: {_list_some(missing)}. The checkpoint does not fit its config.json."
         )
     unexpected = sorted(key for key in report["unexpected_keys"] if not _may_be_left_out(key))
     if unexpected:
         raise MeasurementError(
             f"{folder.name}: {len(unexpected)} stored weight(s) have no place in the model, and would "
-            f"be left out: {_some(unexpected)}. The checkpoint does not fit its config.json."
+            f"be left out: {_list_some(unexpected)}. The checkpoint does not fit its config.json."
         )
 
 
-_OTHER_SENSES: Final = ("vision", "visual", "image", "audio", "multi_modal", "mm_projector")
+_OTHER_MODALITIES: Final = ("vision", "visual", "image", "audio", "multi_modal", "mm_projector")
 
 
 def _may_be_left_out(key: str) -> bool:
-    """Whether a stored tensor is of a part that reads no text, or a buffer of older versions."""
-    return any(sense in key for sense in _OTHER_SENSES) or key.endswith(
+    """Return whether a stored tensor belongs to a vision or audio part, or is a buffer of older versions."""
+    return any(word in key for word in _OTHER_MODALITIES) or key.endswith(
         ("rotary_emb.inv_freq", "masked_bias", ".attn.bias")
     )
 
@@ -335,7 +367,7 @@ def _moved(model: PreTrainedModel, device: str, folder: ModelFolder) -> PreTrain
 
 
 def _check_places(model: PreTrainedModel, folder: ModelFolder) -> None:
-    """Refuse a model of which a part would be fetched from slow memory for every token."""
+    """Refuse a model of which a part would be read from slow memory for every token."""
     places = {str(place) for place in getattr(model, "hf_device_map", {}).values()}
     if len(places) > 1 and places & {"cpu", "disk"}:
         raise UnavailableError(
@@ -378,9 +410,9 @@ def _provenance(
     }
 
 
-def _some(keys: list[str]) -> str:
-    return f"{', '.join(_short(key) for key in keys[:4])}{', ...' if len(keys) > 4 else ''}"
+def _list_some(keys: list[str]) -> str:
+    return f"{', '.join(_shortened(key) for key in keys[:4])}{', ...' if len(keys) > 4 else ''}"
 
 
-def _short(key: str) -> str:
+def _shortened(key: str) -> str:
     return key if len(key) <= _LONGEST_KEY else f"{key[:_LONGEST_KEY]}..."

@@ -13,8 +13,7 @@ from hub.tiny import files, model, save, tokenizer
 from pytest_layerguard.environment.budget import Budget
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
-from pytest_layerguard.models.hub import Repository, fetch_model
-from pytest_layerguard.models.hub_errors import explained
+from pytest_layerguard.models.hub import Repository, explained, fetch_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
