@@ -1,9 +1,9 @@
-"""What a model says: greedy and sampled continuations of all variants of a bet, together.
+"""Continue prompts with all variants of a bet together, greedily or by sampling.
 
-All variants of one bet walk through the slots in step. Where several run a slot with the same weights, their
-rows are one batch; each such group has a cache of its own, and the cache index belongs to the slot. The
-arguments that a block is given (mask, rotary embedding) are taken from the model's own forward pass over a
-ruler: a cache that has the right length in every slot, also in those that a variant leaves out, and no content.
+All variants go through the slots in step. Variants that run a slot with the same weights are one batch, with a
+cache of its own for that slot. The arguments of a block (mask, rotary embedding) come from the model's own
+forward pass over a cache without content that has the right length in every slot, also in those that a variant
+leaves out.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from pytest_layerguard.models.plan import OuterWeights, Plan, Weights
 
 Choose = Callable[[Tensor], Tensor]
-"""Picks the next token of each row from fp32 logits ``[R, V]``; returns ids ``[R]``."""
+"""Chooses the next token of each row from fp32 logits ``[R, V]``; returns ids ``[R]``."""
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Variants that run one slot with the same weights: which, and the number of their cache."""
+    """The variants that run one slot with the same weights, and the number of their cache."""
 
     weights: Weights
     members: tuple[int, ...]
@@ -37,14 +37,14 @@ class _Group:
 
 
 def greedy(logits: Tensor) -> Tensor:
-    """Picks the most likely token; of equals the first."""
+    """Choose the most likely token; of equals the first."""
     return logits.argmax(-1)
 
 
 def drawn(temperature: float, seed: int) -> Choose:
-    """Returns a chooser that draws from the softmax at a temperature, the same draws in every run.
+    """Return a function that draws from the softmax at a temperature, the same in every run.
 
-    Every row is drawn with the same random number, so that texts of two variants differ only where
+    Every row is drawn with the same random number, so that the texts of two variants differ only if
     their distributions do.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -61,7 +61,7 @@ def drawn(temperature: float, seed: int) -> Choose:
 
 
 @torch.inference_mode()
-def speak(
+def generate(
     runner: Runner,
     plans: Sequence[Plan],
     prompts: Sequence[Sequence[int]],
@@ -71,45 +71,45 @@ def speak(
     *,
     cached: bool = True,
 ) -> list[list[list[int]]]:
-    """Continues every prompt with every plan by exactly ``tokens`` tokens.
+    """Continue every prompt with every plan by exactly ``tokens`` tokens.
 
     Args:
         runner: The model.
         plans: The variants, which may include the base.
-        prompts: Tokenised prompts, special tokens included where the tokenizer adds them.
-        tokens: New tokens per prompt.
-        choose: How the next token is picked.
-        forbidden: Ids that are never picked (end of text).
-        cached: Whether keys and values are kept; without, every token recomputes the whole text.
+        prompts: Tokenised prompts, with the special tokens that the tokenizer adds.
+        tokens: The number of new tokens per prompt.
+        choose: Chooses the next token.
+        forbidden: Ids that are never chosen (end of text).
+        cached: Whether keys and values are kept; if not, every token recomputes the whole text.
 
     Returns:
-        ``[plan][prompt]`` lists of new token ids.
+        Lists of new token ids, ``[plan][prompt]``.
     """
-    said: list[list[list[int]]] = [[[] for _ in prompts] for _ in plans]
+    continued: list[list[list[int]]] = [[[] for _ in prompts] for _ in plans]
     usable = cached and _has_plain_cache(runner)
-    # Prompts of equal length are one batch; padding shorter ones would change what the model is asked.
+    # Prompts of equal length are one batch; padding shorter ones would change what the model reads.
     for length in sorted({len(prompt) for prompt in prompts}):
         chosen = [index for index, prompt in enumerate(prompts) if len(prompt) == length]
-        talk = _Talk(
+        batch = _Batch(
             runner, plans, [prompts[index] for index in chosen], choose, forbidden, cached=usable
         )
         with counted(f"sampling from {many(len(plans), 'model')}", tokens) as advance:
-            rows_of_plans = talk.run(tokens, advance)
+            rows_of_plans = batch.run(tokens, advance)
         for plan, rows in enumerate(rows_of_plans):
             for index, row in zip(chosen, rows, strict=True):
-                said[plan][index] = row
-    return said
+                continued[plan][index] = row
+    return continued
 
 
 def _has_plain_cache(runner: Runner) -> bool:
-    """Whether every slot keeps keys and values; recurrent and hybrid slots are recomputed instead."""
+    """Return whether every slot keeps keys and values; the text is recomputed for recurrent slots."""
     cache = DynamicCache(config=runner.anatomy.model.config.get_text_config(decoder=True))
     kinds = {type(layer).__name__ for layer in cache.layers}
     return kinds <= {"DynamicLayer", "DynamicSlidingWindowLayer"}
 
 
-class _Talk:
-    """One batch of prompts of equal length, continued by all plans in step. Rows are plan-major."""
+class _Batch:
+    """Prompts of equal length, continued by all plans in step. Rows are plan-major."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class _Talk:
             self.shells[plan.shell] = (*self.shells.get(plan.shell, ()), index)
 
     def run(self, tokens: int, advance: Advance) -> list[list[list[int]]]:
-        """Returns ``[plan][prompt]`` lists of new token ids; tells of each token."""
+        """Return lists of new token ids, ``[plan][prompt]``; call ``advance`` for each token."""
         ruler = DynamicCache(config=self.config)
         caches = [
             DynamicCache(config=self.config) for _ in range(max(map(len, self.slots), default=0))
@@ -160,9 +160,9 @@ class _Talk:
                 self._lengthen(ruler, hidden)
             else:
                 new = self.text
-        said = self.text[:, start:].tolist()
+        rows = self.text[:, start:].tolist()
         return [
-            said[plan * self.prompts : (plan + 1) * self.prompts] for plan in range(len(self.plans))
+            rows[plan * self.prompts : (plan + 1) * self.prompts] for plan in range(len(self.plans))
         ]
 
     def _groups(self, slot: int) -> list[_Group]:
@@ -180,7 +180,7 @@ class _Talk:
         return [plan * self.prompts + prompt for plan in members for prompt in range(self.prompts)]
 
     def _advance(self, new: Tensor, ruler: DynamicCache, caches: Sequence[DynamicCache]) -> Tensor:
-        """Runs all slots on the tokens ``[R, t]``; returns the last layer's states ``[R, t, H]``."""
+        """Run all slots on the tokens ``[R, t]``; return the last layer's states ``[R, t, H]``."""
         past = ruler if self.cached else None
         frames: dict[int, ForwardState] = {}
         hidden: Tensor | None = None

@@ -113,7 +113,7 @@ def _measured(metric: OwnMetric, directions: Sequence[ScoredTokens]) -> Interval
 def _seen(
     variant: VariantResult, base: Tensor, scores: Scores, reading: WindowedText, comparisons: int
 ) -> ScoredTokens:
-    ground = reading.ground
+    ground = reading.positions
     return ScoredTokens(
         base=base.double().numpy(),
         losses=scores.losses.double().numpy(),

@@ -41,7 +41,7 @@ def told_base(
     Raises:
         MeasurementError: If it is no base to compare anything with.
     """
-    metrics = variant_metrics.base_metrics(losses, reading.ground, reading.whole)
+    metrics = variant_metrics.base_metrics(losses, reading.positions, reading.whole)
     sanity_checks.check_start(
         subject.runner,
         reading.batches[0],
@@ -109,13 +109,15 @@ def _scored(
     note = next(filter(None, notes), None)
     profile = None
     if note is None:
-        metrics = variant_metrics.variant_metrics(losses, directions, reading.ground, comparisons)
+        metrics = variant_metrics.variant_metrics(
+            losses, directions, reading.positions, comparisons
+        )
         worst = max(directions, key=lambda each: float(each.losses.double().mean()))
         profile = variant_metrics.profile(
-            losses, worst, reading.ground, lambda token: subject.decode([token])
+            losses, worst, reading.positions, lambda token: subject.decode([token])
         )
     else:
-        metrics = variant_metrics.overflowed(losses, reading.ground)
+        metrics = variant_metrics.overflowed(losses, reading.positions)
     if _PAIRS & set(arm.kinds):
         metrics["swap_kl"] = metrics["kl"]
     return VariantResult(
@@ -147,7 +149,7 @@ def _gaps(
             "protocol_gap": variant_metrics.gap(
                 [scores[plan] for plan in replaced[target].plans],
                 scores[interchanged[target].plans[0]],
-                reading.ground,
+                reading.positions,
                 comparisons,
             )
         }

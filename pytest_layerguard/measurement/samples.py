@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_layerguard.bet.criteria.evaluate import Interval
-from pytest_layerguard.measurement.generation import Choose, drawn, greedy, speak
+from pytest_layerguard.measurement.generation import Choose, drawn, generate, greedy
 from pytest_layerguard.measurement.out_of_memory import together
 from pytest_layerguard.measurement.results import Continuation
 from pytest_layerguard.models.plan import Plan
@@ -76,7 +76,8 @@ def _talk(
     forbidden = end_of_text_ids(loaded.model, loaded.tokenizer)
     encoded = [encode_prompt(loaded.tokenizer, prompt) for prompt in prompts]
     spoke = together(
-        lambda: speak(runner, plans, encoded, tokens, choose, forbidden), len(plans) * len(encoded)
+        lambda: generate(runner, plans, encoded, tokens, choose, forbidden),
+        len(plans) * len(encoded),
     )
     said = dict(zip(plans, spoke, strict=True))
 

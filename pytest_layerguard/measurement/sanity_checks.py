@@ -1,4 +1,4 @@
-"""Is the measurement sound: the base a language model at all, the head the model's own, the numbers numbers."""
+"""Check that a measurement is sound: the runner runs the model, and the base is a language model."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 _CHECKED_TOKENS: Final = 64
 _CHECKED_WINDOWS: Final = 8
 _MISSED: Final = 1.0
-"""Nats per token by which a model that lacks BOS is worse; those that do not need it are even a little better."""
+"""Nats per token; a model that needs BOS is worse by more without it, others are even a little better."""
 
 _TOLERANCE: Final = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
-"""Largest difference of log-probabilities, in nats, that another batch shape may make in a dtype."""
+"""The largest difference of log-probabilities, in nats, that another batch shape makes in a dtype."""
 
 _FEWEST_UNIQUE_SHARE: Final = 0.05
 
 
 @torch.inference_mode()
 def check_head(runner: Runner, batch: Batch) -> None:
-    """Runs the start of a window slot by slot, twice, with layers interchanged and put back in between.
+    """Run the start of a window slot by slot, twice, with layers interchanged and restored in between.
 
-    The first run must be the model's own forward pass, and the second must be the first, bit for bit on a CPU:
-    then doing nothing gives a ratio of exactly 1 and a divergence of exactly 0, and undoing an intervention
+    The first run must equal the model's own forward pass, and the second must equal the first, bit for bit on a
+    CPU. Then doing nothing gives a ratio of exactly 1 and a divergence of exactly 0, and undoing an intervention
     restores the model. A model whose layers stay on disk is not checked: its own forward pass cannot run.
 
     Raises:
@@ -53,7 +53,7 @@ def check_head(runner: Runner, batch: Batch) -> None:
     _check_own(runner, ids, before)
     last = len(runner.anatomy) - 1
     for slot, other in ((0, last), (last, 0)):
-        # Layers of unlike structure cannot be interchanged, which is told where a bet asks for it.
+        # Layers of different structure cannot be interchanged; that is an error only if a bet asks for it.
         with suppress(MeasurementError), runner.bound(slot, Weights(other)):
             runner.step(frame, slot, frame.embeddings)
     after = _slot_by_slot(runner, frame)
@@ -102,18 +102,17 @@ def _vocabulary(runner: Runner) -> int:
 def check_start(
     runner: Runner, batch: Batch, bos: int | None, own: int | None, measure: Measure
 ) -> None:
-    """Refuses windows without BOS where the model is lost without it, as Gemma is.
+    """Refuse windows without BOS for a model that needs it, as Gemma does.
 
-    The starts of a few windows are scored as they are and with the tokenizer's BOS before them, on the same
-    tokens. A model that was trained without BOS hardly minds it; one that needs it is off by more than a
-    factor.
+    The starts of a few windows are scored with and without the tokenizer's BOS before them, on the same
+    tokens. BOS hardly changes the losses of a model that was trained without it.
 
     Args:
         runner: The model.
         batch: The first windows.
         bos: The token that windows start with, or None.
         own: The tokenizer's BOS, or None if it has none.
-        measure: What the bet says of ``max_base_perplexity``.
+        measure: The bet's ``max_base_perplexity`` and preset.
 
     Raises:
         MeasurementError: If BOS is missing.
@@ -164,15 +163,15 @@ def check_base(
     vocabulary: int,
     bos: str,
 ) -> None:
-    """Refuses a base that is no language model on this text: any ratio to it would mean nothing.
+    """Refuse a base that is not a language model of this text: a ratio to it would mean nothing.
 
     Args:
         losses: The base's token losses, ``[n]``.
         perplexity: Its perplexity.
         samples: Its greedy samples.
-        measure: What the bet says of ``max_base_perplexity``.
+        measure: The bet's ``max_base_perplexity``.
         vocabulary: The number of logits.
-        bos: How windows start, in words.
+        bos: A description of how windows start.
 
     Raises:
         MeasurementError: If the losses are not numbers, the perplexity is above the bound, or a sample has collapsed.
@@ -200,9 +199,9 @@ def check_base(
 
 
 def overflow(losses: Tensor, plan: Plan, runner: Runner) -> str | None:
-    """Says why a variant's losses are not finite, or None where they are.
+    """Return why a variant's losses are not finite, or None if they are.
 
-    With finite weights and a finite base, NaN or infinity can only come from numbers growing past the dtype.
+    If weights and base are finite, NaN and infinity come from activations beyond the dtype's range.
 
     Raises:
         MeasurementError: If the intervention itself made weights that are not finite.

@@ -15,9 +15,9 @@ from pytest_layerguard.models.runner import Runner
 from pytest_layerguard.texts.windowed_text import (
     WindowedText,
     default_window,
-    read,
+    tokens_needed,
     training_windows,
-    wanted,
+    windowed,
 )
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ class ModelSession:
 
         The first reading also proves that the model, run slot by slot, is the model.
         """
-        wording = texts.read(text, self.loaded.tokenizer, wanted(measure))
-        reading = read(wording, measure, self.loaded, self.micro_batch)
+        wording = texts.read(text, self.loaded.tokenizer, tokens_needed(measure))
+        reading = windowed(wording, measure, self.loaded, self.micro_batch)
         reading = self._readings.setdefault(reading.key, reading)
         if not self._proven:
             sanity_checks.check_head(self.runner, reading.batches[0])

@@ -1,8 +1,9 @@
-"""Where the layers, experts, routers, norms and linear weights of a decoder sit.
+"""Find the layers, experts, routers, norms and linear weights of a decoder.
 
-Found by structure: the decoder is what the model itself names so, the layers are its list of as many blocks
-as the configuration states, experts are tensors whose first dimension is their module's number of experts.
-Names decide only what structure cannot tell: which norm stands behind attention, which linear map is a router.
+They are found by structure. The decoder is the module that the model itself returns as its decoder. The layers
+are its list of as many blocks as the configuration states. Experts are tensors whose first dimension is their
+module's number of experts. Names decide only what structure does not show: which norm comes after attention,
+which linear map is a router.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ _COUNTERS: Final = ("num_experts", "num_local_experts", "n_routed_experts", "moe
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A decoder-only language model, taken apart.
+    """The parts of a decoder-only language model.
 
     Attributes:
         model: The model with its head, as transformers loaded it.
         decoder: The text decoder inside it (also of a multimodal wrapper).
         layers: Its blocks, index 0..L-1.
-        path: Dotted path of the list of layers inside ``model``.
+        path: The dotted path of the list of layers inside ``model``.
     """
 
     model: PreTrainedModel
@@ -48,7 +49,7 @@ class Anatomy:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Anatomy:
-        """Finds the decoder and its layers.
+        """Find the decoder and its layers.
 
         Raises:
             MeasurementError: If no list of as many blocks as the configuration states can be found.
@@ -86,22 +87,22 @@ class Anatomy:
 
     @cached_property
     def sites(self) -> Sites:
-        """Where every tensor of the whole model lives, tied ones included."""
+        """The owners of every tensor of the whole model, tied ones included."""
         return Sites(self.model)
 
     @cached_property
     def layer_sites(self) -> tuple[Sites, ...]:
-        """Where every tensor of each layer lives."""
+        """The owners of every tensor of each layer."""
         return tuple(Sites(layer) for layer in self.layers)
 
     @cached_property
     def parts(self) -> tuple[LayerParts, ...]:
-        """Each layer, by what its tensors are for."""
+        """The tensors of each layer, by purpose."""
         return tuple(_parts(index, layer) for index, layer in enumerate(self.layers))
 
     @cached_property
     def shell(self) -> dict[str, Any]:
-        """Every parameter and persistent buffer that is not of a layer, by full name; tied ones once."""
+        """Every parameter and persistent buffer outside the layers, by full name; tied ones once."""
         return {
             name: tensor
             for name, tensor in _state(self.model).items()
@@ -114,7 +115,7 @@ def _alike(layers: nn.ModuleList) -> bool:
 
 
 def _state(module: nn.Module) -> dict[str, Any]:
-    """Every parameter and persistent buffer by name, the module's own tensors rather than detached views."""
+    """Return every parameter and persistent buffer by name: the tensors themselves, not detached views."""
     persistent = module.state_dict(keep_vars=True).keys()
     tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     return {name: tensor for name, tensor in tensors.items() if name in persistent}
@@ -135,10 +136,10 @@ def _parts(index: int, layer: nn.Module) -> LayerParts:
 
 
 def _post_norms(names: Iterable[str]) -> tuple[str, ...]:
-    """Norms behind attention and behind the feed-forward, for layers that have both.
+    """Return the norms after attention and after the feed-forward, of layers that have both.
 
-    A layer that has the first alone (Llama's ``post_attention_layernorm``) names by it the norm that stands
-    in front of its feed-forward, outside the residual branch.
+    In a layer that has only the first, it is the norm before the feed-forward (Llama's
+    ``post_attention_layernorm``), outside the residual branch.
     """
     found = {name: match for name in names if (match := _POST_NORM.search(name))}
     behind = {match[1].startswith(("attention", "attn", "self")) for match in found.values()}
@@ -201,7 +202,7 @@ def _stated_experts(module: nn.Module) -> int | None:
 def _routing(
     layer: nn.Module, block: str, count: int, experts: set[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The routers and counters of the mixture that sits at ``block``."""
+    """Return the routers and counters of the mixture at ``block``."""
     inside = layer.get_submodule(block)
     prefix = f"{block}." if block else ""
     router = tuple(
@@ -222,7 +223,7 @@ def _routing(
 
 
 def _merged(banks: list[ExpertBank]) -> tuple[ExpertBank, ...]:
-    """Joins banks of one mixture whose tensors live in several modules (JetMoE's input and output maps)."""
+    """Join banks of one mixture whose tensors are in several modules (JetMoE's input and output maps)."""
     merged: dict[str, ExpertBank] = {}
     for bank in banks:
         held = merged.get(bank.module)

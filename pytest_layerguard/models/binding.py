@@ -1,4 +1,4 @@
-"""Binding tensors and attributes over a model for the time of a block, and unbinding them after it."""
+"""Replace tensors and attributes of a model within a ``with`` block, and restore them after it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class Sites:
-    """Where each named tensor of a module lives, tied names included.
+    """The modules that own each named tensor of a module, including tied names.
 
-    A tied tensor (an embedding that is also the head) has one name and several owners; binding it must
-    reach all of them, or half of the model would go on with the old one.
+    A tied tensor (an embedding that is also the head) has several owners. Replacing it must reach all of
+    them, or a part of the model would still use the old one.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -32,7 +32,7 @@ class Sites:
 
     @contextmanager
     def bound(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-        """Lays ``tensors`` over the parameters and buffers of these names, and takes them off again.
+        """Replace the parameters and buffers of these names within the block.
 
         Raises:
             KeyError: If the module has no parameter or buffer of a name.
@@ -51,7 +51,7 @@ class Sites:
 
 @contextmanager
 def attribute(owner: object, name: str, value: object) -> Iterator[None]:
-    """Sets an instance attribute for the time of a block; one that only the class has is deleted again."""
+    """Set an instance attribute within the block; delete it afterwards if only the class had it."""
     held = vars(owner)
     before = held.get(name, held)
     setattr(owner, name, value)
@@ -66,7 +66,7 @@ def attribute(owner: object, name: str, value: object) -> Iterator[None]:
 
 @contextmanager
 def attributes(root: nn.Module, settings: Mapping[str, object]) -> Iterator[None]:
-    """Sets attributes named ``"module.path:attribute"`` below ``root`` for the time of a block."""
+    """Set attributes named ``"module.path:attribute"`` below ``root`` within the block."""
     with ExitStack() as stack:
         for place, value in settings.items():
             path, _, name = place.partition(":")

@@ -1,4 +1,4 @@
-"""What an intervention may know of a layer: which of its tensors are experts, routers, norms, linear weights."""
+"""Describe a layer by what its tensors are for: experts, routers, norms, linear weights."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class ExpertBank:
     Attributes:
         module: Path of the module that holds them, relative to the layer.
         count: How many experts there are.
-        fused: Names of tensors whose first dimension is the expert (``[count, ...]``).
-        listed: For experts kept as separate modules: for each tensor of an expert, its name in each of them.
+        fused: Names of tensors whose first dimension is the expert, ``[count, ...]``.
+        listed: For experts that are separate modules: for each tensor of an expert, its name in each of them.
         router: Names of the tensors ``[count, ...]`` that score the experts, router biases included.
         counters: ``"module.path:attribute"`` of each attribute that states ``count``.
     """
@@ -35,16 +35,16 @@ class ExpertBank:
 
 @dataclass(frozen=True)
 class LayerParts:
-    """One decoder block, by what its tensors are for. All names are relative to the layer.
+    """The tensors of one decoder block, by purpose. All names are relative to the layer.
 
     Attributes:
-        index: Which layer this is, 0..L-1.
-        module: The block itself; never written to.
+        index: The layer's index, 0..L-1.
+        module: The block; never written to.
         tensors: Every parameter and persistent buffer.
-        banks: Its mixtures of experts; empty for a dense layer.
-        linear: Weights of linear maps, experts' included, routers' not: ``[out, in]``, ``[in, out]`` for
+        banks: The mixtures of experts; empty for a dense layer.
+        linear: Weights of linear maps, including experts, excluding routers: ``[out, in]``, ``[in, out]`` for
             Conv1D, or ``[count, ., .]`` for fused experts.
-        post_norms: Tensors of norms that stand behind attention or feed-forward, inside the residual branch.
+        post_norms: Norms after attention or feed-forward, inside the residual branch.
     """
 
     index: int
@@ -56,7 +56,7 @@ class LayerParts:
 
     @property
     def expert_weights(self) -> tuple[str, ...]:
-        """Weights of the experts' linear maps, without biases."""
+        """The weights of the experts' linear maps, without biases."""
         names = {
             name
             for bank in self.banks
@@ -65,22 +65,22 @@ class LayerParts:
         return tuple(name for name in self.linear if name in names)
 
     def transposed(self, name: str) -> bool:
-        """Whether a weight is kept as ``[in, out]``: Conv1D's, and experts that say so."""
+        """Return whether a weight is stored as ``[in, out]``, as those of Conv1D are."""
         owner = self.module.get_submodule(name.rpartition(".")[0])
         return type(owner).__name__ == "Conv1D" or bool(getattr(owner, "is_transposed", False))
 
 
 @dataclass(frozen=True)
 class Form:
-    """How one tensor is stored.
+    """The stored form of one tensor.
 
     Attributes:
-        matrices: How many matrices (experts) are stored; 1 for a plain weight, 0 where another tensor stands
-            for this one.
+        matrices: The number of matrices (experts) stored; 1 for a plain weight, 0 if another tensor is
+            stored in its place.
         rows: Outputs of a matrix.
         columns: Inputs of a matrix.
         item: Bytes of a weight in the model's files.
-        encoded: Bytes of one matrix where it is encoded, else None.
+        encoded: Bytes of one matrix if it is encoded, else None.
     """
 
     matrices: int
@@ -91,15 +91,15 @@ class Form:
 
     @property
     def weights(self) -> int:
-        """Weights of one matrix."""
+        """The number of weights of one matrix."""
         return self.rows * self.columns
 
     @property
     def bytes(self) -> int:
-        """Bytes of the tensor."""
+        """The size of the tensor in bytes."""
         each = self.weights * self.item if self.encoded is None else self.encoded
         return self.matrices * each
 
 
 Forms = dict[str, Form]
-"""How the tensors of a layer are stored, by name."""
+"""The stored form of each tensor of a layer, by name."""

@@ -1,7 +1,7 @@
-"""What an intervention leaves behind: the layers to run, in order, and whose weights they run with.
+"""Describe a variant of a model: which layers run, in order, with which weights.
 
-A plan never holds a changed model. It names slots and weights; the laboratory binds the tensors for the
-time of a run and unbinds them afterwards, so that the model itself is never written to.
+A plan never holds a changed model. It names slots and weights. The runner binds the tensors for the time of
+a run and unbinds them afterwards, so that the model itself is never written to.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class InterventionError(ValueError):
-    """An intervention that this model does not allow; the text says what it lacks and what would do."""
+    """An intervention that is impossible on this model; the message says why and what to do instead."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class Edit:
     """A change of one layer's tensors that is computed when it is needed.
 
     Attributes:
-        key: What was done, with everything that decides the outcome. Two edits with equal keys on the
-            same weights yield equal tensors, which is what lets variants share their computation.
+        key: The kind of edit and every argument that decides the outcome. Two edits with equal keys on the
+            same weights give equal tensors, so that variants can share their computation.
         apply: Maps the layer's current tensors and parts to the tensors that change, by the same names.
         held: For an edit that training must not undo (zeros stay zero, ternary weights stay ternary): maps
-            the tensors that training starts from to a differentiable function that is laid over the trained
-            tensors at every step. None where training may move what the edit made.
-        settings: Attributes to lay over modules of the layer while the edit is bound, by
+            the tensors before training to a differentiable function that is applied to the trained tensors
+            at every step. None if training may change what the edit made.
+        settings: Attributes to set on modules of the layer while the edit is bound, by
             ``"module.path:attribute"``.
-        stored: For an edit that stores weights otherwise: maps how the layer's tensors were stored before it
-            to how those that it changes are stored after it. None where it has no encoding of its own.
+        stored: For an edit that changes how weights are stored: maps the stored forms of the layer's tensors
+            before it to the forms, after it, of those that it changes. None if it has no encoding of its own.
     """
 
     key: tuple[Hashable, ...]
@@ -47,19 +47,19 @@ class Edit:
 
 @dataclass(frozen=True)
 class Weights:
-    """One layer's weights: those of a layer of the model, after a chain of edits."""
+    """The weights of one layer of the model, after a chain of edits."""
 
     layer: int
     edits: tuple[Edit, ...] = ()
 
     def edited(self, edit: Edit) -> Weights:
-        """Returns these weights with one more edit."""
+        """Return these weights with one more edit."""
         return replace(self, edits=(*self.edits, edit))
 
 
 @dataclass(frozen=True)
 class Step:
-    """One layer evaluation: the slot keeps its position, mask and cache index; the weights are bound."""
+    """One layer evaluation: a slot, with its position, mask and cache index, and the weights bound in it."""
 
     slot: int
     weights: Weights
@@ -67,7 +67,7 @@ class Step:
 
 @dataclass(frozen=True)
 class OuterWeights:
-    """Tensors laid over what is not a layer (embeddings, final norm, head), by full parameter name."""
+    """Tensors that replace weights outside the layers (embeddings, final norm, head), by full name."""
 
     key: tuple[Hashable, ...] = ()
     tensors: Tensors = field(default_factory=dict, compare=False)
@@ -75,22 +75,22 @@ class OuterWeights:
 
 @dataclass(frozen=True)
 class Plan:
-    """A variant as the laboratory runs it: the steps, in order, and what is laid over the shell."""
+    """A variant: the steps, in order, and the weights outside the layers that it replaces."""
 
     steps: tuple[Step, ...]
     shell: OuterWeights = OuterWeights()
 
     @classmethod
     def untouched(cls, layers: int) -> Plan:
-        """Returns the plan of a base with ``layers`` layers."""
+        """Return the plan of a base with ``layers`` layers."""
         return cls(tuple(Step(index, Weights(index)) for index in range(layers)))
 
     def without(self, slots: frozenset[int]) -> Plan:
-        """Returns this plan with the given slots left out."""
+        """Return this plan without the given slots."""
         return replace(self, steps=tuple(step for step in self.steps if step.slot not in slots))
 
     def edited(self, edits: Mapping[int, Edit]) -> Plan:
-        """Returns this plan with one more edit on the weights of the slots named."""
+        """Return this plan with one more edit on the weights of the given slots."""
         return replace(
             self,
             steps=tuple(
@@ -102,7 +102,7 @@ class Plan:
         )
 
     def rebound(self, weights: Mapping[int, Weights]) -> Plan:
-        """Returns this plan with other weights in the slots named."""
+        """Return this plan with other weights in the given slots."""
         return replace(
             self,
             steps=tuple(
@@ -112,5 +112,5 @@ class Plan:
         )
 
     def weights_at(self, slot: int) -> Weights | None:
-        """Returns the weights a slot runs with, or None where the slot is left out."""
+        """Return the weights that a slot runs with, or None if the slot is left out."""
         return next((step.weights for step in self.steps if step.slot == slot), None)

@@ -1,10 +1,9 @@
-"""Running a decoder slot by slot, with any layer's weights in any slot.
+"""Run a decoder slot by slot, with any layer's weights in any slot.
 
-The model's own forward pass is run once with its blocks out of the way, which yields the embeddings and,
-for each slot, the very arguments (rotary embedding, mask, cache) that the model would have given the block
-there. Those belong to the slot. Blocks are then called one by one with the weights of the plan bound. The
-final norm and the head are run the same way, by the model's own code, so that soft-capping, logit scaling
-and projections are the model's and not a copy of them.
+The model's own forward pass runs once with stand-ins for its blocks. It gives the embeddings and, for each slot,
+the arguments (rotary embedding, mask, cache) that the model passes to the block there. These belong to the slot.
+Blocks are then called one by one with the weights of the plan bound. The final norm and the head are run by the
+model's own code too, so that soft-capping, logit scaling and projections need no copy here.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Call:
-    """What the model gave a block besides the hidden states."""
+    """The arguments that the model passes to a block beside the hidden states."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
@@ -43,7 +42,7 @@ class Call:
     def on(
         self, hidden: Tensor, cache: tuple[object, object] | None = None
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Returns positional and keyword arguments for ``hidden``, with one cache in place of another."""
+        """Return positional and keyword arguments for ``hidden``, with one cache in place of another."""
 
         def swapped(value: Any) -> Any:
             return cache[1] if cache is not None and value is cache[0] else value
@@ -57,7 +56,7 @@ class Call:
 
 @dataclass(frozen=True)
 class ForwardState:
-    """A batch of tokens on its way through the decoder: ``[B, T]`` tokens, ``[B, T, H]`` embeddings."""
+    """The start of a forward pass: ``[B, T]`` tokens, ``[B, T, H]`` embeddings, one call per slot."""
 
     input_ids: Tensor
     embeddings: Tensor
@@ -65,12 +64,12 @@ class ForwardState:
 
 
 class Runner:
-    """Runs the slots of one model. Counts the layer evaluations that it makes.
+    """Runs the slots of one model and counts the layer evaluations.
 
     Attributes:
-        anatomy: The model, taken apart.
-        evaluations: Calls of a decoder block so far, one per slot and micro-batch row group.
-        store: The layers, where they stay on disk.
+        anatomy: The parts of the model.
+        evaluations: Calls of a decoder block so far.
+        store: The layers, if they stay on disk.
     """
 
     def __init__(self, anatomy: Anatomy, store: LayerStore | None = None) -> None:
@@ -89,29 +88,29 @@ class Runner:
 
     @property
     def item(self) -> int:
-        """Bytes of one number of a hidden state."""
+        """The bytes of one number of a hidden state."""
         return self._embedding.element_size()
 
     @property
     def state_width(self) -> int:
-        """Bytes of one token's hidden states."""
+        """The bytes of one token's hidden state."""
         config = self.anatomy.model.config.get_text_config(decoder=True)
         return int(config.hidden_size) * self.item
 
     @property
     def device(self) -> torch.device:
-        """The device that tokens go to."""
+        """The device of the embeddings."""
         return self._embedding.device
 
     def begin(
         self, input_ids: Tensor, cache: Cache | None = None, shell: OuterWeights | None = None
     ) -> ForwardState:
-        """Embeds tokens ``[B, T]`` and notes what each slot is given beside the hidden states.
+        """Embed tokens ``[B, T]`` and record the arguments of each slot.
 
         Args:
             input_ids: Token ids, on any device.
-            cache: A cache of as many positions as came before these tokens, or None for none.
-            shell: Tensors laid over the embeddings.
+            cache: A cache that holds the positions before these tokens, or None.
+            shell: Tensors that replace those outside the layers.
         """
         ids = input_ids.to(self.device)
         calls: list[Call] = []
@@ -142,12 +141,12 @@ class Runner:
     def bound(
         self, slot: int, weights: Weights, tensors: Mapping[str, Tensor] | None = None
     ) -> Iterator[None]:
-        """Puts a layer's weights into a slot for the time of a block.
+        """Bind a layer's weights in a slot within the block.
 
         Args:
-            slot: Where they run.
-            weights: Whose they are.
-            tensors: They themselves, where they are known; else they are computed.
+            slot: The slot that runs them.
+            weights: The layer and its edits.
+            tensors: The tensors of ``weights`` if they are known; else they are computed.
 
         Raises:
             MeasurementError: If the layer's tensors do not fit the slot.
@@ -167,7 +166,7 @@ class Runner:
             yield
 
     def materialise(self, weights: Weights) -> dict[str, Tensor]:
-        """Computes a layer's tensors after its edits; those that no edit touches are the model's own.
+        """Compute a layer's tensors after its edits; tensors that no edit changes are the model's own.
 
         Raises:
             MeasurementError: If an edit does not go with this layer.
@@ -176,12 +175,12 @@ class Runner:
         return tensors | self.edited(weights, tensors)
 
     def layer_tensors(self, layer: int) -> dict[str, Tensor]:
-        """A layer's own tensors, read from disk where they stay there."""
+        """Return a layer's own tensors; read them from disk if they stay there."""
         own = self.anatomy.parts[layer].tensors
         return dict(own) if self.store is None else self.store.tensors(layer, own, self.device)
 
     def edited(self, weights: Weights, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Computes a layer's tensors after its edits from its own.
+        """Compute a layer's tensors after its edits from its own tensors.
 
         Raises:
             MeasurementError: If an edit does not go with this layer.
@@ -203,7 +202,7 @@ class Runner:
         hidden: Tensor,
         cache: tuple[object, object] | None = None,
     ) -> Tensor:
-        """Runs the block in ``slot`` on ``hidden`` ``[B, T, H]`` with whatever weights are bound there."""
+        """Run the block in ``slot`` on ``hidden`` ``[B, T, H]`` with the weights that are bound there."""
         deadline.check()
         args, kwargs = frame.calls[slot].on(hidden, cache)
         out = self.anatomy.layers[slot](*args, **kwargs)
@@ -213,14 +212,14 @@ class Runner:
     def finish(
         self, frame: ForwardState, hidden: Tensor, shell: OuterWeights | None = None
     ) -> Tensor:
-        """Runs what stands behind the last layer, ``[B, T, H]`` to the final hidden states the head reads."""
+        """Run what follows the last layer; return the final hidden states ``[B, T, H]`` that the head reads."""
         with self._shelled(shell):
             if self._tail is not None:
                 return _tensor(self.anatomy.model.get_submodule(self._tail)(hidden))
             return self._finish_by_forward(frame.input_ids, hidden)
 
     def logits(self, final: Tensor, shell: OuterWeights | None = None) -> Tensor:
-        """Runs the model's own head on final hidden states ``[N, H]``; returns logits ``[N, V]`` in its dtype."""
+        """Run the model's own head on final hidden states ``[N, H]``; return logits ``[N, V]`` in its dtype."""
         assert self._core is not None
         assert self._core_output is not None
         output = self._core_output(last_hidden_state=final.unsqueeze(0))
@@ -248,7 +247,7 @@ class Runner:
 
     @torch.no_grad()
     def _learn(self) -> None:
-        """Runs the model once on two tokens, to see what its blocks return and what the head is given."""
+        """Run the model once on two tokens to learn what its blocks return and what its head reads."""
         with ExitStack() as stack:
             if self.store is not None:
                 # One block, read once, stands for all of them: they are built alike.
@@ -329,7 +328,7 @@ class Runner:
 def _shaped_like(
     own: Mapping[str, Tensor], first: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """A layer's tensors to run it by, where what it computes does not matter: another layer's, or zeros."""
+    """Return tensors to run a layer with if its output does not matter: another layer's, or zeros."""
     device = next(iter(tensors.values())).device
     return {
         name: tensors[name]

@@ -1,6 +1,6 @@
-"""How many bytes weights take as an intervention would store them.
+"""Count the bytes of weights as an intervention would store them.
 
-Every formula counts what a file must hold to get the weights back, and nothing else: no alignment, no names.
+Every formula counts what a file must hold to restore the weights, and nothing else: no alignment, no names.
 
 ========================  ==================================================================================
 average_experts           one expert instead of E; the router is not touched and not counted
@@ -8,7 +8,7 @@ drop_experts              ``E - count`` of E experts, and as many rows of the ro
 prune_weights             of each matrix of n weights the ``k = n - floor(sparsity n)`` that stay, in the dtype
                           of the model's files, and where they stand: n bits, or ``ceil(log2 n)`` bits for each
                           of the k, whichever is fewer, in whole bytes; nothing where all stay. A random choice
-                          is stored like any other: its seed is worth nothing without this very generator
+                          is stored like any other
 ternary_weights           of each matrix five weights to a byte (``3^5 = 243 <= 256``, 1.6 bits each), in whole
                           bytes, and scales
 quantize_weights          of each matrix ``bits`` bits a weight, in whole bytes, and scales; the levels are
@@ -40,23 +40,23 @@ _TRITS_PER_BYTE: Final = 5
 
 
 def packed(weights: int, bits: int) -> int:
-    """Whole bytes of so many weights of ``bits`` bits."""
+    """Return the bytes of weights of ``bits`` bits, rounded up."""
     return math.ceil(weights * bits / 8)
 
 
 def trits(weights: int) -> int:
-    """Whole bytes of so many weights of three values."""
+    """Return the bytes of weights of three values, rounded up."""
     return math.ceil(weights / _TRITS_PER_BYTE)
 
 
 def scales(form: Form, scale: str, group_size: int | None) -> int:
-    """Bytes of one matrix's scales."""
+    """Return the bytes of one matrix's scales."""
     count = {"tensor": 1, "row": form.rows}.get(scale) or form.weights // (group_size or 1)
     return count * _SCALE_BYTES
 
 
 def sparse(form: Form, sparsity: float) -> int:
-    """Bytes of one matrix of which a share is zero: the weights that stay, and where they stand."""
+    """Return the bytes of one matrix of which a share is zero: the weights that stay, and their places."""
     left = form.weights - zeros(form.weights, sparsity)
     if left == form.weights:
         return form.weights * form.item
@@ -65,16 +65,16 @@ def sparse(form: Form, sparsity: float) -> int:
 
 
 def zeros(weights: int, sparsity: float) -> int:
-    """How many of so many weights a share of them is, rounded down but for what floats cannot say."""
+    """Return the share of a number of weights, rounded down; a rounding error of the product does not count."""
     return int(sparsity * weights + 1e-9)
 
 
 def untouched(parts: LayerParts, item: int) -> Forms:
-    """How a layer's tensors are stored in the model's files.
+    """Return the forms of a layer's tensors in the model's files.
 
     Args:
         parts: The layer.
-        item: Bytes of a weight there.
+        item: Bytes of a weight in these files.
     """
     banked = {name for bank in parts.banks for name in bank.fused}
     forms: Forms = {}
@@ -89,9 +89,9 @@ def untouched(parts: LayerParts, item: int) -> Forms:
 
 
 def trained(edits: Sequence[Edit], free: int) -> Callable[[Forms, LayerParts], Forms]:
-    """How tensors are stored after training: what the edits from ``free`` on encode, they hold.
+    """Return the stored forms after training: edits from ``free`` on keep their encoding.
 
-    What earlier ones encoded was trained freely, and takes a whole number for each weight again.
+    Weights that earlier edits encoded were trained freely and are stored one number each again.
     """
 
     def stored(forms: Forms, parts: LayerParts) -> Forms:
@@ -105,14 +105,14 @@ def trained(edits: Sequence[Edit], free: int) -> Callable[[Forms, LayerParts], F
 
 
 def size_ratio(weights: Iterable[tuple[LayerParts, Sequence[Edit]]], item: int) -> float | None:
-    """Bytes of the intervened weights as they would be stored, over the base's.
+    """Return the bytes of the changed weights as they would be stored, over the base's.
 
     Args:
         weights: The layers that run, each with its edits.
         item: Bytes of a weight in the model's files.
 
     Returns:
-        The ratio, or None where nothing is stored otherwise.
+        The ratio, or None if nothing is stored differently.
     """
     stored = base = 0
     for parts, edits in weights:

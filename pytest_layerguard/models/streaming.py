@@ -1,7 +1,7 @@
-"""Layers that stay on disk, read when a sweep comes to them.
+"""Read the layers of a model from disk when a sweep needs them.
 
-Accelerate's offloading puts a model's blocks on disk and knows how to read them back; here its hooks, which
-would read a block again at every call, give way to one read for each time a sweep wants a layer.
+Accelerate's offloading puts a model's blocks on disk. Its hooks would read a block at every call; they are
+removed here, and a sweep reads each layer once for all variants.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ class LayerStore:
     """The tensors of a model's layers, on disk.
 
     Attributes:
-        bytes_read: How much was read so far.
-        reads: How often each layer was read so far, by index.
+        bytes_read: Bytes read so far.
+        reads: The number of times that each layer was read so far, by index.
     """
 
     def __init__(self, model: PreTrainedModel, path: str, folder: str) -> None:
         self._path = path
-        # Accelerate keeps there what it had to convert; it goes when the store does, or the process.
+        # The folder holds weights that accelerate had to convert.
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._kept = _detached(model)
         self.bytes_read = 0
         self.reads: dict[int, int] = {}
 
     def tensors(self, layer: int, own: Mapping[str, Tensor], device: Any) -> dict[str, Tensor]:
-        """Reads a layer.
+        """Read a layer's tensors from disk.
 
         Args:
-            layer: Its index.
-            own: Its tensors by name, on no device; their shapes and dtypes are what is returned.
-            device: Where they are to be.
+            layer: The layer's index.
+            own: Its tensors by name, on the meta device, for their dtypes.
+            device: The device to read them to.
         """
         found: dict[str, Tensor] = {}
         for name, tensor in own.items():
@@ -65,16 +65,16 @@ def load_streamed(
     device: str,
     load: Callable[..., tuple[PreTrainedModel, Any]],
 ) -> tuple[PreTrainedModel, Any, LayerStore]:
-    """Loads a model whose layers stay on disk.
+    """Load a model whose layers stay on disk.
 
     Args:
         make: The auto class.
         config: The model's configuration.
-        device: Where everything else goes, and layers when they run.
-        load: Loads with additional options of ``from_pretrained``.
+        device: The device of everything else, and of layers when they run.
+        load: Calls ``from_pretrained`` with additional options.
 
     Returns:
-        The model with its layers on no device, what loading reported, and the layers.
+        The model with its layers on the meta device, the report of loading, and the layers.
 
     Raises:
         UnavailableError: If accelerate is not installed.
@@ -101,7 +101,7 @@ def load_streamed(
 
 
 def _beside(model: PreTrainedModel, path: str) -> Iterator[str]:
-    """The largest modules that hold no layer, by path."""
+    """Yield the paths of the largest modules that hold no layer."""
     above = path.split(".")
     for depth in range(len(above)):
         prefix = ".".join(above[:depth])
@@ -111,7 +111,7 @@ def _beside(model: PreTrainedModel, path: str) -> Iterator[str]:
 
 
 def _detached(model: PreTrainedModel) -> Mapping[str, Tensor]:
-    """Takes accelerate's hooks off a model and returns what they would have read from."""
+    """Remove accelerate's hooks from a model and return the weights that they would have read."""
     from accelerate.hooks import remove_hook_from_module
 
     maps = [

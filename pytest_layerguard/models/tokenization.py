@@ -1,4 +1,4 @@
-"""What a tokenizer makes of a text, and which of its ids mean something special."""
+"""Tokenise texts and prompts, and find special tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokenise a text once, without special tokens; however long it is, nobody is warned.
+    """Tokenise a text without special tokens and without a warning about its length.
 
     Raises:
         MeasurementError: If the tokenizer fails on it.
@@ -32,7 +32,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     """Tokenise a prompt as the tokenizer does by default, with the special tokens it adds.
 
     Raises:
-        MeasurementError: If nothing comes of it: a model cannot go on from nothing.
+        MeasurementError: If it has no tokens.
     """
     with quiet():
         ids: list[int] = tokenizer(prompt, verbose=False)["input_ids"]

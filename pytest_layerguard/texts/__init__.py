@@ -1,1 +1,1 @@
-"""The texts that a bet is measured on: where they come from, and how they are cut into windows."""
+"""The texts that bets are measured on: where they come from, and how they are cut into windows."""

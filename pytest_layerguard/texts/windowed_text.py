@@ -1,4 +1,4 @@
-"""From what a bet's ``measure`` says to the windows of one text."""
+"""Cut a text into windows as a bet's ``measure`` says."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class WindowedText:
 
     Attributes:
         batches: Micro-batches of windows.
-        provenance: Digests and counts, enough to know what was read.
-        neighbours: How many windows, one after the other, reach over the same text.
-        whole: The text, where all of it is scored.
+        provenance: Digests and counts of what was read.
+        neighbours: The number of consecutive windows that share text.
+        whole: The text, if all of it is scored.
         by_window: Whether windows are averaged rather than tokens.
     """
 
@@ -59,55 +59,55 @@ class WindowedText:
     by_window: bool = False
 
     @cached_property
-    def ground(self) -> TokenPositions:
-        """Where each scored token stands."""
-        ground = TokenPositions.of(self.batches, self.neighbours)
-        return ground.by_window(self.batches) if self.by_window else ground
+    def positions(self) -> TokenPositions:
+        """The cluster, position and id of each scored token."""
+        positions = TokenPositions.of(self.batches, self.neighbours)
+        return positions.by_window(self.batches) if self.by_window else positions
 
     @cached_property
     def key(self) -> str:
-        """Equal for readings that score the same tokens in the same windows."""
-        told = {name: value for name, value in self.provenance.items() if name != "text"}
-        return json.dumps(told, sort_keys=True)
+        """A key that is equal for texts with the same scored tokens in the same windows."""
+        content = {name: value for name, value in self.provenance.items() if name != "text"}
+        return json.dumps(content, sort_keys=True)
 
     @property
     def start(self) -> str:
-        """How windows start, in words."""
+        """A description of how windows start."""
         bos = self.provenance["bos"]
         return "windows start without BOS" if bos is None else f"windows start with token {bos}"
 
     @property
     def scored(self) -> int:
-        """Scored tokens in all."""
-        return len(self.ground.windows)
+        """The number of scored tokens."""
+        return len(self.positions.windows)
 
     @property
     def windows(self) -> int:
-        """How many windows there are that can be taken for independent."""
-        return self.ground.count
+        """The number of windows that can be taken as independent."""
+        return self.positions.count
 
 
 def contract_key(measure: Measure, bet_file: Path) -> str:
-    """Equal for two bets that score the same texts by the same contract."""
+    """Return a key that is equal for two bets that score the same texts by the same contract."""
     contract = measure.model_dump_json(
         include={"text", "texts", "tokens", "window", "stride", "bos", "positions", "preset"}
     )
     return f"{bet_file.parent}\n{contract}"
 
 
-def wanted(measure: Measure) -> int | None:
-    """How many tokens of a text a bet's contract can use; None for all of it."""
+def tokens_needed(measure: Measure) -> int | None:
+    """Return how many tokens of a text a bet's contract can use; None for all of it."""
     return None if measure.tokens is None else measure.tokens + 1
 
 
-def read(text: str, measure: Measure, loaded: LoadedModel, micro_batch: int) -> WindowedText:
-    """Tokenises a text once, without special tokens, and cuts it by the bet's contract.
+def windowed(text: str, measure: Measure, loaded: LoadedModel, micro_batch: int) -> WindowedText:
+    """Tokenise a text without special tokens and cut it by the bet's contract.
 
     Args:
         text: The text.
-        measure: What the bet says of tokens, window, stride, BOS and positions, or a preset.
+        measure: The bet's tokens, window, stride, BOS and positions, or its preset.
         loaded: The model, whose context bounds the window, and its tokenizer.
-        micro_batch: Tokens that may go through a block at a time.
+        micro_batch: The most tokens that go through a block at a time.
 
     Raises:
         MeasurementError: If the text is too short or the window longer than the model's context.
@@ -145,14 +145,14 @@ def read(text: str, measure: Measure, loaded: LoadedModel, micro_batch: int) -> 
 
 
 def _neighbours(measure: Measure, length: int) -> int:
-    """How many windows reach over the same text: a window's length over the stride, rounded up."""
+    """Return how many windows share text: a window's length over the stride, rounded up."""
     if measure.preset is not None:
         return -(-_NFS[0] // _NFS[1]) if measure.preset in _STRIDED else 1
     return -(-length // min(measure.stride or length, length))
 
 
 def context_of(loaded: LoadedModel) -> int | None:
-    """The longest text the model was made for, in tokens, or None where it does not say."""
+    """Return the longest text that the model was made for, in tokens, or None if it states none."""
     config = loaded.model.config.get_text_config(decoder=True)
     stated = (
         getattr(config, name, None)
@@ -162,7 +162,7 @@ def context_of(loaded: LoadedModel) -> int | None:
 
 
 def default_window(measure: Measure, loaded: LoadedModel) -> int:
-    """Scored tokens per window: what the bet says, else 512 or the model's context if shorter.
+    """Return the scored tokens per window: the bet's own, else 512 or the model's context if shorter.
 
     Raises:
         MeasurementError: If the window is longer than the model's context.
@@ -214,10 +214,10 @@ def _check_context(measure: Measure, window: int, loaded: LoadedModel) -> None:
 def _rolling(
     ids: Sequence[int], measure: Measure, loaded: LoadedModel, bos: int | None
 ) -> list[Window]:
-    """Windows as lm-evaluation-harness 0.4.13 makes them.
+    """Return windows as lm-evaluation-harness 0.4.13 makes them.
 
-    Where the tokenizer adds BOS by default the text has it as its first token, which is scored; the prefix
-    token comes before it nevertheless.
+    If the tokenizer adds BOS by default, the text has it as its first token, which is scored. The prefix
+    token comes before it all the same.
 
     Raises:
         MeasurementError: If there is no token to start with.
@@ -237,13 +237,13 @@ def _rolling(
 def training_windows(
     text_ids: Sequence[Sequence[int]], window: int, bos: int | None, most: int
 ) -> list[Window]:
-    """Windows of several texts, evenly mixed: one of each in turn, at most ``most`` in all.
+    """Return windows of several texts, one of each in turn, at most ``most`` in all.
 
     Args:
-        text_ids: Tokens of each text.
-        window: Tokens of a window.
-        bos: Put before every window, or None.
-        most: How many windows the training can use.
+        text_ids: The tokens of each text.
+        window: The tokens of a window.
+        bos: The token before every window, or None.
+        most: The number of windows that the training can use.
 
     Raises:
         MeasurementError: If a text has not even one whole window.

@@ -1,4 +1,4 @@
-"""Cutting a tokenised text into windows, each scored token exactly once."""
+"""Cut a tokenised text into windows that score each token once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 IGNORED: Final = -100
-"""The label of a position that is read but not scored, as in ``torch.nn.functional.cross_entropy``."""
+"""The label of a position that is not scored, as in ``torch.nn.functional.cross_entropy``."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Contract:
     """Which tokens are scored, and in what context.
 
     Attributes:
-        tokens: Scored tokens in all.
-        window: Scored tokens of a whole window.
-        stride: Tokens by which a window starts after the one before it; below ``window`` they overlap, and
-            each window after the first scores only its last ``stride`` tokens.
-        bos: Id of the token put before every window, or None for none.
-        last_only: Whether only the last position of each window counts.
+        tokens: The number of scored tokens.
+        window: The scored tokens of a whole window.
+        stride: The tokens from the start of a window to the start of the next. If it is below ``window``, windows
+            overlap, and each window after the first scores only its last ``stride`` tokens.
+        bos: The id of the token before every window, or None.
+        last_only: Whether only the last position of each window is scored.
     """
 
     tokens: int
@@ -41,13 +41,13 @@ class Contract:
 
     @property
     def needed(self) -> int:
-        """How many tokens the text must have."""
+        """The number of tokens that the text must have."""
         return self.tokens if self.bos is not None else self.tokens + 1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch of windows of one length: ``[B, T]`` token ids, ``[B, T]`` labels, the windows' numbers."""
+    """A micro-batch of windows of one length: ``[B, T]`` token ids, ``[B, T]`` labels, window numbers."""
 
     input_ids: Tensor
     labels: Tensor
@@ -55,22 +55,23 @@ class Batch:
 
     @property
     def scored(self) -> Tensor:
-        """Mask ``[B, T]`` of the positions that count."""
+        """The mask ``[B, T]`` of the scored positions."""
         return self.labels != IGNORED
 
 
 def cut(ids: Sequence[int], contract: Contract) -> list[tuple[Tensor, Tensor]]:
-    """Cuts a text into windows.
+    """Cut a text into windows.
 
     Window k of W scored tokens reads, with BOS, ``[BOS] t[kS] .. t[kS+W-2]`` and scores
     ``t[kS] .. t[kS+W-1]``; without BOS it reads ``t[kS] .. t[kS+W-1]`` and scores ``t[kS+1] .. t[kS+W]``.
 
     Args:
         ids: The tokenised text, without special tokens.
-        contract: What to score.
+        contract: Which tokens to score, in what context.
 
     Returns:
-        For each window its inputs ``[T]`` and labels ``[T]``, unscored positions labelled :data:`IGNORED`.
+        For each window its inputs ``[T]`` and labels ``[T]``; positions that are not scored have the label
+        :data:`IGNORED`.
 
     Raises:
         MeasurementError: If the text is too short.
@@ -102,15 +103,15 @@ def cut(ids: Sequence[int], contract: Contract) -> list[tuple[Tensor, Tensor]]:
 
 
 def cut_chunks(ids: Sequence[int], size: int, tokens: int | None) -> list[tuple[Tensor, Tensor]]:
-    """Cuts a text into whole chunks and scores all but the first token of each, as GPTQ's evaluation does.
+    """Cut a text into whole chunks that score all but their first token, as GPTQ's evaluation does.
 
     Frantar et al., "GPTQ" (arXiv 2210.17323), ``datautils.py`` and ``opt_eval``: the text is tokenised with
-    its special tokens, chunks do not overlap, and what does not fill a chunk is left out.
+    its special tokens, chunks do not overlap, and a last chunk that is not full is left out.
 
     Args:
         ids: The tokenised text, special tokens included.
-        size: Tokens of a chunk.
-        tokens: Scored tokens at most, or None for all; rounded down to whole chunks.
+        size: The tokens of a chunk.
+        tokens: The most tokens to score, or None for all; rounded down to whole chunks.
 
     Raises:
         MeasurementError: If there is not one whole chunk.
@@ -128,14 +129,14 @@ def cut_chunks(ids: Sequence[int], size: int, tokens: int | None) -> list[tuple[
 
 
 def cut_rolling(ids: Sequence[int], context: int, prefix: int) -> list[tuple[Tensor, Tensor]]:
-    """Cuts a text as lm-evaluation-harness's ``get_rolling_token_windows`` with one token of context does.
+    """Cut a text as lm-evaluation-harness's ``get_rolling_token_windows`` does with one token of context.
 
-    The first window is a prefix token and all but the last of its tokens; each next one starts with the
-    token before its first scored one; the last is filled up with earlier text, which is read, not scored.
+    The first window starts with a prefix token, each next one with the token before its first scored one. The
+    last window is filled up with earlier text, which is not scored.
 
     Args:
         ids: The tokenised text, without special tokens.
-        context: The most tokens the model reads at a time.
+        context: The most tokens that the model reads at a time.
         prefix: The token before the text.
 
     Raises:
@@ -159,16 +160,16 @@ def cut_rolling(ids: Sequence[int], context: int, prefix: int) -> list[tuple[Ten
 def cut_strided(
     ids: Sequence[int], window: int, stride: int, last_only: bool
 ) -> list[tuple[Tensor, Tensor]]:
-    """Cuts a text as the loop of transformers' documentation does ("Perplexity of fixed-length models").
+    """Cut a text as transformers' documentation does ("Perplexity of fixed-length models").
 
-    Window k reads the text's tokens ``kS .. kS+W-1`` and scores those that no window before it read, but for
-    the text's first token, before which there is nothing. No window but the first starts with BOS.
+    Window k reads the tokens ``kS .. kS+W-1`` and scores those that no earlier window read. The first token
+    of the text is not scored. Only the first window starts with BOS.
 
     Args:
-        ids: The text as its tokenizer gives it, special tokens included.
-        window: W, tokens that a window reads.
-        stride: S, tokens by which a window starts after the one before it.
-        last_only: Whether only the last position of each window counts.
+        ids: The tokenised text, special tokens included.
+        window: W, the tokens of a window.
+        stride: S, the tokens from the start of a window to the start of the next.
+        last_only: Whether only the last position of each window is scored.
 
     Raises:
         MeasurementError: If there is nothing to score.
@@ -192,7 +193,7 @@ def cut_strided(
 
 
 def batched(windows: Sequence[tuple[Tensor, Tensor]], rows: int) -> list[Batch]:
-    """Groups windows of equal length into micro-batches of at most ``rows`` windows, in order."""
+    """Group windows of equal length into micro-batches of at most ``rows`` windows, in order."""
     batches: list[Batch] = []
     first = 0
     while first < len(windows):
@@ -214,10 +215,16 @@ def batched(windows: Sequence[tuple[Tensor, Tensor]], rows: int) -> list[Batch]:
 
 @dataclass(frozen=True)
 class TokenPositions:
-    """Where each scored token stands: its cluster, its position in its window and its id, each ``[n]``.
+    """The cluster, the position in its window and the id of each scored token, each ``[n]``.
 
-    A cluster is what is taken for independent of the rest: a window, or, where windows share context, as many
-    neighbours as a window reaches over.
+    Clusters are taken as independent of one another. A cluster is a window or, if windows overlap, as many
+    consecutive windows as share text.
+
+    Attributes:
+        windows: The cluster of each token.
+        positions: Its position in its window.
+        tokens: Its id.
+        weights: Its weight in the mean, if not all are 1.
     """
 
     windows: NDArray[np.int64]
@@ -227,13 +234,13 @@ class TokenPositions:
 
     @classmethod
     def of(cls, batches: Sequence[Batch], neighbours: int = 1) -> TokenPositions:
-        """Reads it off the micro-batches, in the order in which tokens are scored.
+        """Return those of micro-batches, in the order in which tokens are scored.
 
         Args:
             batches: The windows.
-            neighbours: How many windows, one after the other, make a cluster. What is left at the end, if it
-                has less than half a cluster's tokens, goes with the cluster before it: an all but empty one
-                would count as a degree of freedom that it does not give.
+            neighbours: The number of consecutive windows that make a cluster. A last cluster of less than
+                half as many tokens is joined to the one before it: it would count as a full degree of
+                freedom and give less.
         """
         windows, positions, tokens = [], [], []
         for batch in batches:
@@ -250,11 +257,11 @@ class TokenPositions:
 
     @property
     def count(self) -> int:
-        """How many clusters there are."""
+        """The number of clusters."""
         return int(self.windows.max()) + 1
 
     def by_window(self, batches: Sequence[Batch]) -> TokenPositions:
-        """The same tokens, every window weighing the same however many of its tokens are scored."""
+        """Return the same tokens, weighted so that every window counts the same."""
         sizes = torch.cat([batch.scored.sum(1) for batch in batches])
         each = torch.repeat_interleave(1.0 / sizes.double(), sizes)
         return replace(self, weights=(each * (len(each) / len(sizes))).numpy())

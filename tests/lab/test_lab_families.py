@@ -26,7 +26,7 @@ from torch import Tensor
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement.generation import greedy, speak
+from pytest_layerguard.measurement.generation import generate, greedy
 from pytest_layerguard.measurement.sweep import sweep
 from pytest_layerguard.measurement.workbench import Workbench
 from pytest_layerguard.models.anatomy import Anatomy
@@ -79,7 +79,7 @@ def test_all_at_once_agrees_with_deep_copies(family: str) -> None:
     plans = [made for made, _ in cases]
     with unchanged(model):
         result = swept(runner, *plans)
-        said = speak(runner, plans[:2], [PROMPT], 8, greedy, [2])
+        said = generate(runner, plans[:2], [PROMPT], 8, greedy, [2])
     for index, (_, changed) in enumerate(cases):
         agree(result, index, model, changed)
     assert all(float(scores.kl.mean()) > 1e-4 for scores in result.variants[1:])
@@ -167,8 +167,8 @@ def test_greedy_text_is_the_same_with_and_without_cache_and_by_hand(family: str)
     ]
     copies = [model, plain.skipped(model, [0]), plain.skipped(model, [3]), plain.pruned(model, 0.3)]
     prompts = [families.text(3, 1), families.text(5, 2), families.text(3, 3)]
-    cached = speak(runner, plans, prompts, 12, greedy, [2])
-    assert cached == speak(runner, plans, prompts, 12, greedy, [2], cached=False)
+    cached = generate(runner, plans, prompts, 12, greedy, [2])
+    assert cached == generate(runner, plans, prompts, 12, greedy, [2], cached=False)
     for said, changed in zip(cached, copies, strict=True):
         assert said[0] == plain.continued(changed, prompts[0], 12, [2])
     assert all(2 not in text for said in cached for text in said)
@@ -251,7 +251,7 @@ def test_the_base_is_never_written_to(family: str, kinds: list[str], fails: bool
             if fails:
                 plans = tuple(plan.edited({3: Edit(("broken",), broken)}) for plan in plans)
             swept(runner, *plans)
-            speak(runner, plans, [families.text(3)], 3, greedy)
+            generate(runner, plans, [families.text(3)], 3, greedy)
         except (InterventionError, MeasurementError):
             pass
 

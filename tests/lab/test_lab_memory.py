@@ -138,7 +138,7 @@ def test_speaking_does_not_go_window_by_window(
     def run(*_: Any) -> None:
         raise CUDA
 
-    monkeypatch.setattr(generation._Talk, "run", run)
+    monkeypatch.setattr(generation._Batch, "run", run)
     with pytest.raises(
         MeasurementError, match=r"5 texts .* needed another 2\.50 GiB; take fewer prompts"
     ):

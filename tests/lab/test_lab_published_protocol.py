@@ -43,7 +43,7 @@ def perplexity(family: str, reading: WindowedText) -> float:
     runner = runner_of(family)
     base = Plan.untouched(4)
     swept = sweep(runner, reading.batches, base, [base], families.VOCABULARY)
-    return variant_metrics.base_metrics(swept.base, reading.ground)["perplexity"].value
+    return variant_metrics.base_metrics(swept.base, reading.positions)["perplexity"].value
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "mixtral"])
@@ -110,15 +110,15 @@ def test_the_presets_read_512_tokens_every_256(monkeypatch: pytest.MonkeyPatch) 
         measure = Measure.model_validate(
             {"text": {"reference": "heldout"}, "tokens": 1_300, "preset": preset}
         )
-        reading = windowed_text.read(text, measure, loaded, 2048)
+        reading = windowed_text.windowed(text, measure, loaded, 2048)
         assert reading.scored == 1_300
         assert sum(len(batch.windows) for batch in reading.batches) == 5
-        assert (reading.ground.weights is not None) == weighed
+        assert (reading.positions.weights is not None) == weighed
         config.max_position_embeddings = 256
         with pytest.raises(
             MeasurementError, match="reads 512 tokens at a time and the model's context"
         ):
-            windowed_text.read(text, measure, loaded, 2048)
+            windowed_text.windowed(text, measure, loaded, 2048)
         config.max_position_embeddings = None
 
 

@@ -9,7 +9,7 @@ from support import families
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
 from pytest_layerguard.bet.bet import ModelSpec
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement.generation import greedy, speak
+from pytest_layerguard.measurement.generation import generate, greedy
 from pytest_layerguard.measurement.sweep import Swept, evaluations, sweep
 from pytest_layerguard.measurement.workbench import Workbench
 from pytest_layerguard.models.anatomy import Anatomy
@@ -117,7 +117,7 @@ def test_no_layer_stays_in_memory(both: tuple[Runner, Runner]) -> None:
 
 def test_a_streamed_model_speaks_alike(both: tuple[Runner, Runner]) -> None:
     said = [
-        speak(
+        generate(
             runner,
             [Plan.untouched(4), *plans_of(runner, SWEEP[0], SWEEP[2])],
             [families.text(4)],
