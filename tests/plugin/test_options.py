@@ -3,22 +3,116 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
 from pytest_layerguard.pytest_plugin.options import OPTIONS, SETTINGS, Settings
+
+BY_NAME = {option.name: option for option in OPTIONS}
+FLAGS = [option for option in OPTIONS if option.read is None]
+DEVICES = "allowed: auto, cpu, cuda, cuda:N, mps"
+A_FOLDER = "allowed: a folder name or a path below the root directory"
+A_PART = "allowed: i/n from 1/n to n/n, such as 2/3"
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Path:
+    """The folder that paths start from."""
+    for name in ("one", "two three"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file").touch()
+    return tmp_path
+
+
+def read(name: str, words: list[str], start: Path) -> Any:
+    reader = BY_NAME[name].read
+    assert reader is not None
+    return reader(words, start)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "value"),
+    [
+        ("bets", ["bets", "quality/bets"], (PurePosixPath("bets"), PurePosixPath("quality/bets"))),
+        *(("device", [each], each) for each in ("auto", "cpu", "cuda", "cuda:0", "cuda:12", "mps")),
+        *((name, [], None) for name in ("json", "html", "markdown", "cache", "shard", "merge")),
+        *((name, [""], None) for name in ("json", "html", "markdown", "cache", "shard", "merge")),
+        ("roots", [], ()),
+        ("require", [], frozenset()),
+        ("require", ["all"], {"all"}),
+        ("require", ["all,records"], {"all", "records"}),
+        ("require", ["all", "records"], {"all", "records"}),
+        ("device_wait", ["0.5"], 0.5),
+        ("timeout", ["600"], 600.0),
+        ("limits", [], ()),
+        ("limits", ["tokens=9", "variants=1_000", "tokens=7"], (("tokens", 7), ("variants", 1000))),
+        ("shard", ["2/3"], (2, 3)),
+        ("shard", ["1/1"], (1, 1)),
+        ("ray", [""], None),
+    ],
+)
+def test_what_words_mean(name: str, words: list[str], value: object, start: Path) -> None:
+    assert read(name, words, start) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "below"),
+    [
+        ("json", "out/a.json", "out/a.json"),
+        ("html", "a.html", "a.html"),
+        ("markdown", "file", "file"),
+        ("cache", "kept", "kept"),
+        ("cache", "one", "one"),
+        ("merge", "two three", "two three"),
+    ],
+)
+def test_a_path_starts_from_a_folder(name: str, word: str, below: str, start: Path) -> None:
+    assert read(name, [word], start) == start / below
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "message"),
+    [
+        *(
+            ("device", each, f"{each!r} is not a device; {DEVICES}")
+            for each in ("", "gpu", "cuda:", "cuda:x", "CPU", "cuda:-1", "cpu ")
+        ),
+        *(
+            ("bets", each, f"{each!r} is not the name of a bet folder; {A_FOLDER}")
+            for each in ("/bets", "../bets", ".")
+        ),
+        ("json", ".", "'.' is a directory; allowed: the path of a file to write"),
+        ("cache", "file", "'file' is a file; allowed: the path of a folder"),
+        ("roots", "nowhere", "'nowhere' is not a directory; allowed: a folder that exists"),
+        ("merge", "file", "'file' is not a directory; allowed: a folder that exists"),
+        ("require", "all,record", "'record' is not a requirement; allowed: all, records, or both"),
+        *(
+            ("timeout", each, f"{each!r} is not a time; allowed: a number of seconds")
+            for each in ("soon", "-1", "inf", "nan")
+        ),
+        *(
+            ("limits", each, f"{each!r} is not a limit; allowed: NAME=NUMBER, where NAME is ")
+            for each in ("tokens", "tokens=", "tokens=-1", "tokens=1e9", "wings=2")
+        ),
+        *(
+            ("shard", each, f"{each!r} is not a part; {A_PART}")
+            for each in ("2", "0/2", "3/2", "1/0", "-1/2", "a/b")
+        ),
+    ],
+)
+def test_what_is_refused_says_what_is_allowed(
+    name: str, word: str, message: str, start: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"\A") as refused:
+        read(name, [word], start)
+    assert str(refused.value).startswith(message)
 
 
 def settings(pytester: pytest.Pytester, *args: str, ini: str = "") -> Settings:
     if ini:
         pytester.makepyprojecttoml(f"[tool.pytest.ini_options]\n{ini}\n")
     return pytester.parseconfigure(*args).stash[SETTINGS]
-
-
-def refusal(pytester: pytest.Pytester, *args: str, ini: str = "") -> str:
-    with pytest.raises(pytest.UsageError) as refused:
-        settings(pytester, *args, ini=ini)
-    return str(refused.value)
 
 
 def test_nothing_asked(pytester: pytest.Pytester) -> None:
@@ -44,27 +138,25 @@ def test_nothing_asked(pytester: pytest.Pytester) -> None:
     )
 
 
-@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12", "mps"])
-def test_a_device(pytester: pytest.Pytester, device: str) -> None:
-    assert settings(pytester, f"--layerguard-device={device}").device == device
-
-
-@pytest.mark.parametrize("device", ["", "gpu", "cuda:", "cuda:x", "CPU", "cuda:-1", "cpu "])
-def test_no_device(pytester: pytest.Pytester, device: str) -> None:
-    assert refusal(pytester, f"--layerguard-device={device}") == (
-        f"--layerguard-device: {device!r} is not a device; allowed: auto, cpu, cuda, cuda:N, mps"
-    )
-
-
 def test_the_command_line_goes_before_the_ini_file(pytester: pytest.Pytester) -> None:
     ini = 'layerguard_device = "mps"'
     assert settings(pytester, ini=ini).device == "mps"
     assert settings(pytester, "--layerguard-device", "cpu", ini=ini).device == "cpu"
 
 
-def test_an_ini_value_is_refused_by_its_ini_name(pytester: pytest.Pytester) -> None:
-    told = refusal(pytester, ini='layerguard_device = "gpu"')
-    assert told.startswith("ini option layerguard_device: 'gpu' is not a device")
+@pytest.mark.parametrize(
+    ("args", "ini", "source"),
+    [
+        (["--layerguard-device=gpu"], "", "--layerguard-device: 'gpu' is not a device"),
+        ([], 'layerguard_device = "gpu"', "ini option layerguard_device: 'gpu' is not a device"),
+    ],
+)
+def test_a_refusal_begins_with_who_asked(
+    pytester: pytest.Pytester, args: list[str], ini: str, source: str
+) -> None:
+    with pytest.raises(pytest.UsageError) as refused:
+        settings(pytester, *args, ini=ini)
+    assert str(refused.value).startswith(source)
 
 
 def test_roots_of_the_command_line_and_the_ini_file_both_count(pytester: pytest.Pytester) -> None:
@@ -82,56 +174,16 @@ def test_an_ini_path_starts_from_the_ini_file(
     pytester.mkdir("models")
     pytester.makepyprojecttoml("[tool.pytest.ini_options]\nlayerguard_roots = 'models'\n")
     monkeypatch.chdir(pytester.mkdir("sub"))
-    assert settings(pytester).roots == (pytester.path / "models",)
+    found = settings(pytester, "--layerguard-json=a.json")
+    assert found.roots == (pytester.path / "models",)
+    assert found.json == pytester.path / "sub" / "a.json"
 
 
-def test_a_root_must_exist(pytester: pytest.Pytester) -> None:
-    assert refusal(pytester, "--layerguard-root=nowhere") == (
-        "--layerguard-root: 'nowhere' is not a directory; allowed: a folder that exists"
-    )
-
-
-@pytest.mark.parametrize(
-    ("args", "expected"),
-    [
-        (["--layerguard-require=all"], {"all"}),
-        (["--layerguard-require=all,records"], {"all", "records"}),
-        (["--layerguard-require=all", "--layerguard-require=records"], {"all", "records"}),
-    ],
-)
-def test_requirements(pytester: pytest.Pytester, args: list[str], expected: set[str]) -> None:
-    assert settings(pytester, *args).require == expected
-
-
-def test_no_requirement(pytester: pytest.Pytester) -> None:
-    assert refusal(pytester, "--layerguard-require=all,record") == (
-        "--layerguard-require: 'record' is not a requirement; allowed: all, records, or both"
-    )
-
-
-@pytest.mark.parametrize("name", ["record", "fresh", "allow_unpinned", "allow_remote_code"])
-def test_a_flag(pytester: pytest.Pytester, name: str) -> None:
-    assert not getattr(settings(pytester), name)
-    assert getattr(settings(pytester, f"--layerguard-{name.replace('_', '-')}"), name)
-    assert getattr(settings(pytester, ini=f"layerguard_{name} = true"), name)
-
-
-def test_a_report_path_starts_from_here(pytester: pytest.Pytester) -> None:
-    assert settings(pytester, "--layerguard-json=out/a.json").json == pytester.path / "out/a.json"
-
-
-def test_a_cache_folder_starts_from_here_and_need_not_exist(pytester: pytest.Pytester) -> None:
-    assert settings(pytester, "--layerguard-cache=kept").cache == pytester.path / "kept"
-
-
-def test_a_report_cannot_be_a_directory(pytester: pytest.Pytester) -> None:
-    assert "'.' is a directory" in refusal(pytester, "--layerguard-json=.")
-
-
-@pytest.mark.parametrize("folder", ["/bets", "../bets", "."])
-def test_a_bet_folder_lies_below_the_root_directory(pytester: pytest.Pytester, folder: str) -> None:
-    told = refusal(pytester, ini=f"layerguard_bets = {folder!r}")
-    assert told.startswith(f"ini option layerguard_bets: {folder!r} is not the name of a bet")
+def test_flags(pytester: pytest.Pytester) -> None:
+    asked = settings(pytester, *(str(option.flag) for option in FLAGS))
+    assert all(getattr(asked, option.name) is True for option in FLAGS)
+    asked = settings(pytester, ini="\n".join(f"{option.ini} = true" for option in FLAGS))
+    assert all(getattr(asked, option.name) is True for option in FLAGS)
 
 
 def test_a_refusal_ends_the_run_before_it_starts(pytester: pytest.Pytester) -> None:
