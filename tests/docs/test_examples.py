@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from support.markdown import Block, blocks
 
+import pytest_layerguard
 from pytest_layerguard.bet.reader import parse_bets
+from pytest_layerguard.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "tests" / "example_plugin"
@@ -28,6 +34,17 @@ RUN = {"sh", "python"}
 MARKS = {"", "file", "edit", "says", "example", "not run", "ci", "fragment"}
 IN_THE_REPOSITORY = {"CONTRIBUTING.md"}
 """Pages whose commands are given in a clone."""
+
+TINY = """\
+id: tiny
+title: Skip the first layer, layers on disk
+claim: It can go.
+status: proposed
+model: {reference: reference, placement: stream}
+intervention: {skip_layers: {layers: 0}}
+measure: {text: {reference: heldout}, tokens: 64, window: 32, sample: {prompts: [Once], tokens: 1}}
+criteria: {lenient: perplexity_ratio <= 3}
+"""
 
 
 def named(page: Path) -> str:
@@ -54,32 +71,87 @@ def _parse(block: Block) -> None:
     read(block.text)
 
 
-@pytest.mark.parametrize(
+WITH_COMMANDS = pytest.mark.parametrize(
     "page",
     [page for page in PAGES if any(b.language in RUN and not b.mark for b in blocks(page))],
     ids=named,
 )
-def test_every_command_is_run(page: Path, tmp_path: Path) -> None:
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Import what measuring imports: pytest inside pytest forgets its imports, and torch cannot be imported twice."""
+    path = tmp_path_factory.mktemp("measured") / "tiny.yaml"
+    path.write_text(TINY, encoding="utf-8")
+    pytest_layerguard.measure(path)
+
+
+@WITH_COMMANDS
+@pytest.mark.usefixtures("measured")
+def test_every_command_does_what_its_page_says(
+    page: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.syspath_prepend(EXAMPLE)
+    _follow(page, pytester.path, lambda block: _run_here(block, pytester))
+
+
+@pytest.mark.slow
+@WITH_COMMANDS
+def test_every_command_does_it_in_a_shell(page: Path, tmp_path: Path) -> None:
+    _follow(page, tmp_path, lambda block: _run_in_a_shell(block, tmp_path))
+
+
+def _follow(page: Path, folder: Path, run: Callable[[Block], tuple[bool, str]]) -> None:
+    """Do in a folder what a page says; a block whose comment says that it fails must fail."""
     if page.name in IN_THE_REPOSITORY:
-        _clone(tmp_path)
+        _clone(folder)
     said = ""
     for block in blocks(page):
         if block.mark == "file":
-            path = tmp_path / block.told
+            path = folder / block.told
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text, encoding="utf-8")
         elif block.mark == "edit":
-            _edit(tmp_path / block.told, block)
+            _edit(folder / block.told, block)
         elif block.mark == "says":
             _compare(block, said)
-        elif block.language == "sh" and not block.mark:
-            said = _run(block, tmp_path, ["bash", "-euo", "pipefail", "-c", block.text])
-        elif block.language == "python" and not block.mark:
-            said = _run(block, tmp_path, [sys.executable, "-c", block.text])
+        elif block.language in RUN and not block.mark:
+            succeeded, said = run(block)
+            fails = block.text.rstrip().endswith("# fails")
+            assert succeeded is not fails, f"{block.place}:\n{said}"
 
 
-def _run(block: Block, folder: Path, command: list[str]) -> str:
-    """Run a block; one whose comment says how it fails must fail so."""
+def _run_here(block: Block, pytester: pytest.Pytester) -> tuple[bool, str]:
+    """Run a block in this process, where everything is imported already."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        if block.language == "python":
+            exec(compile(block.text, block.place, "exec"), {"__name__": "__main__"})
+            return True, out.getvalue()
+        succeeded = True
+        for line in block.text.replace("\\\n", "").splitlines():
+            for command in line.split("&&"):
+                succeeded = succeeded and _called(shlex.split(command, comments=True), pytester)
+    return succeeded, out.getvalue()
+
+
+def _called(command: list[str], pytester: pytest.Pytester) -> bool:
+    match command:
+        case ["pytest", *words]:
+            return pytester.runpytest_inprocess(*words).ret == 0
+        case ["python", "-m", "pytest_layerguard", *words]:
+            return main(words) == 0
+        case _:
+            return subprocess.run(command, cwd=pytester.path, check=False).returncode == 0
+
+
+def _run_in_a_shell(block: Block, folder: Path) -> tuple[bool, str]:
+    commands = {
+        "sh": ["bash", "-euo", "pipefail", "-c", block.text],
+        "python": [sys.executable, "-c", block.text],
+    }
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     package = os.pathsep.join(filter(None, [str(EXAMPLE), os.environ.get("PYTHONPATH", "")]))
     quiet = {
@@ -90,17 +162,15 @@ def _run(block: Block, folder: Path, command: list[str]) -> str:
         "GITHUB_ACTIONS": "",
     }
     ran = subprocess.run(
-        command,
+        commands[block.language],
         cwd=folder,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         env={**os.environ, **quiet, "PATH": path},
+        check=False,
     )
-    said = ran.stdout + ran.stderr
-    fails = block.text.rstrip().endswith("# fails")
-    assert (ran.returncode != 0) is fails, f"{block.place}: {ran.returncode}\n{said}"
-    return said
+    return ran.returncode == 0, ran.stdout + ran.stderr
 
 
 def _edit(path: Path, block: Block) -> None:
