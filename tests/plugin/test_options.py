@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pytest_layerguard.pytest_plugin import options
 from pytest_layerguard.pytest_plugin.options import OPTIONS, SETTINGS, Settings
 
 BY_NAME = {option.name: option for option in OPTIONS}
@@ -112,7 +113,9 @@ def test_what_is_refused_says_what_is_allowed(
 def settings(pytester: pytest.Pytester, *args: str, ini: str = "") -> Settings:
     if ini:
         pytester.makepyprojecttoml(f"[tool.pytest.ini_options]\n{ini}\n")
-    return pytester.parseconfigure(*args).stash[SETTINGS]
+    config = pytester.parseconfig(*args)
+    options.configure(config)
+    return config.stash[SETTINGS]
 
 
 def test_nothing_asked(pytester: pytest.Pytester) -> None:
