@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import os
 
+import pytest
 from hypothesis import settings
+
+import pytest_layerguard
 
 # Before torch is imported, here and in the processes that tests start: the models are tiny and several
 # processes share the cores, where threads would mostly wait for one another.
@@ -20,6 +23,25 @@ import numpy  # noqa: F401
 settings.register_profile("quick", deadline=None, max_examples=25)
 settings.register_profile("thorough", deadline=None, max_examples=100)
 settings.load_profile("quick")
+
+TINY = """\
+id: tiny
+title: Skip the first layer, layers on disk
+claim: It can go.
+status: proposed
+model: {reference: reference, placement: stream}
+intervention: {skip_layers: {layers: 0}}
+measure: {text: {reference: heldout}, tokens: 64, window: 32, sample: {prompts: [Once], tokens: 1}}
+criteria: {lenient: perplexity_ratio <= 3}
+"""
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Import what measuring imports: pytest inside pytest forgets its imports, and torch cannot be imported twice."""
+    path = tmp_path_factory.mktemp("measured") / "tiny.yaml"
+    path.write_text(TINY, encoding="utf-8")
+    pytest_layerguard.measure(path)
 
 
 def pytest_collection_finish() -> None:

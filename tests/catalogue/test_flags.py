@@ -146,6 +146,6 @@ def test_workers_read_the_catalogue_too(
     pytester: pytest.Pytester, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    result = pytester.runpytest_subprocess("bets/new.yaml", "-n", "2")
+    result = pytester.runpytest_subprocess("bets/new.yaml", "-n", "1")
     result.stdout.fnmatch_lines(["CROSSED bets/new.yaml::drop-one - bet-40 closed this door*"])
     assert result.ret == 1

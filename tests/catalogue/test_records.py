@@ -236,6 +236,7 @@ def test_an_amendment_of_another_text_is_no_amendment(bets: Bets) -> None:
     assert "its amends: names another digest" in "\n".join(outcome.messages)
 
 
+@pytest.mark.machine
 def test_records_outlast_writers_that_are_killed() -> None:
     """A small turn of the experiment, which docs/integrity.md has in full."""
     command = [sys.executable, str(EXPERIMENT), "--kills", "10"]

@@ -19,7 +19,6 @@ import pytest
 import yaml
 from support.markdown import Block, blocks
 
-import pytest_layerguard
 from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.cli.main import main
 
@@ -34,17 +33,6 @@ RUN = {"sh", "python"}
 MARKS = {"", "file", "edit", "says", "example", "not run", "ci", "fragment"}
 IN_THE_REPOSITORY = {"CONTRIBUTING.md"}
 """Pages whose commands are given in a clone."""
-
-TINY = """\
-id: tiny
-title: Skip the first layer, layers on disk
-claim: It can go.
-status: proposed
-model: {reference: reference, placement: stream}
-intervention: {skip_layers: {layers: 0}}
-measure: {text: {reference: heldout}, tokens: 64, window: 32, sample: {prompts: [Once], tokens: 1}}
-criteria: {lenient: perplexity_ratio <= 3}
-"""
 
 
 def named(page: Path) -> str:
@@ -76,14 +64,6 @@ WITH_COMMANDS = pytest.mark.parametrize(
     [page for page in PAGES if any(b.language in RUN and not b.mark for b in blocks(page))],
     ids=named,
 )
-
-
-@pytest.fixture(scope="session")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Import what measuring imports: pytest inside pytest forgets its imports, and torch cannot be imported twice."""
-    path = tmp_path_factory.mktemp("measured") / "tiny.yaml"
-    path.write_text(TINY, encoding="utf-8")
-    pytest_layerguard.measure(path)
 
 
 @WITH_COMMANDS

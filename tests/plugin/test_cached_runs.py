@@ -86,25 +86,12 @@ def numbers(bets: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**bet, "seconds": 0, "cached": False} for bet in bets]
 
 
-@pytest.fixture(scope="module")
-def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
-    """The catalogue after its first run."""
-    made = Catalogue(tmp_path_factory.mktemp("catalogue"))
-    made.run()
-    return made
-
-
-@pytest.fixture(scope="module")
-def first(catalogue: Catalogue) -> list[dict[str, Any]]:
-    """What the first run said."""
-    assert "torch" in catalogue.heavy
-    assert [bet["cached"] for bet in catalogue.told] == [False] * 3
-    return catalogue.told
-
-
-def test_an_unchanged_catalogue_needs_no_model(
-    catalogue: Catalogue, first: list[dict[str, Any]]
-) -> None:
+@pytest.mark.usefixtures("measured")
+def test_an_unchanged_catalogue_needs_no_model(pytester: pytest.Pytester) -> None:
+    catalogue = Catalogue(pytester.path)
+    assert pytester.runpytest("bets", *OPTIONS).ret == 0
+    first = catalogue.told
+    assert [bet["cached"] for bet in first] == [False] * 3
     said = catalogue.run("--layerguard-record")
     assert catalogue.heavy == []
     assert numbers(catalogue.told) == numbers(first)
@@ -116,13 +103,16 @@ def test_an_unchanged_catalogue_needs_no_model(
     # How long it took when it was measured: looking it up again is no measurement.
     assert result["seconds"] == pytest.approx(first[0]["seconds"], abs=1e-3)
     assert result["provenance"]["checkpoints"][0]["versions"]["torch"]
-    catalogue.run()
+    assert pytester.runpytest("bets", *OPTIONS).ret == 0
     assert [bet["cached"] for bet in catalogue.told] == [True] * 3
 
 
-def test_two_workers_and_another_choice_find_the_same_numbers(
-    catalogue: Catalogue, first: list[dict[str, Any]]
-) -> None:
+@pytest.mark.slow
+def test_two_workers_and_another_choice_find_the_same_numbers(tmp_path: Path) -> None:
+    catalogue = Catalogue(tmp_path)
+    catalogue.run()
+    assert "torch" in catalogue.heavy
+    first = catalogue.told
     catalogue.run("--layerguard-fresh", "-n", "2")
     assert [bet["cached"] for bet in catalogue.told] == [False] * 3
     assert numbers(catalogue.told) == numbers(first)

@@ -167,6 +167,7 @@ def test_a_quiet_run_shows_nothing(slow: Project) -> None:
     slow.run_apart("bets/", "-q").stdout.no_fnmatch_line("*layerguard: bet-*")
 
 
+@pytest.mark.slow
 def test_the_controller_tells_what_its_workers_are_at(slow: Project) -> None:
     result = slow.run_apart("bets/", "-n", "1")
     result.stdout.fnmatch_lines(["layerguard: gw0: bet-1: measuring 2 variants, 50%, *"])

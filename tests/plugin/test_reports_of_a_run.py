@@ -50,6 +50,7 @@ class TestFiles:
         assert (bets.path / "page.html").exists()
         assert (bets.path / "c.md").exists()
 
+    @pytest.mark.slow
     def test_workers_tell_the_same(self, bets: Project) -> None:
         bets.run_apart("bets", "-n2", "--layerguard-html=page.html", "--layerguard-markdown=c.md")
         assert (bets.path / "c.md").read_text(encoding="utf-8").startswith(HEADING)
@@ -61,12 +62,14 @@ class TestFiles:
     def test_a_file_that_cannot_be_read_is_told(self, bets: Project, workers: str) -> None:
         (bets.path / "bets/bad.yaml").write_text("id: bad\n", encoding="utf-8")
         run = bets.run_apart if workers else bets.run
-        run(
+        result = run(
             "bets",
             "--layerguard-markdown=c.md",
             "--continue-on-collection-errors",
             *workers.split(),
         )
+        assert result.ret != 0
+        result.stdout.no_fnmatch_line("*INTERNALERROR*")
         told = (bets.path / "c.md").read_text(encoding="utf-8")
         assert told.startswith("## layerguard: 1 file could not be read")
 
@@ -106,6 +109,7 @@ class TestGitHub:
         )
         assert HEADING in summary.read_text(encoding="utf-8")
 
+    @pytest.mark.slow
     def test_once_also_with_workers(self, bets: Project, summary: Path) -> None:
         result = bets.run_apart("bets", "-n2")
         assert sum(line.startswith("::error ") for line in result.outlines) == 1

@@ -24,8 +24,8 @@ def test_two_workers_say_what_one_process_says(project: Project) -> None:
     project.bet("bet-2", "CATASTROPHIC", status="falsified")
     project.bet("bet-3", unavailable="no GPU")
     project.bet("bet-4", "INCONCLUSIVE", status="falsified", model="reference-wide")
-    alone = project.run("bets/")
-    together = project.run_apart("bets/", "-n", "2")
+    alone = project.run("bets/", *reports("alone"))
+    together = project.run_apart("bets/", "-n", "2", *reports("together"))
     assert alone.ret == together.ret == 1
     assert alone.parseoutcomes() == together.parseoutcomes()
     assert (
@@ -43,6 +43,16 @@ def test_two_workers_say_what_one_process_says(project: Project) -> None:
     together.stdout.fnmatch_lines(
         ["CATASTROPHIC bets/bet-1.yaml::bet-1 - catastrophic: all(perplexity_ratio*"]
     )
+    for kind in ("json", "markdown"):
+        found = [(project.path / f"{who}.{kind}").read_text() for who in ("alone", "together")]
+        assert found[0] == found[1]
+    page = (project.path / "together.html").read_text(encoding="utf-8")
+    assert page.count("<article") == 4
+    assert "there was a little girl" in page
+
+
+def reports(name: str) -> list[str]:
+    return [f"--layerguard-{kind}={name}.{kind}" for kind in ("json", "markdown", "html")]
 
 
 def test_junit_has_flat_properties_once(project: Project) -> None:

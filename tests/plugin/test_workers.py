@@ -41,7 +41,13 @@ def spread(project: Project) -> Project:
 
 @pytest.mark.parametrize(
     "dist",
-    [[], *(["--dist", mode] for mode in ("worksteal", "loadscope", "loadfile", "loadgroup"))],
+    [
+        [],
+        *(
+            pytest.param(["--dist", mode], marks=pytest.mark.slow)
+            for mode in ("worksteal", "loadscope", "loadfile", "loadgroup")
+        ),
+    ],
 )
 def test_one_model_one_worker(spread: Project, dist: list[str]) -> None:
     result = spread.run_apart("-n", "2", *dist)
@@ -57,6 +63,7 @@ def test_one_model_one_worker(spread: Project, dist: list[str]) -> None:
     assert workers["reference"] != workers["reference-wide"]
 
 
+@pytest.mark.slow
 def test_every_worker_runs_all_where_that_is_asked_for(spread: Project) -> None:
     spread.run_apart("bets", "-n", "2", "--dist", "each").assert_outcomes(passed=12)
 
@@ -68,6 +75,7 @@ def test_a_run_without_bets_is_dealt_as_ever(project: Project) -> None:
     result.stdout.fnmatch_lines(["scheduling tests via LoadScheduling"])
 
 
+@pytest.mark.slow
 def test_a_bet_file_that_cannot_be_read_is_the_workers_to_tell(project: Project) -> None:
     project.bet("bet-1")
     (project.path / "bets" / "broken.yaml").write_text("id: [", encoding="utf-8")
