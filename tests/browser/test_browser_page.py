@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from .chromium import Chromium
 
+pytestmark = pytest.mark.slow
+
 TAB = "\ue004"
 RIGHT = "\ue014"
 SPACE = " "

@@ -1,4 +1,4 @@
-"""Every combination once more, through pytest: records on the disk, words and exit status."""
+"""The combinations of the table once more, through pytest: records on the disk, words and exit status."""
 
 from __future__ import annotations
 
@@ -61,35 +61,51 @@ def put(bets: Bets, id_: str, status: str, challenge: str) -> None:
     )
 
 
-@pytest.fixture
-def every(bets: Bets) -> dict[str, tuple[str, str, str, str]]:
-    """A catalogue with a bet of every kind; the id says what will be measured."""
-    bets.put(BET_40)
-    (bets.path / "bet-40.yaml").rename(bets.path / "0.yaml")
-    kinds = list(itertools.product(STATUSES, RECORDS, CHALLENGES, VERDICTS))
+def kinds() -> dict[str, tuple[str, str, str, str]]:
+    """Return the cell of each kind of bet, by an id that says what will be measured."""
     found = {}
-    for status, record, challenge, verdict in kinds:
-        id_ = f"{status}-{record}-{challenge}-{verdict}".lower()
+    for status, record, challenge, verdict in itertools.product(
+        STATUSES, RECORDS, CHALLENGES, VERDICTS
+    ):
         # Inside a door without a word a newcomer is never measured, so it cannot have a record.
         if challenge == "inside" and record != "none" and status == "proposed":
             continue
+        id_ = f"{status}-{record}-{challenge}-{verdict}".lower()
         found[id_] = key_of(status, record, challenge, verdict)
-        put(bets, id_, "falsified", challenge)
+    return found
+
+
+EVERY: Final = kinds()
+ONE_OF_EACH: Final = {CELLS[key]: (id_, key) for id_, key in EVERY.items()}
+"""By what they come to, a bet each."""
+
+
+def catalogue(bets: Bets, chosen: dict[str, tuple[str, str, str, str]]) -> None:
+    """Write bet 40 and the bets chosen, with the records that they have."""
+    bets.put(BET_40)
+    (bets.path / "bet-40.yaml").rename(bets.path / "0.yaml")
+    for id_ in chosen:
+        put(bets, id_, "falsified", id_.split("-")[2])
     recorder = Judge(ModelLookup(bets.conditions, offline=True), bets.root, (), recording=True)
-    for id_, (status, record, *_) in found.items():
+    for id_, (status, record, *_) in chosen.items():
         if record != "none":
             result = measured_as(record)
             (document,) = read_bets(bets.path / f"{id_}.yaml")
             recorder.judge(document, bets.path, lambda result=result: result)  # type: ignore[misc]
         put(bets, id_, status, id_.split("-")[2])
-    return found
 
 
-def test_every_combination_through_pytest(
-    bets: Bets,
-    every: dict[str, tuple[str, str, str, str]],
-    pytester: pytest.Pytester,
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        pytest.param(dict(ONE_OF_EACH.values()), id="one of each"),
+        pytest.param(EVERY, id="every", marks=pytest.mark.slow),
+    ],
+)
+def test_combinations_through_pytest(
+    bets: Bets, chosen: dict[str, tuple[str, str, str, str]], pytester: pytest.Pytester
 ) -> None:
+    catalogue(bets, chosen)
     (bets.root / "conftest.py").write_text(LABORATORY, encoding="utf-8")
     (bets.root / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     report = bets.root / "report.json"
@@ -98,7 +114,7 @@ def test_every_combination_through_pytest(
     assert result.ret == 1
     told = {bet["id"]: bet for bet in json.loads(report.read_text(encoding="utf-8"))["bets"]}
     wrong = []
-    for id_, key in every.items():
+    for id_, key in chosen.items():
         word, passed, _ = expected(key)
         if CELLS[key] == "has-lost" and "-challenge-" in id_:
             # A recorded challenge that lost is told as one that loses is.
@@ -107,6 +123,6 @@ def test_every_combination_through_pytest(
         if found != (word, "passed" if passed else "failed"):
             wrong.append((id_, CELLS[key], found))
     assert wrong == []
-    passing = [str(bets.path / f"{id_}.yaml") for id_ in every if expected(every[id_])[1]]
+    passing = [str(bets.path / f"{id_}.yaml") for id_ in chosen if expected(chosen[id_])[1]]
     result = pytester.inline_run(*passing, *common)
     assert result.ret == 0

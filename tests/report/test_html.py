@@ -5,6 +5,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
@@ -61,9 +62,21 @@ def page(*bets: BetReport, refused: tuple[Refused, ...] = (), address: str | Non
     return html.render(bets, refused, source, WHEN)
 
 
+@cache
+def whole() -> str:
+    """A page with a bet of every kind."""
+    return page(*tales.every().values())
+
+
+@cache
+def page_of(words: str) -> str:
+    """A page with a bet that says these words wherever it can say anything."""
+    return page(hostile(words))
+
+
 class TestPage:
     def test_it_asks_the_network_for_nothing(self) -> None:
-        read = Read(page(*tales.every().values()))
+        read = Read(whole())
         assert not {"script", "iframe", "object", "embed", "form", "base"} & {
             t for t, _ in read.tags
         }
@@ -75,7 +88,7 @@ class TestPage:
         assert "@import" not in style[1]
 
     def test_its_policy_allows_its_own_style_sheet_alone(self) -> None:
-        made = page(*tales.every().values())
+        made = whole()
         (policy,) = (each["content"] for each in Read(made).all("meta") if each.get("http-equiv"))
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
@@ -125,7 +138,7 @@ class TestPage:
         assert "7120" in text
 
     def test_a_reader_without_eyes(self) -> None:
-        read = Read(page(*tales.every().values()))
+        read = Read(whole())
         assert read.all("html")[0]["lang"] == "en"
         for landmark in ("header", "main", "footer"):
             assert read.all(landmark)
@@ -141,7 +154,7 @@ class TestPage:
         assert anchors <= set(ids)
 
     def test_every_drawing_is_named_or_hidden(self) -> None:
-        made = page(*tales.every().values())
+        made = whole()
         outer = re.findall(r"<svg([^>]*)>(\s*<title)?", made)
         for attributes, title in outer:
             drawn = 'role="img"' in attributes
@@ -151,7 +164,7 @@ class TestPage:
             assert 'role="img"' in attributes or 'aria-hidden="true"' in attributes
 
     def test_failures_come_first(self) -> None:
-        made = page(*tales.every().values())
+        made = whole()
         words = re.findall(r'<article[^>]*is-([A-Z]+)"', made)
         assert words == [
             "ERROR",
@@ -187,7 +200,7 @@ class TestPage:
         assert "95 % interval or more" not in text
 
     def test_what_a_model_says_is_no_landmark(self) -> None:
-        read = Read(page(*tales.every().values()))
+        read = Read(whole())
         roles = Counter(attributes.get("role") for _, attributes in read.tags)
         assert "region" not in roles
         scrolled = [attributes for _, attributes in read.tags if attributes.get("tabindex") == "0"]
@@ -228,7 +241,7 @@ class TestPage:
 class TestHostile:
     @pytest.mark.parametrize("kind", HOSTILE)
     def test_words_stay_words(self, kind: str) -> None:
-        honest, made = page(hostile("honest")), page(hostile(HOSTILE[kind]))
+        honest, made = page_of("honest"), page_of(HOSTILE[kind])
         tags = [(tag, sorted(attributes)) for tag, attributes in Read(made).tags]
         assert tags == [(tag, sorted(attributes)) for tag, attributes in Read(honest).tags]
         assert not set(FORBIDDEN) & set(made)
@@ -236,12 +249,12 @@ class TestHostile:
         made.encode("utf-8")
 
     def test_what_was_written_is_what_is_read(self) -> None:
-        assert HOSTILE["element"] in Read(page(hostile(HOSTILE["element"]))).text
-        assert "{{ 7 * 7 }}" in Read(page(hostile(HOSTILE["template"]))).text
+        assert HOSTILE["element"] in Read(page_of(HOSTILE["element"])).text
+        assert "{{ 7 * 7 }}" in Read(page_of(HOSTILE["template"])).text
 
     def test_an_address_is_followed_only_where_the_bet_format_allows_one(self) -> None:
         for words in HOSTILE.values():
-            for link in Read(page(hostile(words))).all("a"):
+            for link in Read(page_of(words)).all("a"):
                 assert re.match(r"#|\.\./bets/|https://example\.org/", link["href"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,7 @@ def eye_test() -> BetReport:
     return judged(TEXTS, replace(result(*made), bases=bases))
 
 
+@cache
 def every() -> dict[str, BetReport]:
     """One bet of each kind, by what is special about it."""
     return {
