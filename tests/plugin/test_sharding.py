@@ -68,7 +68,10 @@ def in_parts(project: Project, count: int, *args: str) -> list[pytest.RunResult]
     ]
 
 
-@pytest.mark.parametrize(("count", "args"), [(1, []), (3, []), (2, ["-n", "2"])])
+@pytest.mark.parametrize(
+    ("count", "args"),
+    [(1, []), (3, []), pytest.param(2, ["-n", "2"], marks=pytest.mark.slow)],
+)
 def test_parts_come_to_what_the_whole_comes_to(
     catalogue: Project, count: int, args: list[str]
 ) -> None:
