@@ -16,8 +16,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Hundreds of tests start processes that would each compile the package anew where no bytecode may be kept.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# Before any run inside a test: pytester forgets what such a run imported, and numpy cannot be imported twice.
+# Before any run inside a test: pytester forgets what such a run imported, and these cannot be imported twice.
 import numpy  # noqa: F401
+import scipy.special  # noqa: F401
 
 # No test asserts a time, and on a busy machine any example may take long.
 settings.register_profile("quick", deadline=None, max_examples=25)
