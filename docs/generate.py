@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import PydanticUndefined
 
 from pytest_layerguard import api
-from pytest_layerguard.bet import arguments, bet, limits, names, text_sources
+from pytest_layerguard.bet import arguments, bet, text_sources, validation
 from pytest_layerguard.bet.criteria import evaluate, metrics
 from pytest_layerguard.catalogue.outcome import Word
 from pytest_layerguard.catalogue.records import SCHEMA, Record
@@ -125,7 +125,7 @@ def _options() -> Iterator[str]:
     yield ""
     yield "| of a file | at most |"
     yield "|---|---|"
-    for name, value in vars(limits.DEFAULT_LIMITS).items():
+    for name, value in vars(validation.LIMITS).items():
         yield f"| `{name}` | {value:,} |"
 
 
@@ -160,7 +160,7 @@ PARTS: tuple[tuple[str, type[BetPart], str], ...] = (
     (
         "model",
         bet.ModelSpec,
-        "Or one word: " + ", ".join(f"`{n}`" for n in names.REFERENCE_NAMES),
+        "Or one word: " + ", ".join(f"`{n}`" for n in bet.REFERENCE_NAMES),
     ),
     ("measure", bet.Measure, ""),
     ("measure.text: the package's own", text_sources.ReferenceText, ""),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
@@ -20,17 +20,24 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from pytest_layerguard.bet.errors import suggestion
-from pytest_layerguard.bet.targets import LAYERS_FORMS, PAIRS_FORMS, LayersTarget, PairsTarget
+from pytest_layerguard.bet.targets import (
+    ALL_LAYERS,
+    LAYERS_FORMS,
+    PAIRS_FORMS,
+    LayersTarget,
+    PairsTarget,
+    Target,
+)
 from pytest_layerguard.bet.text_sources import TextSource
-from pytest_layerguard.bet.validation import KEY, BetPart, Whole, prefixed, refusal, shown
+from pytest_layerguard.bet.validation import KEY, LIMITS, BetPart, Whole, gathered, refusal, shown
 
-ALL_LAYERS: Final = LayersTarget(each=False, indices=None)
-_LARGEST_SEED: Final = 2**32 - 1
-
-Parts = Literal["experts", "linear"]
+Parts = Annotated[
+    Literal["experts", "linear"],
+    Field(description="experts (their matrices only) or linear (every matrix)"),
+]
 Scale = Literal["tensor", "row", "group"]
 Count = Annotated[Whole, Field(ge=1, le=9_999)]
-Seed = Annotated[Whole, Field(ge=0, le=_LARGEST_SEED)]
+Seed = Annotated[Whole, Field(ge=0, le=2**32 - 1)]
 GroupSize = Annotated[Whole, Field(ge=2, le=65_536)]
 
 
@@ -45,27 +52,38 @@ class Arguments(BetPart):
     @property
     def is_sweep(self) -> bool:
         """Whether the intervention is applied to each of several targets in turn."""
-        return False
+        return self.sweep_target is not None
 
     @property
-    def sweep_target(self) -> LayersTarget | PairsTarget | None:
-        """The target that is swept. Two arms with equal targets have the same variants."""
-        return None
+    def sweep_target(self) -> Target | None:
+        """The layers or pairs that are swept. Two arms with equal ones have the same variants."""
+        return next((target for _, target in self._targets() if target.each), None)
 
     def variants(self, layers: int) -> tuple[Self, ...]:
-        """Return the arguments of each variant on a model of ``layers`` layers.
+        """Return the arguments of each variant on a model of ``layers`` layers, with indices from 0.
 
         Raises TargetError if the model lacks a layer that is named.
         """
-        return (self,)
+        found = self._targets()
+        if not found:
+            return (self,)
+        key, target = found[0]
+        return tuple(self.model_copy(update={key: each}) for each in target.variants(layers))
 
     @abstractmethod
     def slug(self) -> str:
         """Return the variant's name: ``skip-3``."""
 
     def target(self) -> str:
-        """Return the layers that the variant changes, ``3`` or ``4-5``. Arms are joined by it."""
-        return ""
+        """Return the layers that the variant changes, ``3`` or ``4-5``, or the empty string for all.
+
+        Criteria compare the variants of several arms by it.
+        """
+        return "".join(each.label() for _, each in self._targets() if each != ALL_LAYERS)
+
+    def _targets(self) -> list[tuple[str, Target]]:
+        """Return the key and the value of the layers or pairs, of which an intervention has one."""
+        return [(key, value) for key, value in self if isinstance(value, Target)]
 
 
 class LayersArguments(Arguments):
@@ -73,57 +91,12 @@ class LayersArguments(Arguments):
 
     layers: LayersTarget = Field(description=f"the layers: {LAYERS_FORMS}")
 
-    @property
-    def is_sweep(self) -> bool:
-        """Whether each layer is its own variant."""
-        return self.layers.each
-
-    @property
-    def sweep_target(self) -> LayersTarget | None:
-        """The layers that are swept."""
-        return self.layers if self.layers.each else None
-
-    def variants(self, layers: int) -> tuple[Self, ...]:
-        """Return the arguments of each variant, with indices from 0. Raises TargetError."""
-        resolved = self.layers.resolve(layers)
-        if self.layers.indices is None and not self.layers.each:
-            return (self,)
-        return tuple(
-            self.model_copy(update={"layers": LayersTarget(each=False, indices=indices)})
-            for indices in resolved
-        )
-
-    def target(self) -> str:
-        """Return ``3`` or ``3-5``, or the empty string for all layers."""
-        return "" if self.layers.indices is None else self.layers.label()
-
 
 class PairsArguments(Arguments):
     """Arguments of an intervention on pairs of layers."""
 
     measures: ClassVar[frozenset[str]] = frozenset({"swap_kl"})
     pairs: PairsTarget = Field(description=f"the pairs of layers: {PAIRS_FORMS}")
-
-    @property
-    def is_sweep(self) -> bool:
-        """Whether each pair is its own variant."""
-        return self.pairs.each
-
-    @property
-    def sweep_target(self) -> PairsTarget | None:
-        """The pairs that are swept."""
-        return self.pairs if self.pairs.each else None
-
-    def variants(self, layers: int) -> tuple[Self, ...]:
-        """Return the arguments of each variant, with pairs i < j. Raises TargetError."""
-        return tuple(
-            self.model_copy(update={"pairs": PairsTarget(each=False, pairs=pairs)})
-            for pairs in self.pairs.resolve(layers)
-        )
-
-    def target(self) -> str:
-        """Return ``4-5``."""
-        return self.pairs.label()
 
 
 class SkipLayers(LayersArguments):
@@ -201,22 +174,11 @@ class RemoveLayers(Arguments):
             )
         return self
 
-    def variants(self, layers: int) -> tuple[Self, ...]:
-        """Return the one variant, with indices from 0. Raises TargetError."""
-        if self.layers is None:
-            return (self,)
-        target = LayersTarget(each=False, indices=self.layers.resolve(layers)[0])
-        return (self.model_copy(update={"layers": target}),)
-
     def slug(self) -> str:
         """Return ``remove-3-by-interchange`` or ``remove-4-9``."""
         if self.layers is not None:
             return f"remove-{self.layers.label()}"
         return f"remove-{self.count}-by-{str(self.guided_by).replace('_', '-')}"
-
-    def target(self) -> str:
-        """Return ``4-9``, or the empty string if a score chooses the layers."""
-        return "" if self.layers is None else self.layers.label()
 
 
 class WeightsArguments(LayersArguments):
@@ -256,9 +218,7 @@ class DropExperts(WeightsArguments):
 class _Grouped(WeightsArguments):
     """Arguments of an intervention that stores scales."""
 
-    parts: Parts = Field(
-        default="linear", description="experts (their matrices only) or linear (every matrix)"
-    )
+    parts: Parts = "linear"
     group_size: GroupSize | None = Field(
         default=None, description="weights per scale, with scale: group"
     )
@@ -297,9 +257,7 @@ class QuantizeWeights(_Grouped):
 class PruneWeights(WeightsArguments):
     """A share of the weights becomes zero."""
 
-    parts: Parts = Field(
-        default="linear", description="experts (their matrices only) or linear (every matrix)"
-    )
+    parts: Parts = "linear"
     sparsity: float = Field(ge=0, le=1, description="the share that becomes zero, 0 to 1")
     by: Literal["magnitude", "random"] = Field(
         default="magnitude", description="magnitude (the smallest go) or random"
@@ -323,7 +281,9 @@ class Train(Arguments):
     to the original layer's output.
     """
 
-    steps: Annotated[Whole, Field(ge=1)] = Field(description="how many optimiser steps")
+    steps: Annotated[Whole, Field(ge=1, le=LIMITS.steps)] = Field(
+        description="how many optimiser steps"
+    )
     lr: float = Field(default=5e-5, gt=0, le=10, description="the learning rate")
     optimizer: Literal["adamw", "adam", "sgd"] = Field(default="adamw", description="the optimiser")
     text: Annotated[
@@ -341,7 +301,9 @@ class Train(Arguments):
     layers: LayersTarget | None = Field(
         default=None, description="with objective: layer_output, the layers to train"
     )
-    batch: Annotated[Whole, Field(ge=1)] = Field(default=8, description="windows per step")
+    batch: Annotated[Whole, Field(ge=1, le=LIMITS.batch)] = Field(
+        default=8, description="windows per step"
+    )
     seed: Seed = Field(default=0, description="the seed of the order of windows")
 
     @model_validator(mode="after")
@@ -352,37 +314,9 @@ class Train(Arguments):
             raise refusal("means nothing here; allowed with objective: layer_output", "layers")
         return self
 
-    @property
-    def is_sweep(self) -> bool:
-        """Whether each layer is trained in its own variant."""
-        return self.layers is not None and self.layers.each
-
-    @property
-    def sweep_target(self) -> LayersTarget | None:
-        """The layers that are swept."""
-        return self.layers if self.is_sweep else None
-
-    def variants(self, layers: int) -> tuple[Self, ...]:
-        """Return the arguments of each variant, with indices from 0. Raises TargetError."""
-        if self.layers is None:
-            return (self,)
-        resolved = self.layers.resolve(layers)
-        if self.layers.indices is None and not self.layers.each:
-            return (self,)
-        return tuple(
-            self.model_copy(update={"layers": LayersTarget(each=False, indices=indices)})
-            for indices in resolved
-        )
-
     def slug(self) -> str:
         """Return ``train-200``."""
         return f"train-{self.steps}"
-
-    def target(self) -> str:
-        """Return ``3`` for the layer that is trained, or the empty string for all weights."""
-        if self.layers is None or self.layers.indices is None:
-            return ""
-        return self.layers.label()
 
 
 Kinds = Mapping[str, type[Arguments]]
@@ -454,7 +388,7 @@ class Intervention:
         try:
             return cls(kind, kinds[kind].model_validate(arguments, context=info.context))
         except ValidationError as error:
-            raise prefixed(error, kind) from None
+            raise gathered([error], kind) from None
 
 
 def kinds_of(info: ValidationInfo) -> Kinds:
@@ -476,11 +410,46 @@ def _in_step(interventions: tuple[Intervention, ...]) -> tuple[Intervention, ...
 
 Interventions = Annotated[
     tuple[Intervention, ...],
-    Field(strict=False, min_length=1),
+    Field(strict=False, min_length=1, max_length=LIMITS.interventions),
     BeforeValidator(
         _as_list,
-        json_schema_input_type=Intervention | Annotated[list[Intervention], Field(min_length=1)],
+        json_schema_input_type=Intervention
+        | Annotated[list[Intervention], Field(min_length=1, max_length=LIMITS.interventions)],
     ),
     AfterValidator(_in_step),
 ]
 """One intervention, or a list applied in order. Sweeps in one list advance together."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The interventions of one variant in order, with concrete targets."""
+
+    slug: str
+    target: str
+    interventions: tuple[Intervention, ...]
+
+
+def variants(interventions: Sequence[Intervention], layers: int) -> tuple[Variant, ...]:
+    """Return the variants of a list of interventions. Sweeps in one list advance together.
+
+    Raises TargetError if the model lacks a layer that is named.
+    """
+    columns = [intervention.arguments.variants(layers) for intervention in interventions]
+    count = max(len(column) for column in columns)
+    made = []
+    for place in range(count):
+        chosen = tuple(
+            Intervention(intervention.kind, column[place if len(column) > 1 else 0])
+            for intervention, column in zip(interventions, columns, strict=True)
+        )
+        swept = [
+            new.arguments
+            for new, old in zip(chosen, interventions, strict=True)
+            if old.arguments.is_sweep
+        ]
+        touched = swept[:1] or [each.arguments for each in chosen]
+        target = "-".join(dict.fromkeys(each.target() for each in touched if each.target()))
+        slug = "-then-".join(each.arguments.slug() for each in chosen)
+        made.append(Variant(slug, target, chosen))
+    return tuple(made)

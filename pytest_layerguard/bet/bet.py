@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -27,12 +27,12 @@ from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.bet.criteria.parse import RESERVED
 from pytest_layerguard.bet.criteria.scope import ModelScope  # noqa: TC001 - pydantic reads it
 from pytest_layerguard.bet.errors import closest, suggestion
-from pytest_layerguard.bet.names import INIT, REFERENCE_NAMES, SLUG, SLUG_RULE, ReferenceName
-from pytest_layerguard.bet.paths import RelativePath  # noqa: TC001 - pydantic reads it
 from pytest_layerguard.bet.text_sources import HUB_NAME, UNPINNED, Revision, TextSource
 from pytest_layerguard.bet.validation import (
     KEY,
+    LIMITS,
     BetPart,
+    RelativePath,
     Whole,
     gathered,
     refusal,
@@ -44,6 +44,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pydantic_core import CoreSchema
+
+SLUG: Final = r"[a-z0-9][a-z0-9-]{0,79}"
+"""The pattern of an id, and of the name of a record's file."""
+
+SLUG_RULE: Final = "lower-case letters, digits and '-', at most 80, such as bet-40"
+
+ReferenceName = Literal["reference", "reference-wide", "reference@init", "reference-wide@init"]
+REFERENCE_NAMES: Final[tuple[str, ...]] = get_args(ReferenceName)
+
+INIT: Final = "@init"
+"""The end of a reference model's name that stands for the model before training."""
 
 Status = Literal["proposed", "upheld", "falsified"]
 Preset = Literal["gptq-2048", "lm-eval", "nfs-512-256", "nfs-512-256-as-published"]
@@ -77,7 +88,18 @@ def _portable(value: str) -> str:
 BetId = Annotated[str, Field(pattern=f"^{SLUG}$"), AfterValidator(_portable)]
 Line = Annotated[str, Field(min_length=1, max_length=2_000)]
 Prose = Annotated[str, Field(min_length=1, max_length=20_000)]
-Prompt = Annotated[str, Field(min_length=1, max_length=10_000)]
+Prompts = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=10_000)], ...],
+    Field(
+        strict=False,
+        min_length=1,
+        max_length=LIMITS.prompts,
+        description="the prompts, each continued",
+    ),
+]
+NewTokens = Annotated[
+    Whole, Field(ge=1, le=LIMITS.sample_tokens, description="how many new tokens for each prompt")
+]
 
 
 @dataclass(frozen=True)
@@ -131,11 +153,15 @@ class ModelSpec(BetPart):
     revisions: dict[Name, str] | None = Field(
         default=None,
         min_length=1,
+        max_length=LIMITS.checkpoints,
         description="several checkpoints by name: full commit hashes, or init and trained of a "
         f"reference model; {UNPINNED} takes the branch or tag of the checkpoint's own name",
     )
     paths: dict[Name, RelativePath] | None = Field(
-        default=None, min_length=1, description="several checkpoints by name: local folders"
+        default=None,
+        min_length=1,
+        max_length=LIMITS.checkpoints,
+        description="several checkpoints by name: local folders",
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, description="what the model computes in: float32, bfloat16 or float16"
@@ -244,23 +270,15 @@ class ModelSpec(BetPart):
 class SampleSpec(BetPart):
     """Greedy text of exactly ``tokens`` new tokens, with end-of-text masked out."""
 
-    prompts: tuple[Prompt, ...] = Field(
-        strict=False, min_length=1, description="the prompts, each continued greedily"
-    )
-    tokens: Annotated[Whole, Field(ge=1)] = Field(
-        default=100, description="how many new tokens for each prompt"
-    )
+    prompts: Prompts
+    tokens: NewTokens = 100
 
 
 class SpeakSpec(BetPart):
     """The eye test: text that is shown and never judged."""
 
-    prompts: tuple[Prompt, ...] = Field(
-        strict=False, min_length=1, description="the prompts, each continued"
-    )
-    tokens: Annotated[Whole, Field(ge=1)] = Field(
-        default=100, description="how many new tokens for each prompt"
-    )
+    prompts: Prompts
+    tokens: NewTokens = 100
     temperature: float = Field(default=1.0, ge=0, le=100, description="0 is greedy")
     seed: Seed = Field(default=0, description="the seed of the draws")
 
@@ -278,9 +296,12 @@ class Measure(BetPart):
 
     text: TextSource | None = Field(default=None, description="the text to score")
     texts: dict[Name, TextSource] | None = Field(
-        default=None, min_length=1, description="several texts by name"
+        default=None,
+        min_length=1,
+        max_length=LIMITS.texts,
+        description="several texts by name",
     )
-    tokens: Annotated[Whole, Field(ge=1)] | None = Field(
+    tokens: Annotated[Whole, Field(ge=1, le=LIMITS.tokens)] | None = Field(
         default=None, description="how many tokens are scored; all of the text under a preset"
     )
     window: Annotated[Whole, Field(ge=1, le=1_048_576)] | None = Field(
@@ -452,7 +473,10 @@ class Bet(BetPart):
         default=None, description="what is done to the model; one, or a list in order"
     )
     arms: dict[Name, Interventions] | None = Field(
-        default=None, min_length=1, description="several interventions by name, to compare them"
+        default=None,
+        min_length=1,
+        max_length=LIMITS.arms,
+        description="several interventions by name, to compare them",
     )
     measure: Measure = Field(description="what is measured, on which text")
     criteria: Criteria = Field(

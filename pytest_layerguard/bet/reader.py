@@ -13,8 +13,7 @@ from pytest_layerguard.bet.arguments import BUILTIN_KINDS, Kinds
 from pytest_layerguard.bet.bet import Bet
 from pytest_layerguard.bet.criteria.metrics import METRICS, Metric
 from pytest_layerguard.bet.errors import BetFileError, Problem, excerpt
-from pytest_layerguard.bet.limits import DEFAULT_LIMITS, Limits
-from pytest_layerguard.bet.validation import KEY, Location
+from pytest_layerguard.bet.validation import KEY, LIMITS, Location
 from pytest_layerguard.bet.yaml import Document, Fault, read_documents, split_lines
 
 if TYPE_CHECKING:
@@ -54,7 +53,6 @@ def read_bets(
     *,
     kinds: Kinds | None = None,
     metrics: Mapping[str, Metric] | None = None,
-    limits: Limits = DEFAULT_LIMITS,
 ) -> tuple[BetDocument, ...]:
     """Return the bets of a file. Raises BetFileError with every error in it."""
     try:
@@ -62,10 +60,10 @@ def read_bets(
         if not stat.S_ISREG(path.stat().st_mode):
             raise BetFileError([_at_start(path, "cannot be read: not a regular file")])
         with path.open("rb") as file:
-            content = file.read(limits.file_bytes + 1)
+            content = file.read(LIMITS.file_bytes + 1)
     except OSError as error:
         raise BetFileError([_at_start(path, f"cannot be read: {error.strerror}")]) from None
-    return parse_bets(content, path, kinds=kinds, metrics=metrics, limits=limits)
+    return parse_bets(content, path, kinds=kinds, metrics=metrics)
 
 
 def parse_bets(
@@ -74,16 +72,15 @@ def parse_bets(
     *,
     kinds: Kinds | None = None,
     metrics: Mapping[str, Metric] | None = None,
-    limits: Limits = DEFAULT_LIMITS,
 ) -> tuple[BetDocument, ...]:
     """Return the bets of a text. ``path`` is used in messages only.
 
     ``kinds`` and ``metrics`` replace the built-in ones, so pass the built-in ones along with your own.
     Raises BetFileError with every error in the text.
     """
-    content = _decoded(text, path, limits)
-    context = {"kinds": kinds or BUILTIN_KINDS, "metrics": metrics or METRICS, "limits": limits}
-    documents, fault = read_documents(content, limits)
+    content = _decoded(text, path)
+    context = {"kinds": kinds or BUILTIN_KINDS, "metrics": metrics or METRICS}
+    documents, fault = read_documents(content)
     collector = _ErrorCollector(path, split_lines(content))
     found: list[BetDocument] = []
     for document in documents:
@@ -130,11 +127,11 @@ def _order(problem: Problem) -> tuple[int, int, str, str]:
     return problem.line, problem.column, problem.key, problem.message
 
 
-def _decoded(text: str | bytes, path: Path, limits: Limits) -> str:
+def _decoded(text: str | bytes, path: Path) -> str:
     if isinstance(text, str):
         text = text.encode("utf-8", "surrogatepass")
-    if len(text) > limits.file_bytes:
-        size = limits.file_bytes // 1024
+    if len(text) > LIMITS.file_bytes:
+        size = LIMITS.file_bytes // 1024
         raise BetFileError([_at_start(path, f"is larger than {size} KiB, too large for bets")])
     if text.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in text[:4]:
         raise BetFileError([_at_start(path, "is UTF-16 or UTF-32; save it as UTF-8")])

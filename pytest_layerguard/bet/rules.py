@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_layerguard.bet.arguments import InterchangeLayers, ReplaceLayers, Train
+from pytest_layerguard.bet.arguments import InterchangeLayers, ReplaceLayers
 from pytest_layerguard.bet.criteria import consistency, parse
 from pytest_layerguard.bet.criteria.evaluate import Expression, Reference, reference
 from pytest_layerguard.bet.criteria.metrics import METRICS, Metric
 from pytest_layerguard.bet.errors import suggestion
-from pytest_layerguard.bet.limits import DEFAULT_LIMITS, Limits
 from pytest_layerguard.bet.validation import KEY, refusal
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
     from pytest_layerguard.bet.arguments import Arguments, Intervention
-    from pytest_layerguard.bet.targets import LayersTarget, PairsTarget
+    from pytest_layerguard.bet.targets import Target
     from pytest_layerguard.bet.validation import Location
 
 Parts = dict[str, Any]
@@ -33,12 +32,10 @@ def objections(parts: Parts, context: Mapping[str, Any]) -> Iterator[ValidationE
 
     ``parts`` lacks the keys whose values are invalid. Rules about those are not checked.
     """
-    limits = context.get("limits") or DEFAULT_LIMITS
     metrics = context.get("metrics") or METRICS
     yield from _one_of_intervention_and_arms(parts)
     yield from _status(parts)
     yield from _names_apart(parts)
-    yield from _sizes(parts, limits)
     if "criteria" in parts:
         yield from _criteria(parts, metrics)
 
@@ -104,36 +101,6 @@ def _checkpoints(parts: Parts) -> list[str | None] | None:
 def _checkpoints_at(parts: Parts) -> Location:
     model = parts.get("model")
     return ("model", "paths" if model is not None and model.paths is not None else "revisions")
-
-
-def _sizes(parts: Parts, limits: Limits) -> Iterator[ValidationError]:
-    found: list[tuple[Location, int, int, str]] = []
-    arms = _arms(parts) or {}
-    found.append((("arms",), len(arms), limits.arms, "arms"))
-    for name, done in arms.items():
-        loc: Location = ("intervention",) if name is None else ("arms", name)
-        found.append((loc, len(done), limits.interventions, "interventions in one list"))
-        for place, each in enumerate(done):
-            if isinstance(each.arguments, Train):
-                inner = (*loc, place, each.kind)
-                found.append(((*inner, "steps"), each.arguments.steps, limits.steps, "steps"))
-                found.append(((*inner, "batch"), each.arguments.batch, limits.batch, "windows"))
-    count = len(_checkpoints(parts) or ())
-    found.append((_checkpoints_at(parts), count, limits.checkpoints, "checkpoints"))
-    measure = parts.get("measure")
-    if measure is not None:
-        texts = len(measure.named_texts)
-        found.append((("measure", "texts"), texts, limits.texts, "texts"))
-        found.append((("measure", "tokens"), measure.tokens or 0, limits.tokens, "tokens"))
-        for key in ("sample", "speak"):
-            spec = getattr(measure, key)
-            if spec is not None:
-                loc = ("measure", key)
-                found.append(((*loc, "prompts"), len(spec.prompts), limits.prompts, "prompts"))
-                found.append(((*loc, "tokens"), spec.tokens, limits.sample_tokens, "tokens"))
-    for loc, size, most, what in found:
-        if size > most:
-            yield refusal(f"is too much: {size} {what}; at most {most}", *loc)
 
 
 @dataclass(frozen=True)
@@ -348,7 +315,7 @@ def _is_sweep(done: Sequence[Intervention]) -> bool:
 
 def _lined_up(node: parse.Quantifier, world: _World) -> str | None:
     """Return why the arms inside a quantifier cannot be joined by target, or None if they can."""
-    swept: dict[str, LayersTarget | PairsTarget] = {}
+    swept: dict[str, Target] = {}
     names = [part for part in parse.walk(node) if isinstance(part, parse.Name)]
     if len({reference(name).prefix for name in names}) < 2:
         return None

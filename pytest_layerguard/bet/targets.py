@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeGuard
 
 from pydantic_core import CoreSchema, core_schema
 
 from pytest_layerguard.bet.errors import many, suggestion
-from pytest_layerguard.bet.limits import DEFAULT_LIMITS, LARGEST_LAYER
-from pytest_layerguard.bet.validation import KEY, refusal, shown, whole
+from pytest_layerguard.bet.validation import KEY, LIMITS, refusal, shown, whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+
+LARGEST_LAYER: Final = 9_999
+"""No decoder has more layers. A larger index is an error that would show only after loading the model."""
 
 LAYERS_FORMS: Final = "all, an index, a list of indices, or {each: all} / {each: [0, 3]}"
 PAIRS_FORMS: Final = (
@@ -28,21 +31,15 @@ _INDICES_SCHEMA: Final = {
     "type": "array",
     "items": _INDEX_SCHEMA,
     "minItems": 1,
-    "maxItems": DEFAULT_LIMITS.targets,
+    "maxItems": LIMITS.targets,
     "uniqueItems": True,
 }
-_PAIR_SCHEMA: Final = {
-    "type": "array",
-    "items": _INDEX_SCHEMA,
-    "minItems": 2,
-    "maxItems": 2,
-    "uniqueItems": True,
-}
+_PAIR_SCHEMA: Final = {**_INDICES_SCHEMA, "minItems": 2, "maxItems": 2}
 _PAIRS_SCHEMA: Final = {
     "type": "array",
     "items": _PAIR_SCHEMA,
     "minItems": 1,
-    "maxItems": DEFAULT_LIMITS.targets,
+    "maxItems": LIMITS.targets,
 }
 
 Pair = tuple[int, int]
@@ -53,12 +50,45 @@ class TargetError(ValueError):
     """A target that the model does not have."""
 
 
-@dataclass(frozen=True)
-class LayersTarget:
-    """``layers:`` of a bet: together in one variant, or each in its own.
+class Target(ABC):
+    """Layers or pairs of layers, together in one variant or, with ``each``, each in its own."""
 
-    ``indices`` is None for all layers. Negative indices count from the end.
-    """
+    each: bool
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, value: object) -> Self:
+        """Return the target for plain data. Raises pydantic's ValidationError."""
+
+    @abstractmethod
+    def written(self) -> object:
+        """Return the target as plain data in its canonical form."""
+
+    @abstractmethod
+    def variants(self, layers: int) -> tuple[Self, ...]:
+        """Return the target of each variant, with indices from 0. Raises TargetError."""
+
+    @abstractmethod
+    def may_equal(self, other: Target) -> bool:
+        """Return whether some model has the same variants for both."""
+
+    @abstractmethod
+    def label(self) -> str:
+        """Return the end of a slug: ``3``, ``4-5`` or ``all``."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls.parse,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda target: target.written()
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class LayersTarget(Target):
+    """``layers:`` of a bet. ``indices`` is None for all; negative ones count from the end."""
 
     each: bool
     indices: tuple[int, ...] | None
@@ -66,10 +96,11 @@ class LayersTarget:
     @classmethod
     def parse(cls, value: object) -> LayersTarget:
         """Return the target for plain data. Raises pydantic's ValidationError."""
-        if isinstance(value, cls):
-            return value
         if isinstance(value, dict):
-            return cls(each=True, indices=_each_layers(_only_each(value, LAYERS_FORMS)))
+            each = _only_each(value, LAYERS_FORMS)
+            if each != "all" and not isinstance(each, list):
+                raise refusal(f"must be all or a list of indices, not {shown(each)}", "each")
+            return cls(each=True, indices=_layers(each, ("each",)))
         return cls(each=False, indices=_layers(value, ()))
 
     def written(self) -> object:
@@ -86,7 +117,13 @@ class LayersTarget:
             _refuse_twice(chosen, self.indices)
         return tuple((index,) for index in chosen) if self.each else (chosen,)
 
-    def may_equal(self, other: LayersTarget | PairsTarget) -> bool:
+    def variants(self, layers: int) -> tuple[LayersTarget, ...]:
+        """Return the layers of each variant, with indices from 0. Raises TargetError."""
+        if self == ALL_LAYERS:
+            return (self,)
+        return tuple(LayersTarget(each=False, indices=each) for each in self.resolve(layers))
+
+    def may_equal(self, other: Target) -> bool:
         """Return whether some model has the same variants for both."""
         if not isinstance(other, LayersTarget):
             return False
@@ -99,10 +136,6 @@ class LayersTarget:
         if self.indices is None:
             return "all"
         return _joined(_signed(index) for index in sorted(self.indices))
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return _plain(cls.parse)
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -119,11 +152,13 @@ class LayersTarget:
         }
 
 
-@dataclass(frozen=True)
-class PairsTarget:
-    """``pairs:`` of a bet: together in one variant, or each in its own.
+ALL_LAYERS: Final = LayersTarget(each=False, indices=None)
 
-    ``rule`` selects the pairs (only with ``each``). Otherwise ``pairs`` lists them.
+
+@dataclass(frozen=True)
+class PairsTarget(Target):
+    """``pairs:`` of a bet, listed in ``pairs`` or, with ``each``, selected by ``rule`` or ``max_gap``.
+
     A pair has no direction.
     """
 
@@ -135,18 +170,23 @@ class PairsTarget:
     @classmethod
     def parse(cls, value: object) -> PairsTarget:
         """Return the target for plain data. Raises pydantic's ValidationError."""
-        if isinstance(value, cls):
-            return value
         if isinstance(value, dict):
             return cls._swept(_only_each(value, PAIRS_FORMS))
         pairs = _pairs(value, ())
-        _refuse_shared(pairs)
+        for place, pair in enumerate(pairs):
+            shared = set(pair) & {index for other in pairs[:place] for index in other}
+            if shared:
+                raise refusal(
+                    f"names layer {shared.pop()} in two pairs of one variant; each layer once, or "
+                    "{each: ...} for a variant of each pair",
+                    place,
+                )
         return cls(each=False, pairs=pairs)
 
     @classmethod
     def _swept(cls, each: object) -> PairsTarget:
-        if each == "all" or each == "adjacent":
-            return cls(each=True, rule="all" if each == "all" else "adjacent")
+        if each in ("all", "adjacent"):
+            return cls(each=True, rule=each)
         if isinstance(each, dict):
             gap = whole(each.get("max_gap"))
             if set(each) != {"max_gap"}:
@@ -183,7 +223,11 @@ class PairsTarget:
                 _refuse_twice([i for pair in chosen for i in pair], self.pairs)
         return tuple((pair,) for pair in chosen) if self.each else (chosen,)
 
-    def may_equal(self, other: LayersTarget | PairsTarget) -> bool:
+    def variants(self, layers: int) -> tuple[PairsTarget, ...]:
+        """Return the pairs of each variant, with i < j. Raises TargetError."""
+        return tuple(PairsTarget(each=False, pairs=each) for each in self.resolve(layers))
+
+    def may_equal(self, other: Target) -> bool:
         """Return whether some model has the same variants for both."""
         if not isinstance(other, PairsTarget):
             return False
@@ -199,10 +243,6 @@ class PairsTarget:
         if self.max_gap is not None:
             return f"gap-{self.max_gap}"
         return _joined(_signed(index) for pair in sorted(self.pairs) for index in pair)
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return _plain(cls.parse)
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -222,15 +262,6 @@ class PairsTarget:
                 _each_schema({"enum": ["all", "adjacent"]}, gap, _PAIR_SCHEMA, _PAIRS_SCHEMA),
             ],
         }
-
-
-def _plain(parse: Any) -> CoreSchema:
-    return core_schema.no_info_plain_validator_function(
-        parse,
-        serialization=core_schema.plain_serializer_function_ser_schema(
-            lambda target: target.written()
-        ),
-    )
 
 
 def _each_schema(*forms: dict[str, Any]) -> dict[str, Any]:
@@ -255,19 +286,13 @@ def _only_each(value: dict[Any, Any], forms: str) -> object:
     return value["each"]
 
 
-def _each_layers(value: object) -> tuple[int, ...] | None:
-    if value != "all" and not isinstance(value, list | tuple):
-        raise refusal(f"must be all or a list of indices, not {shown(value)}", "each")
-    return _layers(value, ("each",))
-
-
 def _layers(value: object, loc: tuple[str, ...]) -> tuple[int, ...] | None:
     if value == "all":
         return None
     value = whole(value)
     if _is_int(value):
         return (_index(value, loc),)
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, list):
         close = suggestion(value, ["all"]) or ";"
         raise refusal(f"must not be {shown(value)}{close} allowed: {LAYERS_FORMS}", *loc)
     _refuse_size(value, loc)
@@ -279,7 +304,7 @@ def _layers(value: object, loc: tuple[str, ...]) -> tuple[int, ...] | None:
 
 
 def _pairs(value: object, loc: tuple[str, ...]) -> tuple[Pair, ...]:
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, list):
         close = suggestion(value, ["all", "adjacent"]) if loc else ""
         raise refusal(f"must not be {shown(value)}{close or ';'} allowed: {PAIRS_FORMS}", *loc)
     _refuse_size(value, loc)
@@ -294,7 +319,7 @@ def _pairs(value: object, loc: tuple[str, ...]) -> tuple[Pair, ...]:
 
 
 def _pair(value: object, loc: tuple[str | int, ...]) -> Pair:
-    if not isinstance(value, list | tuple) or len(value) != 2:
+    if not isinstance(value, list) or len(value) != 2:
         raise refusal(f"must be a pair of layers such as [4, 5], not {shown(value)}", *loc)
     first, second = (_index(item, (*loc, place)) for place, item in enumerate(value))
     if first == second:
@@ -318,21 +343,8 @@ def _is_int(value: object) -> TypeGuard[int]:
 def _refuse_size(value: Sequence[object], loc: tuple[str, ...]) -> None:
     if not value:
         raise refusal("must not be empty; name at least one", *loc)
-    if len(value) > DEFAULT_LIMITS.targets:
-        raise refusal(f"must have at most {DEFAULT_LIMITS.targets} entries", *loc)
-
-
-def _refuse_shared(pairs: Sequence[Pair]) -> None:
-    seen: set[int] = set()
-    for place, pair in enumerate(pairs):
-        for index in pair:
-            if index in seen:
-                raise refusal(
-                    f"names layer {index} in two pairs of one variant; a layer can be in one, "
-                    "or write {each: ...} for a variant each",
-                    place,
-                )
-        seen.update(pair)
+    if len(value) > LIMITS.targets:
+        raise refusal(f"must have at most {LIMITS.targets} entries", *loc)
 
 
 def _resolved(index: int, layers: int) -> int:

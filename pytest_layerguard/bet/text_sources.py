@@ -6,8 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from pytest_layerguard.bet.paths import RelativePath  # noqa: TC001 - pydantic reads it
-from pytest_layerguard.bet.validation import BetPart
+from pytest_layerguard.bet.validation import BetPart, RelativePath
 
 UNPINNED: Final = "unpinned"
 HUB_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
@@ -19,7 +18,15 @@ _FORMS: Final = (
 )
 
 Sha256 = Annotated[
-    str, Field(pattern=r"^[0-9a-f]{64}$", description="64 lower-case hexadecimal digits")
+    Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None,
+    Field(description="the file's digest: 64 lower-case hexadecimal digits"),
+]
+Column = Annotated[
+    str, Field(min_length=1, max_length=200, description="the column that holds the text")
+]
+Separator = Annotated[
+    Annotated[str, Field(max_length=100)] | None,
+    Field(description="what stands between two rows"),
 ]
 Revision = Annotated[str, Field(pattern=REVISION)]
 
@@ -36,9 +43,7 @@ class FileText(BetPart):
     """A text file beside the bet file."""
 
     file: RelativePath = Field(description="a text file, relative to the bet file")
-    sha256: Sha256 | None = Field(
-        default=None, description="the file's digest: 64 lower-case hexadecimal digits"
-    )
+    sha256: Sha256 = None
 
 
 class DatasetText(BetPart):
@@ -51,15 +56,11 @@ class DatasetText(BetPart):
     split: str = Field(
         min_length=1, max_length=200, description="the dataset's split, such as test"
     )
-    column: str = Field(
-        default="text", min_length=1, max_length=200, description="the column that holds the text"
-    )
+    column: Column = "text"
     revision: Revision = Field(
         description=f"a full commit hash (40 lower-case hexadecimal digits), or {UNPINNED}"
     )
-    join: str | None = Field(
-        default=None, max_length=100, description="what stands between two rows"
-    )
+    join: Separator = None
 
 
 class LocalDatasetText(BetPart):
@@ -69,15 +70,9 @@ class LocalDatasetText(BetPart):
         description="the file's format: parquet, json, csv or text"
     )
     file: RelativePath = Field(description="the file, relative to the bet file")
-    sha256: Sha256 | None = Field(
-        default=None, description="the file's digest: 64 lower-case hexadecimal digits"
-    )
-    column: str = Field(
-        default="text", min_length=1, max_length=200, description="the column that holds the text"
-    )
-    join: str | None = Field(
-        default=None, max_length=100, description="what stands between two rows"
-    )
+    sha256: Sha256 = None
+    column: Column = "text"
+    join: Separator = None
 
 
 def _form(value: Any) -> str | None:

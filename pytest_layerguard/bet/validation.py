@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     ModelWrapValidatorHandler,
     Strict,
     ValidationError,
@@ -28,6 +32,34 @@ Location = tuple[str | int, ...]
 
 KEY: Final = "[key]"
 """The last step of a location if the message is about the key, not its value."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest sizes of a bet, which is untrusted text and must not exhaust a machine.
+
+    ``nodes`` counts YAML nodes of a whole file with every alias expanded, ``depth`` their nesting,
+    ``scalar`` the characters of one text. ``targets`` bounds a list of layers or pairs.
+    """
+
+    file_bytes: int = 262_144
+    documents: int = 200
+    nodes: int = 20_000
+    depth: int = 32
+    scalar: int = 20_000
+    tokens: int = 10_000_000
+    sample_tokens: int = 4_096
+    prompts: int = 64
+    steps: int = 100_000
+    batch: int = 4_096
+    arms: int = 16
+    texts: int = 16
+    checkpoints: int = 256
+    interventions: int = 16
+    targets: int = 4_096
+
+
+LIMITS: Final = Limits()
 
 _QUOTED = re.compile(r"'([^']*)'")
 _LONGEST_SHOWN: Final = 60
@@ -57,51 +89,28 @@ def refusal(
     ``offset`` is the character of the text at ``loc`` that the message is about.
     """
     pairs = [(loc, complaints)] if isinstance(complaints, str) else complaints
-    return ValidationError.from_exception_data(
-        "bet",
-        [
-            InitErrorDetails(type=_complaint(message, offset), loc=place, input=None)
-            for place, message in pairs
-        ],
+    return _error((_complaint(message, offset), place) for place, message in pairs)
+
+
+def gathered(errors: Iterable[ValidationError], *prefix: str | int) -> ValidationError:
+    """Join reworded errors into one, with ``prefix`` before every location."""
+    return _error(
+        (_complaint(**detail["ctx"]), (*prefix, *detail["loc"]))
+        for error in errors
+        for detail in error.errors()
     )
 
 
-def prefixed(error: ValidationError, *prefix: str | int) -> ValidationError:
-    """Return a reworded error with ``prefix`` before every location."""
-    return ValidationError.from_exception_data(
-        "bet",
-        [
-            InitErrorDetails(
-                type=_complaint(detail["ctx"]["message"], detail["ctx"].get("offset")),
-                loc=(*prefix, *detail["loc"]),
-                input=None,
-            )
-            for detail in error.errors()
-        ],
-    )
-
-
-def gathered(errors: Iterable[ValidationError]) -> ValidationError:
-    """Join several reworded errors into one."""
-    return ValidationError.from_exception_data(
-        "bet",
-        [
-            InitErrorDetails(
-                type=_complaint(detail["ctx"]["message"], detail["ctx"].get("offset")),
-                loc=detail["loc"],
-                input=None,
-            )
-            for error in errors
-            for detail in error.errors()
-        ],
-    )
-
-
-def _complaint(message: str, offset: int | None) -> PydanticCustomError:
+def _complaint(message: str, offset: int | None = None) -> PydanticCustomError:
     context: dict[str, Any] = {"message": message}
     if offset is not None:
         context["offset"] = offset
     return PydanticCustomError("bet", "{message}", context)
+
+
+def _error(complaints: Iterable[tuple[PydanticCustomError, Location]]) -> ValidationError:
+    details = [InitErrorDetails(type=type_, loc=loc, input=None) for type_, loc in complaints]
+    return ValidationError.from_exception_data("bet", details)
 
 
 def whole(value: object) -> object:
@@ -111,6 +120,21 @@ def whole(value: object) -> object:
 
 Whole = Annotated[int, Strict(), BeforeValidator(whole)]
 """A whole number. ``1e3`` is one, ``true`` and ``"3"`` are not."""
+
+
+def _plain(path: str) -> str:
+    if any(ord(character) < 32 for character in path):
+        raise refusal("must be one line without control characters; a path")
+    if "\\" in path or PureWindowsPath(path).drive:
+        raise refusal("must be written with '/', without a drive")
+    if path.startswith("~"):
+        raise refusal("must not start with '~'; a path relative to the bet file")
+    # One spelling for one place, so that './a//b' and 'a/b' have one digest.
+    return str(PurePosixPath(path))
+
+
+RelativePath = Annotated[str, Field(min_length=1, max_length=1_000), AfterValidator(_plain)]
+"""A path relative to the bet file. Whether it may be read is decided when it is opened."""
 
 
 class BetPart(BaseModel):
@@ -132,28 +156,25 @@ class BetPart(BaseModel):
 def reworded(error: ValidationError, fields: Mapping[str, FieldInfo]) -> ValidationError:
     """Return pydantic's errors for a mapping with these fields in plain words."""
     details = error.errors(include_url=False)
-    inner = {detail["loc"][:-1] for detail in details}
+    wrong = [detail["loc"] for detail in details]
     misspelt = {
         key
         for detail in details
         if detail["type"] == "extra_forbidden"
         for key in closest(detail["loc"][-1], fields)
     }
-    return ValidationError.from_exception_data(
-        "bet",
-        [
-            InitErrorDetails(type=_reworded(detail, fields), loc=_place(detail), input=None)
-            for detail in details
-            # A list that is too short only because its items are wrong is not too short.
-            if not (detail["type"] == "too_short" and _holds(detail["loc"], inner))
-            # A key that is only misspelt is not missing as well.
-            and not (detail["type"] == "missing" and detail["loc"][-1] in misspelt)
-        ],
+    return _error(
+        (_reworded(detail, fields), _place(detail))
+        for detail in details
+        # A list that is too short only because its items are wrong is not too short.
+        if not (detail["type"] == "too_short" and _inside(detail["loc"], wrong))
+        # A key that is only misspelt is not missing as well.
+        and not (detail["type"] == "missing" and detail["loc"][-1] in misspelt)
     )
 
 
-def _holds(loc: Location, inner: Iterable[Location]) -> bool:
-    return any(place[: len(loc)] == loc and place for place in inner)
+def _inside(loc: Location, places: Iterable[Location]) -> bool:
+    return any(place[: len(loc)] == loc != place for place in places)
 
 
 def _place(detail: ErrorDetails) -> Location:
@@ -163,10 +184,10 @@ def _place(detail: ErrorDetails) -> Location:
 def _reworded(detail: ErrorDetails, fields: Mapping[str, FieldInfo]) -> PydanticCustomError:
     context = detail.get("ctx", {})
     if detail["type"] == "bet":
-        return _complaint(context["message"], context.get("offset"))
+        return _complaint(**context)
     loc = detail["loc"]
     field = fields.get(str(loc[0])) if loc else None
-    return _complaint(_message(detail, context, fields, field), None)
+    return _complaint(_message(detail, context, fields, field))
 
 
 def _message(
@@ -194,6 +215,10 @@ def _message(
             return f"must not be {shown(value)}{close} allowed: {', '.join(allowed)}"
         case "string_pattern_mismatch":
             return f"must not be {shown(value)}{meaning}"
+        case "too_short":
+            return f"must not be empty{meaning}"
+        case "too_long":
+            return f"must have at most {context['max_length']} entries{meaning}"
         case kind if kind in _WORDS:
             wanted = _WORDS[kind].format_map({key: shown(bound) for key, bound in context.items()})
             return f"must be {wanted}, not {shown(value)}{meaning}"
@@ -213,8 +238,6 @@ _WORDS: Final[Mapping[str, str]] = {
     "bool_type": "true or false",
     "list_type": "a list",
     "tuple_type": "a list",
-    "too_short": "a list with at least {min_length} item(s)",
-    "too_long": "a list with at most {max_length} items",
     "greater_than": "more than {gt}",
     "greater_than_equal": "at least {ge}",
     "less_than": "less than {lt}",

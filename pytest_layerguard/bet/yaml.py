@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from pytest_layerguard.bet.validation import Location, shown
+from pytest_layerguard.bet.validation import LIMITS, Location, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from pytest_layerguard.bet.limits import Limits
 
 _TAG: Final = "tag:yaml.org,2002:"
 _TEXT: Final = f"{_TAG}str"
@@ -71,12 +69,12 @@ def split_lines(text: str) -> list[str]:
     return _LINE_BREAK.split(text)
 
 
-def read_documents(text: str, limits: Limits) -> tuple[list[Document], Fault | None]:
+def read_documents(text: str) -> tuple[list[Document], Fault | None]:
     """Return the documents of a text, up to the fault that ends the reading, and that fault or None."""
     documents: list[Document] = []
-    reader = _Reader(limits)
+    reader = _Reader()
     fault: Fault | None = None
-    nodes = _nodes(text, limits)
+    nodes = _nodes(text)
     while True:
         try:
             node = next(nodes, None)
@@ -95,9 +93,9 @@ def read_documents(text: str, limits: Limits) -> tuple[list[Document], Fault | N
             break
         if node is None:
             break
-        if len(documents) == limits.documents:
+        if len(documents) == LIMITS.documents:
             line, column = _place(node)
-            message = f"has more than {limits.documents} documents; split the file"
+            message = f"has more than {LIMITS.documents} documents; split the file"
             fault = Fault(line, column, (), message)
             break
         documents.append(reader.document(node))
@@ -118,7 +116,6 @@ class _Loader(yaml.SafeLoader):
     """Compose nodes within bounds, without resolving scalars."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own name and type
-    limits: Limits
     depth: int = 0
     count: int = 0
 
@@ -134,10 +131,10 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         self.count += 1
-        if self.count > self.limits.nodes:
-            raise _BoundError(f"has more than {self.limits.nodes} entries", event.start_mark)
-        if self.depth >= self.limits.depth:
-            raise _BoundError(f"is nested more than {self.limits.depth} deep", event.start_mark)
+        if self.count > LIMITS.nodes:
+            raise _BoundError(f"has more than {LIMITS.nodes} entries", event.start_mark)
+        if self.depth >= LIMITS.depth:
+            raise _BoundError(f"is nested more than {LIMITS.depth} deep", event.start_mark)
         self.depth += 1
         try:
             return super().compose_node(parent, index)
@@ -145,9 +142,8 @@ class _Loader(yaml.SafeLoader):
             self.depth -= 1
 
 
-def _nodes(text: str, limits: Limits) -> Iterator[Node]:
+def _nodes(text: str) -> Iterator[Node]:
     loader = _Loader(text)
-    loader.limits = limits
     try:
         while loader.check_node():
             node = loader.get_node()
@@ -160,8 +156,7 @@ def _nodes(text: str, limits: Limits) -> Iterator[Node]:
 class _Reader:
     """Convert nodes to plain data. Count entries over all documents, with aliases expanded."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
+    def __init__(self) -> None:
         self.count = 0
         self.exhausted = False
         self.current = Document(1, 1)
@@ -177,15 +172,15 @@ class _Reader:
         self.current.values.setdefault(at, _place(node))
         if self.exhausted:
             return None
-        if self.count > self.limits.nodes:
+        if self.count > LIMITS.nodes:
             self.exhausted = True
-            self._fault(node, at, f"has more than {self.limits.nodes} entries, aliases expanded")
+            self._fault(node, at, f"has more than {LIMITS.nodes} entries, aliases expanded")
             return None
         if id(node) in above:
             self._fault(node, at, "holds itself through an alias; write it out")
             return None
-        if len(above) >= self.limits.depth:
-            self._fault(node, at, f"is nested more than {self.limits.depth} deep")
+        if len(above) >= LIMITS.depth:
+            self._fault(node, at, f"is nested more than {LIMITS.depth} deep")
             return None
         above = (*above, id(node))
         if isinstance(node, ScalarNode):
@@ -226,8 +221,8 @@ class _Reader:
             return None
 
     def _meant(self, node: ScalarNode) -> object:
-        if len(node.value) > self.limits.scalar:
-            raise ValueError(f"is longer than {self.limits.scalar} characters")
+        if len(node.value) > LIMITS.scalar:
+            raise ValueError(f"is longer than {LIMITS.scalar} characters")
         hidden = _FORBIDDEN.search(node.value)
         if hidden is not None:
             raise ValueError(

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from pytest_layerguard.bet.bet import REFERENCE_NAMES
 from pytest_layerguard.bet.criteria.interval import Truth, short
 from pytest_layerguard.bet.errors import printable, suggestion
-from pytest_layerguard.bet.names import REFERENCE_NAMES
 from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry, shown
 from pytest_layerguard.catalogue.door_numbers import cut, numbers
 from pytest_layerguard.catalogue.doors import bars_of, challenging, covers

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.bet.digest import canonical, differences, digest
 from pytest_layerguard.bet.errors import BetFileError, many, printable
-from pytest_layerguard.bet.limits import DEFAULT_LIMITS
 from pytest_layerguard.bet.reader import parse_bets
+from pytest_layerguard.bet.validation import LIMITS
 from pytest_layerguard.catalogue.bet_folders import SUFFIXES
 from pytest_layerguard.catalogue.git import Change, Commit, GitError, Repository
 from pytest_layerguard.catalogue.records import FOLDER, closes_of
@@ -197,7 +197,7 @@ class _Reader:
     def _bets(self, blob: str, path: PurePosixPath, commit: Commit) -> dict[str, _Seen]:
         if blob in self.blobs:
             return self.blobs[blob]
-        content = self.repository.read(blob, DEFAULT_LIMITS.file_bytes)
+        content = self.repository.read(blob, LIMITS.file_bytes)
         found: dict[str, _Seen] = {}
         try:
             if content is None:

@@ -11,10 +11,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_layerguard.bet.arguments import Train
-from pytest_layerguard.bet.names import INIT
+from pytest_layerguard.bet.arguments import Train, variants
+from pytest_layerguard.bet.bet import INIT
 from pytest_layerguard.bet.targets import TargetError
-from pytest_layerguard.bet.variant_names import variants
 from pytest_layerguard.catalogue import model_facts
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.conditions import Conditions

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pytest_layerguard.bet.bet import INIT, REFERENCE_NAMES
 from pytest_layerguard.bet.criteria.interval import Truth
-from pytest_layerguard.bet.names import INIT, REFERENCE_NAMES
 from pytest_layerguard.bet.text_sources import UNPINNED
 from pytest_layerguard.catalogue import model_facts
 from pytest_layerguard.catalogue.model_facts import Shape, ShapeError

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
+from pytest_layerguard.bet.bet import SLUG
 from pytest_layerguard.bet.criteria.evaluate import Criteria, CriterionError
 from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.bet.digest import canonical, differences, digest
 from pytest_layerguard.bet.errors import printable
-from pytest_layerguard.bet.names import SLUG
 from pytest_layerguard.bet.text_sources import UNPINNED
 from pytest_layerguard.bet.verdict import Judgement, Verdict, judge
 from pytest_layerguard.catalogue.reviewed_json import laid_out, read_strictly

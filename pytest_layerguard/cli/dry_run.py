@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from pytest_layerguard.bet.arguments import variants
 from pytest_layerguard.bet.targets import TargetError
-from pytest_layerguard.bet.variant_names import variants
 from pytest_layerguard.measurement.sweep import evaluations
 from pytest_layerguard.models.layer_parts import ExpertBank, LayerParts
 from pytest_layerguard.models.plan import Edit, InterventionError, Plan

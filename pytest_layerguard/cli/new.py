@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_layerguard.bet.names import REFERENCE_NAMES, SLUG
+from pytest_layerguard.bet.bet import REFERENCE_NAMES, SLUG
 from pytest_layerguard.catalogue.bet_folders import Catalogue, bets_of
 from pytest_layerguard.cli.bet_template import ARGUMENTS, NewBet
 from pytest_layerguard.cli.command_output import UserError, registry, say
@@ -121,13 +121,12 @@ def intervention(text: str, known: Registry) -> tuple[str, tuple[str, ...], bool
     from pydantic import TypeAdapter, ValidationError
 
     from pytest_layerguard.bet.arguments import Interventions
-    from pytest_layerguard.bet.limits import DEFAULT_LIMITS
     from pytest_layerguard.bet.yaml import read_documents
 
     text = " ".join(text.split())
     if text in ARGUMENTS:
         text = f"{text}: {ARGUMENTS[text]}"
-    documents, fault = read_documents(text, DEFAULT_LIMITS)
+    documents, fault = read_documents(text)
     faults = [*(fault for document in documents for fault in document.faults)]
     if fault is not None or faults or len(documents) != 1:
         raise UserError(

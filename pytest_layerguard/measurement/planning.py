@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_layerguard.bet.arguments import variants
 from pytest_layerguard.bet.targets import TargetError
-from pytest_layerguard.bet.variant_names import variants
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.models.plan import InterventionError, Plan
 

@@ -12,7 +12,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard import reference
-from pytest_layerguard.bet.names import INIT
+from pytest_layerguard.bet.bet import INIT
 from pytest_layerguard.bet.text_sources import UNPINNED
 from pytest_layerguard.environment import devices, file_digests
 from pytest_layerguard.environment.allowed_paths import AllowedPaths, quoted

@@ -56,11 +56,11 @@ def _outside(config: pytest.Config) -> Iterator[str]:
         import re
 
         from pytest_layerguard.bet.errors import printable
-        from pytest_layerguard.bet.limits import DEFAULT_LIMITS
+        from pytest_layerguard.bet.validation import LIMITS
 
         with path.open("rb") as file:
             # Other YAML files may belong to other plugins.
-            if not re.search(rb"(?m)^criteria:", file.read(DEFAULT_LIMITS.file_bytes)):
+            if not re.search(rb"(?m)^criteria:", file.read(LIMITS.file_bytes)):
                 continue
         names = ", ".join(folder.as_posix() for folder in config.stash[SETTINGS].bets)
         yield printable(

@@ -133,10 +133,10 @@ def test_sweeps_in_one_list_must_be_over_the_same(edited, told):
         ("prune_weights: {sparsity: 0.5, by: magnitud}", "did you mean 'magnitude'?"),
         ("prune_weights: {sparsity: 0.5, seed: -1}", "must be at least 0"),
         ("train: {steps: 9, text: {reference: training}, lr: 0}", "must be more than 0"),
-        ("train: {steps: 1e6, text: {reference: training}}", "is too much: 1000000 steps"),
+        ("train: {steps: 1e6, text: {reference: training}}", "must be at most 100000"),
         ("train: {steps: 9, text: {reference: training}, layers: 1}", "objective: layer_output"),
         ("train: {steps: 9, text: {reference: a}, objective: layer_output}", "heldout, training"),
-        ("train: {steps: 9, text: []}", "at least 1 item"),
+        ("train: {steps: 9, text: []}", "must not be empty"),
         ("zero_layers: {layers: 1, keep: all}", "allowed: post_norms, none"),
     ],
 )

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
 from pytest_layerguard.bet.bet import Bet
 from pytest_layerguard.bet.errors import BetFileError
-from pytest_layerguard.bet.limits import DEFAULT_LIMITS
 from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.bet.schema import SHIPPED, bet_schema, main, written
 from pytest_layerguard.bet.yaml import read_documents
@@ -88,7 +87,7 @@ MODELS = [
 
 
 def data_of(text: str) -> dict[str, object]:
-    (document,), fault = read_documents(text, DEFAULT_LIMITS)
+    (document,), fault = read_documents(text)
     assert fault is None
     assert not document.faults
     return document.data
@@ -152,7 +151,7 @@ def good_bets() -> Iterator[dict[str, object]]:
     for model in MODELS:
         yield {**full, "model": model}
     for path in sorted(BETS.glob("*.yaml")):
-        documents, _ = read_documents(path.read_text(encoding="utf-8"), DEFAULT_LIMITS)
+        documents, _ = read_documents(path.read_text(encoding="utf-8"))
         yield from (document.data for document in documents)
 
 

@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from pytest_layerguard.bet.arguments import BUILTIN_KINDS, Intervention
+from pytest_layerguard.bet.arguments import BUILTIN_KINDS, Intervention, variants
 from pytest_layerguard.bet.targets import LayersTarget, PairsTarget, TargetError
-from pytest_layerguard.bet.variant_names import variants
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,8 @@ from pytest_layerguard.bet.criteria.parse import CriterionError
 from pytest_layerguard.bet.criteria.scope import ModelScope
 from pytest_layerguard.bet.digest import canonical, differences, digest
 from pytest_layerguard.bet.errors import BetFileError, Problem, printable
-from pytest_layerguard.bet.limits import LARGEST_LAYER
 from pytest_layerguard.bet.reader import BetDocument, parse_bets
-from pytest_layerguard.bet.targets import TargetError
+from pytest_layerguard.bet.targets import LARGEST_LAYER, TargetError
 from pytest_layerguard.bet.verdict import judge
 
 PATH = Path("bets/fuzzed.yaml")
