@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.bet.arguments import InterchangeLayers, ReplaceLayers
 from pytest_layerguard.bet.criteria import consistency, parse
-from pytest_layerguard.bet.criteria.evaluate import Expression, Reference, reference
 from pytest_layerguard.bet.criteria.metrics import METRICS, Metric
 from pytest_layerguard.bet.errors import suggestion
 from pytest_layerguard.bet.validation import KEY, refusal
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
     from pytest_layerguard.bet.arguments import Arguments, Intervention
+    from pytest_layerguard.bet.criteria.evaluate import Expression
     from pytest_layerguard.bet.targets import Target
     from pytest_layerguard.bet.validation import Location
 
@@ -131,7 +131,7 @@ class _World:
     def complete(self) -> bool:
         return None not in (self.arms, self.texts, self.checkpoints)
 
-    def arms_of(self, named: Reference) -> Arms:
+    def arms_of(self, named: parse.Name) -> Arms:
         """Return the arms that a reference ranges over."""
         arms: Arms = self.arms or {}
         chosen: Arms = {name: done for name, done in arms.items() if name in named.prefix}
@@ -176,35 +176,24 @@ def _criteria(parts: Parts, metrics: Mapping[str, Metric]) -> Iterator[Validatio
 
 
 def _expression(expression: Expression, world: _World) -> Iterator[tuple[str, int]]:
-    for node, inside in _with_quantifiers(expression.node, None):
-        if not isinstance(node, parse.Name):
-            continue
-        named = reference(node)
+    quantifiers = [n for n in parse.walk(expression.node) if isinstance(n, parse.Quantifier)]
+    inside = {id(name) for quantifier in quantifiers for name in parse.names(quantifier)}
+    for name in parse.names(expression.node):
         complaint = (
-            _prefix(named, world)
-            or _metric(named, world)
-            or _measured(named, world)
-            or (None if inside else _alone(named, world))
+            _prefix(name, world)
+            or _metric(name, world)
+            or _measured(name, world)
+            or (None if id(name) in inside else _alone(name, world))
         )
         if complaint:
-            yield complaint, node.column
-    for node in parse.walk(expression.node):
-        if isinstance(node, parse.Quantifier):
-            complaint = _lined_up(node, world)
-            if complaint:
-                yield complaint, node.column
+            yield complaint, name.column
+    for quantifier in quantifiers:
+        complaint = _lined_up(quantifier, world)
+        if complaint:
+            yield complaint, quantifier.column
 
 
-def _with_quantifiers(
-    node: parse.Node, inside: parse.Quantifier | None
-) -> Iterator[tuple[parse.Node, parse.Quantifier | None]]:
-    yield node, inside
-    inner = node if isinstance(node, parse.Quantifier) else inside
-    for part in parse.parts_of(node):
-        yield from _with_quantifiers(part, inner)
-
-
-def _prefix(named: Reference, world: _World) -> str | None:
+def _prefix(named: parse.Name, world: _World) -> str | None:
     known = world.names
     seen: dict[str, str] = {}
     for name in named.prefix:
@@ -221,7 +210,7 @@ def _prefix(named: Reference, world: _World) -> str | None:
     return None
 
 
-def _metric(named: Reference, world: _World) -> str | None:
+def _metric(named: parse.Name, world: _World) -> str | None:
     if named.metric in world.metrics:
         return None
     close = suggestion(named.metric, world.metrics) or ";"
@@ -230,7 +219,7 @@ def _metric(named: Reference, world: _World) -> str | None:
     return f"unknown metric '{named.metric}'{close} allowed: {', '.join(world.metrics)}"
 
 
-def _measured(named: Reference, world: _World) -> str | None:
+def _measured(named: parse.Name, world: _World) -> str | None:
     """Return why this bet does not measure a metric, or None if it does."""
     metric = world.metrics[named.metric]
     if metric.needs == "sample":
@@ -286,7 +275,7 @@ def _protocols(arms: Arms) -> tuple[str, str] | None:
     return (replace, interchange) if replaced == interchanged else None
 
 
-def _alone(named: Reference, world: _World) -> str | None:
+def _alone(named: parse.Name, world: _World) -> str | None:
     """Return why a metric outside any quantifier is not one number, or None if it is."""
     arms = world.arms_of(named)
     if any(_is_sweep(done) for done in arms.values()):
@@ -316,11 +305,10 @@ def _is_sweep(done: Sequence[Intervention]) -> bool:
 def _lined_up(node: parse.Quantifier, world: _World) -> str | None:
     """Return why the arms inside a quantifier cannot be joined by target, or None if they can."""
     swept: dict[str, Target] = {}
-    names = [part for part in parse.walk(node) if isinstance(part, parse.Name)]
-    if len({reference(name).prefix for name in names}) < 2:
+    if len({name.prefix for name in parse.names(node)}) < 2:
         return None
-    for name in names:
-        for arm, done in world.arms_of(reference(name)).items():
+    for name in parse.names(node):
+        for arm, done in world.arms_of(name).items():
             target = next((t for each in done if (t := each.arguments.sweep_target)), None)
             if target is not None:
                 swept[str(arm)] = target

@@ -11,7 +11,8 @@ from pytest_layerguard.bet.criteria.interval import Truth
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_layerguard.bet.criteria.evaluate import Criteria, Evaluation, Row, Straddle
+    from pytest_layerguard.bet.criteria.evaluate import Criteria, Evaluation, Row
+    from pytest_layerguard.bet.criteria.straddle import Straddle
 
 
 class Verdict(StrEnum):

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pytest_layerguard.bet.criteria import parse
-from pytest_layerguard.bet.criteria.evaluate import CriterionError, Expression
+from pytest_layerguard.bet.criteria.evaluate import Expression
 from pytest_layerguard.bet.criteria.interval import Truth, short
 from pytest_layerguard.bet.criteria.metrics import METRICS
+from pytest_layerguard.bet.criteria.parse import CriterionError
 from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry, shown
 from pytest_layerguard.catalogue.door_numbers import cut, numbers
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet.arguments import Intervention
     from pytest_layerguard.bet.bet import Bet
-    from pytest_layerguard.bet.criteria.evaluate import Row, Straddle
+    from pytest_layerguard.bet.criteria.evaluate import Row
     from pytest_layerguard.bet.criteria.scope import ModelScope
+    from pytest_layerguard.bet.criteria.straddle import Straddle
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.catalogue.model_lookup import Sighting
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet.arguments import Kinds
     from pytest_layerguard.bet.bet import Bet
-    from pytest_layerguard.bet.criteria.evaluate import Straddle
     from pytest_layerguard.bet.criteria.metrics import Metric
+    from pytest_layerguard.bet.criteria.straddle import Straddle
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.measurement.results import BetResult
 

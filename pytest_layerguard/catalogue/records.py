@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from pytest_layerguard.bet.bet import SLUG
-from pytest_layerguard.bet.criteria.evaluate import Criteria, CriterionError
+from pytest_layerguard.bet.criteria.evaluate import Criteria
 from pytest_layerguard.bet.criteria.interval import Truth
+from pytest_layerguard.bet.criteria.parse import CriterionError
 from pytest_layerguard.bet.digest import canonical, differences, digest
 from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.bet.text_sources import UNPINNED

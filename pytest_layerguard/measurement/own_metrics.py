@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pytest_layerguard.bet.criteria.evaluate import Interval
-from pytest_layerguard.bet.criteria.interval import greatest, least
+from pytest_layerguard.bet.criteria.interval import Interval, greatest, least
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.measurement import statistics
 

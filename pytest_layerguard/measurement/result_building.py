@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_layerguard.bet.bet import Measure
-    from pytest_layerguard.bet.criteria.evaluate import Interval
+    from pytest_layerguard.bet.criteria.interval import Interval
     from pytest_layerguard.measurement.head import Scores
     from pytest_layerguard.measurement.planning import Arm
     from pytest_layerguard.measurement.session import ModelSession

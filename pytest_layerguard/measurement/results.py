@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, cast
 
-from pytest_layerguard.bet.criteria.evaluate import Interval, Row
+from pytest_layerguard.bet.criteria.evaluate import Row
+from pytest_layerguard.bet.criteria.interval import Interval
 
 
 @dataclass(frozen=True)

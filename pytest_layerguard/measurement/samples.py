@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_layerguard.bet.criteria.evaluate import Interval
+from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.measurement.generation import Choose, drawn, generate, greedy
 from pytest_layerguard.measurement.out_of_memory import together
 from pytest_layerguard.measurement.results import Continuation

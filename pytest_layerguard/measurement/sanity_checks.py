@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_layerguard.bet.bet import Measure
-    from pytest_layerguard.bet.criteria.evaluate import Interval
+    from pytest_layerguard.bet.criteria.interval import Interval
     from pytest_layerguard.measurement.results import Continuation
     from pytest_layerguard.models.plan import Plan
     from pytest_layerguard.models.runner import ForwardState, Runner

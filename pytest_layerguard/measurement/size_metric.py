@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pytest_layerguard.bet.criteria.evaluate import Interval
+from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.models import stored_size
 
 if TYPE_CHECKING:

@@ -18,8 +18,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pytest_layerguard.bet.criteria.evaluate import Interval
-from pytest_layerguard.bet.criteria.student_t import CONFIDENCE, quantile
+from pytest_layerguard.bet.criteria.interval import CONFIDENCE, Interval, quantile
 
 if TYPE_CHECKING:
     import numpy as np

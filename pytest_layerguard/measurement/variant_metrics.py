@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from pytest_layerguard.bet.criteria.evaluate import Interval
-from pytest_layerguard.bet.criteria.interval import greatest, least
+from pytest_layerguard.bet.criteria.interval import Interval, greatest, least
 from pytest_layerguard.measurement.results import LossProfile, TokenHarm
 from pytest_layerguard.measurement.statistics import Mean, clustered, exponential, share
 

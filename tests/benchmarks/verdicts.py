@@ -13,8 +13,8 @@ import math
 
 import numpy as np
 
-from pytest_layerguard.bet.criteria.evaluate import Criteria, Expression, Interval, Row
-from pytest_layerguard.bet.criteria.student_t import quantile
+from pytest_layerguard.bet.criteria.evaluate import Criteria, Expression, Row
+from pytest_layerguard.bet.criteria.interval import Interval, quantile
 from pytest_layerguard.bet.verdict import Verdict, judge
 
 WINDOW, WINDOWS = 128, 22

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_layerguard.bet.criteria.evaluate import Expression, Interval, Row
+from pytest_layerguard.bet.criteria.evaluate import Expression, Row
 from pytest_layerguard.bet.criteria.implication import implies, normal
-from pytest_layerguard.bet.criteria.interval import Truth
+from pytest_layerguard.bet.criteria.interval import Interval, Truth
 
 PLAIN = "any(perplexity_ratio <= 3)"
 

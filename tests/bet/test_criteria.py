@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_layerguard.bet.criteria.evaluate import CriterionError, Expression, Interval, Row
-from pytest_layerguard.bet.criteria.interval import Truth, greatest, least, mean
+from pytest_layerguard.bet.criteria.evaluate import Expression, Row
+from pytest_layerguard.bet.criteria.interval import Interval, Truth, greatest, least, mean
+from pytest_layerguard.bet.criteria.parse import CriterionError
 
 
 def row(variant: str = "skip-0", *, target: str = "", **metrics: object) -> Row:

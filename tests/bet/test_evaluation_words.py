@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from pytest_layerguard.bet.criteria.evaluate import CriterionError, Expression, Interval, Row, Truth
+from pytest_layerguard.bet.criteria.evaluate import Expression, Row
+from pytest_layerguard.bet.criteria.interval import Interval, Truth
+from pytest_layerguard.bet.criteria.parse import CriterionError
 
 
 def row(
@@ -228,7 +230,7 @@ def test_what_means_several_measurements() -> None:
 def test_as_code() -> None:
     assert repr(Expression.parse(" kl \n< 1")) == "Expression.parse('kl < 1')"
     parsed = Expression.parse("kl < 1")
-    assert hash(parsed) == hash(parsed.node)
+    assert hash(parsed) == hash(Expression.parse("(kl) < 1"))
 
 
 def test_what_names_no_metric() -> None:

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from pytest_layerguard.bet.criteria.evaluate import CriterionError
 from pytest_layerguard.bet.criteria.interval import Truth
+from pytest_layerguard.bet.criteria.parse import CriterionError
 from pytest_layerguard.bet.criteria.scope import FACTS, ModelScope
 
 SMALL = {

@@ -8,9 +8,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from pytest_layerguard.bet.criteria.interval import Interval
+from pytest_layerguard.bet.criteria.interval import Interval, quantile
 from pytest_layerguard.bet.criteria.straddle import Straddle, scale_of
-from pytest_layerguard.bet.criteria.student_t import quantile
 
 WINDOW = 128
 

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from pytest_layerguard.bet.criteria.evaluate import Criteria, Interval, Row
-from pytest_layerguard.bet.criteria.interval import Truth
+from pytest_layerguard.bet.criteria.evaluate import Criteria, Row
+from pytest_layerguard.bet.criteria.interval import Interval, Truth
 from pytest_layerguard.bet.verdict import Verdict, judge
 
 # A value of kl below, across and above the bar 1.

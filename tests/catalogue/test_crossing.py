@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.catalogue import BET_40, measured
 
-from pytest_layerguard.bet.criteria.evaluate import CriterionError, Expression, Row
+from pytest_layerguard.bet.criteria.evaluate import Expression, Row
 from pytest_layerguard.bet.criteria.interval import Interval, Truth
+from pytest_layerguard.bet.criteria.parse import CriterionError
 from pytest_layerguard.bet.criteria.scope import ModelScope
 from pytest_layerguard.bet.verdict import Verdict
 from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry

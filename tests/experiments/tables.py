@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pytest_layerguard.bet.criteria.evaluate import Interval
+from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.bet.reader import read_bets
 from pytest_layerguard.bet.verdict import judge
 from pytest_layerguard.environment.conditions import Conditions

@@ -7,8 +7,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_layerguard.bet.criteria.evaluate import Expression, Interval, Row
+from pytest_layerguard.bet.criteria.evaluate import Expression, Row
 from pytest_layerguard.bet.criteria.implication import implies
+from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.bet.criteria.parse import CriterionError
 from pytest_layerguard.bet.criteria.scope import ModelScope
 from pytest_layerguard.bet.digest import canonical, differences, digest

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from pytest_layerguard import reference
-from pytest_layerguard.bet.criteria.evaluate import Interval
+from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.conditions import Conditions

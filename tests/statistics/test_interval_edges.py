@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from pytest_layerguard.bet.criteria.student_t import quantile
+from pytest_layerguard.bet.criteria.interval import quantile
 from pytest_layerguard.measurement.statistics import Mean, clustered, share
 
 

@@ -8,24 +8,24 @@ proves what can happen. If none is found, that is a proof only if every case was
 from __future__ import annotations
 
 import math
-import operator
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise, product
 from operator import itemgetter
+from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.criteria import parse
 from pytest_layerguard.bet.criteria.evaluate import Expression, Row, RowWalker
+from pytest_layerguard.bet.criteria.expression import ARITHMETIC, COMPARISONS
 from pytest_layerguard.bet.criteria.implication import implies
 from pytest_layerguard.bet.criteria.interval import Interval, short
-from pytest_layerguard.bet.criteria.walker import ARITHMETIC
 
 if TYPE_CHECKING:
-    from pytest_layerguard.bet.criteria.evaluate import Binding, Criteria, Reference
+    from pytest_layerguard.bet.criteria.evaluate import Binding, Criteria
     from pytest_layerguard.bet.criteria.metrics import Metric
-    from pytest_layerguard.bet.criteria.parse import Node
+    from pytest_layerguard.bet.criteria.parse import Name, Node
 
 _MOST_TRIED: Final = 1_000
 _MOST_STEPS: Final = 300_000
@@ -199,9 +199,7 @@ def _draws(choices: Sequence[Sequence[float]]) -> Iterator[tuple[float, ...]]:
         yield tuple(chance.choice(each) for each in choices)
 
 
-def _rows(
-    shape: Shape, references: set[Reference], variants: int, metrics: Sequence[str]
-) -> list[Row]:
+def _rows(shape: Shape, references: set[Name], variants: int, metrics: Sequence[str]) -> list[Row]:
     """Return a row for each name in the criteria, and for one other of each dimension."""
     named = {name for each in references for name in each.prefix}
 
@@ -236,7 +234,7 @@ def _derived(slots: Mapping[Slot, int], shape: Shape) -> Iterator[tuple[int, Fun
         if metric == "perplexity" and base is not None and ratio is not None:
             yield place, _product(base, ratio)
         elif metric == "kl" and arm in shape.interchanges and swap is not None:
-            yield place, _product(swap, None)
+            yield place, itemgetter(swap)
         elif metric == "protocol_gap" and shape.protocols is not None:
             pair = [
                 slots.get(("swap_kl", name, text, checkpoint, target)) for name in shape.protocols
@@ -245,8 +243,8 @@ def _derived(slots: Mapping[Slot, int], shape: Shape) -> Iterator[tuple[int, Fun
                 yield place, _difference(pair[0], pair[1])
 
 
-def _product(first: int, second: int | None) -> Function:
-    return lambda values: values[first] * (1.0 if second is None else values[second])
+def _product(first: int, second: int) -> Function:
+    return lambda values: values[first] * values[second]
 
 
 def _difference(first: int, second: int) -> Function:
@@ -300,7 +298,7 @@ class _Compiler(RowWalker[Function, Function]):
         self, node: parse.Comparison, sides: Sequence[Function], binding: Binding | None
     ) -> Function:
         pairs = [
-            (_COMPARISONS[sign], left, right)
+            (COMPARISONS[sign], left, right)
             for sign, left, right in zip(node.operators, sides, sides[1:], strict=False)
         ]
         return lambda values: all(
@@ -308,22 +306,10 @@ class _Compiler(RowWalker[Function, Function]):
         )
 
 
-def _mean(numbers: Sequence[float]) -> float:
-    return math.fsum(numbers) / len(numbers)
-
-
 _GATHERED: Final[Mapping[str, Callable[[Sequence[float]], float]]] = {
     "min": min,
     "max": max,
-    "mean": _mean,
-}
-_COMPARISONS: Final[Mapping[str, Callable[[float, float], bool]]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
+    "mean": fmean,
 }
 
 
@@ -359,7 +345,7 @@ class _Bars:
         numbers = {part.value for part in parts if isinstance(part, parse.Number)}
         for part in parts:
             if isinstance(part, parse.Name):
-                self.by_metric.setdefault(part.parts[-1], set()).update(numbers)
+                self.by_metric.setdefault(part.metric, set()).update(numbers)
 
     def worth_trying(self, metric: Metric, sample_tokens: int) -> list[float]:
         """Return values at, between and around the bars, as the metric's definition allows."""
@@ -389,4 +375,4 @@ def _single(node: Node) -> str | None:
     """Return the metric of a side that is a metric, or its ``min`` or ``max``, and else None."""
     if isinstance(node, parse.Quantifier) and node.word in ("min", "max"):
         node = node.operand
-    return node.parts[-1] if isinstance(node, parse.Name) else None
+    return node.metric if isinstance(node, parse.Name) else None

@@ -5,34 +5,20 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from typing import Final
 
 from pydantic import Field
 
 from pytest_layerguard.bet.criteria import interval as arithmetic
 from pytest_layerguard.bet.criteria import parse
-from pytest_layerguard.bet.criteria.expression import Parsed
+from pytest_layerguard.bet.criteria.expression import ARITHMETIC, N, Parsed, T, Walker
 from pytest_layerguard.bet.criteria.interval import Interval, Truth
 from pytest_layerguard.bet.criteria.metrics import METRICS
-from pytest_layerguard.bet.criteria.parse import CriterionError, Node
+from pytest_layerguard.bet.criteria.parse import CriterionError, Name, Node, names
 from pytest_layerguard.bet.criteria.straddle import Straddle
-from pytest_layerguard.bet.criteria.walker import ARITHMETIC, N, T, Walker
 from pytest_layerguard.bet.validation import BetPart
-
-__all__ = [
-    "Criteria",
-    "CriterionError",
-    "Evaluation",
-    "Expression",
-    "Interval",
-    "Reference",
-    "Row",
-    "Straddle",
-    "Truth",
-]
 
 _DIMENSIONS: Final = ("arm", "text", "checkpoint")
 _MOST_FILLED: Final = 4
@@ -43,19 +29,6 @@ _GATHERED: Final[Mapping[str, Callable[[Sequence[Interval]], Interval]]] = {
     "max": arithmetic.greatest,
     "mean": arithmetic.mean,
 }
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A metric as written in a criterion. ``interchange.kl`` has the prefix ``("interchange",)``."""
-
-    prefix: tuple[str, ...]
-    metric: str
-    column: int = field(default=0, compare=False)
-
-    def __str__(self) -> str:
-        """Return the reference as written."""
-        return ".".join((*self.prefix, self.metric))
 
 
 @dataclass(frozen=True)
@@ -100,9 +73,9 @@ class Expression(Parsed):
         return expression
 
     @cached_property
-    def references(self) -> frozenset[Reference]:
+    def references(self) -> frozenset[Name]:
         """Every metric in the criterion, with its prefix."""
-        return frozenset(reference(name) for name in _names(self.node))
+        return frozenset(names(self.node))
 
     def evaluate(self, rows: Sequence[Row]) -> Evaluation:
         """Evaluate the criterion on measured rows.
@@ -124,13 +97,9 @@ class Criteria(BetPart):
     catastrophic: Expression | None = Field(default=None, description="when it fails beyond doubt")
 
 
-def reference(name: parse.Name) -> Reference:
-    """Return the reference of a dotted name."""
-    return Reference(name.parts[:-1], name.parts[-1], name.column)
-
-
-def _names(node: Node) -> Iterable[parse.Name]:
-    return (part for part in parse.walk(node) if isinstance(part, parse.Name))
+def _spans_arms(name: Name) -> bool:
+    known = METRICS.get(name.metric)
+    return known is not None and known.spans_arms
 
 
 @dataclass(frozen=True)
@@ -141,7 +110,7 @@ class _Finding:
     distance: float = math.inf
 
 
-Binding = Mapping[Reference, Row]
+Binding = Mapping[Name, Row]
 """The row that each metric inside a quantifier is read from."""
 
 
@@ -168,9 +137,8 @@ class RowWalker(Walker[N, T, Binding | None]):
 
     def named(self, name: parse.Name, binding: Binding | None) -> N:
         """Return the value of a metric, from its binding or from the only row that has it."""
-        named = reference(name)
-        row = binding[named] if binding is not None else self.only(named)
-        return self.measured(named.metric, row)
+        row = binding[name] if binding is not None else self.only(name)
+        return self.measured(name.metric, row)
 
     @abstractmethod
     def measured(self, metric: str, row: Row) -> N:
@@ -184,7 +152,7 @@ class RowWalker(Walker[N, T, Binding | None]):
     def quantified(self, word: str, parts: Sequence[tuple[Binding, T]]) -> T:
         """Return ``all`` or ``any`` over the variants."""
 
-    def only(self, named: Reference) -> Row:
+    def only(self, named: Name) -> Row:
         """Return the one row of a reference. Raises CriterionError if there are none or several."""
         rows = self._selected(named)
         if len(rows) > 1:
@@ -196,12 +164,11 @@ class RowWalker(Walker[N, T, Binding | None]):
             )
         return rows[0]
 
-    def _selected(self, named: Reference) -> list[Row]:
+    def _selected(self, named: Name) -> list[Row]:
         """Return the rows that a reference ranges over. Raises CriterionError if there are none."""
         rows = [row for row in self.rows if all(_carries(row, name) for name in named.prefix)]
-        known = METRICS.get(named.metric)
         having = [row for row in rows if named.metric in row.metrics]
-        if known is not None and known.spans_arms:
+        if _spans_arms(named):
             # One value for a pair of arms: whichever arm's rows carry it, it counts once.
             having = list({(row.target, row.text, row.checkpoint): row for row in having}.values())
         elif len(having) != len(rows):
@@ -217,19 +184,17 @@ class RowWalker(Walker[N, T, Binding | None]):
         References with different prefixes are joined by the target and by every dimension that
         neither prefix names. A reference with a single target is joined with all targets of the others.
         """
-        groups: dict[tuple[tuple[str, ...], bool], list[Reference]] = {}
-        for name in _names(node):
-            named = reference(name)
-            known = METRICS.get(named.metric)
-            spans = known is not None and known.spans_arms
-            groups.setdefault((tuple(sorted(named.prefix)), spans), []).append(named)
+        groups: dict[tuple[tuple[str, ...], bool], list[Name]] = {}
+        for name in names(node):
+            key = tuple(sorted(name.prefix)), _spans_arms(name)
+            groups.setdefault(key, []).append(name)
         joined: list[_Match] | None = None
         keyed: set[str] = set()
-        for (_, spans), references in groups.items():
+        for references in groups.values():
             rows = self._selected(references[0])
             for other in references[1:]:
                 self._selected(other)
-            free = self._free(references[0], rows, spans=spans)
+            free = self._free(references[0], rows)
             found = [_Match.of(row, free, references) for row in rows]
             if joined is not None:
                 found = _natural_join(joined, found, sorted(keyed & free), references[0])
@@ -237,15 +202,14 @@ class RowWalker(Walker[N, T, Binding | None]):
             keyed |= free
         return [match.binding for match in joined or ()]
 
-    def _free(self, named: Reference, rows: Sequence[Row], *, spans: bool) -> set[str]:
+    def _free(self, named: Name, rows: Sequence[Row]) -> set[str]:
         """Return the dimensions in which the rows of a reference differ."""
-        names = set(named.prefix)
         free = {
             dimension
             for dimension in _DIMENSIONS
-            if not any(getattr(row, dimension) in names for row in rows)
+            if not any(getattr(row, dimension) in named.prefix for row in rows)
         }
-        if spans:
+        if _spans_arms(named):
             free.discard("arm")
         if len({row.target for row in rows}) > 1:
             free.add("target")
@@ -307,27 +271,22 @@ class _Evaluator(RowWalker[Interval, _Finding]):
         right: Interval,
         binding: Binding | None,
     ) -> Straddle:
-        operands = (node.operands[place], node.operands[place + 1])
-        sides = (left, right)
-        if not any(True for _ in _names(operands[0])):
+        operands, sides = node.operands[place : place + 2], (left, right)
+        if not any(names(operands[0])):
             operands, sides = operands[::-1], sides[::-1]
         if binding is not None:
             variant = _label(binding)
         else:
             found = [self._extreme(part) for part in parse.walk(operands[0])]
             variant = next((label for label in found if label), "")
-        comparison = parse.written(
-            parse.Comparison(
-                (node.operands[place], node.operands[place + 1]), (node.operators[place],)
-            )
-        )
-        return Straddle(parse.written(operands[0]), variant, *sides, comparison)
+        one = parse.Comparison(node.operands[place : place + 2], node.operators[place : place + 1])
+        return Straddle(parse.written(operands[0]), variant, *sides, parse.written(one))
 
     def _extreme(self, node: Node) -> str | None:
         """Return the variant that a ``min``, a ``max`` or a name takes its value from, if it is one."""
         if isinstance(node, parse.Name):
             try:
-                return self.only(reference(node)).label
+                return self.only(node).label
             except CriterionError:
                 return None
         if not isinstance(node, parse.Quantifier) or node.word not in ("min", "max"):
@@ -340,8 +299,7 @@ class _Evaluator(RowWalker[Interval, _Finding]):
         if isinstance(node, parse.Number):
             return parse.number(node.value)
         if isinstance(node, parse.Name):
-            name = ".".join(node.parts)
-            return str(side) if binding is not None and len(node.parts) == 1 else f"{name} {side}"
+            return str(side) if binding is not None and not node.prefix else f"{node} {side}"
         extreme = self._extreme(node) if isinstance(node, parse.Quantifier) else None
         at = f" ({extreme})" if extreme else ""
         return f"{parse.written(node)} = {side}{at}"
@@ -355,7 +313,7 @@ class _Match:
     binding: Binding
 
     @classmethod
-    def of(cls, row: Row, free: Iterable[str], references: Iterable[Reference]) -> _Match:
+    def of(cls, row: Row, free: Iterable[str], references: Iterable[Name]) -> _Match:
         return cls({name: getattr(row, name) for name in free}, dict.fromkeys(references, row))
 
     def at(self, names: Iterable[str]) -> tuple[object, ...]:
@@ -366,7 +324,7 @@ class _Match:
 
 
 def _natural_join(
-    left: Sequence[_Match], right: Sequence[_Match], common: Sequence[str], named: Reference
+    left: Sequence[_Match], right: Sequence[_Match], common: Sequence[str], named: Name
 ) -> list[_Match]:
     """Return every pair that agrees in the common dimensions. Raises CriterionError if one has no partner."""
     partners: dict[tuple[object, ...], list[_Match]] = {}
@@ -395,15 +353,14 @@ def _carries(row: Row, name: str) -> bool:
 
 
 def _label(binding: Binding) -> str:
-    rows = list(dict.fromkeys(row.label for row in binding.values()))
-    return " / ".join(rows)
+    return " / ".join(dict.fromkeys(row.label for row in binding.values()))
 
 
 def _joined(truth: Truth, parts: Sequence[_Finding]) -> _Finding:
     """Return the finding of several parts, with the deciding parts as text, the closest first."""
     deciding = [part for part in parts if part.truth is truth]
     deciding.sort(key=lambda part: part.distance)
-    filled = [part.filled for part in islice(deciding, _MOST_FILLED)]
+    filled = [part.filled for part in deciding[:_MOST_FILLED]]
     if len(deciding) > _MOST_FILLED:
         filled.append(f"and {len(deciding) - _MOST_FILLED} more")
     straddling = tuple(straddle for part in deciding for straddle in part.straddling)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
+from pytest_layerguard.bet.criteria.expression import COMPARISONS
 from pytest_layerguard.bet.criteria.parse import (
     Comparison,
     Junction,
@@ -11,11 +13,12 @@ from pytest_layerguard.bet.criteria.parse import (
     Node,
     Number,
     Quantifier,
+    is_truth,
 )
 
 _MIRROR: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 _NEGATED: Final = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}
-_DUAL: Final = {"any": "all", "all": "any"}
+_DUAL: Final = {"any": "all", "all": "any", "and": "or", "or": "and"}
 
 
 def implies(first: Node, second: Node) -> bool:
@@ -29,9 +32,9 @@ def normal(node: Node, *, negated: bool = False) -> Node:
         case Negation():
             return normal(node.operand, negated=not negated)
         case Junction():
-            word = node.word if not negated else {"and": "or", "or": "and"}[node.word]
+            word = _DUAL[node.word] if negated else node.word
             return Junction(word, tuple(normal(each, negated=negated) for each in node.operands))
-        case Quantifier() if node.word in _DUAL:
+        case Quantifier() if is_truth(node):
             word = _DUAL[node.word] if negated else node.word
             return _quantified(word, normal(node.operand, negated=negated))
         case Comparison():
@@ -90,25 +93,14 @@ def _bar_implies(first: Comparison, second: Comparison) -> bool:
     (left, bar), (other, looser) = first.operands, second.operands
     if left != other or not isinstance(bar, Number) or not isinstance(looser, Number):
         return False
-    (sign,), (wanted,) = first.operators, second.operators
-    low, high = bar.value, looser.value
-    match wanted:
-        case "<=":
-            return sign in ("<", "<=", "==") and low <= high
-        case "<":
-            return (sign in ("<=", "==") and low < high) or (sign == "<" and low <= high)
-        case ">=":
-            return sign in (">", ">=", "==") and low >= high
-        case ">":
-            return (sign in (">=", "==") and low > high) or (sign == ">" and low >= high)
-        case "!=":
-            return {
-                "<": low <= high,
-                "<=": low < high,
-                ">": low >= high,
-                ">=": low > high,
-                "==": low != high,
-                "!=": False,
-            }[sign]
-        case _:
-            return False
+    sign, wanted = COMPARISONS[first.operators[0]], COMPARISONS[second.operators[0]]
+    # Both change at their bar alone, so the bars and one value on each side of them show every case.
+    low, high = sorted((bar.value, looser.value))
+    values = (
+        math.nextafter(low, -math.inf),
+        low,
+        low / 2 + high / 2,
+        high,
+        math.nextafter(high, math.inf),
+    )
+    return all(wanted(value, looser.value) for value in values if sign(value, bar.value))

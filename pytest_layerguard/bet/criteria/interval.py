@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+CONFIDENCE: Final = 0.95
 
 
 class Truth(Enum):
@@ -147,6 +151,17 @@ def mean(intervals: Iterable[Interval]) -> Interval:
         (sum(each.low / count for each in listed),),
         (sum(each.high / count for each in listed),),
     )
+
+
+@cache
+def quantile(windows: int, comparisons: int = 1) -> float:
+    """Return Student's t quantile for two-sided intervals on ``windows`` windows.
+
+    The intervals hold together over ``comparisons`` (Bonferroni).
+    """
+    from scipy.special import stdtrit
+
+    return float(stdtrit(windows - 1, 1 - (1 - CONFIDENCE) / (2 * comparisons)))
 
 
 def short(value: float) -> str:

@@ -62,90 +62,102 @@ class CriterionError(ValueError):
 
 
 @dataclass(frozen=True)
-class Number:
+class _Part:
+    """A part of an expression. ``column`` counts characters from 0."""
+
+    column: int = field(default=0, compare=False, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Number(_Part):
     """A number."""
 
     value: float
-    column: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(_Part):
     """A quoted word, in an expression over models."""
 
     value: str
-    column: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
-class Name:
+class Name(_Part):
     """A name with its dotted prefixes: ``("interchange", "kl")``."""
 
     parts: tuple[str, ...]
-    column: int = field(default=0, compare=False)
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """The names of an arm, a text or a checkpoint before a metric."""
+        return self.parts[:-1]
+
+    @property
+    def metric(self) -> str:
+        """The name of the metric."""
+        return self.parts[-1]
+
+    def __str__(self) -> str:
+        """Return the name as written."""
+        return ".".join(self.parts)
 
 
 @dataclass(frozen=True)
-class Negative:
+class Negative(_Part):
     """A minus sign."""
 
     operand: Node
-    column: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class Arithmetic(_Part):
     """Two numbers and ``+``, ``-``, ``*`` or ``/`` between them."""
 
     operator: str
     left: Node
     right: Node
-    column: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(_Part):
     """``a <= b``, or a chain of comparisons."""
 
     operands: tuple[Node, ...]
     operators: tuple[str, ...]
-    column: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
-class Negation:
+class Negation(_Part):
     """``not``."""
 
     operand: Node
-    column: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
-class Junction:
+class Junction(_Part):
     """``and`` or ``or`` over two or more operands."""
 
     word: str
     operands: tuple[Node, ...]
-    column: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
-class Quantifier:
+class Quantifier(_Part):
     """``any``, ``all``, ``min``, ``max`` or ``mean`` over the variants."""
 
     word: QuantifierWord
     operand: Node
-    column: int = field(default=0, compare=False)
 
 
 Node = Number | Text | Name | Negative | Arithmetic | Comparison | Negation | Junction | Quantifier
 
-_TRUTHS: Final = (Comparison, Negation, Junction)
-
 
 def is_truth(node: Node) -> bool:
     """Return whether a node is true or false, rather than a number."""
-    return isinstance(node, _TRUTHS) or (isinstance(node, Quantifier) and node.word in OVER_TRUTHS)
+    return isinstance(node, Comparison | Negation | Junction) or (
+        isinstance(node, Quantifier) and node.word in OVER_TRUTHS
+    )
 
 
 def parse(text: str, *, quantifiers: bool, texts: bool) -> Node:
@@ -280,32 +292,32 @@ class _Reader:
         deeper = depth + 1
         match node:
             case ast.Constant(value=str() as value):
-                return Text(value, column)
+                return Text(value, column=column)
             case ast.Constant(value=int() | float() as value):
-                return Number(float(value), column)
+                return Number(float(value), column=column)
             case ast.Name() | ast.Attribute():
-                return Name(_dotted(node, column), column)
+                return Name(_dotted(node, column), column=column)
             case ast.UnaryOp(op=ast.Not()):
-                return Negation(self._truth(node.operand, deeper), column)
+                return Negation(self._truth(node.operand, deeper), column=column)
             case ast.UnaryOp(op=ast.USub()):
                 operand = self._number(node.operand, deeper)
                 if isinstance(operand, Number):
-                    return Number(-operand.value, column)
-                return Negative(operand, column)
+                    return Number(-operand.value, column=column)
+                return Negative(operand, column=column)
             case ast.UnaryOp(op=ast.UAdd()):
                 return self._number(node.operand, deeper)
             case ast.BinOp() if type(node.op) in _ARITHMETIC:
                 left, right = self._number(node.left, deeper), self._number(node.right, deeper)
-                return Arithmetic(_ARITHMETIC[type(node.op)], left, right, column)
+                return Arithmetic(_ARITHMETIC[type(node.op)], left, right, column=column)
             case ast.BoolOp():
                 word = "and" if isinstance(node.op, ast.And) else "or"
                 operands = tuple(self._truth(value, deeper) for value in node.values)
-                return Junction(word, tuple(_flat(word, operands)), column)
+                return Junction(word, tuple(_flat(word, operands)), column=column)
             case ast.Compare() if all(type(op) in _COMPARISONS for op in node.ops):
                 values = (node.left, *node.comparators)
                 numbers = tuple(self._comparable(value, deeper) for value in values)
                 signs = tuple(_COMPARISONS[type(op)] for op in node.ops)
-                return Comparison(numbers, signs, column)
+                return Comparison(numbers, signs, column=column)
             case ast.Call():
                 return self._quantifier(node, column, deeper)
             case _:
@@ -339,13 +351,13 @@ class _Reader:
         over_truths = word in OVER_TRUTHS
         operand = (self._truth if over_truths else self._number)(node.args[0], depth)
         self.inside = None
-        if not any(isinstance(part, Name) for part in walk(operand)):
+        if not any(names(operand)):
             raise CriterionError(
                 f"{word}(...) names no metric, so it ranges over nothing; put one inside, or take "
                 f"{word}(...) away",
                 column,
             )
-        return Quantifier(word, operand, column)
+        return Quantifier(word, operand, column=column)
 
     def _truth(self, node: ast.expr, depth: int) -> Node:
         read = self.read(node, depth)
@@ -399,6 +411,11 @@ def walk(node: Node) -> Iterator[Node]:
         yield from walk(part)
 
 
+def names(node: Node) -> Iterator[Name]:
+    """Yield every name in a node."""
+    return (part for part in walk(node) if isinstance(part, Name))
+
+
 def parts_of(node: Node) -> tuple[Node, ...]:
     """Return the nodes directly below a node."""
     match node:
@@ -430,7 +447,7 @@ def _written(node: Node) -> tuple[str, int]:
         case Text():
             return f'"{node.value}"' if '"' not in node.value else f"'{node.value}'", 9
         case Name():
-            return ".".join(node.parts), 9
+            return str(node), 9
         case Quantifier():
             return f"{node.word}({written(node.operand)})", 9
         case Negative():

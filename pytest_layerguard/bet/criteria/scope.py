@@ -7,10 +7,9 @@ from types import MappingProxyType
 from typing import Final
 
 from pytest_layerguard.bet.criteria import parse
-from pytest_layerguard.bet.criteria.expression import Parsed
+from pytest_layerguard.bet.criteria.expression import ARITHMETIC, Parsed, Walker
 from pytest_layerguard.bet.criteria.interval import Interval, Truth
 from pytest_layerguard.bet.criteria.parse import CriterionError, Node
-from pytest_layerguard.bet.criteria.walker import ARITHMETIC, Walker
 from pytest_layerguard.bet.errors import suggestion
 
 FACTS: Final[Mapping[str, type]] = MappingProxyType(
@@ -37,9 +36,8 @@ class ModelScope(Parsed):
     def parse(cls, text: str) -> ModelScope:
         """Return the scope. Raises CriterionError with the column of the error."""
         node = parse.parse(text, quantifiers=False, texts=True)
-        for part in parse.walk(node):
-            if isinstance(part, parse.Name):
-                _check_name(part)
+        for name in parse.names(node):
+            _check_name(name)
         for part in parse.walk(node):
             _check(part)
         return cls(text.strip(), node)
@@ -47,8 +45,7 @@ class ModelScope(Parsed):
     @property
     def facts(self) -> frozenset[str]:
         """The facts that the expression names."""
-        names = (part for part in parse.walk(self.node) if isinstance(part, parse.Name))
-        return frozenset(name.parts[0] for name in names)
+        return frozenset(map(str, parse.names(self.node)))
 
     def covers(self, facts: Mapping[str, Fact]) -> Truth:
         """Return whether a model with these facts is inside, undecided if a fact that counts is unknown."""
@@ -56,11 +53,10 @@ class ModelScope(Parsed):
 
 
 def _check_name(node: parse.Name) -> None:
-    if node.parts[0] not in FACTS or len(node.parts) > 1:
-        name = ".".join(node.parts)
-        close = suggestion(name, FACTS) or ";"
+    if str(node) not in FACTS:
+        close = suggestion(str(node), FACTS) or ";"
         raise CriterionError(
-            f"'{name}' is not known of a model{close} allowed: {', '.join(FACTS)}", node.column
+            f"'{node}' is not known of a model{close} allowed: {', '.join(FACTS)}", node.column
         )
 
 
@@ -84,7 +80,7 @@ def _check(node: Node) -> None:
 
 def _is_text(node: Node) -> bool:
     return isinstance(node, parse.Text) or (
-        isinstance(node, parse.Name) and FACTS[node.parts[0]] is str
+        isinstance(node, parse.Name) and FACTS[str(node)] is str
     )
 
 
@@ -100,7 +96,7 @@ class _Evaluator(Walker["Interval | str | None", Truth, Mapping[str, Fact]]):
         return Interval.point(value)
 
     def named(self, name: parse.Name, binding: Mapping[str, Fact]) -> Interval | str | None:
-        fact = binding.get(name.parts[0])
+        fact = binding.get(str(name))
         return fact if fact is None or isinstance(fact, str) else Interval.point(float(fact))
 
     def negative(self, operand: Interval | str | None) -> Interval | None:

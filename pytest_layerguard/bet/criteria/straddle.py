@@ -16,7 +16,7 @@ from functools import cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Final
 
-from pytest_layerguard.bet.criteria.student_t import quantile
+from pytest_layerguard.bet.criteria.interval import quantile
 
 if TYPE_CHECKING:
     from pytest_layerguard.bet.criteria.interval import Interval
