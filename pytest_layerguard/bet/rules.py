@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from pytest_layerguard.bet.arguments import InterchangeLayers, ReplaceLayers
 from pytest_layerguard.bet.criteria import consistency, parse
@@ -12,19 +12,69 @@ from pytest_layerguard.bet.errors import suggestion
 from pytest_layerguard.bet.validation import KEY, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from pydantic import ValidationError
 
     from pytest_layerguard.bet.arguments import Arguments, Intervention
-    from pytest_layerguard.bet.criteria.evaluate import Expression
-    from pytest_layerguard.bet.targets import Target
+    from pytest_layerguard.bet.criteria.evaluate import Criteria, Expression
     from pytest_layerguard.bet.validation import Location
 
 Parts = dict[str, Any]
 Arms = dict[str | None, tuple["Intervention", ...]]
 
-_CRITERIA: Final = ("strict", "lenient", "catastrophic")
+
+@dataclass(frozen=True)
+class _Names:
+    """The names that a criterion of this bet may use. What an invalid part would give is None."""
+
+    arms: Arms | None
+    texts: Sequence[str | None] | None
+    checkpoints: Sequence[str | None] | None
+    sample_tokens: int | None
+    metrics: Mapping[str, Metric]
+
+    @classmethod
+    def of(cls, parts: Parts, metrics: Mapping[str, Metric]) -> _Names:
+        arms: Arms | None = None
+        if "intervention" in parts and "arms" in parts:
+            alone = parts["intervention"]
+            arms = parts["arms"] if alone is None else {None: alone}
+        texts: list[str | None] | None = None
+        sample_tokens: int | None = None
+        if "measure" in parts:
+            measure = parts["measure"]
+            texts = list(measure.named_texts)
+            sample_tokens = measure.sample.tokens if measure.sample else 0
+        checkpoints = list(parts["model"].checkpoints()) if "model" in parts else None
+        return cls(arms, texts, checkpoints, sample_tokens, metrics)
+
+    @property
+    def complete(self) -> bool:
+        return None not in (self.arms, self.texts, self.checkpoints)
+
+    @property
+    def by_dimension(self) -> dict[str, Collection[str | None]]:
+        return {
+            "arm": self.arms or (),
+            "text": self.texts or (),
+            "checkpoint": self.checkpoints or (),
+        }
+
+    @property
+    def prefixes(self) -> dict[str, str]:
+        """Every name, with ``arm``, ``text`` or ``checkpoint``."""
+        return {
+            name: what
+            for what, names in self.by_dimension.items()
+            for name in names
+            if name is not None
+        }
+
+    def arms_of(self, named: parse.Name) -> Arms:
+        """Return the arms that a metric ranges over."""
+        arms: Arms = self.arms or {}
+        return {name: done for name, done in arms.items() if name in named.prefix} or arms
 
 
 def objections(parts: Parts, context: Mapping[str, Any]) -> Iterator[ValidationError]:
@@ -32,12 +82,12 @@ def objections(parts: Parts, context: Mapping[str, Any]) -> Iterator[ValidationE
 
     ``parts`` lacks the keys whose values are invalid. Rules about those are not checked.
     """
-    metrics = context.get("metrics") or METRICS
+    names = _Names.of(parts, context.get("metrics") or METRICS)
     yield from _one_of_intervention_and_arms(parts)
     yield from _status(parts)
-    yield from _names_apart(parts)
+    yield from _names_apart(parts, names)
     if "criteria" in parts:
-        yield from _criteria(parts, metrics)
+        yield from _criteria(parts["criteria"], names)
 
 
 def _one_of_intervention_and_arms(parts: Parts) -> Iterator[ValidationError]:
@@ -45,7 +95,7 @@ def _one_of_intervention_and_arms(parts: Parts) -> Iterator[ValidationError]:
         return
     if parts["intervention"] is None and parts["arms"] is None:
         yield refusal(
-            "is missing; say what is done to the model, or arms to compare several", "intervention"
+            "is missing; give what is done to the model, or arms to compare several", "intervention"
         )
     elif parts["intervention"] is not None and parts["arms"] is not None:
         yield refusal("does not go with intervention; one of the two", "arms", KEY)
@@ -67,107 +117,41 @@ def _status(parts: Parts) -> Iterator[ValidationError]:
             yield refusal("is there twice; each id once", "challenges", place)
 
 
-def _names_apart(parts: Parts) -> Iterator[ValidationError]:
+def _names_apart(parts: Parts, names: _Names) -> Iterator[ValidationError]:
     """Refuse one name for an arm, a text or a checkpoint, which a criterion could not distinguish."""
+    by_path = "model" in parts and parts["model"].paths is not None
+    places: dict[str, Location] = {
+        "arm": ("arms",),
+        "text": ("measure", "texts"),
+        "checkpoint": ("model", "paths" if by_path else "revisions"),
+    }
     taken: dict[str, str] = {}
-    for names, loc, what in (
-        (_arms(parts), ("arms",), "an arm"),
-        (_texts(parts), ("measure", "texts"), "a text"),
-        (_checkpoints(parts), _checkpoints_at(parts), "a checkpoint"),
-    ):
-        for name in names or ():
+    for what, listed in names.by_dimension.items():
+        for name in listed:
             if name is not None and taken.setdefault(name, what) != what:
-                message = f"is already the name of {taken[name]}; another name"
-                yield refusal(message, *loc, name, KEY)
+                message = f"is already the name of {'an' if taken[name] == 'arm' else 'a'} {taken[name]}; another name"
+                yield refusal(message, *places[what], name, KEY)
 
 
-def _arms(parts: Parts) -> Arms | None:
-    if "intervention" not in parts or "arms" not in parts:
-        return None
-    if parts["intervention"] is not None:
-        return {None: parts["intervention"]}
-    arms: Arms | None = parts["arms"]
-    return arms
-
-
-def _texts(parts: Parts) -> list[str | None] | None:
-    return list(parts["measure"].named_texts) if "measure" in parts else None
-
-
-def _checkpoints(parts: Parts) -> list[str | None] | None:
-    return list(parts["model"].checkpoints()) if "model" in parts else None
-
-
-def _checkpoints_at(parts: Parts) -> Location:
-    model = parts.get("model")
-    return ("model", "paths" if model is not None and model.paths is not None else "revisions")
-
-
-@dataclass(frozen=True)
-class _World:
-    """The names that a criterion of this bet may use. A part that is invalid itself is None."""
-
-    arms: Arms | None
-    texts: Sequence[str | None] | None
-    checkpoints: Sequence[str | None] | None
-    samples: bool | None
-    metrics: Mapping[str, Metric]
-
-    @property
-    def names(self) -> dict[str, str]:
-        """Every prefix, with ``arm``, ``text`` or ``checkpoint``."""
-        return {
-            name: what
-            for names, what in (
-                (self.arms, "arm"),
-                (self.texts, "text"),
-                (self.checkpoints, "checkpoint"),
-            )
-            for name in names or ()
-            if name is not None
-        }
-
-    @property
-    def complete(self) -> bool:
-        return None not in (self.arms, self.texts, self.checkpoints)
-
-    def arms_of(self, named: parse.Name) -> Arms:
-        """Return the arms that a reference ranges over."""
-        arms: Arms = self.arms or {}
-        chosen: Arms = {name: done for name, done in arms.items() if name in named.prefix}
-        return chosen or arms
-
-
-def _criteria(parts: Parts, metrics: Mapping[str, Metric]) -> Iterator[ValidationError]:
-    measure = parts.get("measure")
-    world = _World(
-        _arms(parts),
-        _texts(parts),
-        _checkpoints(parts),
-        None if measure is None else measure.sample is not None,
-        metrics,
-    )
-    criteria = parts["criteria"]
+def _criteria(criteria: Criteria, names: _Names) -> Iterator[ValidationError]:
     sound = True
-    for key in _CRITERIA:
-        expression = getattr(criteria, key)
+    for key, expression in criteria:
         if expression is None:
             continue
-        for message, column in _expression(expression, world):
+        for message, column in _expression(expression, names):
             sound = False
             yield refusal(message, "criteria", key, offset=column)
-    if sound and world.arms is not None and world.complete:
-        sample = measure.sample.tokens if measure is not None and measure.sample else 1
+    if sound and names.arms is not None and names.complete:
         shape = consistency.Shape(
-            arms={name: _is_sweep(done) for name, done in world.arms.items()},
-            texts=tuple(world.texts or ()),
-            checkpoints=tuple(world.checkpoints or ()),
-            sample_tokens=sample,
-            metrics=metrics,
-            protocols=_protocols(world.arms),
+            arms={name: _is_sweep(done) for name, done in names.arms.items()},
+            texts=tuple(names.texts or ()),
+            checkpoints=tuple(names.checkpoints or ()),
+            sample_tokens=names.sample_tokens or 1,
+            metrics=names.metrics,
+            protocols=_protocols(names.arms),
             interchanges=frozenset(
                 name
-                for name, done in world.arms.items()
+                for name, done in names.arms.items()
                 if isinstance(done[0].arguments, InterchangeLayers)
             ),
         )
@@ -175,30 +159,30 @@ def _criteria(parts: Parts, metrics: Mapping[str, Metric]) -> Iterator[Validatio
             yield refusal(message, "criteria", key)
 
 
-def _expression(expression: Expression, world: _World) -> Iterator[tuple[str, int]]:
+def _expression(expression: Expression, names: _Names) -> Iterator[tuple[str, int]]:
     quantifiers = [n for n in parse.walk(expression.node) if isinstance(n, parse.Quantifier)]
     inside = {id(name) for quantifier in quantifiers for name in parse.names(quantifier)}
     for name in parse.names(expression.node):
         complaint = (
-            _prefix(name, world)
-            or _metric(name, world)
-            or _measured(name, world)
-            or (None if id(name) in inside else _alone(name, world))
+            _prefix(name, names)
+            or _metric(name, names)
+            or _measured(name, names)
+            or (None if id(name) in inside else _alone(name, names))
         )
         if complaint:
             yield complaint, name.column
     for quantifier in quantifiers:
-        complaint = _lined_up(quantifier, world)
+        complaint = _lined_up(quantifier, names)
         if complaint:
             yield complaint, quantifier.column
 
 
-def _prefix(named: parse.Name, world: _World) -> str | None:
-    known = world.names
+def _prefix(named: parse.Name, names: _Names) -> str | None:
+    known = names.prefixes
     seen: dict[str, str] = {}
     for name in named.prefix:
         if name not in known:
-            if not world.complete:
+            if not names.complete:
                 return None
             allowed = ", ".join(known) or "none here, the bet has neither arms nor names for them"
             close = suggestion(name, known) or ";"
@@ -210,34 +194,34 @@ def _prefix(named: parse.Name, world: _World) -> str | None:
     return None
 
 
-def _metric(named: parse.Name, world: _World) -> str | None:
-    if named.metric in world.metrics:
+def _metric(named: parse.Name, names: _Names) -> str | None:
+    if named.metric in names.metrics:
         return None
-    close = suggestion(named.metric, world.metrics) or ";"
-    if not named.prefix and named.metric in world.names:
+    close = suggestion(named.metric, names.metrics) or ";"
+    if not named.prefix and named.metric in names.prefixes:
         return f"'{named}' is no metric; write '{named}.perplexity_ratio' or another of its metrics"
-    return f"unknown metric '{named.metric}'{close} allowed: {', '.join(world.metrics)}"
+    return f"unknown metric '{named.metric}'{close} allowed: {', '.join(names.metrics)}"
 
 
-def _measured(named: parse.Name, world: _World) -> str | None:
+def _measured(named: parse.Name, names: _Names) -> str | None:
     """Return why this bet does not measure a metric, or None if it does."""
-    metric = world.metrics[named.metric]
+    metric = names.metrics[named.metric]
     if metric.needs == "sample":
-        if world.samples is False:
+        if names.sample_tokens == 0:
             return f"'{named.metric}' is not measured; it needs measure.sample"
         return None
-    if world.arms is None:
+    if names.arms is None:
         return None
     if metric.needs == "protocols":
-        if set(named.prefix) & set(world.arms):
+        if set(named.prefix) & set(names.arms):
             return f"'{named.metric}' belongs to two arms; write it without an arm"
-        if not _protocols(world.arms):
+        if not _protocols(names.arms):
             return (
                 f"'{named.metric}' is not measured; it needs two arms, one with replace_layers and "
                 "one with interchange_layers, on the same pairs"
             )
         return None
-    for name, done in world.arms_of(named).items():
+    for name, done in names.arms_of(named).items():
         arguments = [each.arguments for each in done]
         arm = "this bet" if name is None else f"arm '{name}'"
         if metric.needs == "pairs" and (len(arguments) > 1 or not _gives(arguments, metric)):
@@ -259,38 +243,28 @@ def _gives(arguments: Sequence[Arguments], metric: Metric) -> bool:
 
 def _protocols(arms: Arms) -> tuple[str, str] | None:
     """Return the arms of a replacement and an interchange of the same pairs, or None."""
-    replacing = [(name, done[0].arguments) for name, done in arms.items() if len(done) == 1]
-    found: dict[type, tuple[str, object]] = {}
-    for name, arguments in replacing:
-        if isinstance(arguments, ReplaceLayers | InterchangeLayers) and name is not None:
-            if type(arguments) in found:
-                return None
-            found[type(arguments)] = (name, arguments.pairs.written())
-    if set(found) != {ReplaceLayers, InterchangeLayers}:
+    alone = [(name, done[0].arguments) for name, done in arms.items() if name and len(done) == 1]
+    replacing = [(name, each.pairs) for name, each in alone if isinstance(each, ReplaceLayers)]
+    swapping = [(name, each.pairs) for name, each in alone if isinstance(each, InterchangeLayers)]
+    if len(replacing) != 1 or len(swapping) != 1:
         return None
-    (replace, replaced), (interchange, interchanged) = (
-        found[ReplaceLayers],
-        found[InterchangeLayers],
-    )
-    return (replace, interchange) if replaced == interchanged else None
+    (replace, replaced), (interchange, interchanged) = *replacing, *swapping
+    return (replace, interchange) if replaced.written() == interchanged.written() else None
 
 
-def _alone(named: parse.Name, world: _World) -> str | None:
+def _alone(named: parse.Name, names: _Names) -> str | None:
     """Return why a metric outside any quantifier is not one number, or None if it is."""
-    arms = world.arms_of(named)
+    arms = names.arms_of(named)
     if any(_is_sweep(done) for done in arms.values()):
         return (
             f"'{named}' has a value for each variant of the sweep; put it inside any(...), "
             "all(...), min(...), max(...) or mean(...)"
         )
-    spans_arms = world.metrics[named.metric].spans_arms
-    for names, what in (
-        (() if spans_arms else arms, "arm"),
-        (world.texts or (), "text"),
-        (world.checkpoints or (), "checkpoint"),
-    ):
-        if len(names) > 1 and not set(names) & set(named.prefix):
-            listed = ", ".join(f"{name}.{named}" for name in list(names)[:4])
+    for what, several in {**names.by_dimension, "arm": arms}.items():
+        if what == "arm" and names.metrics[named.metric].spans_arms:
+            continue
+        if len(several) > 1 and not set(several) & set(named.prefix):
+            listed = ", ".join(f"{name}.{named}" for name in list(several)[:4])
             return (
                 f"'{named}' has a value for each {what}; name one ({listed}) or put it inside "
                 "any(...), all(...), min(...), max(...) or mean(...)"
@@ -302,16 +276,18 @@ def _is_sweep(done: Sequence[Intervention]) -> bool:
     return any(each.arguments.is_sweep for each in done)
 
 
-def _lined_up(node: parse.Quantifier, world: _World) -> str | None:
+def _lined_up(node: parse.Quantifier, names: _Names) -> str | None:
     """Return why the arms inside a quantifier cannot be joined by target, or None if they can."""
-    swept: dict[str, Target] = {}
-    if len({name.prefix for name in parse.names(node)}) < 2:
+    metrics = list(parse.names(node))
+    if len({name.prefix for name in metrics}) < 2:
         return None
-    for name in parse.names(node):
-        for arm, done in world.arms_of(name).items():
-            target = next((t for each in done if (t := each.arguments.sweep_target)), None)
-            if target is not None:
-                swept[str(arm)] = target
+    swept = {
+        str(arm): target
+        for name in metrics
+        for arm, done in names.arms_of(name).items()
+        for each in done
+        if (target := each.arguments.sweep_target)
+    }
     for arm, target in swept.items():
         first, other = next(iter(swept.items()))
         if not other.may_equal(target):
