@@ -65,11 +65,10 @@ _NAME_RULE: Final = (
 )
 _NOT_NAMES: Final = RESERVED | set(METRICS)
 _NAME: Final = rf"^(?!(?:{'|'.join(sorted(_NOT_NAMES))})$)[A-Za-z][A-Za-z0-9_]{{0,39}}$"
-_NAME_TAKEN = re.compile(_NAME[:-1] + r"\Z")
 
 
 def _named(value: str) -> str:
-    if not _NAME_TAKEN.match(value):
+    if not re.fullmatch(_NAME, value):
         raise refusal(f"must not be named {shown(value)}; {_NAME_RULE}")
     return value
 
@@ -243,12 +242,11 @@ class ModelSpec(BetPart):
         if self.path is not None:
             return {None: ModelSource("path", self.path)}
         if self.reference is not None:
-            named = self.revisions or {}
-            found: dict[str | None, ModelSource] = {
+            revisions: dict[str | None, str] = dict((self.revisions or {}).items())
+            return {
                 name: ModelSource("reference", self.reference + (INIT if at == "init" else ""))
-                for name, at in named.items()
+                for name, at in (revisions or {None: "trained"}).items()
             }
-            return found or {None: ModelSource("reference", self.reference)}
         hub = str(self.hub)
         if self.revisions is not None:
             return {
@@ -368,11 +366,7 @@ class Measure(BetPart):
     @property
     def named_texts(self) -> Mapping[str | None, TextSource]:
         """Every text by name, or ``{None: ...}`` for one without a name."""
-        named: dict[str | None, TextSource] = {}
-        if self.text is not None:
-            named[None] = self.text
-        named.update(self.texts or {})
-        return named
+        return {None: self.text} if self.text is not None else dict((self.texts or {}).items())
 
 
 def _known_kind(value: str, info: ValidationInfo) -> str:

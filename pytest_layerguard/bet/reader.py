@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import stat
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+_ORDER = ("line", "column", "key", "message")
 _BETWEEN = re.compile(r"<[a-z]+>|\[key\]")
 
 
@@ -91,15 +93,14 @@ def parse_bets(
             collector.errors(error, document)
             continue
         places = {**document.values, **document.keys}
-        line, column = document.line, document.column
-        found.append(BetDocument(bet, path, line, places, column))
+        found.append(BetDocument(bet, path, document.line, places, document.column))
     if fault is not None:
         collector.faults([fault])
     elif not documents:
         collector.add(1, 1, "", "is empty; a bet starts with 'id:'")
     collector.problems.extend(duplicate_ids(found, collector.lines))
     if collector.problems:
-        raise BetFileError(sorted(set(collector.problems), key=_order))
+        raise BetFileError(sorted(set(collector.problems), key=attrgetter(*_ORDER)))
     return tuple(found)
 
 
@@ -121,10 +122,6 @@ def duplicate_ids(
         shown = _excerpt(lines, line, column) if lines is not None else _excerpt_of(document)
         problems.append(Problem(document.path, line, column, "id", message, shown))
     return problems
-
-
-def _order(problem: Problem) -> tuple[int, int, str, str]:
-    return problem.line, problem.column, problem.key, problem.message
 
 
 def _decoded(text: str | bytes, path: Path) -> str:

@@ -73,43 +73,30 @@ def read_documents(text: str) -> tuple[list[Document], Fault | None]:
     """Return the documents of a text, up to the fault that ends the reading, and that fault or None."""
     documents: list[Document] = []
     reader = _Reader()
-    fault: Fault | None = None
-    nodes = _nodes(text)
-    while True:
-        try:
-            node = next(nodes, None)
-        except _BoundError as bound:
-            fault = Fault(bound.line, bound.column, (), bound.message)
-            break
-        except yaml.MarkedYAMLError as error:
-            fault = _marked(error)
-            break
-        except yaml.reader.ReaderError as error:
-            fault = _unreadable(error, text)
-            break
-        except (ValueError, OverflowError, IndexError, RecursionError) as error:
-            # PyYAML lets these slip for escapes such as "\UFFFFFFFF" and directives such as %YAML.
-            fault = Fault(1, 1, (), f"is not YAML that can be read: {error}")
-            break
-        if node is None:
-            break
-        if len(documents) == LIMITS.documents:
-            line, column = _place(node)
-            message = f"has more than {LIMITS.documents} documents; split the file"
-            fault = Fault(line, column, (), message)
-            break
-        documents.append(reader.document(node))
-        if reader.exhausted:
-            break
-    return documents, fault
+    try:
+        for node in _nodes(text):
+            if len(documents) == LIMITS.documents:
+                message = f"has more than {LIMITS.documents} documents; split the file"
+                return documents, Fault(*_place(node.start_mark), (), message)
+            documents.append(reader.document(node))
+            if reader.exhausted:
+                break
+    except _BoundError as bound:
+        return documents, bound.fault
+    except yaml.MarkedYAMLError as error:
+        return documents, _marked(error)
+    except yaml.reader.ReaderError as error:
+        return documents, _unreadable(error, text)
+    except (ValueError, OverflowError, IndexError, RecursionError) as error:
+        # PyYAML raises these for escapes such as "\UFFFFFFFF" and directives such as %YAML.
+        return documents, Fault(1, 1, (), f"is not YAML that can be read: {error}")
+    return documents, None
 
 
 class _BoundError(Exception):
-    def __init__(self, message: str, mark: yaml.Mark | None) -> None:
+    def __init__(self, message: str, mark: yaml.Mark) -> None:
         super().__init__(message)
-        self.message = message
-        self.line = mark.line + 1 if mark else 1
-        self.column = mark.column + 1 if mark else 1
+        self.fault = Fault(*_place(mark), (), message)
 
 
 class _Loader(yaml.SafeLoader):
@@ -162,14 +149,13 @@ class _Reader:
         self.current = Document(1, 1)
 
     def document(self, node: Node) -> Document:
-        line, column = _place(node)
-        self.current = Document(line, column)
+        self.current = Document(*_place(node.start_mark))
         self.current.data = self._data(node, (), ())
         return self.current
 
     def _data(self, node: Node, at: Location, above: tuple[int, ...]) -> Any:
         self.count += 1
-        self.current.values.setdefault(at, _place(node))
+        self.current.values.setdefault(at, _place(node.start_mark))
         if self.exhausted:
             return None
         if self.count > LIMITS.nodes:
@@ -209,7 +195,7 @@ class _Reader:
                 message = f"is there twice, first in line {self.current.keys[place][0]}"
                 self._fault(key_node, place, f"{message}; each key once", spoils=False)
                 continue
-            self.current.keys[place] = _place(key_node)
+            self.current.keys[place] = _place(key_node.start_mark)
             data[key] = self._data(value_node, place, above)
         return data
 
@@ -236,8 +222,7 @@ class _Reader:
             self._fault(node, at, _strange(node.tag))
 
     def _fault(self, node: Node, at: Location, message: str, *, spoils: bool = True) -> None:
-        line, column = _place(node)
-        self.current.faults.append(Fault(line, column, at, message, spoils))
+        self.current.faults.append(Fault(*_place(node.start_mark), at, message, spoils))
 
 
 def _meant(tag: str, text: str) -> object:
@@ -260,32 +245,20 @@ def _meant(tag: str, text: str) -> object:
             return None
         case "bool":
             return text.lower() == "true"
-        case "int":
-            return _integer(text)
-        case "float":
-            return _float(text)
+        case "int" | "float":
+            return _number(text, whole=name == "int")
         case _:
             raise ValueError("must be a finite number; infinity and NaN are not allowed")
 
 
-def _integer(text: str) -> int:
+def _number(text: str, *, whole: bool) -> float:
     if len(text) > _LONGEST_NUMBER:
         raise ValueError(
             f"is a number with more than {_LONGEST_NUMBER} digits; in quotes it is text"
         )
-    base = {"0o": 8, "0x": 16}.get(text[:2], 10)
-    value = int(text, base)
-    if abs(value) >= _LARGEST_INTEGER:
+    value = int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)) if whole else float(text)
+    if whole and abs(value) >= _LARGEST_INTEGER:
         raise ValueError("is a whole number beyond 2^63")
-    return value
-
-
-def _float(text: str) -> float:
-    if len(text) > _LONGEST_NUMBER:
-        raise ValueError(
-            f"is a number with more than {_LONGEST_NUMBER} characters; in quotes it is text"
-        )
-    value = float(text)
     if not math.isfinite(value):
         raise ValueError("must be a finite number; this one is too large")
     return value
@@ -295,14 +268,14 @@ def _strange(tag: str) -> str:
     return f"has the tag {shown(tag)}; a bet is plain YAML: text, numbers, true, false, lists, keys"
 
 
-def _place(node: Node) -> tuple[int, int]:
-    return node.start_mark.line + 1, node.start_mark.column + 1
+def _place(mark: yaml.Mark) -> tuple[int, int]:
+    return mark.line + 1, mark.column + 1
 
 
 def _marked(error: yaml.MarkedYAMLError) -> Fault:
     mark = error.problem_mark or error.context_mark
     message = " ".join(str(part) for part in (error.context, error.problem) if part)
-    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    line, column = _place(mark) if mark else (1, 1)
     hint = next((hint for words, hint in _HINTS.items() if words in message), "")
     return Fault(line, column, (), f"is not YAML: {message}{hint}")
 
