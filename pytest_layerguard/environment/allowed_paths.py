@@ -11,6 +11,7 @@ from pytest_layerguard.environment.measurement_errors import MeasurementError
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
     from pathlib import Path
 
 _LONGEST_SHOWN: Final = 200
@@ -54,12 +55,7 @@ class AllowedPaths:
         Raises:
             MeasurementError: If it is outside, missing, not a regular file, or too large.
         """
-        path = self.resolve(written, key)
-        status = _status(path, written, key)
-        if not stat.S_ISREG(status.st_mode):
-            raise MeasurementError(
-                f"{key}: {quoted(written)} is {_kind(status.st_mode)}, not a file"
-            )
+        path, status = self._existing(written, key, stat.S_ISREG, "a file")
         if largest is not None and status.st_size > largest:
             raise MeasurementError(
                 f"{key}: {quoted(written)} has {status.st_size:,} bytes; allowed: at most {largest:,}"
@@ -68,13 +64,7 @@ class AllowedPaths:
 
     def directory(self, written: str, key: str) -> Path:
         """Return the resolved path of a folder; see :meth:`file`."""
-        path = self.resolve(written, key)
-        status = _status(path, written, key)
-        if not stat.S_ISDIR(status.st_mode):
-            raise MeasurementError(
-                f"{key}: {quoted(written)} is {_kind(status.st_mode)}, not a folder"
-            )
-        return path
+        return self._existing(written, key, stat.S_ISDIR, "a folder")[0]
 
     def resolve(self, written: str, key: str) -> Path:
         """Return a path with symbolic links resolved.
@@ -83,10 +73,6 @@ class AllowedPaths:
             MeasurementError: If it leads outside the allowed folders, whether it exists or not, or if it
                 is not a path.
         """
-        if not written or any(ord(character) < 32 for character in written):
-            raise MeasurementError(
-                f"{key}: {quoted(written)} is not a path; allowed: one line of text"
-            )
         try:
             path = (self.folder / written).resolve()
         except (OSError, RuntimeError, ValueError):
@@ -100,6 +86,26 @@ class AllowedPaths:
             )
         return path
 
+    def _existing(
+        self, written: str, key: str, wanted: Callable[[int], bool], what: str
+    ) -> tuple[Path, os.stat_result]:
+        path = self.resolve(written, key)
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            raise MeasurementError(
+                f"{key}: {quoted(written)} does not exist (looked at {path})"
+            ) from None
+        except OSError as error:
+            raise MeasurementError(
+                f"{key}: {quoted(written)} cannot be read: {error.strerror}"
+            ) from None
+        if not wanted(status.st_mode):
+            raise MeasurementError(
+                f"{key}: {quoted(written)} is {_kind(status.st_mode)}, not {what}"
+            )
+        return path, status
+
     def holds(self, path: Path) -> bool:
         """Return whether a resolved path lies below an allowed folder."""
         return any(path.is_relative_to(folder) for folder in self.allowed)
@@ -109,18 +115,6 @@ def quoted(written: str) -> str:
     """Return untrusted text in quotes for a message: short, printable and on one line."""
     cut = written if len(written) <= _LONGEST_SHOWN else f"{written[:_LONGEST_SHOWN]}..."
     return ascii(cut) if not cut.isprintable() else f"'{cut}'"
-
-
-def _status(path: Path, written: str, key: str) -> os.stat_result:
-    try:
-        return path.stat()
-    except FileNotFoundError:
-        raise MeasurementError(
-            f"{key}: {quoted(written)} does not exist (looked at {path})"
-        ) from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a path"
-        raise MeasurementError(f"{key}: {quoted(written)} cannot be read: {reason}") from None
 
 
 def _kind(mode: int) -> str:

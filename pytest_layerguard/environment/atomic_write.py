@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _ABANDONED: Final = 3600.0
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Put ``text`` in place of the file at ``path``; its folder must exist.
+    """Replace the file at ``path`` by ``text`` without access tokens; its folder must exist.
 
     A reader sees the old file or the whole new one, whenever the writer is killed and however many
-    write at once; the last one to finish stays. Raises OSError where it cannot be written; whatever
-    stood there still does. Access tokens are taken out.
+    write at once; the last one to finish stays. Raises OSError if it cannot be written, and leaves
+    the old file as it was.
     """
     text = without_secrets(text)
     _sweep(path)
@@ -41,7 +41,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what writers of this very file left when they were killed."""
+    """Remove the temporary files that killed writers of this file left."""
     left = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}{re.escape(_SUFFIX)}")
     for other in path.parent.iterdir():
         if not left.fullmatch(other.name):
@@ -54,7 +54,7 @@ def _sweep(path: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Make the rename itself outlast a loss of power, where the system has a way to say so."""
+    """Make the rename itself outlast a loss of power, where the system can."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)

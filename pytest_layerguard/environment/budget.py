@@ -1,4 +1,4 @@
-"""How much of a machine one bet may use: it is data from a pull request, and must not exhaust it."""
+"""Limit how much of a machine one bet may use: it comes from a pull request, and must not exhaust it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LIMIT_FLAG: Final = "--layerguard-limit"
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that a run spends on one bet; what a bet file may say at all is bounded besides.
+    """The most that a run spends on one bet. The size of the bet file has limits of its own.
 
     Attributes:
         tokens: Scored tokens of one text.
@@ -38,16 +38,7 @@ class Budget:
     model_bytes: int = 2 * 2**40
 
     def check(self, name: str, wanted: int, what: str) -> None:
-        """Refuses what is more than a limit.
-
-        Args:
-            name: The limit.
-            wanted: How much is wanted.
-            what: Of what, in words.
-
-        Raises:
-            MeasurementError: If it is too much.
-        """
+        """Raise MeasurementError if ``wanted`` of ``what`` exceeds the limit ``name``."""
         most = getattr(self, name)
         if wanted > most:
             raise MeasurementError(
@@ -56,21 +47,13 @@ class Budget:
             )
 
     def check_bet(self, bet: Bet) -> None:
-        """Refuses what can be told from the bet alone.
-
-        Raises:
-            MeasurementError: If it is too much.
-        """
+        """Raise MeasurementError if the bet, before its model is loaded, exceeds a limit."""
         measure = bet.measure
         self.check("tokens", measure.tokens or 0, "measure.tokens")
-        for name in ("sample", "speak"):
-            spec = getattr(measure, name)
+        for key, spec in (("sample", measure.sample), ("speak", measure.speak)):
             if spec is not None:
-                self.check(
-                    "spoken",
-                    len(spec.prompts) * spec.tokens,
-                    f"measure.{name}, tokens times prompts",
-                )
+                new = len(spec.prompts) * spec.tokens
+                self.check("spoken", new, f"measure.{key}, tokens times prompts")
         for arm, interventions in bet.arm_interventions.items():
             steps = sum(getattr(each.arguments, "steps", 0) for each in interventions)
             self.check("steps", steps, f"training steps{f' of arm {arm}' if arm else ''}")

@@ -1,4 +1,4 @@
-"""Under which conditions bets are measured here: what the user allows, and on what machine."""
+"""The conditions under which bets are measured: the device, and what the user allows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Progress = Callable[[str], None]
-"""Is told, in one line, what the laboratory is about to do."""
+"""Called with one line before each step that takes long."""
 
 ROOT_FLAG: Final = "--layerguard-root"
 UNPINNED_FLAG: Final = "--layerguard-allow-unpinned"
@@ -24,7 +24,7 @@ TIMEOUT_FLAG: Final = "--layerguard-timeout"
 
 
 def silent(_line: str) -> None:
-    """Tell nobody."""
+    """Ignore the line."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,18 @@ class Conditions:
 
     Attributes:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        worker: Number of this process among those that share the machine; ``auto`` and ``cuda``
-            deal the visible GPUs out by it.
+        worker: The number of this process among those that share the machine. ``auto`` and ``cuda``
+            distribute the visible GPUs by it.
         roots: Folders outside a bet's own tree from which it may read.
         allow_unpinned: Whether hub revisions that are not pinned may be measured.
-        allow_remote_code: Whether a model may bring Python code of its own.
-        cache: Where results are kept from run to run; ``None`` for nowhere.
-        fresh: Whether results that are kept are measured again.
+        allow_remote_code: Whether a model may run Python code of its own.
+        cache: The folder that keeps results from run to run, or None.
+        fresh: Whether kept results are measured again.
         budget: How much one bet may use.
-        device_wait: Seconds that are waited for a GPU that another run holds.
-        timeout: Seconds that a bet may be measured; 0 for as long as it takes.
-        progress: Is told what is about to happen.
-        counting: Is told how far it is.
+        device_wait: How many seconds to wait for a GPU that another run holds.
+        timeout: How many seconds a bet may be measured; 0 for no limit.
+        progress: Called with one line before each step that takes long.
+        counting: Called when work that counts its steps begins.
     """
 
     device: str = "auto"

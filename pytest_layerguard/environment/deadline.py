@@ -1,7 +1,7 @@
-"""How long a bet may be measured.
+"""Limit the time that a bet is measured.
 
-Looked at between two layers: what runs in between cannot be interrupted from within, and whoever started the
-process must see to it.
+The deadline is checked between two layers. A layer itself cannot be interrupted from within; whoever started
+the process must see to that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UNTIL: Final[ContextVar[tuple[float, float] | None]] = ContextVar("until", defa
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Let the block take so many seconds; 0 for as long as it likes."""
+    """Let the block take this many seconds; 0 for no limit."""
     token = _UNTIL.set((time.monotonic() + seconds, seconds) if seconds else None)
     try:
         yield
@@ -31,11 +31,7 @@ def within(seconds: float) -> Iterator[None]:
 
 
 def check() -> None:
-    """Ends what takes too long.
-
-    Raises:
-        MeasurementError: If the time is over.
-    """
+    """Raise MeasurementError if the time of the block is over."""
     until = _UNTIL.get()
     if until is not None and time.monotonic() > until[0]:
         raise MeasurementError(

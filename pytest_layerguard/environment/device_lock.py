@@ -1,7 +1,7 @@
-"""Holding a GPU, so that nothing else of ours runs on it meanwhile.
+"""Lock GPUs, so that two runs do not share one.
 
-Two runs on one GPU are not wrong but slow, and run out of memory where each alone would not. The lock is
-the system's own on a file, so it is gone with the process that held it, however that ended.
+Two runs on one GPU are slow, and run out of memory where each alone would not. The lock is the system's own
+on a file, so it ends with the process that holds it.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 class DeviceLock:
-    """The GPUs that are held by this process for the model that is in memory."""
+    """The GPUs that this process holds for the model in memory."""
 
     def __init__(self, conditions: Conditions) -> None:
         self._conditions = conditions
         self._held = ExitStack()
 
     def take(self, gpus: Sequence[str]) -> None:
-        """Hold GPUs, as torch names them; wait for those that another process holds.
+        """Hold these GPUs, as torch names them, and release others. Wait for those of another process.
 
         Raises:
             UnavailableError: If one is not free within the time that the user allows.
@@ -46,7 +46,7 @@ class DeviceLock:
             self._lock(_lock_file(identity), gpu, deadline)
 
     def end(self) -> None:
-        """Let go of all."""
+        """Release all."""
         self._held.close()
 
     def _lock(self, file: Path, gpu: str, deadline: float) -> None:

@@ -1,4 +1,4 @@
-"""Which device a bet is measured on, and whether it is what the bet needs."""
+"""Choose the device that a bet is measured on, and check that it is what the bet needs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ if TYPE_CHECKING:
 
 
 def resolve(conditions: Conditions) -> str:
-    """Say which device is measured on, as torch names it.
+    """Return the device to measure on, as torch names it: ``cpu``, ``cuda:N`` or ``mps``.
 
-    Returns:
-        ``cpu``, ``cuda:N`` or ``mps``. ``auto`` takes a GPU where there is one; ``auto`` and
-        ``cuda`` deal the visible GPUs out by the worker's number.
+    ``auto`` takes a GPU where there is one. ``auto`` and ``cuda`` distribute the visible GPUs by the
+    worker's number.
 
     Raises:
-        UnavailableError: If the device that was asked for is not there.
+        UnavailableError: If the requested device does not exist.
     """
     import torch
 
@@ -43,10 +42,9 @@ def resolve(conditions: Conditions) -> str:
 
 
 def identity(gpu: str) -> str:
-    """Tell a GPU from all others of the machine, whatever each process calls it.
+    """Return an identifier of a GPU that is the same in all processes.
 
-    ``cuda:1`` is another GPU in a process that sees others: it is the second of those that
-    ``CUDA_VISIBLE_DEVICES`` lists.
+    ``cuda:1`` is not: it is the second of the GPUs that ``CUDA_VISIBLE_DEVICES`` lists.
     """
     import torch
 
@@ -59,10 +57,10 @@ def identity(gpu: str) -> str:
 
 
 def taken(spec: ModelSpec, conditions: Conditions) -> tuple[str, ...]:
-    """Say which GPUs a model will lie on, as torch names them; none for any other device.
+    """Return the GPUs that a model will lie on, as torch names them; none for any other device.
 
     Raises:
-        UnavailableError: If the device that was asked for is not there.
+        UnavailableError: If the requested device does not exist.
     """
     import torch
 
@@ -75,11 +73,7 @@ def taken(spec: ModelSpec, conditions: Conditions) -> tuple[str, ...]:
 
 
 def require(needs: Needs | None, conditions: Conditions) -> None:
-    """Refuse a machine that has less than a bet needs.
-
-    Raises:
-        UnavailableError: If it has; says what is there and what is needed.
-    """
+    """Raise UnavailableError if the machine has less than a bet needs."""
     if needs is None:
         return
     if needs.memory is not None and _host_memory() < needs.memory:
@@ -107,7 +101,7 @@ def _require_gpu(needed: int, device: str) -> None:
 
 
 def vacate() -> None:
-    """Give the memory of models that are no longer referenced back to the GPUs."""
+    """Free the GPU memory of models that are no longer referenced."""
     import torch
 
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -116,7 +110,7 @@ def vacate() -> None:
 
 
 def name(device: str) -> str:
-    """Return what people call a device: the GPU's name, or the processor's architecture."""
+    """Return the name of the GPU, or the processor's architecture."""
     import platform
 
     import torch

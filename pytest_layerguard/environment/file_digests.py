@@ -1,4 +1,4 @@
-"""Digests of files and of token ids: what a result is bound to."""
+"""Digests of files, texts and token ids, which bind a result to what it was measured on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _known: dict[tuple[Path, int, int, int], str] = {}
 def of_file(path: Path) -> str:
     """Return ``sha256:`` and 64 hex digits of a file's content, read in pieces.
 
-    A file that has not changed since, by size and time, is not read again.
+    A file whose size and time are those of the last call is not read again.
     """
     resolved = path.resolve()
     with resolved.open("rb") as file:

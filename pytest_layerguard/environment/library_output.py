@@ -1,4 +1,4 @@
-"""Silence the model libraries, and take secrets out of their messages."""
+"""Silence the model libraries, and turn their messages and panics into ours."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import warnings
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
+from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.environment.secrets import without_secrets
 
 if TYPE_CHECKING:
@@ -40,8 +41,7 @@ def quiet() -> Iterator[list[str]]:
         warnings.simplefilter("ignore")
         for name in _LIBRARIES:
             stack.enter_context(_diverted(logging.getLogger(name), kept))
-        stack.enter_context(_transformers_bar())
-        stack.enter_context(_hub_bar())
+        _without_bars(stack)
         yield kept.lines
 
 
@@ -64,6 +64,21 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Raise MeasurementError if a library written in Rust panics, which ``except Exception`` misses."""
+    try:
+        yield
+    except BaseException as error:
+        # Each extension module has its own class, which it does not export.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise MeasurementError(
+            f"a tokenizer or a weights file made its library give up: {first_line(error)}. "
+            "It is probably damaged; fetch or save it again."
+        ) from None
+
+
+@contextmanager
 def _diverted(logger: logging.Logger, handler: logging.Handler) -> Iterator[None]:
     handlers, propagate = logger.handlers, logger.propagate
     logger.handlers, logger.propagate = [handler], False
@@ -73,33 +88,18 @@ def _diverted(logger: logging.Logger, handler: logging.Handler) -> Iterator[None
         logger.handlers, logger.propagate = handlers, propagate
 
 
-@contextmanager
-def _transformers_bar() -> Iterator[None]:
-    from transformers.utils import logging as chatter
-
-    if not chatter.is_progress_bar_enabled():
-        yield
-        return
-    chatter.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        chatter.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def _hub_bar() -> Iterator[None]:
+def _without_bars(stack: ExitStack) -> None:
+    """Disable progress bars until ``stack`` closes."""
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,
     )
+    from transformers.utils import logging as transformers
 
-    if are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
+    if transformers.is_progress_bar_enabled():
+        transformers.disable_progress_bar()  # type: ignore[no-untyped-call]
+        stack.callback(transformers.enable_progress_bar)
+    if not are_progress_bars_disabled():
+        disable_progress_bars()
+        stack.callback(enable_progress_bars)

@@ -1,19 +1,19 @@
-"""What can go wrong in the laboratory, told to people."""
+"""The errors of a measurement, whose messages are for users."""
 
 from __future__ import annotations
 
 from pytest_layerguard.bet.errors import printable
 
 
-class _ToldError(Exception):
+class _OneLineError(Exception):
     def __str__(self) -> str:
-        """The text on one line: it may quote a stranger's file, tensor or repository by name."""
+        """Return the message on one line: it may quote untrusted names of files, tensors or repositories."""
         return printable(super().__str__())
 
 
-class MeasurementError(_ToldError):
+class MeasurementError(_OneLineError):
     """A measurement that cannot be made honestly; the bet's outcome is ERROR, with this text."""
 
 
-class UnavailableError(_ToldError):
+class UnavailableError(_OneLineError):
     """Something a bet needs cannot be had here; the bet is skipped, visibly, with this reason."""

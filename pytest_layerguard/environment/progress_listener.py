@@ -1,7 +1,7 @@
-"""How far long work is, told by whoever does it to whoever shows it.
+"""Report the progress of long work to whoever shows it.
 
-What counts lies deep below what measures a bet, so the listener is a context variable: nothing in between
-has to hand it down.
+The work is many calls below whoever measures a bet, so the listener is a context variable, and no function in
+between passes it on.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from contextvars import ContextVar
 from typing import Final
 
 Advance = Callable[[int], None]
-"""Is told how many more steps are done."""
+"""Called with the number of steps that were done since the last call."""
 
 Counting = Callable[[str, int], AbstractContextManager[Advance]]
-"""Is told what is done and in how many steps; the block ends when the work does."""
+"""Called with a description and the number of steps. The block ends when the work does."""
 
 
 @contextmanager
 def uncounted(_what: str, _steps: int) -> Iterator[Advance]:
-    """Tell nobody."""
+    """Ignore the progress of the block."""
     yield lambda _done: None
 
 
@@ -28,8 +28,8 @@ _LISTENER: Final[ContextVar[Counting]] = ContextVar("counting", default=uncounte
 
 
 @contextmanager
-def heard_by(counting: Counting) -> Iterator[None]:
-    """Let what is counted in this block be heard."""
+def progress_to(counting: Counting) -> Iterator[None]:
+    """Report the progress of the work in the block to ``counting``."""
     token = _LISTENER.set(counting)
     try:
         yield
@@ -38,10 +38,10 @@ def heard_by(counting: Counting) -> Iterator[None]:
 
 
 def counted(what: str, steps: int) -> AbstractContextManager[Advance]:
-    """Say what is about to be done and in how many steps.
+    """Report the steps of the block, as it passes their number to the function that it gets.
 
     Args:
         what: A few words, such as ``measuring 4 variants``.
-        steps: How many there are; each is told when it is done, by the function that the block gives.
+        steps: How many steps there are.
     """
     return _LISTENER.get()(what, steps)

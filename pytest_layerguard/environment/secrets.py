@@ -1,4 +1,4 @@
-"""Take access tokens out of everything that the process prints or writes."""
+"""Mask access tokens in everything that the process prints or writes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Final
 
 _VARIABLES: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "GITHUB_TOKEN", "GH_TOKEN")
 _SHORTEST: Final = 8
-"""Characters; shorter values are not tokens but words."""
+"""Characters. A shorter value is a word, not a token."""
 
 _TOKEN: Final = re.compile(r"\b(?:hf|api_org|ghp|gho|ghu|ghs|ghr|github_pat)_[A-Za-z0-9_]{10,}")
 
 
 def without_secrets(text: str) -> str:
-    """Return text with ``***`` for every token of the environment and all that looks like a token."""
+    """Return text with ``***`` for every token of the environment, and for all that looks like one."""
     for variable in _VARIABLES:
         token = os.environ.get(variable, "").strip()
         if len(token) >= _SHORTEST:

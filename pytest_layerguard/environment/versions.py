@@ -1,4 +1,4 @@
-"""Versions of everything that a number may depend on."""
+"""The versions of everything that a number may depend on."""
 
 from __future__ import annotations
 

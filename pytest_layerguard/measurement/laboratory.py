@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pytest_layerguard.environment import devices
 from pytest_layerguard.environment.deadline import within
 from pytest_layerguard.environment.device_lock import DeviceLock
-from pytest_layerguard.environment.library_panics import panics_told
+from pytest_layerguard.environment.library_output import panics_as_errors
 from pytest_layerguard.environment.measurement_errors import MeasurementError
-from pytest_layerguard.environment.progress_listener import heard_by
+from pytest_layerguard.environment.progress_listener import progress_to
 from pytest_layerguard.measurement.out_of_memory import fitted
 from pytest_layerguard.measurement.own_metrics import with_own_metrics
 from pytest_layerguard.measurement.planning import Arm, planned
@@ -105,8 +105,8 @@ class Laboratory:
         devices.require(document.bet.needs, self._conditions)
         try:
             with (
-                panics_told(),
-                heard_by(self._conditions.counting),
+                panics_as_errors(),
+                progress_to(self._conditions.counting),
                 within(self._conditions.timeout),
             ):
                 parts = [
