@@ -29,7 +29,7 @@ from pytest_layerguard.bet.targets import (
     Target,
 )
 from pytest_layerguard.bet.text_sources import TextSource
-from pytest_layerguard.bet.validation import KEY, LIMITS, BetPart, Whole, gathered, refusal, shown
+from pytest_layerguard.bet.validation import KEY, LIMITS, BetPart, Whole, gathered, invalid, shown
 
 Parts = Annotated[
     Literal["experts", "linear"],
@@ -112,7 +112,8 @@ class ZeroLayers(LayersArguments):
 
     keep: Literal["post_norms", "none"] = Field(
         default="post_norms",
-        description="post_norms (after attention and feed-forward) keep theirs, or none does",
+        description="post_norms: the norms after attention and feed-forward keep their parameters; none: no "
+        "parameter is kept",
     )
 
     def slug(self) -> str:
@@ -161,14 +162,14 @@ class RemoveLayers(Arguments):
     def _chosen_one_way(self) -> Self:
         if self.layers is None:
             if self.count is None or self.guided_by is None:
-                raise refusal(
-                    "must say what to drop; allowed: count and guided_by together, or layers"
+                raise invalid(
+                    "must name what to drop; allowed: count and guided_by together, or layers"
                 )
         elif self.count is not None or self.guided_by is not None:
             key = "count" if self.count is not None else "guided_by"
-            raise refusal("does not go with layers; allowed: count and guided_by, or layers", key)
+            raise invalid("does not go with layers; allowed: count and guided_by, or layers", key)
         elif self.layers.each or self.layers.indices is None:
-            raise refusal(
+            raise invalid(
                 "must be an index or a list; to drop one layer at a time sweep with skip_layers",
                 "layers",
             )
@@ -204,7 +205,7 @@ class AverageExperts(WeightsArguments):
 
 
 class DropExperts(WeightsArguments):
-    """The least used experts of a layer leave the router's choice."""
+    """The router can no longer choose the least used experts of a layer."""
 
     count: Count = Field(description="how many experts of each layer to drop")
 
@@ -216,7 +217,7 @@ class DropExperts(WeightsArguments):
 
 
 class _Grouped(WeightsArguments):
-    """Arguments of an intervention that stores scales."""
+    """Arguments of an intervention that stores weights with scales."""
 
     parts: Parts = "linear"
     group_size: GroupSize | None = Field(
@@ -227,9 +228,11 @@ class _Grouped(WeightsArguments):
     def _group_has_a_size(self) -> Self:
         grouped = getattr(self, "scale", None) == "group"
         if grouped and self.group_size is None:
-            raise refusal("is missing; with scale: group, how many weights share one", "group_size")
+            raise invalid(
+                "is missing; with scale: group, how many weights share one scale", "group_size"
+            )
         if not grouped and self.group_size is not None:
-            raise refusal("means nothing here; allowed with scale: group only", "group_size")
+            raise invalid("has no meaning here; allowed with scale: group only", "group_size")
         return self
 
 
@@ -275,10 +278,10 @@ def _one_or_several(value: Any) -> Any:
 
 
 class Train(Arguments):
-    """Training after what stands before it in the list.
+    """Training, after the interventions before it in the list.
 
-    All weights on text, or with ``objective: layer_output`` one layer at a time by the L2 distance
-    to the original layer's output.
+    All weights are trained on text, or with ``objective: layer_output`` one layer at a time by the L2
+    distance to the original layer's output.
     """
 
     steps: Annotated[Whole, Field(ge=1, le=LIMITS.steps)] = Field(
@@ -309,9 +312,9 @@ class Train(Arguments):
     @model_validator(mode="after")
     def _layers_go_with_their_objective(self) -> Self:
         if self.objective == "layer_output" and self.layers is None:
-            raise refusal("is missing; with objective: layer_output, the layers to train", "layers")
+            raise invalid("is missing; with objective: layer_output, the layers to train", "layers")
         if self.objective == "language_model" and self.layers is not None:
-            raise refusal("means nothing here; allowed with objective: layer_output", "layers")
+            raise invalid("has no meaning here; allowed with objective: layer_output", "layers")
         return self
 
     def slug(self) -> str:
@@ -370,19 +373,19 @@ class Intervention:
         kinds = kinds_of(info)
         if not isinstance(value, dict):
             close = suggestion(value, kinds)
-            raise refusal(
+            raise invalid(
                 f"must be a mapping such as {{skip_layers: {{layers: 3}}}}, not {shown(value)}"
                 f"{close or ';'} allowed: {', '.join(kinds)}"
             )
         if len(value) != 1:
-            raise refusal(
+            raise invalid(
                 f"must name one intervention, not {len(value)}; to do several in order "
                 "write a list, to compare them write arms"
             )
         ((kind, arguments),) = value.items()
         if kind not in kinds:
             close = suggestion(kind, kinds) or ";"
-            raise refusal(
+            raise invalid(
                 f"unknown intervention {shown(kind)}{close} allowed: {', '.join(kinds)}", kind, KEY
             )
         try:
@@ -404,7 +407,7 @@ def _as_list(value: Any) -> Any:
 def _in_step(interventions: tuple[Intervention, ...]) -> tuple[Intervention, ...]:
     swept = [each.arguments.sweep_target for each in interventions if each.arguments.is_sweep]
     if any(target != swept[0] for target in swept):
-        raise refusal("sweeps over different targets in one list; the same 'each' in all of them")
+        raise invalid("sweeps over different targets in one list; the same 'each' in all of them")
     return interventions
 
 

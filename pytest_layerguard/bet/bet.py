@@ -35,7 +35,7 @@ from pytest_layerguard.bet.validation import (
     RelativePath,
     Whole,
     gathered,
-    refusal,
+    invalid,
     reworded,
     shown,
 )
@@ -69,7 +69,7 @@ _NAME: Final = rf"^(?!(?:{'|'.join(sorted(_NOT_NAMES))})$)[A-Za-z][A-Za-z0-9_]{{
 
 def _named(value: str) -> str:
     if not re.fullmatch(_NAME, value):
-        raise refusal(f"must not be named {shown(value)}; {_NAME_RULE}")
+        raise invalid(f"must not be named {shown(value)}; {_NAME_RULE}")
     return value
 
 
@@ -80,7 +80,7 @@ Name = Annotated[str, AfterValidator(_named), WithJsonSchema({"type": "string", 
 def _portable(value: str) -> str:
     """Refuse the names of Windows devices, because a bet's record is a file named by its id."""
     if _DEVICE.fullmatch(value):
-        raise refusal(f"must not be {shown(value)}, the name of a device on Windows; {SLUG_RULE}")
+        raise invalid(f"must not be {shown(value)}, the name of a device on Windows; {SLUG_RULE}")
     return value
 
 
@@ -120,13 +120,13 @@ def _spelt_out(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if "/" in value:
-        raise refusal(
+        raise invalid(
             f"must not be {shown(value)}; for a hub model write {{hub: ORG/NAME, revision: "
             "<40 hex>}, for a folder {path: DIR}"
         )
     if value not in REFERENCE_NAMES:
         close = suggestion(value, REFERENCE_NAMES) or ";"
-        raise refusal(
+        raise invalid(
             f"unknown model {shown(value)}{close} allowed: {', '.join(REFERENCE_NAMES)}, "
             "{path: DIR}, {hub: ORG/NAME, revision: <40 hex>}"
         )
@@ -163,16 +163,17 @@ class ModelSpec(BetPart):
         description="several checkpoints by name: local folders",
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        default=None, description="what the model computes in: float32, bfloat16 or float16"
+        default=None,
+        description="the dtype that the model computes in: float32, bfloat16 or float16",
     )
     device_map: Literal["auto"] | None = Field(
         default=None, description="auto spreads the model over the devices"
     )
     attn_implementation: (
         Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None
-    ) = Field(default=None, description="which attention the model runs with")
+    ) = Field(default=None, description="the implementation of attention")
     placement: Literal["memory", "stream"] = Field(
-        default="memory", description="memory, or stream for a model that does not fit"
+        default="memory", description="memory, or stream for a model that does not fit into memory"
     )
 
     @model_validator(mode="before")
@@ -186,30 +187,30 @@ class ModelSpec(BetPart):
             key for key in ("reference", "path", "paths", "hub") if getattr(self, key) is not None
         ]
         if not sources:
-            raise refusal("must name a model; allowed: one of reference, path, paths, hub")
+            raise invalid("must name a model; allowed: one of reference, path, paths, hub")
         if len(sources) > 1:
-            raise refusal(f"does not go with {sources[0]}; a bet judges one model", sources[1])
+            raise invalid(f"does not go with {sources[0]}; a bet judges one model", sources[1])
         source = sources[0]
         if source == "hub":
             self._check_hub()
         elif self.revision is not None:
-            raise refusal("means nothing here; allowed with hub only", "revision")
+            raise invalid("has no meaning here; allowed with hub only", "revision")
         elif self.revisions is not None:
             self._check_reference_checkpoints(source)
         return self
 
     def _check_hub(self) -> None:
         if self.revision is not None and self.revisions is not None:
-            raise refusal("does not go with revision; one, or several by name", "revisions")
+            raise invalid("does not go with revision; one, or several by name", "revisions")
         if self.revision is None and self.revisions is None:
-            raise refusal(
+            raise invalid(
                 "is missing; give a full commit hash (40 lower-case hexadecimal digits), since a "
                 f"branch may move; the word {UNPINNED} runs only under --layerguard-allow-unpinned",
                 "revision",
             )
         for name, revision in (self.revisions or {}).items():
             if not re.fullmatch(r"[0-9a-f]{40}", revision) and revision != UNPINNED:
-                raise refusal(
+                raise invalid(
                     f"must not be {shown(revision)}; 40 lower-case hexadecimal digits, or {UNPINNED}",
                     "revisions",
                     name,
@@ -217,13 +218,13 @@ class ModelSpec(BetPart):
 
     def _check_reference_checkpoints(self, source: str) -> None:
         if source != "reference":
-            raise refusal("means nothing here; allowed with hub or reference", "revisions")
+            raise invalid("has no meaning here; allowed with hub or reference", "revisions")
         if str(self.reference).endswith(INIT):
-            raise refusal("must be without @init beside revisions", "reference")
+            raise invalid("must be without @init beside revisions", "reference")
         for name, revision in (self.revisions or {}).items():
             if revision not in ("init", "trained"):
                 close = suggestion(revision, ("init", "trained")) or ";"
-                raise refusal(
+                raise invalid(
                     f"must not be {shown(revision)}{close} allowed: init, trained",
                     "revisions",
                     name,
@@ -285,7 +286,7 @@ def _base_bound(value: Any) -> Any:
     if value == "none":
         return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not 1 < value < 1e300:
-        raise refusal(f"must be a number above 1, or none, not {shown(value)}")
+        raise invalid(f"must be a number above 1, or none, not {shown(value)}")
     return float(value)
 
 
@@ -300,13 +301,15 @@ class Measure(BetPart):
         description="several texts by name",
     )
     tokens: Annotated[Whole, Field(ge=1, le=LIMITS.tokens)] | None = Field(
-        default=None, description="how many tokens are scored; all of the text under a preset"
+        default=None,
+        description="how many tokens are scored; by default, under a preset, all of the text",
     )
     window: Annotated[Whole, Field(ge=1, le=1_048_576)] | None = Field(
-        default=None, description="scored tokens per window; 512, or the model's context if shorter"
+        default=None,
+        description="scored tokens per window; by default 512, or the model's context if shorter",
     )
     stride: Annotated[Whole, Field(ge=1, le=1_048_576)] | None = Field(
-        default=None, description="tokens from one window to the next; the window"
+        default=None, description="tokens from one window to the next; by default the window"
     )
     bos: Literal["auto", "always", "never"] = Field(
         default="auto", description="whether windows start with BOS: auto, always or never"
@@ -328,39 +331,39 @@ class Measure(BetPart):
         | None
     ) = Field(
         default=None,
-        description="above it the base is unsound; half the vocabulary's size, none for no bound",
+        description="above it the base is unsound; by default half the vocabulary's size; none for no bound",
     )
-    sample: SampleSpec | None = Field(default=None, description="greedy samples: unique tokens")
+    sample: SampleSpec | None = Field(
+        default=None, description="greedy samples, which give unique tokens"
+    )
     speak: SpeakSpec | None = Field(default=None, description="samples to look at, never judged")
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_stop(cls, value: Any) -> Any:
+    def _check_stop(cls, value: Any) -> Any:
         if isinstance(value, dict) and "stop" in value:
-            raise refusal(
+            raise invalid(
                 "is gone: every variant is scored on the whole text; leave it out", "stop", KEY
             )
         return value
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
-        complaints: list[tuple[tuple[str, ...], str]] = []
+        problems: list[tuple[tuple[str, ...], str]] = []
         if self.text is None and self.texts is None:
-            complaints.append(
-                (("text",), "is missing; allowed: text, or texts for several by name")
-            )
+            problems.append((("text",), "is missing; allowed: text, or texts for several by name"))
         if self.text is not None and self.texts is not None:
-            complaints.append((("texts",), "does not go with text; one, or several by name"))
+            problems.append((("texts",), "does not go with text; one, or several by name"))
         if self.tokens is None and self.preset is None:
-            complaints.append((("tokens",), "is missing; say how many tokens are scored"))
+            problems.append((("tokens",), "is missing; how many tokens are scored"))
         if self.preset is not None:
             fixed = [key for key in ("window", "stride", "bos") if key in self.model_fields_set]
             message = f"is fixed by preset {self.preset}; leave one of the two out"
-            complaints.extend(((key,), message) for key in fixed)
+            problems.extend(((key,), message) for key in fixed)
         if self.stride is not None and self.preset is None and self.stride > (self.window or 512):
-            complaints.append((("stride",), "must be at most the window, or tokens are left out"))
-        if complaints:
-            raise refusal(complaints)
+            problems.append((("stride",), "must be at most the window, or tokens are left out"))
+        if problems:
+            raise invalid(problems)
         return self
 
     @property
@@ -373,7 +376,7 @@ def _known_kind(value: str, info: ValidationInfo) -> str:
     kinds = kinds_of(info)
     if value not in kinds:
         close = suggestion(value, kinds) or ";"
-        raise refusal(f"unknown intervention {shown(value)}{close} allowed: {', '.join(kinds)}")
+        raise invalid(f"unknown intervention {shown(value)}{close} allowed: {', '.join(kinds)}")
     return value
 
 
@@ -383,7 +386,7 @@ class Closes(BetPart):
     interventions: tuple[Annotated[str, AfterValidator(_known_kind)], ...] = Field(
         strict=False, min_length=1, description="the kinds of intervention that are ruled out"
     )
-    models: ModelScope = Field(description="on which models, such as 'parameters <= 1e8'")
+    models: ModelScope = Field(description="the models, such as 'parameters <= 1e8'")
 
 
 Figure = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,59}$")]
@@ -393,10 +396,10 @@ class Evidence(BetPart):
     """Published figures that were not measured here: shown, never compared as if measured."""
 
     source: Line = Field(description="where it was published")
-    model: Line | None = Field(default=None, description="the model of the publication")
-    text: Line | None = Field(default=None, description="the text of the publication")
+    model: Line | None = Field(default=None, description="the model that was measured")
+    text: Line | None = Field(default=None, description="the text that was measured")
     verdict: Literal["STRICT", "LENIENT", "FALSIFIED", "CATASTROPHIC", "INCONCLUSIVE"] | None = (
-        Field(default=None, description="the verdict of the publication")
+        Field(default=None, description="the published verdict")
     )
     base: dict[Figure, float] | None = Field(
         default=None, description="the untouched model's figures by metric"
@@ -404,7 +407,7 @@ class Evidence(BetPart):
     variants: dict[Line, dict[Figure, float]] | None = Field(
         default=None, description="each variant's figures by metric"
     )
-    note: Prose | None = Field(default=None, description="what else must be known of it")
+    note: Prose | None = Field(default=None, description="what else a reader must know of it")
 
 
 _SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,6})?) ?([KMGT]i?)?B")
@@ -416,11 +419,11 @@ def _bytes(value: Any) -> Any:
         return value
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise refusal(f"must be a size such as 24GiB, not {shown(value)}")
+        raise invalid(f"must be a size such as 24GiB, not {shown(value)}")
     prefix = match[2] or ""
     size = int(float(match[1]) * (1024 if prefix.endswith("i") else 1000) ** _UNITS[prefix[:1]])
     if size < 1:
-        raise refusal("must be more than nothing; a size such as 24GiB")
+        raise invalid("must be more than nothing; a size such as 24GiB")
     return size
 
 
@@ -447,7 +450,7 @@ class Needs(BetPart):
 
 
 class Amends(BetPart):
-    """A change after the result, made in the open."""
+    """A change of the bet after its result, declared with a reason."""
 
     digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] = Field(
         description="the digest of the bet as its record has it: sha256: and 64 digits"
@@ -460,7 +463,7 @@ class Bet(BetPart):
 
     id: BetId = Field(description=SLUG_RULE)
     title: Line = Field(description="a few words")
-    claim: Prose = Field(description="what is bet, in a sentence")
+    claim: Prose = Field(description="the claim, in a sentence")
     status: Status = Field(description="proposed, upheld or falsified")
     model: ModelSpec = Field(description="reference, {path: DIR} or {hub: ORG/NAME, revision: ...}")
     intervention: Interventions | None = Field(
@@ -486,14 +489,16 @@ class Bet(BetPart):
     challenges: tuple[BetId, ...] = Field(
         default=(), strict=False, description="ids of the falsifications that this bets against"
     )
-    amends: Amends | None = Field(default=None, description="a change after the result, and why")
+    amends: Amends | None = Field(
+        default=None, description="a change of the bet after its result, and why"
+    )
     links: tuple[Annotated[str, Field(pattern=r"^https?://[^\s<>\"'`]{1,2000}$")], ...] = Field(
         default=(), strict=False, description="web addresses, starting with https://"
     )
     notes: Prose | None = Field(default=None, description="what else a reader should know")
 
     @property
-    def stated(self) -> str:
+    def claim_line(self) -> str:
         """The claim on one line. Its line breaks have no meaning."""
         return " ".join(self.claim.split())
 
@@ -513,7 +518,7 @@ class Bet(BetPart):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _errors_for_people(
+    def _plain_errors(
         cls, value: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
     ) -> Self:
         errors: list[ValidationError] = []
@@ -528,7 +533,7 @@ class Bet(BetPart):
             parts = cls._sound_parts(value, errors[0], info)
         else:
             raise errors[0]
-        errors.extend(rules.objections(parts, info.context or {}))
+        errors.extend(rules.broken_rules(parts, info.context or {}))
         if errors:
             raise gathered(errors)
         assert bet is not None

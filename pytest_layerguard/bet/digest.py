@@ -20,7 +20,7 @@ def canonical(bet: Bet) -> str:
     criteria in one spelling, numbers in their shortest form.
     """
     data: dict[str, Any] = {
-        "claim": bet.stated,
+        "claim": bet.claim_line,
         "model": bet.model.model_dump(exclude_defaults=True),
         "measure": _measure(bet),
         "criteria": bet.criteria.model_dump(exclude_defaults=True),

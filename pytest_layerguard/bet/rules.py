@@ -9,7 +9,7 @@ from pytest_layerguard.bet.arguments import InterchangeLayers, ReplaceLayers
 from pytest_layerguard.bet.criteria import consistency, parse
 from pytest_layerguard.bet.criteria.metrics import METRICS, Metric
 from pytest_layerguard.bet.errors import suggestion
-from pytest_layerguard.bet.validation import KEY, refusal
+from pytest_layerguard.bet.validation import KEY, invalid
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -77,7 +77,7 @@ class _Names:
         return {name: done for name, done in arms.items() if name in named.prefix} or arms
 
 
-def objections(parts: Parts, context: Mapping[str, Any]) -> Iterator[ValidationError]:
+def broken_rules(parts: Parts, context: Mapping[str, Any]) -> Iterator[ValidationError]:
     """Yield an error for each broken rule between parts that are valid by themselves.
 
     ``parts`` lacks the keys whose values are invalid. Rules about those are not checked.
@@ -94,17 +94,17 @@ def _one_of_intervention_and_arms(parts: Parts) -> Iterator[ValidationError]:
     if "intervention" not in parts or "arms" not in parts:
         return
     if parts["intervention"] is None and parts["arms"] is None:
-        yield refusal(
+        yield invalid(
             "is missing; give what is done to the model, or arms to compare several", "intervention"
         )
     elif parts["intervention"] is not None and parts["arms"] is not None:
-        yield refusal("does not go with intervention; one of the two", "arms", KEY)
+        yield invalid("does not go with intervention; one of the two", "arms", KEY)
 
 
 def _status(parts: Parts) -> Iterator[ValidationError]:
     if parts.get("closes") is not None and parts.get("status") in ("proposed", "upheld"):
-        yield refusal(
-            f"means nothing for a bet that is {parts['status']}; only a falsification closes "
+        yield invalid(
+            f"has no meaning for a bet that is {parts['status']}; only a falsification closes "
             "a door (status: falsified)",
             "closes",
             KEY,
@@ -112,9 +112,9 @@ def _status(parts: Parts) -> Iterator[ValidationError]:
     challenges = parts.get("challenges") or ()
     for place, challenged in enumerate(challenges):
         if challenged == parts.get("id"):
-            yield refusal("is this bet itself; the id of another", "challenges", place)
+            yield invalid("is this bet itself; give the id of another", "challenges", place)
         if challenged in challenges[:place]:
-            yield refusal("is there twice; each id once", "challenges", place)
+            yield invalid("is listed twice; each id once", "challenges", place)
 
 
 def _names_apart(parts: Parts, names: _Names) -> Iterator[ValidationError]:
@@ -130,7 +130,7 @@ def _names_apart(parts: Parts, names: _Names) -> Iterator[ValidationError]:
         for name in listed:
             if name is not None and taken.setdefault(name, what) != what:
                 message = f"is already the name of {'an' if taken[name] == 'arm' else 'a'} {taken[name]}; another name"
-                yield refusal(message, *places[what], name, KEY)
+                yield invalid(message, *places[what], name, KEY)
 
 
 def _criteria(criteria: Criteria, names: _Names) -> Iterator[ValidationError]:
@@ -140,7 +140,7 @@ def _criteria(criteria: Criteria, names: _Names) -> Iterator[ValidationError]:
             continue
         for message, column in _expression(expression, names):
             sound = False
-            yield refusal(message, "criteria", key, offset=column)
+            yield invalid(message, "criteria", key, offset=column)
     if sound and names.arms is not None and names.complete:
         shape = consistency.Shape(
             arms={name: _is_sweep(done) for name, done in names.arms.items()},
@@ -156,30 +156,30 @@ def _criteria(criteria: Criteria, names: _Names) -> Iterator[ValidationError]:
             ),
         )
         for key, message in consistency.contradictions(criteria, shape):
-            yield refusal(message, "criteria", key)
+            yield invalid(message, "criteria", key)
 
 
 def _expression(expression: Expression, names: _Names) -> Iterator[tuple[str, int]]:
     quantifiers = [n for n in parse.walk(expression.node) if isinstance(n, parse.Quantifier)]
     inside = {id(name) for quantifier in quantifiers for name in parse.names(quantifier)}
     for name in parse.names(expression.node):
-        complaint = (
+        problem = (
             _prefix(name, names)
             or _metric(name, names)
             or _measured(name, names)
             or (None if id(name) in inside else _alone(name, names))
         )
-        if complaint:
-            yield complaint, name.column
+        if problem:
+            yield problem, name.column
     for quantifier in quantifiers:
-        complaint = _lined_up(quantifier, names)
-        if complaint:
-            yield complaint, quantifier.column
+        problem = _lined_up(quantifier, names)
+        if problem:
+            yield problem, quantifier.column
 
 
 def _prefix(named: parse.Name, names: _Names) -> str | None:
     known = names.prefixes
-    seen: dict[str, str] = {}
+    given: dict[str, str] = {}
     for name in named.prefix:
         if name not in known:
             if not names.complete:
@@ -188,9 +188,9 @@ def _prefix(named: parse.Name, names: _Names) -> str | None:
             close = suggestion(name, known) or ";"
             return f"'{name}' is no arm, text or checkpoint of this bet{close} allowed: {allowed}"
         what = known[name]
-        if what in seen:
-            return f"'{named}' names two {what}s, '{seen[what]}' and '{name}'; one at most"
-        seen[what] = name
+        if what in given:
+            return f"'{named}' names two {what}s, '{given[what]}' and '{name}'; one at most"
+        given[what] = name
     return None
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 SHIPPED: Final = Path(__file__).with_name("schema.json")
-# Pydantic leaves its own words where a number is prepared before its range is checked.
+# Pydantic leaves its own keywords where a number is prepared before its range is checked.
 _KEYWORDS: Final = {"ge": "minimum", "le": "maximum"}
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
@@ -33,7 +33,7 @@ def bet_schema(kinds: Kinds = BUILTIN_KINDS) -> dict[str, Any]:
     definitions: dict[str, Any] = {**shared["$defs"]}
     definitions["Intervention"] = {
         "title": "Intervention",
-        "description": "One thing that is done to the model.",
+        "description": "One intervention on the model.",
         "type": "object",
         "minProperties": 1,
         "maxProperties": 1,

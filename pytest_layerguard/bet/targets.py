@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeGuard
 from pydantic_core import CoreSchema, core_schema
 
 from pytest_layerguard.bet.errors import many, suggestion
-from pytest_layerguard.bet.validation import KEY, LIMITS, refusal, shown, whole
+from pytest_layerguard.bet.validation import KEY, LIMITS, invalid, shown, whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +99,7 @@ class LayersTarget(Target):
         if isinstance(value, dict):
             each = _only_each(value, LAYERS_FORMS)
             if each != "all" and not isinstance(each, list):
-                raise refusal(f"must be all or a list of indices, not {shown(each)}", "each")
+                raise invalid(f"must be all or a list of indices, not {shown(each)}", "each")
             return cls(each=True, indices=_layers(each, ("each",)))
         return cls(each=False, indices=_layers(value, ()))
 
@@ -114,7 +114,7 @@ class LayersTarget(Target):
             chosen = tuple(range(layers))
         else:
             chosen = tuple(_resolved(index, layers) for index in self.indices)
-            _refuse_twice(chosen, self.indices)
+            _check_twice(chosen, self.indices)
         return tuple((index,) for index in chosen) if self.each else (chosen,)
 
     def variants(self, layers: int) -> tuple[LayersTarget, ...]:
@@ -176,7 +176,7 @@ class PairsTarget(Target):
         for place, pair in enumerate(pairs):
             shared = set(pair) & {index for other in pairs[:place] for index in other}
             if shared:
-                raise refusal(
+                raise invalid(
                     f"names layer {shared.pop()} in two pairs of one variant; each layer once, or "
                     "{each: ...} for a variant of each pair",
                     place,
@@ -190,9 +190,9 @@ class PairsTarget(Target):
         if isinstance(each, dict):
             gap = whole(each.get("max_gap"))
             if set(each) != {"max_gap"}:
-                raise refusal(f"must be {{max_gap: n}}; allowed: {PAIRS_FORMS}", "each")
+                raise invalid(f"must be {{max_gap: n}}; allowed: {PAIRS_FORMS}", "each")
             if not _is_int(gap) or not 1 <= gap <= LARGEST_LAYER:
-                raise refusal("must be a whole number, 1 or more", "each", "max_gap")
+                raise invalid("must be a whole number, 1 or more", "each", "max_gap")
             # A gap of one has two spellings and one meaning.
             return cls(each=True, rule="adjacent") if gap == 1 else cls(each=True, max_gap=gap)
         return cls(each=True, pairs=_pairs(each, ("each",)))
@@ -218,9 +218,9 @@ class PairsTarget(Target):
             for (i, j), pair in zip(chosen, self.pairs, strict=True):
                 if i == j:
                     raise TargetError(f"the pair {list(pair)} is layer {i} twice")
-            _refuse_twice(chosen, self.pairs)
+            _check_twice(chosen, self.pairs)
             if not self.each:
-                _refuse_twice([i for pair in chosen for i in pair], self.pairs)
+                _check_twice([i for pair in chosen for i in pair], self.pairs)
         return tuple((pair,) for pair in chosen) if self.each else (chosen,)
 
     def variants(self, layers: int) -> tuple[PairsTarget, ...]:
@@ -276,13 +276,13 @@ def _each_schema(*forms: dict[str, Any]) -> dict[str, Any]:
 def _only_each(value: dict[Any, Any], forms: str) -> object:
     unknown = [key for key in value if key != "each"]
     if unknown:
-        raise refusal(
+        raise invalid(
             f"unknown key{suggestion(unknown[0], ['each']) or ';'} allowed: {forms}",
             unknown[0],
             KEY,
         )
     if "each" not in value:
-        raise refusal(f"must not be an empty mapping; allowed: {forms}")
+        raise invalid(f"must not be an empty mapping; allowed: {forms}")
     return value["each"]
 
 
@@ -294,45 +294,45 @@ def _layers(value: object, loc: tuple[str, ...]) -> tuple[int, ...] | None:
         return (_index(value, loc),)
     if not isinstance(value, list):
         close = suggestion(value, ["all"]) or ";"
-        raise refusal(f"must not be {shown(value)}{close} allowed: {LAYERS_FORMS}", *loc)
-    _refuse_size(value, loc)
+        raise invalid(f"must not be {shown(value)}{close} allowed: {LAYERS_FORMS}", *loc)
+    _check_size(value, loc)
     indices = tuple(_index(item, (*loc, place)) for place, item in enumerate(value))
     for place, index in enumerate(indices):
         if index in indices[:place]:
-            raise refusal(f"names layer {index} twice; each layer once", *loc, place)
+            raise invalid(f"names layer {index} twice; each layer once", *loc, place)
     return indices
 
 
 def _pairs(value: object, loc: tuple[str, ...]) -> tuple[Pair, ...]:
     if not isinstance(value, list):
         close = suggestion(value, ["all", "adjacent"]) if loc else ""
-        raise refusal(f"must not be {shown(value)}{close or ';'} allowed: {PAIRS_FORMS}", *loc)
-    _refuse_size(value, loc)
+        raise invalid(f"must not be {shown(value)}{close or ';'} allowed: {PAIRS_FORMS}", *loc)
+    _check_size(value, loc)
     if len(value) == 2 and all(_is_int(whole(item)) for item in value):
         return (_pair(value, loc),)
     pairs = tuple(_pair(item, (*loc, place)) for place, item in enumerate(value))
     ordered = [_ordered(pair) for pair in pairs]
     for place, pair in enumerate(ordered):
         if pair in ordered[:place]:
-            raise refusal(f"names the pair {list(pair)} twice; each pair once", *loc, place)
+            raise invalid(f"names the pair {list(pair)} twice; each pair once", *loc, place)
     return pairs
 
 
 def _pair(value: object, loc: tuple[str | int, ...]) -> Pair:
     if not isinstance(value, list) or len(value) != 2:
-        raise refusal(f"must be a pair of layers such as [4, 5], not {shown(value)}", *loc)
+        raise invalid(f"must be a pair of layers such as [4, 5], not {shown(value)}", *loc)
     first, second = (_index(item, (*loc, place)) for place, item in enumerate(value))
     if first == second:
-        raise refusal(f"pairs layer {first} with itself; two different layers", *loc)
+        raise invalid(f"pairs layer {first} with itself; two different layers", *loc)
     return first, second
 
 
 def _index(value: object, loc: tuple[str | int, ...]) -> int:
     value = whole(value)
     if not _is_int(value):
-        raise refusal(f"must be a layer's index (a whole number), not {shown(value)}", *loc)
+        raise invalid(f"must be a layer's index (a whole number), not {shown(value)}", *loc)
     if not -LARGEST_LAYER - 1 <= value <= LARGEST_LAYER:
-        raise refusal(f"must lie between {-LARGEST_LAYER - 1} and {LARGEST_LAYER}", *loc)
+        raise invalid(f"must lie between {-LARGEST_LAYER - 1} and {LARGEST_LAYER}", *loc)
     return value
 
 
@@ -340,11 +340,11 @@ def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _refuse_size(value: Sequence[object], loc: tuple[str, ...]) -> None:
+def _check_size(value: Sequence[object], loc: tuple[str, ...]) -> None:
     if not value:
-        raise refusal("must not be empty; name at least one", *loc)
+        raise invalid("must not be empty; name at least one", *loc)
     if len(value) > LIMITS.targets:
-        raise refusal(f"must have at most {LIMITS.targets} entries", *loc)
+        raise invalid(f"must have at most {LIMITS.targets} entries", *loc)
 
 
 def _resolved(index: int, layers: int) -> int:
@@ -356,7 +356,7 @@ def _resolved(index: int, layers: int) -> int:
     return index + layers if index < 0 else index
 
 
-def _refuse_twice(chosen: Sequence[object], written: Sequence[object]) -> None:
+def _check_twice(chosen: Sequence[object], written: Sequence[object]) -> None:
     if len(set(chosen)) != len(chosen):
         names = ", ".join(str(item) for item in written)
         raise TargetError(f"{names}: the same layer twice, once counted from the end")

@@ -81,35 +81,35 @@ def shown(value: object) -> str:
     return f"'{text[:_LONGEST_SHOWN]}...'" if len(text) > _LONGEST_SHOWN else f"'{text}'"
 
 
-def refusal(
-    complaints: Iterable[tuple[Location, str]] | str, *loc: str | int, offset: int | None = None
+def invalid(
+    problems: Iterable[tuple[Location, str]] | str, *loc: str | int, offset: int | None = None
 ) -> ValidationError:
     """Return an error with one message at ``loc``, or with several ``(location, message)``.
 
     ``offset`` is the character of the text at ``loc`` that the message is about.
     """
-    pairs = [(loc, complaints)] if isinstance(complaints, str) else complaints
-    return _error((_complaint(message, offset), place) for place, message in pairs)
+    pairs = [(loc, problems)] if isinstance(problems, str) else problems
+    return _error((_problem(message, offset), place) for place, message in pairs)
 
 
 def gathered(errors: Iterable[ValidationError], *prefix: str | int) -> ValidationError:
     """Join reworded errors into one, with ``prefix`` before every location."""
     return _error(
-        (_complaint(**detail["ctx"]), (*prefix, *detail["loc"]))
+        (_problem(**detail["ctx"]), (*prefix, *detail["loc"]))
         for error in errors
         for detail in error.errors()
     )
 
 
-def _complaint(message: str, offset: int | None = None) -> PydanticCustomError:
+def _problem(message: str, offset: int | None = None) -> PydanticCustomError:
     context: dict[str, Any] = {"message": message}
     if offset is not None:
         context["offset"] = offset
     return PydanticCustomError("bet", "{message}", context)
 
 
-def _error(complaints: Iterable[tuple[PydanticCustomError, Location]]) -> ValidationError:
-    details = [InitErrorDetails(type=type_, loc=loc, input=None) for type_, loc in complaints]
+def _error(problems: Iterable[tuple[PydanticCustomError, Location]]) -> ValidationError:
+    details = [InitErrorDetails(type=type_, loc=loc, input=None) for type_, loc in problems]
     return ValidationError.from_exception_data("bet", details)
 
 
@@ -124,11 +124,11 @@ Whole = Annotated[int, Strict(), BeforeValidator(whole)]
 
 def _plain(path: str) -> str:
     if any(ord(character) < 32 for character in path):
-        raise refusal("must be one line without control characters; a path")
+        raise invalid("must be one line without control characters; a path")
     if "\\" in path or PureWindowsPath(path).drive:
-        raise refusal("must be written with '/', without a drive")
+        raise invalid("must be written with '/', without a drive")
     if path.startswith("~"):
-        raise refusal("must not start with '~'; a path relative to the bet file")
+        raise invalid("must not start with '~'; a path relative to the bet file")
     # One spelling for one place, so that './a//b' and 'a/b' have one digest.
     return str(PurePosixPath(path))
 
@@ -146,7 +146,7 @@ class BetPart(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _errors_for_people(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _plain_errors(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         try:
             return handler(value)
         except ValidationError as error:
@@ -184,10 +184,10 @@ def _place(detail: ErrorDetails) -> Location:
 def _reworded(detail: ErrorDetails, fields: Mapping[str, FieldInfo]) -> PydanticCustomError:
     context = detail.get("ctx", {})
     if detail["type"] == "bet":
-        return _complaint(**context)
+        return _problem(**context)
     loc = detail["loc"]
     field = fields.get(str(loc[0])) if loc else None
-    return _complaint(_message(detail, context, fields, field))
+    return _problem(_message(detail, context, fields, field))
 
 
 def _message(

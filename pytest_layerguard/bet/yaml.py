@@ -192,7 +192,7 @@ class _Reader:
                 continue
             place = (*at, key)
             if key in data:
-                message = f"is there twice, first in line {self.current.keys[place][0]}"
+                message = f"is given twice, first in line {self.current.keys[place][0]}"
                 self._fault(key_node, place, f"{message}; each key once", spoils=False)
                 continue
             self.current.keys[place] = _place(key_node.start_mark)
@@ -201,12 +201,12 @@ class _Reader:
 
     def _scalar(self, node: ScalarNode, at: Location, *, spoils: bool = True) -> Any:
         try:
-            return self._meant(node)
+            return self._value(node)
         except ValueError as error:
             self._fault(node, at, str(error), spoils=spoils)
             return None
 
-    def _meant(self, node: ScalarNode) -> object:
+    def _value(self, node: ScalarNode) -> object:
         if len(node.value) > LIMITS.scalar:
             raise ValueError(f"is longer than {LIMITS.scalar} characters")
         hidden = _FORBIDDEN.search(node.value)
@@ -215,17 +215,17 @@ class _Reader:
                 f"holds the character U+{ord(hidden[0]):04X}; control characters and marks that "
                 "turn the direction of writing are not allowed"
             )
-        return _meant(node.tag, node.value)
+        return _value(node.tag, node.value)
 
     def _check_tag(self, node: Node, at: Location, wanted: str) -> None:
         if node.tag != wanted:
-            self._fault(node, at, _strange(node.tag))
+            self._fault(node, at, _unknown_tag(node.tag))
 
     def _fault(self, node: Node, at: Location, message: str, *, spoils: bool = True) -> None:
         self.current.faults.append(Fault(*_place(node.start_mark), at, message, spoils))
 
 
-def _meant(tag: str, text: str) -> object:
+def _value(tag: str, text: str) -> object:
     """Return the value of a scalar. Raises ValueError with a message for the user."""
     if tag == _TEXT:
         return text
@@ -237,9 +237,9 @@ def _meant(tag: str, text: str) -> object:
     else:
         name = tag.removeprefix(_TAG)
         if name not in patterns or not tag.startswith(_TAG):
-            raise ValueError(_strange(tag))
+            raise ValueError(_unknown_tag(tag))
         if not patterns[name].match(text) and not (name == "float" and _INT.match(text)):
-            raise ValueError(f"is not what its tag !!{name} says")
+            raise ValueError(f"does not have the type of its tag !!{name}")
     match name:
         case "null":
             return None
@@ -264,7 +264,7 @@ def _number(text: str, *, whole: bool) -> float:
     return value
 
 
-def _strange(tag: str) -> str:
+def _unknown_tag(tag: str) -> str:
     return f"has the tag {shown(tag)}; a bet is plain YAML: text, numbers, true, false, lists, keys"
 
 

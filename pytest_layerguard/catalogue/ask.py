@@ -197,7 +197,7 @@ def _door(entry: Entry, idea: Idea, root: Path) -> Iterator[str]:
     document, closes = entry.document, entry.closes
     assert closes is not None
     yield f"  {cut(document.bet.title)}, {shown(document.path, root)}:{document.line}"
-    yield f"  claim that failed: {cut(document.bet.stated)}"
+    yield f"  claim that failed: {cut(document.bet.claim_line)}"
     yield f"  it closes: {', '.join(closes.interventions)} on models with {cut(str(closes.models))}"
     yield from (f"  {reason}" for reason in _reasons(entry, idea) if " " in reason)
     yield from (f"  {line}" for line in numbers(entry))

@@ -73,7 +73,7 @@ class Crossing:
         scope = cut(str(closes.models))
         kinds = ", ".join(closes.interventions)
         yield f"{self.id} ({cut(bet.title)}), {shown(document.path, root)}:{document.line}"
-        yield f"  claim that failed: {cut(bet.stated)}"
+        yield f"  claim that failed: {cut(bet.claim_line)}"
         yield f"  it closes: {kinds} on models with {scope}"
         yield from (f"  {line}" for line in numbers(self.entry))
         yield f"  you stand in it with: {'; '.join(self.parts)}"

@@ -107,7 +107,7 @@ def _told(entry: Entry) -> Iterator[str]:
     yield ""
     yield f"- [{bet.id}]({quote(file)}#L{entry.document.line}), on {code(bet.model.name)}"
     said = {"falsified": "claim that failed", "upheld": "claim that holds"}
-    yield f"- {said.get(bet.status, 'claim')}: {literal(bet.stated)}"
+    yield f"- {said.get(bet.status, 'claim')}: {literal(bet.claim_line)}"
     done = dict.fromkeys(
         each.kind for interventions in bet.arm_interventions.values() for each in interventions
     )

@@ -106,7 +106,7 @@ class _Explained:
         place = printable(f"{self.document.path}:{self.document.line}")
         yield f"{bet.id} ({printable(bet.title)}), {bet.status}, {place}"
         yield ""
-        yield from _told("claims", [bet.stated])
+        yield from _told("claims", [bet.claim_line])
         sightings = self._sightings(bets)
         yield from _told("model", (_seen(each, bet) for each in sightings))
         yield from _told("does", _done(bet))

@@ -35,7 +35,7 @@ def lines(document: BetDocument, outcome: Outcome, path: Path) -> Iterator[str]:
     bet = document.bet
     yield f"{text.plain(str(path), WORDS)}:{document.line}: {headline(document, outcome)}"
     yield ""
-    yield f"claim:    {text.plain(bet.stated, WORDS)}"
+    yield f"claim:    {text.plain(bet.claim_line, WORDS)}"
     yield from decided(document, outcome)
     for message in outcome.messages:
         yield ""

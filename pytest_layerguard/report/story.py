@@ -186,7 +186,7 @@ def story(document: BetDocument, outcome: Outcome | None, root: Path) -> Story:
     telling = chosen(result, bet.criteria) if result is not None else ()
     return Story(
         title=text.plain(bet.title, LINE),
-        claim=text.plain(bet.stated, PROSE),
+        claim=text.plain(bet.claim_line, PROSE),
         notes=bet.notes and text.plain(bet.notes, PROSE),
         links=bet.links[:20],
         challenges=bet.challenges,
@@ -325,7 +325,7 @@ def _door(crossing: Crossing, root: Path, challenge: Sequence[str]) -> Door:
     return Door(
         id=crossing.id,
         title=text.plain(document.bet.title, LINE),
-        claim=text.plain(document.bet.stated, PROSE),
+        claim=text.plain(document.bet.claim_line, PROSE),
         file=str(shown(document.path, root)),
         line=document.line,
         closes=text.plain(

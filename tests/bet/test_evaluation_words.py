@@ -221,7 +221,7 @@ def test_what_means_several_measurements() -> None:
     with pytest.raises(CriterionError) as caught:
         Expression.parse("1 < kl").evaluate(ROWS["sweep"])
     assert caught.value.message == (
-        "'kl' means 5 measurements (skip-0, skip-1, skip-2, ...); say which by a prefix, or range "
+        "'kl' means 5 measurements (skip-0, skip-1, skip-2, ...); name one by a prefix, or range "
         "over them with any, all, min, max or mean"
     )
     assert caught.value.column == 4

@@ -58,11 +58,11 @@ def contradictions(criteria: Criteria, shape: Shape) -> Iterator[tuple[str, str]
     """Yield the criterion at fault and a message for each contradiction."""
     strict, lenient, catastrophic = criteria.strict, criteria.lenient, criteria.catastrophic
     follows = strict is None or implies(strict.node, lenient.node)
-    seen = _tried(criteria, shape, until_all=follows)
-    if not follows and seen.only_strict is not None:
+    found = _tried(criteria, shape, until_all=follows)
+    if not follows and found.only_strict is not None:
         yield (
             "lenient",
-            f"is stricter than strict: where {seen.only_strict}, strict is true and lenient is "
+            f"is stricter than strict: where {found.only_strict}, strict is true and lenient is "
             "false; whenever strict holds, lenient must hold too",
         )
     if catastrophic is not None and implies(lenient.node, catastrophic.node):
@@ -71,9 +71,9 @@ def contradictions(criteria: Criteria, shape: Shape) -> Iterator[tuple[str, str]
             "is true wherever lenient is, so that the claim can never hold; a catastrophic bar "
             "lies beyond the lenient one",
         )
-    elif seen.complete and not seen.holds:
+    elif found.complete and not found.holds:
         yield "lenient", "can never hold, whatever is measured; write a claim that can be kept"
-    elif seen.complete and not seen.fails:
+    elif found.complete and not found.fails:
         yield "lenient", "can never fail, whatever is measured; write a bet that can be lost"
     elif (
         strict is not None and catastrophic is not None and implies(strict.node, catastrophic.node)
@@ -96,24 +96,24 @@ class _Found:
 
 
 def _tried(criteria: Criteria, shape: Shape, *, until_all: bool) -> _Found:
-    seen = _Found()
+    found = _Found()
     for variants in _SWEEPS_TRIED if any(shape.arms.values()) else (1,):
         trial = _Trial.of(criteria, shape, variants)
-        seen.complete &= trial.exhaustive
+        found.complete &= trial.exhaustive
         for values in trial.measurements():
             try:
                 strict, lenient, catastrophic = (truth(values) for truth in trial.truths)
             except ZeroDivisionError:
                 continue
-            seen.holds |= bool(lenient and not catastrophic)
-            seen.fails |= bool(catastrophic or not lenient)
-            if strict and not lenient and seen.only_strict is None:
-                seen.only_strict = trial.describe(values)
-            if seen.holds and seen.fails and (until_all or seen.only_strict):
-                return seen
+            found.holds |= bool(lenient and not catastrophic)
+            found.fails |= bool(catastrophic or not lenient)
+            if strict and not lenient and found.only_strict is None:
+                found.only_strict = trial.describe(values)
+            if found.holds and found.fails and (until_all or found.only_strict):
+                return found
     # A few variants show everything only where few are asked for at once.
-    seen.complete &= _quantifiers(criteria) <= _SWEEPS_TRIED[-1]
-    return seen
+    found.complete &= _quantifiers(criteria) <= _SWEEPS_TRIED[-1]
+    return found
 
 
 def _expressions(criteria: Criteria) -> list[Expression]:

@@ -158,7 +158,7 @@ class RowWalker(Walker[N, T, Binding | None]):
         if len(rows) > 1:
             labels = ", ".join(row.label for row in rows[:3])
             raise CriterionError(
-                f"'{named}' means {len(rows)} measurements ({labels}, ...); say which by a "
+                f"'{named}' means {len(rows)} measurements ({labels}, ...); name one by a "
                 "prefix, or range over them with any, all, min, max or mean",
                 named.column,
             )

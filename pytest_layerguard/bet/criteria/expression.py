@@ -11,7 +11,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from pytest_layerguard.bet.criteria import parse
 from pytest_layerguard.bet.criteria.parse import CriterionError
-from pytest_layerguard.bet.validation import refusal, shown
+from pytest_layerguard.bet.validation import invalid, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -67,11 +67,11 @@ class Parsed(ABC):
         if isinstance(value, cls):
             return value
         if not isinstance(value, str):
-            raise refusal(f"must be an expression such as '{cls.example}', not {shown(value)}")
+            raise invalid(f"must be an expression such as '{cls.example}', not {shown(value)}")
         try:
             return cls.parse(value)
         except CriterionError as error:
-            raise refusal(error.message, offset=error.column) from None
+            raise invalid(error.message, offset=error.column) from None
 
 
 COMPARISONS: Final[Mapping[str, Callable[[float, float], bool]]] = {

@@ -34,10 +34,10 @@ class Truth(Enum):
     @classmethod
     def all(cls, truths: Iterable[Truth]) -> Truth:
         """Return ``and`` over all: false if one is false, else undecided if one is undecided."""
-        seen = set(truths)
-        if cls.FALSE in seen:
+        values = set(truths)
+        if cls.FALSE in values:
             return cls.FALSE
-        return cls.UNDECIDED if cls.UNDECIDED in seen else cls.TRUE
+        return cls.UNDECIDED if cls.UNDECIDED in values else cls.TRUE
 
     @classmethod
     def any(cls, truths: Iterable[Truth]) -> Truth:

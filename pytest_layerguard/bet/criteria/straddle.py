@@ -1,6 +1,6 @@
 """Comparisons that an interval leaves open, and how many tokens would decide them.
 
-The gap between an estimate and its bar is itself uncertain, and (z + z') / gap squared takes it at its word.
+The gap between an estimate and its bar is itself uncertain, and (z + z') / gap squared treats it as exact.
 The number here is the one at which a new measurement decides with a probability of 85 %, averaged over the
 gaps and the noise that this measurement leaves possible (predictive power, or assurance, under a flat prior:
 Spiegelhalter, Freedman and Blackburn 1986; O'Hagan, Stevens and Campbell 2005). Averaged so, it decides in
