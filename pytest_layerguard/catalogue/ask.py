@@ -10,11 +10,11 @@ from pytest_layerguard.bet.bet import REFERENCE_NAMES
 from pytest_layerguard.bet.criteria.interval import Truth, short
 from pytest_layerguard.bet.errors import printable, suggestion
 from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry, shown
-from pytest_layerguard.catalogue.door_numbers import cut, numbers
 from pytest_layerguard.catalogue.doors import bars_of, challenging, covers
 from pytest_layerguard.catalogue.equal_effect import kinds_like
 from pytest_layerguard.catalogue.model_facts import Shape
 from pytest_layerguard.catalogue.model_lookup import ModelLookup, Sighting
+from pytest_layerguard.catalogue.wording import cut, describe_closes, describe_numbers
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 
@@ -198,9 +198,9 @@ def _door(entry: Entry, idea: Idea, root: Path) -> Iterator[str]:
     assert closes is not None
     yield f"  {cut(document.bet.title)}, {shown(document.path, root)}:{document.line}"
     yield f"  claim that failed: {cut(document.bet.claim_line)}"
-    yield f"  it closes: {', '.join(closes.interventions)} on models with {cut(str(closes.models))}"
+    yield f"  it closes: {describe_closes(closes)}"
     yield from (f"  {reason}" for reason in _reasons(entry, idea) if " " in reason)
-    yield from (f"  {line}" for line in numbers(entry))
+    yield from (f"  {line}" for line in describe_numbers(entry))
 
 
 def _unknown(entry: Entry, sighting: Sighting) -> str:
@@ -230,4 +230,4 @@ def _near(idea: Idea, catalogue: Catalogue, told: list[Entry], root: Path) -> It
         bet = entry.document.bet
         place = f"{shown(entry.document.path, root)}:{entry.document.line}"
         yield f"  {bet.id} ({cut(bet.title)}), {bet.status}, on {cut(bet.model.name)}, {place}"
-        yield from (f"    {line}" for line in numbers(entry))
+        yield from (f"    {line}" for line in describe_numbers(entry))

@@ -13,8 +13,8 @@ from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.bet.criteria.parse import CriterionError
 from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry, shown
-from pytest_layerguard.catalogue.door_numbers import cut, numbers
 from pytest_layerguard.catalogue.equal_effect import kinds_in_effect
+from pytest_layerguard.catalogue.wording import cut, describe_closes, describe_numbers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,22 +70,25 @@ class Crossing:
         document = self.entry.document
         bet, closes = document.bet, self.entry.closes
         assert closes is not None
-        scope = cut(str(closes.models))
-        kinds = ", ".join(closes.interventions)
         yield f"{self.id} ({cut(bet.title)}), {shown(document.path, root)}:{document.line}"
         yield f"  claim that failed: {cut(bet.claim_line)}"
-        yield f"  it closes: {kinds} on models with {scope}"
-        yield from (f"  {line}" for line in numbers(self.entry))
+        yield f"  it closes: {describe_closes(closes)}"
+        yield from (f"  {line}" for line in describe_numbers(self.entry))
         yield f"  you stand in it with: {'; '.join(self.parts)}"
         yield f"  on: {self.model}"
         if self.doubt is not None:
             yield f"  which cannot be excluded: {self.doubt}"
-        instead = f"another intervention; a model outside '{scope}'"
+        yield f"  what you can do: {self.alternatives(challenge)}"
+
+    def alternatives(self, challenge: Sequence[str] = ()) -> str:
+        """Return what to do instead; a challenge only where `challenge` has the ids it must name."""
+        assert self.entry.closes is not None
+        instead = f"another intervention; a model outside '{cut(str(self.entry.closes.models))}'"
         if challenge:
             instead += (
                 f"; or {challenging(challenge)}, which is measured and must also meet {self.bars}"
             )
-        yield f"  what you can do: {instead}"
+        return instead
 
 
 def challenging(ids: Iterable[str]) -> str:

@@ -11,7 +11,6 @@ from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.bet.verdict import Verdict, judge
 from pytest_layerguard.catalogue import outcome
 from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry, folders_for
-from pytest_layerguard.catalogue.door_numbers import measured
 from pytest_layerguard.catalogue.doors import Bar, Crossing, Looks, bar, crossings, mistakes
 from pytest_layerguard.catalogue.git import GitError, Repository
 from pytest_layerguard.catalogue.outcome import Case, Decision, Outcome, Word
@@ -22,6 +21,7 @@ from pytest_layerguard.catalogue.records import (
     path_of,
     write_record,
 )
+from pytest_layerguard.catalogue.wording import describe_record
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Judge:
                 "\n".join(each.lines(self.root, challenge=every)) for each in file.unchallenged
             )
         if file.current is not None:
-            told.append(f"its record: {measured(file.current)}")
+            told.append(f"its record: {describe_record(file.current)}")
         assert decision.word is not None
         return Outcome(
             decision.word,

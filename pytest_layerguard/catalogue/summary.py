@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from pytest_layerguard.bet.digest import digest
-from pytest_layerguard.catalogue.door_numbers import cut, numbers
 from pytest_layerguard.catalogue.doors import crossings
-from pytest_layerguard.catalogue.markdown_text import code, literal
 from pytest_layerguard.catalogue.model_facts import Shape
 from pytest_layerguard.catalogue.model_lookup import Sighting
 from pytest_layerguard.catalogue.outcome import Case, decide
 from pytest_layerguard.catalogue.records import closes_of, path_of
+from pytest_layerguard.catalogue.wording import code, cut, describe_numbers, literal
 from pytest_layerguard.environment.atomic_write import write_whole
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ def _told(entry: Entry) -> Iterator[str]:
         yield f"- closes: {kinds} on models with {code(str(entry.closes.models))}"
     if bet.challenges:
         yield f"- challenges: {', '.join(bet.challenges)}"
-    yield from (f"- {literal(line)}" for line in numbers(entry))
+    yield from (f"- {literal(line)}" for line in describe_numbers(entry))
     if entry.record is not None:
         for amendment in entry.record.amended:
             yield (

@@ -196,13 +196,12 @@ class _Explained:
             yield f"Measured here already, in {found.seconds:.1f} s; nothing has changed since."
 
     def _doors(self, bets: Path) -> Iterator[str]:
-        from pytest_layerguard.catalogue.door_numbers import numbers
         from pytest_layerguard.catalogue.doors import crossings, mistakes
+        from pytest_layerguard.catalogue.wording import describe_closes, describe_numbers
 
         bet, root = self.document.bet, root_of(bets)
         if bet.closes is not None:
-            kinds = ", ".join(bet.closes.interventions)
-            yield f"It closes {kinds} on models with {bet.closes.models}."
+            yield f"It closes {describe_closes(bet.closes)}."
         catalogue = self._catalogue
         crossed = crossings(self.document, bets, catalogue, self.scout)
         if bet.closes is not None and crossed:
@@ -213,7 +212,7 @@ class _Explained:
             how = "perhaps stands" if each.doubt else "stands"
             at = f"{shown(each.entry.document.path, root)}:{each.entry.document.line}"
             yield f"It {how} in the door that {each.id} closed ({at}), with {'; '.join(each.parts)}."
-            yield from (f"{line[:1].upper()}{line[1:]}." for line in numbers(each.entry))
+            yield from (f"{line[:1].upper()}{line[1:]}." for line in describe_numbers(each.entry))
         wrong = [*mistakes(self.document, catalogue, crossed)]
         yield from (f"Wrong: {mistake}." for mistake in wrong)
         if crossed and not wrong:
@@ -267,26 +266,19 @@ def _seen(sighting: Sighting, bet: Bet) -> str:
 
 
 def _done(bet: Bet) -> Iterator[str]:
+    from pytest_layerguard.catalogue.wording import describe_intervention
+
     for arm, interventions in bet.arm_interventions.items():
         before = "" if arm is None else f"{arm}: "
-        yield before + ", then ".join(_one(each) for each in interventions)
+        yield before + ", then ".join(
+            f"{describe_intervention(each)}: {_meaning(each)}" for each in interventions
+        )
 
 
-def _one(intervention: Intervention) -> str:
+def _meaning(intervention: Intervention) -> str:
     meaning = (type(intervention.arguments).__doc__ or "").strip().splitlines()[0]
-    given = intervention.arguments.model_dump(mode="json", exclude_defaults=True)
-    told = ", ".join(f"{key}: {_short(value)}" for key, value in given.items())
     # Docstrings mark code for the reference; a terminal has no other type for it.
-    meaning = f"{meaning[:1].lower()}{meaning[1:]}".rstrip(".").replace("``", "'")
-    return f"{intervention.kind}{f' ({told})' if told else ''}: {meaning}"
-
-
-def _short(value: object) -> str:
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{key}: {_short(each)}' for key, each in value.items())}}}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_short, value))}]"
-    return str(value)
+    return f"{meaning[:1].lower()}{meaning[1:]}".rstrip(".").replace("``", "'")
 
 
 def _measured(measure: Measure, variants: int) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-from pytest_layerguard.catalogue.markdown_text import code, literal
+from pytest_layerguard.catalogue.wording import code, literal
 from pytest_layerguard.report import charts, text
 from pytest_layerguard.report.variants import notes
 from pytest_layerguard.report.words import meaning, outranks

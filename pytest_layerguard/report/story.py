@@ -314,7 +314,7 @@ def _doors(outcome: Outcome, root: Path) -> Iterator[Door]:
 
 def _door(crossing: Crossing, root: Path, challenge: Sequence[str]) -> Door:
     from pytest_layerguard.catalogue.bet_folders import shown
-    from pytest_layerguard.catalogue.door_numbers import numbers
+    from pytest_layerguard.catalogue.wording import describe_numbers
 
     entry = crossing.entry
     document, closes = entry.document, entry.closes
@@ -331,7 +331,7 @@ def _door(crossing: Crossing, root: Path, challenge: Sequence[str]) -> Door:
         closes=text.plain(
             f"{', '.join(closes.interventions)} on models with {closes.models}", LINE
         ),
-        numbers=tuple(text.plain(line, PROSE) for line in numbers(entry)),
+        numbers=tuple(text.plain(line, PROSE) for line in describe_numbers(entry)),
         standing=text.plain(standing, PROSE),
         instead=text.plain([*crossing.lines(root, challenge=challenge)][-1].strip(), PROSE)
         if challenge

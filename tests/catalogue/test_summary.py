@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from support.catalogue import BET_40
 
-from pytest_layerguard.catalogue.markdown_text import code, literal
 from pytest_layerguard.catalogue.summary import SummaryError, check_summary, summary, write_summary
+from pytest_layerguard.catalogue.wording import code, literal
 
 if TYPE_CHECKING:
     from support.catalogue import Bets
