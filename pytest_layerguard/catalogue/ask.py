@@ -7,20 +7,31 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.bet import REFERENCE_NAMES
-from pytest_layerguard.bet.criteria.interval import Truth, short
+from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.bet.errors import printable, suggestion
 from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry, shown
-from pytest_layerguard.catalogue.doors import bars_of, challenging, covers
-from pytest_layerguard.catalogue.equal_effect import kinds_like
-from pytest_layerguard.catalogue.model_facts import Shape
-from pytest_layerguard.catalogue.model_lookup import ModelLookup, Sighting
-from pytest_layerguard.catalogue.wording import cut, describe_closes, describe_numbers
+from pytest_layerguard.catalogue.doors import challenging, covers, kinds_like
+from pytest_layerguard.catalogue.model_facts import (
+    NUMBERS,
+    KnownModel,
+    ModelFacts,
+    ModelLookup,
+    parameters_in_name,
+)
+from pytest_layerguard.catalogue.wording import (
+    cut,
+    describe_closes,
+    describe_facts,
+    describe_numbers,
+)
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from pytest_layerguard.bet.criteria.scope import Fact
 
 FORM: Final = (
     "INTERVENTION on MODEL, such as 'skip_layers on reference', "
@@ -30,8 +41,6 @@ FORM: Final = (
 _IDEA: Final = re.compile(r"\s*(?P<done>.+?)\s+on\s+(?P<model>\S.*?)\s*", re.DOTALL)
 _BETWEEN: Final = re.compile(r"\s*(?:\+|,|\bthen\b|\band\b)\s*")
 _FACT: Final = re.compile(r"(parameters|layers|experts|hidden_size|family|name)\s*==?\s*(\S+)")
-_SIZE: Final = re.compile(r"(?i)(?<![\w.])(?P<count>\d+(?:\.\d+)?)\s*(?P<unit>[KMBT])(?![\w.])")
-_UNITS: Final = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 _HUB: Final = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[0-9a-f]{40}))?")
 
 
@@ -44,11 +53,11 @@ class Idea:
     """Kinds of interventions and what is known of a model; `hinted` says that it is from words."""
 
     kinds: tuple[str, ...]
-    sighting: Sighting
+    model: KnownModel
     hinted: bool = False
 
 
-def read_idea(text: str, kinds: Iterable[str], scout: ModelLookup, start: Path) -> Idea:
+def read_idea(text: str, kinds: Iterable[str], lookup: ModelLookup, start: Path) -> Idea:
     """Return what a question is about; folders are looked for from `start`.
 
     Raises AskError for words that mean nothing, with what was probably meant.
@@ -57,7 +66,7 @@ def read_idea(text: str, kinds: Iterable[str], scout: ModelLookup, start: Path) 
     if match is None:
         raise AskError(f"{printable(text)!r} is not a question; allowed: {FORM}")
     done = tuple(_kind(word, tuple(kinds)) for word in _BETWEEN.split(match["done"]))
-    return _model(done, match["model"], scout, start)
+    return _model(done, match["model"], lookup, start)
 
 
 def _kind(word: str, kinds: tuple[str, ...]) -> str:
@@ -68,9 +77,9 @@ def _kind(word: str, kinds: tuple[str, ...]) -> str:
     return name
 
 
-def _model(kinds: tuple[str, ...], text: str, scout: ModelLookup, start: Path) -> Idea:
+def _model(kinds: tuple[str, ...], text: str, lookup: ModelLookup, start: Path) -> Idea:
     if text in REFERENCE_NAMES:
-        return Idea(kinds, scout.named(text))
+        return Idea(kinds, lookup.named(text))
     if facts := _FACT.findall(text):
         if rest := _FACT.sub("", text).strip(" ,"):
             raise AskError(f"{printable(rest)!r} is no fact; allowed: parameters=3e7 experts=16")
@@ -78,21 +87,21 @@ def _model(kinds: tuple[str, ...], text: str, scout: ModelLookup, start: Path) -
     if text.startswith((".", "/")) or (start / text).is_dir():
         reach = AllowedPaths(start, (start.resolve(), (start / text).resolve()))
         try:
-            return Idea(kinds, scout.folder(reach.directory(text, "model"), text, reach))
+            return Idea(kinds, lookup.folder(reach.directory(text, "model"), text, reach))
         except MeasurementError as error:
             raise AskError(str(error)) from None
+    size = parameters_in_name(text)
     if (hub := _HUB.fullmatch(text)) is not None:
-        sighting = scout.named(hub["name"], hub["revision"])
-        if sighting.shape.parameters is None:
-            hinted = replace(sighting.shape, parameters=_size(text))
-            return Idea(kinds, replace(sighting, shape=hinted), hinted=_size(text) is not None)
-        return Idea(kinds, sighting)
-    if (size := _size(text)) is not None:
-        return Idea(
-            kinds,
-            Sighting(None, text, Shape(parameters=size), missing="only its size is known"),
-            hinted=True,
+        known = lookup.named(hub["name"], hub["revision"])
+        if known.facts.parameters is not None or size is None:
+            return Idea(kinds, known)
+        hinted = replace(known, facts=replace(known.facts, parameters=size))
+        return Idea(kinds, hinted, hinted=True)
+    if size is not None:
+        model = KnownModel(
+            None, text, ModelFacts(parameters=size), missing="only its size is known"
         )
+        return Idea(kinds, model, hinted=True)
     close = suggestion(text, REFERENCE_NAMES) or ";"
     raise AskError(
         f"{printable(text)!r} is no model{close} allowed: {', '.join(REFERENCE_NAMES)}, "
@@ -100,42 +109,31 @@ def _model(kinds: tuple[str, ...], text: str, scout: ModelLookup, start: Path) -
     )
 
 
-def _from_facts(facts: dict[str, str], text: str) -> Sighting:
-    def number(key: str) -> int | None:
-        if key not in facts:
-            return None
-        size = _size(facts[key])
-        try:
-            return size if size is not None else int(float(facts[key].rstrip(",")))
-        except (ValueError, OverflowError):
-            raise AskError(f"{key}={printable(facts[key])} is no number") from None
-
-    family, name = facts.get("family"), facts.get("name")
-    shape = Shape(
-        number("parameters"),
-        number("layers"),
-        number("experts"),
-        number("hidden_size"),
-        () if family is None else (family.strip("\"',"),),
-    )
-    return Sighting(name and name.strip("\"',"), text, shape, missing="it was not asked about")
+def _from_facts(facts: dict[str, str], text: str) -> KnownModel:
+    facts = {key: value.strip("\"',") for key, value in facts.items()}
+    numbers = {key: _number(key, facts[key]) for key in NUMBERS if key in facts}
+    families = (facts["family"],) if "family" in facts else ()
+    found = ModelFacts(**numbers, families=families)
+    return KnownModel(facts.get("name"), text, found, missing="it was not asked about")
 
 
-def _size(text: str) -> int | None:
-    """Return the parameters that a name such as ``Qwen3-0.6B`` or ``a 30M mixture`` speaks of."""
-    found = _SIZE.search(re.sub(r"[-_/]", " ", text))
-    return None if found is None else round(float(found["count"]) * _UNITS[found["unit"].lower()])
+def _number(key: str, text: str) -> int:
+    size = parameters_in_name(text)
+    try:
+        return int(float(text)) if size is None else size
+    except (ValueError, OverflowError):
+        raise AskError(f"{key}={printable(text)} is no number") from None
 
 
-def answer(idea: Idea, catalogue: Catalogue, scout: ModelLookup, root: Path) -> Iterator[str]:
+def answer(idea: Idea, catalogue: Catalogue, lookup: ModelLookup, root: Path) -> Iterator[str]:
     """Yield lines with all that is known: who closed the door, or what was tried near it."""
-    sighting = idea.sighting
-    yield f"{' + '.join(idea.kinds)} on {cut(sighting.shown)}{_described(idea)}"
-    if sighting.missing is not None and not sighting.shape.families:
-        yield f"  its configuration was not read: {cut(sighting.missing)}"
+    model = idea.model
+    yield f"{' + '.join(idea.kinds)} on {cut(model.shown)}{_described(idea)}"
+    if model.missing is not None and not model.facts.families:
+        yield f"  its configuration was not read: {cut(model.missing)}"
     yield from (f"  not read, and may close more: {each}" for each in catalogue.unreadable)
     concerned = [entry for entry in catalogue.doors if _reasons(entry, idea)]
-    truths = [(entry, covers(entry, sighting, scout)) for entry in concerned]
+    truths = [(entry, covers(entry, model, lookup)) for entry in concerned]
     closed = [entry for entry, truth in truths if truth is Truth.TRUE]
     maybe = [entry for entry, truth in truths if truth is Truth.UNDECIDED]
     for entry in closed:
@@ -144,7 +142,7 @@ def answer(idea: Idea, catalogue: Catalogue, scout: ModelLookup, root: Path) -> 
         yield from _door(entry, idea, root)
     for entry in maybe:
         yield ""
-        yield f"PERHAPS CLOSED by {entry.id}: {_unknown(entry, sighting)}"
+        yield f"PERHAPS CLOSED by {entry.id}: {_unknown(entry, model)}"
         yield from _door(entry, idea, root)
     if not closed and not maybe:
         yield ""
@@ -153,7 +151,7 @@ def answer(idea: Idea, catalogue: Catalogue, scout: ModelLookup, root: Path) -> 
     yield from _near(idea, catalogue, [*closed, *maybe], root)
     yield ""
     if closed:
-        bars = dict.fromkeys(f"'{cut(str(each))}'" for entry in closed for each in bars_of(entry))
+        bars = dict.fromkeys(f"'{cut(str(each))}'" for entry in closed for each in entry.bars)
         yield (
             f"To bet against it all the same: a bet with {challenging(each.id for each in closed)}, "
             f"which must also meet {' and '.join(bars)}."
@@ -163,20 +161,13 @@ def answer(idea: Idea, catalogue: Catalogue, scout: ModelLookup, root: Path) -> 
 
 
 def _described(idea: Idea) -> str:
-    shape = idea.sighting.shape
-    told = [
-        f"{name} {short(value)}"
-        for name, value in (
-            ("parameters", shape.parameters),
-            ("layers", shape.layers),
-            ("experts", shape.experts),
-            ("hidden_size", shape.hidden_size),
-        )
-        if value is not None
-    ]
-    told += [f"family {printable(family)}" for family in shape.families]
+    facts: dict[str, Fact] = {
+        name: value for name, value in idea.model.facts.numbers.items() if value is not None
+    }
+    if idea.model.facts.families:
+        facts["family"] = " or ".join(idea.model.facts.families)
     about = "by its name: " if idea.hinted else ""
-    return f" ({about}{', '.join(told)})" if told else ""
+    return f" ({about}{describe_facts(facts)})" if facts else ""
 
 
 def _reasons(entry: Entry, idea: Idea) -> list[str]:
@@ -203,11 +194,11 @@ def _door(entry: Entry, idea: Idea, root: Path) -> Iterator[str]:
     yield from (f"  {line}" for line in describe_numbers(entry))
 
 
-def _unknown(entry: Entry, sighting: Sighting) -> str:
+def _unknown(entry: Entry, model: KnownModel) -> str:
     assert entry.closes is not None
-    facts = next(sighting.facts())
+    facts = next(model.scope_facts())
     lacking = sorted(name for name in entry.closes.models.facts if facts[name] is None)
-    return f"that depends on its {' and '.join(lacking)}, which cannot be told here"
+    return f"that depends on its {' and '.join(lacking)}, which is not known here"
 
 
 def _near(idea: Idea, catalogue: Catalogue, told: list[Entry], root: Path) -> Iterator[str]:

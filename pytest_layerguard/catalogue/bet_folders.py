@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.bet import Closes
+from pytest_layerguard.bet.criteria.evaluate import Expression
 from pytest_layerguard.bet.errors import BetFileError, printable
 from pytest_layerguard.bet.reader import BetDocument, duplicate_ids, read_bets
 from pytest_layerguard.catalogue.records import FOLDER, Record, Records, load_records
@@ -51,6 +52,18 @@ class Entry:
         # The kinds were checked when the bet was read; those of a plugin are not known here.
         kinds = dict.fromkeys(record.closes["interventions"])
         return Closes.model_validate(dict(record.closes), context={"kinds": kinds})
+
+    @property
+    def bars(self) -> tuple[Expression, ...]:
+        """What a challenge must meet: the lenient criterion of the bet, and the one of its record.
+
+        Where they differ both hold: no change of a falsification loosens its bar before it has been
+        measured and recorded anew.
+        """
+        bars = [self.document.bet.criteria.lenient]
+        if self.record is not None:
+            bars.append(Expression.parse(self.record.bet["criteria"]["lenient"]))
+        return tuple(dict.fromkeys(bars))
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def _training(interventions: Iterable[Intervention]) -> float:
 
 def _size(source: ModelSource, bet: Bet, reach: AllowedPaths) -> _Size:
     if source.kind == "reference":
-        shape = model_facts.of_reference(source.name.removesuffix(INIT))
+        shape = model_facts.facts_of_reference(source.name.removesuffix(INIT))
         return _Size(float(shape.parameters or 0), shape.layers or 1)
     if source.kind == "path":
         return _of_folder(source.name, reach) or _by_name(source.name, bet)

@@ -1,33 +1,36 @@
-"""Which closed doors a bet stands in, and what its challenges must meet."""
+"""Which closed doors a bet stands in.
+
+A door closed to one intervention is closed to all that do the same under other names. Only what is
+the same function of the model's input counts: two interventions that are merely as bad as each
+other are two bets.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
+from pytest_layerguard.bet.arguments import PruneWeights
 from pytest_layerguard.bet.criteria import parse
-from pytest_layerguard.bet.criteria.evaluate import Expression
-from pytest_layerguard.bet.criteria.interval import Truth, short
-from pytest_layerguard.bet.criteria.metrics import METRICS
-from pytest_layerguard.bet.criteria.parse import CriterionError
-from pytest_layerguard.bet.errors import printable
+from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry, shown
-from pytest_layerguard.catalogue.equal_effect import kinds_in_effect
-from pytest_layerguard.catalogue.wording import cut, describe_closes, describe_numbers
+from pytest_layerguard.catalogue.model_facts import ModelFacts
+from pytest_layerguard.catalogue.wording import (
+    cut,
+    describe_closes,
+    describe_facts,
+    describe_numbers,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pytest_layerguard.bet.arguments import Intervention
     from pytest_layerguard.bet.bet import Bet
-    from pytest_layerguard.bet.criteria.evaluate import Row
     from pytest_layerguard.bet.criteria.scope import ModelScope
-    from pytest_layerguard.bet.criteria.straddle import Straddle
     from pytest_layerguard.bet.reader import BetDocument
-    from pytest_layerguard.catalogue.model_lookup import Sighting
-
-Sightings = Mapping[str | None, "Sighting"]
+    from pytest_layerguard.catalogue.model_facts import FindsModels, KnownModel
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Crossing:
     @property
     def bars(self) -> str:
         """The criteria that whoever challenges it must meet."""
-        return " and ".join(f"'{cut(str(each))}'" for each in bars_of(self.entry))
+        return " and ".join(f"'{cut(str(each))}'" for each in self.entry.bars)
 
     def lines(self, root: Path, *, challenge: Sequence[str] = ()) -> Iterator[str]:
         """Yield all that a reader needs: whose door, why, with which numbers, and what can be done.
@@ -96,18 +99,8 @@ def challenging(ids: Iterable[str]) -> str:
     return f"'challenges: [{', '.join(dict.fromkeys(ids))}]'"
 
 
-class Looks(Protocol):
-    """Whatever sees models without loading them; `sight.ModelLookup` is one."""
-
-    def look(self, document: BetDocument, bets: Path) -> Sightings:
-        """Return what is known of every checkpoint of a bet."""
-
-    def named(self, name: str) -> Sighting:
-        """Return what is known of a reference model or a model on the hub."""
-
-
 def crossings(
-    document: BetDocument, bets: Path, catalogue: Catalogue, scout: Looks
+    document: BetDocument, bets: Path, catalogue: Catalogue, lookup: FindsModels
 ) -> tuple[Crossing, ...]:
     """Return every closed door that a bet stands in, whole or with a part, in catalogue order.
 
@@ -119,13 +112,13 @@ def crossings(
         # Its own door is no obstacle; one of the same id in another folder is not its own.
         if (entry.bets, entry.id) == (bets, document.bet.id):
             continue
-        parts = tuple(_parts(entry, document.bet))
+        parts = tuple(parts_inside(entry, document.bet))
         if not parts:
             continue
         standing = [
-            (name, sighting, truth)
-            for name, sighting in scout.look(document, bets).items()
-            if (truth := covers(entry, sighting, scout)) is not Truth.FALSE
+            (name, model, truth)
+            for name, model in lookup.checkpoints(document, bets).items()
+            if (truth := covers(entry, model, lookup)) is not Truth.FALSE
         ]
         if standing:
             found.append(_crossing(entry, parts, standing))
@@ -135,10 +128,10 @@ def crossings(
 def _crossing(
     entry: Entry,
     parts: Sequence[tuple[str | None, str]],
-    standing: Sequence[tuple[str | None, Sighting, Truth]],
+    standing: Sequence[tuple[str | None, KnownModel, Truth]],
 ) -> Crossing:
     certain = any(truth is Truth.TRUE for _, _, truth in standing)
-    doubts = [_doubt(entry, sighting) for _, sighting, _ in standing]
+    doubts = [_doubt(entry, model) for _, model, _ in standing]
     assert entry.closes is not None
     return Crossing(
         entry,
@@ -146,14 +139,14 @@ def _crossing(
         arms=frozenset(arm for arm, _ in parts),
         checkpoints=frozenset(name for name, _, _ in standing),
         model="; ".join(
-            dict.fromkeys(known(sighting, entry.closes.models) for _, sighting, _ in standing)
+            dict.fromkeys(describe_model(model, entry.closes.models) for _, model, _ in standing)
         ),
         doubt=None if certain else "; ".join(dict.fromkeys(doubts)),
-        absent=not certain and all(sighting.absent for _, sighting, _ in standing),
+        absent=not certain and all(model.absent for _, model, _ in standing),
     )
 
 
-def _parts(entry: Entry, bet: Bet) -> Iterator[tuple[str | None, str]]:
+def parts_inside(entry: Entry, bet: Bet) -> Iterator[tuple[str | None, str]]:
     """Yield each arm and part of a bet that a door is closed to."""
     closes = entry.closes
     assert closes is not None
@@ -174,7 +167,7 @@ def _closed_to(kinds: Sequence[str], intervention: Intervention) -> str | None:
     return f"{intervention.kind}, which is {same} in effect: {effects[same]}"
 
 
-def covers(entry: Entry, sighting: Sighting, scout: Looks) -> Truth:
+def covers(entry: Entry, model: KnownModel, lookup: FindsModels) -> Truth:
     """Return whether the scope of a door covers a model.
 
     A folder's name proves nothing: a copy of a closed model can be called anything. So where only
@@ -183,30 +176,29 @@ def covers(entry: Entry, sighting: Sighting, scout: Looks) -> Truth:
     """
     assert entry.closes is not None
     scope = entry.closes.models
-    plain = sighting.inside(scope)
-    if plain is not Truth.UNDECIDED or sighting.name is not None or "name" not in scope.facts:
+    plain = model.inside(scope)
+    if plain is not Truth.UNDECIDED or model.name is not None or "name" not in scope.facts:
         return plain
-    own = sighting.shape.body
+    own = model.facts.body
     for name in names_in(scope):
-        if sighting.inside(scope, name=name) is Truth.FALSE:
+        if model.inside(scope, name=name) is Truth.FALSE:
             continue
-        body = _body(entry, name, scout)
+        body = _body(entry, name, lookup)
         if own is None or body is None or body == own:
             return Truth.UNDECIDED
-    return sighting.inside(scope, name=_ANOTHER)
+    return model.inside(scope, name=_ANOTHER)
 
 
 _ANOTHER: Final = "\n"
 """A name that no scope can quote: what a folder is called must not put it outside either."""
 
 
-def _body(entry: Entry, name: str, scout: Looks) -> tuple[object, ...] | None:
+def _body(entry: Entry, name: str, lookup: FindsModels) -> tuple[int, int, int] | None:
     """Return the body of a model that a scope names, from the record where that has it."""
     for facts in entry.record.facts.values() if entry.record is not None else ():
         if facts.get("name") == name:
-            body = tuple(facts.get(key) for key in ("layers", "hidden_size", "experts"))
-            return None if None in body else body
-    return scout.named(name).shape.body
+            return ModelFacts.of_record(facts).body
+    return lookup.named(name).facts.body
 
 
 def names_in(scope: ModelScope) -> tuple[str, ...]:
@@ -214,159 +206,56 @@ def names_in(scope: ModelScope) -> tuple[str, ...]:
     return tuple(part.value for part in parse.walk(scope.node) if isinstance(part, parse.Text))
 
 
-def known(sighting: Sighting, scope: ModelScope) -> str:
+def describe_model(model: KnownModel, scope: ModelScope) -> str:
     """Return what is known of a model, as far as a scope asks."""
-    facts = next(sighting.facts())
-    told = []
-    for name in sorted(scope.facts - {"name"}):
-        value = facts[name]
-        if isinstance(value, str):
-            told.append(f"{name} {printable(value)}")
-        else:
-            told.append(f"{name} {'unknown' if value is None else short(value)}")
-    return f"{cut(sighting.shown)}{' (' + ', '.join(told) + ')' if told else ''}"
+    facts = next(model.scope_facts())
+    asked = describe_facts({name: facts[name] for name in sorted(scope.facts - {"name"})})
+    return f"{cut(model.shown)} ({asked})" if asked else cut(model.shown)
 
 
-def _doubt(entry: Entry, sighting: Sighting) -> str:
-    if sighting.missing is not None:
-        return f"the configuration of {cut(sighting.shown)} is not known: {cut(sighting.missing)}"
+def _doubt(entry: Entry, model: KnownModel) -> str:
+    if model.missing is not None:
+        return f"the configuration of {cut(model.shown)} is not known: {cut(model.missing)}"
     return (
-        f"{cut(sighting.shown)} may be a copy of the model that {entry.id} names; a folder's name "
+        f"{cut(model.shown)} may be a copy of the model that {entry.id} names; a folder's name "
         "proves nothing, and nothing else tells them apart"
     )
 
 
-def mistakes(
-    document: BetDocument, catalogue: Catalogue, crossed: Sequence[Crossing]
-) -> Iterator[str]:
-    """Yield what is wrong with a bet's challenges, each with what is allowed."""
-    bet = document.bet
-    allowed = ", ".join(dict.fromkeys(each.id for each in crossed)) or "none, it stands in no door"
-    for place, id_ in enumerate(bet.challenges):
-        line, column = document.position("challenges", place)
-        where = f"line {line}, column {column}: challenges: {id_!r}"
-        entries = catalogue.of(id_)
-        if not entries:
-            yield f"{where} is no bet of the catalogue; allowed: {allowed}"
-        elif all(entry.closes is None for entry in entries):
-            yield f"{where} is {entries[0].document.bet.status} and closes no door; allowed: {allowed}"
-        elif not any(each.id == id_ for each in crossed):
-            yield f"{where} closed a door that this bet does not stand in; allowed: {allowed}"
-        else:
-            yield from (
-                f"{where}: {lack}"
-                for each in crossed
-                if each.id == id_
-                for lack in _lacks(each, bet)
-            )
+NOTHING_LEFT: Final = 0.99
+"""The sparsity from which pruning leaves a matrix out: none computes with one weight in a hundred."""
+
+_LEAVES_OUT: Final = "both leave layers out"
+_ADDS_NOTHING: Final = "a layer of zeros adds nothing, which is leaving it out"
+_TAKES_LAYERS_OUT: Final = {
+    "skip_layers": _LEAVES_OUT,
+    "remove_layers": _LEAVES_OUT,
+    "zero_layers": _ADDS_NOTHING,
+}
 
 
-def _lacks(crossing: Crossing, bet: Bet) -> Iterator[str]:
-    """Yield what a bet must measure besides, so that the bar can be judged on it."""
-    names = {*(bet.arms or {}), *(bet.measure.texts or {}), *bet.model.checkpoints()}
-    given = (bet.criteria.strict, bet.criteria.lenient, bet.criteria.catastrophic)
-    measured = {each.metric for one in given if one is not None for each in one.references}
-    bars = bars_of(crossing.entry)
-    for reference in sorted({each for bar in bars for each in bar.references}, key=str):
-        metric = METRICS.get(reference.metric)
-        if metric is not None and metric.needs == "sample" and bet.measure.sample is None:
-            yield f"its bar needs {reference.metric}; add measure.sample"
-        if metric is None and reference.metric not in measured:
-            yield f"its bar needs {reference.metric}; name it in a criterion, so that it is measured"
-        missing = [name for name in reference.prefix if name not in names]
-        if missing:
-            yield (
-                f"its bar is about {reference}; name an arm, a text or a checkpoint "
-                f"{missing[0]!r}, so that it can be judged"
-            )
-    yield from _elsewhere(
-        crossing, {name for bar in bars for each in bar.references for name in each.prefix}
-    )
+def kinds_in_effect(intervention: Intervention) -> Mapping[str, str | None]:
+    """Return every kind that an intervention is in effect, with the reason; None for its own name."""
+    arguments = intervention.arguments
+    if (
+        isinstance(arguments, PruneWeights)
+        and arguments.parts == "linear"
+        and arguments.sparsity >= NOTHING_LEFT
+    ):
+        reason = f"without {arguments.sparsity:.4g} of every matrix {_ADDS_NOTHING}"
+        return {intervention.kind: None, **dict.fromkeys(_TAKES_LAYERS_OUT, reason)}
+    return kinds_like(intervention.kind)
 
 
-def _elsewhere(crossing: Crossing, named: set[str]) -> Iterator[str]:
-    """Yield which arms are not what a bar that names arms is about: names alone would choose for it."""
-    theirs = crossing.entry.document.bet
-    about = named & set(theirs.arms or {})
-    if not about:
-        return
-    closed = {arm for arm, _ in _parts(crossing.entry, theirs)}
-    # A bet without arms is asked to name one already.
-    for arm in sorted(each for each in crossing.arms - about if each is not None):
-        yield f"its bar is about {', '.join(sorted(about))}; the arm {arm!r} stands in the door too"
-    for arm in sorted((about & closed) - crossing.arms):
-        yield f"its bar is about {arm}, which stands in the door there and not here"
-
-
-@dataclass(frozen=True)
-class Bar:
-    """Whether a bet meets the bar of a falsification, with the numbers or why it cannot be told."""
-
-    truth: Truth
-    told: str
-    straddling: tuple[Straddle, ...] = ()
-    """What kept it from being told, where that is undecided."""
-
-
-def bar(crossing: Crossing, rows: Sequence[Row]) -> Bar:
-    """Judge what was measured of a bet by the lenient criterion of a falsification.
-
-    Only arms and checkpoints that stand in the door count. Where the criterion is about one
-    measurement and the bet has several, every one of them must meet it: a bar is not met by
-    choosing.
-    """
-    bars = [_judged(expression, crossing, rows) for expression in bars_of(crossing.entry)]
-    truth = Truth.all(each.truth for each in bars)
-    deciding = [each for each in bars if each.truth is truth]
-    straddling = tuple(straddle for each in deciding for straddle in each.straddling)
-    return Bar(truth, "; ".join(each.told for each in deciding), straddling)
-
-
-def bars_of(entry: Entry) -> tuple[Expression, ...]:
-    """Return the lenient criterion of a falsification, and the one of its record.
-
-    Where they differ both hold: no change of a falsification loosens its bar before it has been
-    measured and recorded anew.
-    """
-    bars = [entry.document.bet.criteria.lenient]
-    if entry.record is not None:
-        bars.append(Expression.parse(entry.record.bet["criteria"]["lenient"]))
-    return tuple(dict.fromkeys(bars))
-
-
-_TOLD: Final = 3
-
-
-def _judged(expression: Expression, crossing: Crossing, rows: Sequence[Row]) -> Bar:
-    inside = [
-        row for row in rows if row.arm in crossing.arms and row.checkpoint in crossing.checkpoints
-    ]
-    if any(reference.prefix for reference in expression.references):
-        groups = [list(rows)]
-    else:
-        keys = dict.fromkeys((row.arm, row.text, row.checkpoint) for row in inside)
-        groups = [
-            [row for row in inside if (row.arm, row.text, row.checkpoint) == key] for key in keys
-        ]
-        if not _ranges(expression):
-            groups = [[row] for group in groups for row in group]
-    evaluations = []
-    # Where nothing was measured in the door, an empty group says so: no bar is met by that.
-    for group in groups or [[]]:
-        try:
-            evaluations.append(expression.evaluate(group))
-        except CriterionError as error:
-            return Bar(Truth.UNDECIDED, f"cannot be judged here: {cut(error.message)}")
-    truth = Truth.all(each.truth for each in evaluations)
-    told = [each.filled for each in evaluations if each.truth is truth]
-    more = f"; and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
-    straddling = (straddle for each in evaluations for straddle in each.straddling)
-    return Bar(
-        truth,
-        cut("; ".join(told[:_TOLD]) + more),
-        tuple(straddling) if truth is Truth.UNDECIDED else (),
-    )
-
-
-def _ranges(expression: Expression) -> bool:
-    return any(isinstance(node, parse.Quantifier) for node in parse.walk(expression.node))
+def kinds_like(kind: str) -> Mapping[str, str | None]:
+    """Return every kind that a kind is in effect whatever its arguments, as `kinds_in_effect`."""
+    if kind not in _TAKES_LAYERS_OUT:
+        return {kind: None}
+    return {
+        other: None
+        if other == kind
+        else _ADDS_NOTHING
+        if "zero_layers" in (kind, other)
+        else _LEAVES_OUT
+        for other in _TAKES_LAYERS_OUT
+    }

@@ -11,7 +11,8 @@ from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.bet.verdict import Verdict, judge
 from pytest_layerguard.catalogue import outcome
 from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry, folders_for
-from pytest_layerguard.catalogue.doors import Bar, Crossing, Looks, bar, crossings, mistakes
+from pytest_layerguard.catalogue.challenges import Bar, bar, mistakes
+from pytest_layerguard.catalogue.doors import Crossing, crossings
 from pytest_layerguard.catalogue.git import GitError, Repository
 from pytest_layerguard.catalogue.outcome import Case, Decision, Outcome, Word
 from pytest_layerguard.catalogue.records import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.criteria.metrics import Metric
     from pytest_layerguard.bet.criteria.straddle import Straddle
     from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.catalogue.model_facts import FindsModels
     from pytest_layerguard.measurement.results import BetResult
 
 Measures = Callable[[], "BetResult"]
@@ -46,7 +48,7 @@ class Judge:
     """Judges the bets of one run by one catalogue, which is read once for each bet folder.
 
     Attributes:
-        scout: Sees which model a bet is about.
+        lookup: Finds what is known of the models of bets.
         root: The project's folder; paths are told from here.
         names: What bet folders are called, relative to a folder that holds one.
         require: `all` (what cannot be measured here fails), `records` (so does what has none).
@@ -55,7 +57,7 @@ class Judge:
         metrics: The metrics that criteria may name; None for the built-in ones.
     """
 
-    scout: Looks
+    lookup: FindsModels
     root: Path
     names: Sequence[PurePosixPath]
     require: frozenset[str] = frozenset()
@@ -97,7 +99,7 @@ class Judge:
     def _opened(self, document: BetDocument, bets: Path) -> tuple[_File, Case, Decision]:
         """Return what the catalogue has on a bet, and what that alone decides; raises MeasurementError."""
         catalogue = self.catalogue(bets)
-        crossed = crossings(document, bets, catalogue, self.scout)
+        crossed = crossings(document, bets, catalogue, self.lookup)
         file = _File.of(document, bets, catalogue, crossed)
         case = file.case(
             require_records="records" in self.require and not self.recording,
@@ -182,8 +184,8 @@ class Judge:
                 reached.result,
                 bars=bars,
                 facts={
-                    name or "": sighting.plain()
-                    for name, sighting in self.scout.look(file.document, file.bets).items()
+                    name or "": model.to_record()
+                    for name, model in self.lookup.checkpoints(file.document, file.bets).items()
                 },
                 before=file.record,
             )

@@ -1,8 +1,8 @@
-"""What a model's configuration says of its shape, found without weights and remembered on disk.
+"""What is known of a model before it is loaded: from its configuration, never from its weights.
 
 The defaults that a configuration leaves out are those of its class in transformers, so the model
 is built on the meta device, where parameters have shapes and no numbers. That takes seconds for
-the import alone, so a shape is kept by the digest of its configuration.
+the import alone, so the facts are kept on disk by the digest of the configuration.
 """
 
 from __future__ import annotations
@@ -12,26 +12,43 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pytest_layerguard import reference
+from pytest_layerguard.bet.bet import INIT, REFERENCE_NAMES
+from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.bet.errors import printable
-from pytest_layerguard.catalogue.reviewed_json import laid_out
+from pytest_layerguard.bet.text_sources import UNPINNED
+from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.atomic_write import write_whole
+from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
+from pytest_layerguard.models.hub import Repository
+from pytest_layerguard.models.model_folder import CONFIG, read_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from transformers import PreTrainedConfig
 
+    from pytest_layerguard.bet.bet import ModelSource
+    from pytest_layerguard.bet.criteria.scope import Fact, ModelScope
+    from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.environment.conditions import Conditions
+
+NUMBERS: Final = ("parameters", "layers", "experts", "hidden_size")
+"""The facts that are numbers, in the order in which they are shown."""
 _FORM: Final = 3
 """Counts the changes of what is remembered."""
 _LARGEST_CONFIG: Final = 1_000_000
 _LARGEST_DEPTH: Final = 2_048
 """No decoder is deeper, and building one would take for ever."""
 _DEPTHS: Final = re.compile("layer|depth|block|stage")
+_SIZE: Final = re.compile(r"(?i)(?<![\w.])(?P<count>\d+(?:\.\d+)?)\s*(?P<unit>[KMBT])(?![\w.])")
+_UNITS: Final = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 _EXPERTS: Final = (
     "num_local_experts",
     "num_experts",
@@ -52,13 +69,13 @@ _NOT_COUNTED: Final = (
 """Keys that change how a model is run or stored and not how many parameters it has."""
 
 
-class ShapeError(Exception):
-    """A configuration of which not all can be told; the text says why."""
+class ModelFactsError(Exception):
+    """A configuration from which not all facts can be read; the text says why."""
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What `closes.models` may ask of a model, but for its name; None where it is not known.
+class ModelFacts:
+    """What a scope may ask of a model, but for its name; None where it is not known.
 
     Attributes:
         parameters: All of them, tied ones once.
@@ -74,6 +91,22 @@ class Shape:
     hidden_size: int | None = None
     families: tuple[str, ...] = ()
 
+    @classmethod
+    def of_record(cls, facts: Mapping[str, Fact]) -> ModelFacts:
+        """Return the facts that a record has of a checkpoint."""
+        numbers = {
+            name: int(value)
+            for name in NUMBERS
+            if isinstance(value := facts.get(name), int | float)
+        }
+        family = facts.get("family")
+        return cls(**numbers, families=(family,) if isinstance(family, str) else ())
+
+    @property
+    def numbers(self) -> dict[str, int | None]:
+        """The facts that are numbers, by name."""
+        return {name: getattr(self, name) for name in NUMBERS}
+
     @property
     def body(self) -> tuple[int, int, int] | None:
         """Layers, width and experts: what two copies of one model share; None if not all known."""
@@ -82,8 +115,142 @@ class Shape:
         return self.layers, self.hidden_size, self.experts
 
 
-def of_reference(name: str) -> Shape:
-    """Return the shape of a reference model, without importing torch.
+@dataclass(frozen=True)
+class KnownModel:
+    """What is known of one checkpoint.
+
+    Attributes:
+        name: What a scope's `name` is compared with; None for a folder, whose name proves nothing.
+        shown: What people call it.
+        facts: What its configuration says.
+        missing: Why not all facts are known, or None.
+        absent: Whether that is because the configuration cannot be had here.
+    """
+
+    name: str | None
+    shown: str
+    facts: ModelFacts = field(default_factory=ModelFacts)
+    missing: str | None = None
+    absent: bool = False
+
+    def scope_facts(self, *, name: str | None = None) -> Iterator[Mapping[str, Fact]]:
+        """Yield what a scope may ask, once for each family; `name` stands in for a folder's."""
+        for family in self.facts.families or (None,):
+            yield {**self.facts.numbers, "family": family, "name": self.name or name}
+
+    def inside(self, scope: ModelScope, *, name: str | None = None) -> Truth:
+        """Return whether a scope covers the model in any of its families."""
+        return Truth.any(scope.covers(facts) for facts in self.scope_facts(name=name))
+
+    def to_record(self) -> Mapping[str, Fact]:
+        """Return the facts as a record has them."""
+        return {**next(self.scope_facts()), "name": self.shown}
+
+
+KnownModels = Mapping[str | None, KnownModel]
+"""The checkpoints of a bet by name; None for the only one."""
+
+
+class FindsModels(Protocol):
+    """Whatever knows models without loading them; `ModelLookup` is one."""
+
+    def checkpoints(self, document: BetDocument, bets: Path) -> KnownModels:
+        """Return what is known of every checkpoint of a bet."""
+
+    def named(self, name: str) -> KnownModel:
+        """Return what is known of a reference model or a model on the hub."""
+
+
+@dataclass
+class ModelLookup:
+    """Reads the configurations of models, each once."""
+
+    conditions: Conditions
+    offline: bool = False
+    _known: dict[tuple[object, ...], KnownModel] = field(default_factory=dict)
+
+    def checkpoints(self, document: BetDocument, bets: Path) -> KnownModels:
+        """Return what is known of every checkpoint of a bet.
+
+        Raises MeasurementError for a model that does not exist, is damaged or out of the bet's
+        reach: it cannot be measured either.
+        """
+        reach = AllowedPaths.of(document.path, bets, self.conditions)
+        return {
+            name: self.source(source, reach)
+            for name, source in document.bet.model.checkpoints().items()
+        }
+
+    def source(self, source: ModelSource, reach: AllowedPaths) -> KnownModel:
+        """Return what is known of one checkpoint; raises MeasurementError as `checkpoints`."""
+        match source.kind:
+            case "reference":
+                return self._once(("reference", source.name), partial(_of_reference, source.name))
+            case "path":
+                return self.folder(reach.directory(source.name, "model.path"), source.name, reach)
+            case _:
+                return self._hub(source.name, source.revision)
+
+    def folder(self, path: Path, shown: str, reach: AllowedPaths) -> KnownModel:
+        """Return what is known of a model folder."""
+        file = reach.file(str(path / CONFIG), "model.path")
+
+        def read() -> KnownModel:
+            return self._from_config(
+                None, shown, read_json({CONFIG: file}, CONFIG, f"model {shown}")
+            )
+
+        return self._once(("path", file), read)
+
+    def named(self, name: str, revision: str | None = None) -> KnownModel:
+        """Return what is known of a reference model, or of a model on the hub, if there is one."""
+        if name in REFERENCE_NAMES:
+            return self._once(("reference", name), partial(_of_reference, name))
+        try:
+            return self._hub(name, revision)
+        except MeasurementError as error:
+            return KnownModel(name, name, missing=str(error), absent=True)
+
+    def _hub(self, name: str, revision: str | None) -> KnownModel:
+        pinned = None if revision == UNPINNED else revision
+        repository = Repository("model", name, pinned)
+        return self._once(("hub", name, pinned), partial(self._fetched, repository))
+
+    def _fetched(self, repository: Repository) -> KnownModel:
+        """Read config.json from the hub's cache, or else from the hub, which is asked only once."""
+        name = repository.name
+        # The cache first: a pinned file cannot have changed, and asking takes seconds.
+        path = repository.cached(CONFIG)
+        if path is None and self.offline:
+            return KnownModel(name, name, missing=f"{repository}: not in the cache", absent=True)
+        try:
+            if path is None:
+                commit, _ = repository.listing()
+                path = repository.fetch(CONFIG, commit)
+        except UnavailableError as error:
+            return KnownModel(name, name, missing=str(error), absent=True)
+        return self._from_config(name, name, read_json({CONFIG: path}, CONFIG, str(repository)))
+
+    def _once(self, key: tuple[object, ...], read: Callable[[], KnownModel]) -> KnownModel:
+        if key not in self._known:
+            self._known[key] = read()
+        return self._known[key]
+
+    def _from_config(self, name: str | None, shown: str, config: Mapping[str, Any]) -> KnownModel:
+        try:
+            # Measuring afresh is to trust nothing that an earlier run, or somebody, has left there.
+            kept = None if self.conditions.fresh else self.conditions.cache
+            return KnownModel(name, shown, facts_of_config(config, kept))
+        except ModelFactsError as error:
+            return KnownModel(name, shown, missing=str(error))
+
+
+def _of_reference(name: str) -> KnownModel:
+    return KnownModel(name, name, facts_of_reference(name.removesuffix(INIT)))
+
+
+def facts_of_reference(name: str) -> ModelFacts:
+    """Return the facts of a reference model, without importing torch.
 
     Its configuration leaves nothing out, and its one file of weights says in its first bytes which
     tensors it has: both are the package's own.
@@ -93,7 +260,7 @@ def of_reference(name: str) -> Shape:
     with (folder / "model.safetensors").open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     tensors = {key: tuple(entry["shape"]) for key, entry in header.items() if key != "__metadata__"}
-    return Shape(
+    return ModelFacts(
         parameters=sum(map(math.prod, tensors.values())),
         layers=config["num_hidden_layers"],
         experts=config["num_experts"],
@@ -102,37 +269,43 @@ def of_reference(name: str) -> Shape:
     )
 
 
-def of_config(config: Mapping[str, Any], cache: Path | None) -> Shape:
-    """Return the shape of a model by its configuration; imports torch unless it is remembered.
+def facts_of_config(config: Mapping[str, Any], cache: Path | None) -> ModelFacts:
+    """Return the facts of a model by its configuration; imports torch unless it is remembered.
 
-    Raises ShapeError where transformers does not know such a model or will not build it.
+    Raises ModelFactsError where transformers does not know such a model or will not build it.
     """
     text = json.dumps(config, sort_keys=True)
     if len(text) > _LARGEST_CONFIG:
-        raise ShapeError(f"its config.json has more than {_LARGEST_CONFIG:,} characters")
+        raise ModelFactsError(f"its config.json has more than {_LARGEST_CONFIG:,} characters")
     key = hashlib.sha256(f"{_FORM} {metadata.version('transformers')} {text}".encode()).hexdigest()
     kept = cache / "shapes" / f"{key}.json" if cache is not None else None
     if kept is not None and (known := _remembered(kept)) is not None:
         return known
     _refuse_deep(config)
-    shape = _built(config)
+    facts = _built(config)
     if kept is not None:
-        _remember(kept, shape)
-    return shape
+        _remember(kept, facts)
+    return facts
 
 
-def _remembered(path: Path) -> Shape | None:
+def parameters_in_name(name: str) -> int | None:
+    """Return the parameters that a name states: ``Qwen3-0.6B``, ``pythia-160m``, ``a 30M mixture``."""
+    found = _SIZE.search(re.sub(r"[-_/]", " ", name))
+    return None if found is None else round(float(found["count"]) * _UNITS[found["unit"].lower()])
+
+
+def _remembered(path: Path) -> ModelFacts | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return Shape(**{**data, "families": tuple(data["families"])})
+        return ModelFacts(**{**data, "families": tuple(data["families"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def _remember(path: Path, shape: Shape) -> None:
+def _remember(path: Path, facts: ModelFacts) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, laid_out(asdict(shape)))
+        write_whole(path, json.dumps(asdict(facts)))
     except OSError:
         # A full or read-only disk costs the next run a few seconds and nothing else.
         return
@@ -142,7 +315,9 @@ def _refuse_deep(config: Mapping[str, Any]) -> None:
     for key, value in _deep(config):
         size = len(value) if isinstance(value, list) else value
         if isinstance(size, int | float) and size > _LARGEST_DEPTH and _DEPTHS.search(key):
-            raise ShapeError(f"its config.json says {printable(key)}: {size}, too many to build")
+            raise ModelFactsError(
+                f"its config.json says {printable(key)}: {size}, too many to build"
+            )
 
 
 def _deep(value: Any) -> Iterator[tuple[str, Any]]:
@@ -152,7 +327,7 @@ def _deep(value: Any) -> Iterator[tuple[str, Any]]:
             yield from _deep(inner)
 
 
-def _built(config: Mapping[str, Any]) -> Shape:
+def _built(config: Mapping[str, Any]) -> ModelFacts:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -161,17 +336,17 @@ def _built(config: Mapping[str, Any]) -> Shape:
     plain = {key: value for key, value in config.items() if key not in _NOT_COUNTED}
     family = plain.pop("model_type", None)
     if not isinstance(family, str):
-        raise ShapeError("its config.json has no model_type")
+        raise ModelFactsError("its config.json has no model_type")
     try:
         with quiet():
             made = AutoConfig.for_model(family, **plain)
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(made, trust_remote_code=False)  # type: ignore[no-untyped-call]
     except Exception as error:  # there are as many ways to fail as there are models
-        raise ShapeError(f"transformers cannot build it: {first_line(error)}") from None
+        raise ModelFactsError(f"transformers cannot build it: {first_line(error)}") from None
     sizes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     decoder = made.get_text_config(decoder=True)
-    return Shape(
+    return ModelFacts(
         parameters=sum(math.prod(shape) for shape in sizes.values()),
         layers=_whole(getattr(decoder, "num_hidden_layers", None)),
         experts=_experts(decoder, sizes),
@@ -192,8 +367,8 @@ def _experts(decoder: PreTrainedConfig, sizes: Mapping[str, tuple[int, ...]]) ->
             counts.append(int(listed[1]) + 1)
         elif len(shape) == 3:
             counts.append(shape[0])
-    said = [getattr(decoder, key, None) for key in _EXPERTS]
-    return max(counts) or max((_most(value) for value in said), default=0)
+    configured = [getattr(decoder, key, None) for key in _EXPERTS]
+    return max(counts) or max((_most(value) for value in configured), default=0)
 
 
 def _most(value: object) -> int:

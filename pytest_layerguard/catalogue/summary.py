@@ -8,19 +8,19 @@ from urllib.parse import quote
 
 from pytest_layerguard.bet.digest import digest
 from pytest_layerguard.catalogue.doors import crossings
-from pytest_layerguard.catalogue.model_facts import Shape
-from pytest_layerguard.catalogue.model_lookup import Sighting
+from pytest_layerguard.catalogue.model_facts import KnownModel, ModelFacts
 from pytest_layerguard.catalogue.outcome import Case, decide
 from pytest_layerguard.catalogue.records import closes_of, path_of
 from pytest_layerguard.catalogue.wording import code, cut, describe_numbers, literal
 from pytest_layerguard.environment.atomic_write import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry
+    from pytest_layerguard.catalogue.model_facts import KnownModels
     from pytest_layerguard.catalogue.records import Record
 
 NAME: Final = "SUMMARY.md"
@@ -153,31 +153,19 @@ def _wrong(bets: Path, entries: list[Entry], catalogue: Catalogue) -> Iterator[s
 
 
 class _Recorded:
-    """Sees the models of a recorded bet as its record has them: the same on every machine."""
+    """Knows the models of a recorded bet from its record: the same on every machine."""
 
     def __init__(self, record: Record) -> None:
         self._record = record
 
-    def look(self, _document: BetDocument, _bets: Path) -> Mapping[str | None, Sighting]:
-        """Return what the record says of every checkpoint."""
-        return {name or None: _sighting(facts) for name, facts in self._record.facts.items()}
+    def checkpoints(self, _document: BetDocument, _bets: Path) -> KnownModels:
+        """Return what the record has of every checkpoint."""
+        return {
+            checkpoint or None: KnownModel(name, name, ModelFacts.of_record(facts))
+            for checkpoint, facts in self._record.facts.items()
+            for name in (str(facts.get("name")),)
+        }
 
-    def named(self, name: str) -> Sighting:
+    def named(self, name: str) -> KnownModel:
         """Return that nothing is known of any other model."""
-        return Sighting(name, name, missing="not looked at", absent=True)
-
-
-def _sighting(facts: Mapping[str, float | str | None]) -> Sighting:
-    def number(key: str) -> int | None:
-        value = facts.get(key)
-        return int(value) if isinstance(value, int | float) else None
-
-    family, name = facts.get("family"), str(facts.get("name"))
-    shape = Shape(
-        number("parameters"),
-        number("layers"),
-        number("experts"),
-        number("hidden_size"),
-        (family,) if isinstance(family, str) else (),
-    )
-    return Sighting(name, name, shape)
+        return KnownModel(name, name, missing="not looked up", absent=True)

@@ -13,10 +13,11 @@ from pytest_layerguard.bet.criteria.interval import short
 from pytest_layerguard.bet.errors import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from pytest_layerguard.bet.arguments import Intervention
     from pytest_layerguard.bet.bet import Bet, Closes, Evidence
+    from pytest_layerguard.bet.criteria.scope import Fact
     from pytest_layerguard.catalogue.bet_folders import Entry
     from pytest_layerguard.catalogue.records import Record
 
@@ -50,6 +51,17 @@ def name_interventions(bet: Bet) -> str:
 def describe_closes(closes: Closes) -> str:
     """Return ``skip_layers, remove_layers on models with parameters <= 1e8``."""
     return f"{', '.join(closes.interventions)} on models with {cut(str(closes.models))}"
+
+
+def describe_facts(facts: Mapping[str, Fact]) -> str:
+    """Return ``layers 4, experts unknown, family qwen3_moe``."""
+    return ", ".join(f"{name} {_fact(value)}" for name, value in facts.items())
+
+
+def _fact(value: Fact) -> str:
+    if isinstance(value, str):
+        return printable(value)
+    return "unknown" if value is None else short(value)
 
 
 def describe_numbers(entry: Entry) -> Iterator[str]:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.bet.text_sources import TextSource
     from pytest_layerguard.catalogue.doors import Crossing
-    from pytest_layerguard.catalogue.model_lookup import ModelLookup, Sighting
+    from pytest_layerguard.catalogue.model_facts import KnownModel, ModelLookup
     from pytest_layerguard.catalogue.records import Record
     from pytest_layerguard.cli.dry_run import Cost
     from pytest_layerguard.environment.conditions import Conditions
@@ -56,7 +56,7 @@ def run(given: argparse.Namespace) -> int:
     """Explain every bet of the files."""
     from pytest_layerguard.bet.errors import BetFileError
     from pytest_layerguard.bet.reader import read_bets
-    from pytest_layerguard.catalogue.model_lookup import ModelLookup
+    from pytest_layerguard.catalogue.model_facts import ModelLookup
     from pytest_layerguard.environment.conditions import Conditions
 
     known = registry()
@@ -107,15 +107,15 @@ class _Explained:
         yield f"{bet.id} ({printable(bet.title)}), {bet.status}, {place}"
         yield ""
         yield from _told("claims", [bet.claim_line])
-        sightings = self._sightings(bets)
-        yield from _told("model", (_seen(each, bet) for each in sightings))
+        models = self._models(bets)
+        yield from _told("model", (_seen(each, bet) for each in models))
         yield from _told("does", _done(bet))
-        cost, why = self._cost(bet, sightings[0])
+        cost, why = self._cost(bet, models[0])
         if cost is not None:
             yield from _told("", [f"{many(len(cost.variants), 'variant')}: {_few(cost.variants)}"])
         yield from _told("measures", _measured(bet.measure, len(cost.variants) if cost else 1))
         yield from _told("judges", _judged(bet))
-        yield from _told("costs", (*_costs(bet, cost, why, sightings[0]), *self._took(bets)))
+        yield from _told("costs", (*_costs(bet, cost, why, models[0]), *self._took(bets)))
         yield from _told("doors", self._doors(bets))
 
     def problems(self) -> Iterator[str]:
@@ -124,7 +124,7 @@ class _Explained:
         from pytest_layerguard.cli.obstacles import obstacles
 
         bets = bets_of(self.document.path)
-        shapes = [each.shape for each in self._sightings(bets)]
+        shapes = [each.facts for each in self._models(bets)]
         depths = [shape.layers for shape in shapes if shape.layers is not None]
         dense = any(shape.experts == 0 for shape in shapes)
         file = printable(str(self.document.path))
@@ -160,24 +160,24 @@ class _Explained:
             metrics=self.known.metrics,
         )
 
-    def _sightings(self, bets: Path) -> list[Sighting]:
+    def _models(self, bets: Path) -> list[KnownModel]:
         from pytest_layerguard.environment.measurement_errors import MeasurementError
 
         try:
-            return list(self.scout.look(self.document, bets).values())
+            return list(self.scout.checkpoints(self.document, bets).values())
         except MeasurementError as error:
             key = str(error).partition(":")[0]
             line, column = self.document.position(*key.split("."))
             raise UserError(f"{self.document.path}:{line}:{column}: {error}") from None
 
-    def _cost(self, bet: Bet, sighting: Sighting) -> tuple[Cost | None, str]:
+    def _cost(self, bet: Bet, model: KnownModel) -> tuple[Cost | None, str]:
         from pytest_layerguard.cli.dry_run import NoPlanError, cost
 
-        layers = sighting.shape.layers
+        layers = model.facts.layers
         if layers is None:
-            return None, f"the model's layers are not known: {sighting.missing}"
+            return None, f"the model's layers are not known: {model.missing}"
         try:
-            return cost(bet, self.known, layers, sighting.shape.experts or 0), ""
+            return cost(bet, self.known, layers, model.facts.experts or 0), ""
         except NoPlanError as error:
             return None, str(error)
 
@@ -196,7 +196,8 @@ class _Explained:
             yield f"Measured here already, in {found.seconds:.1f} s; nothing has changed since."
 
     def _doors(self, bets: Path) -> Iterator[str]:
-        from pytest_layerguard.catalogue.doors import crossings, mistakes
+        from pytest_layerguard.catalogue.challenges import mistakes
+        from pytest_layerguard.catalogue.doors import crossings
         from pytest_layerguard.catalogue.wording import describe_closes, describe_numbers
 
         bet, root = self.document.bet, root_of(bets)
@@ -246,10 +247,10 @@ class _Explained:
             )
 
 
-def _seen(sighting: Sighting, bet: Bet) -> str:
+def _seen(model: KnownModel, bet: Bet) -> str:
     from pytest_layerguard.bet.criteria.interval import short
 
-    shape = sighting.shape
+    shape = model.facts
     facts = [
         f"{short(value)} {name}"
         for name, value in (
@@ -260,9 +261,9 @@ def _seen(sighting: Sighting, bet: Bet) -> str:
         if value
     ]
     known = f": {', '.join(facts)}" if facts else ""
-    missing = f"; not all is known: {sighting.missing}" if sighting.missing else ""
+    missing = f"; not all is known: {model.missing}" if model.missing else ""
     stream = ", layers read from disk one by one" if bet.model.placement == "stream" else ""
-    return f"{sighting.shown}{known}{stream}{missing}"
+    return f"{model.shown}{known}{stream}{missing}"
 
 
 def _done(bet: Bet) -> Iterator[str]:
@@ -328,8 +329,8 @@ def _judged(bet: Bet) -> Iterator[str]:
     yield f"The claim {stands}, or the build fails."
 
 
-def _costs(bet: Bet, cost: Cost | None, why: str, sighting: Sighting) -> Iterator[str]:
-    parameters, layers = sighting.shape.parameters, sighting.shape.layers
+def _costs(bet: Bet, cost: Cost | None, why: str, model: KnownModel) -> Iterator[str]:
+    parameters, layers = model.facts.parameters, model.facts.layers
     if cost is None or layers is None:
         yield f"Cannot be told: {why}"
     else:

@@ -220,7 +220,7 @@ def guard_of(session: pytest.Session) -> Guard:
     if GUARD not in session.stash:
         from pytest_layerguard.catalogue.guard import Guard
         from pytest_layerguard.catalogue.judge import Judge
-        from pytest_layerguard.catalogue.model_lookup import ModelLookup
+        from pytest_layerguard.catalogue.model_facts import ModelLookup
 
         config = session.config
         settings, registry = config.stash[SETTINGS], registry_of(config)

@@ -66,7 +66,7 @@ def main(config: pytest.Config) -> int | None:
 
 def _ask(config: pytest.Config) -> int:
     from pytest_layerguard.catalogue.ask import AskError, answer, read_idea
-    from pytest_layerguard.catalogue.model_lookup import ModelLookup
+    from pytest_layerguard.catalogue.model_facts import ModelLookup
 
     scout = ModelLookup(bet_items.conditions_of(config))
     catalogue = _catalogue(config)

@@ -11,7 +11,7 @@ from support.catalogue import BET_40
 from pytest_layerguard import reference
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
 from pytest_layerguard.catalogue.ask import AskError, answer, read_idea
-from pytest_layerguard.catalogue.model_lookup import ModelLookup
+from pytest_layerguard.catalogue.model_facts import ModelLookup
 
 if TYPE_CHECKING:
     from support.catalogue import Bets

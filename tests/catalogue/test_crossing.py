@@ -16,21 +16,16 @@ from pytest_layerguard.bet.criteria.parse import CriterionError
 from pytest_layerguard.bet.criteria.scope import ModelScope
 from pytest_layerguard.bet.verdict import Verdict
 from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry
+from pytest_layerguard.catalogue.challenges import Bar, bar, mistakes
 from pytest_layerguard.catalogue.doors import (
-    Bar,
     Crossing,
-    Sightings,
-    bar,
-    bars_of,
     challenging,
     covers,
     crossings,
-    known,
-    mistakes,
+    describe_model,
     names_in,
 )
-from pytest_layerguard.catalogue.model_facts import Shape
-from pytest_layerguard.catalogue.model_lookup import Sighting
+from pytest_layerguard.catalogue.model_facts import KnownModel, KnownModels, ModelFacts
 from pytest_layerguard.catalogue.records import Record
 
 if TYPE_CHECKING:
@@ -38,27 +33,27 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet.reader import BetDocument
 
-SMALL = Shape(836_880, 4, 16, 16, ("qwen3_moe",))
-LARGE = Shape(10**9, 24, 0, 1024, ("llama", "llava"))
-REFERENCE = Sighting("reference", "reference", SMALL)
-HIDDEN = Sighting("ORG/a", "ORG/a", missing="ORG/a: not in the cache", absent=True)
+SMALL = ModelFacts(836_880, 4, 16, 16, ("qwen3_moe",))
+LARGE = ModelFacts(10**9, 24, 0, 1024, ("llama", "llava"))
+REFERENCE = KnownModel("reference", "reference", SMALL)
+HIDDEN = KnownModel("ORG/a", "ORG/a", missing="ORG/a: not in the cache", absent=True)
 
 
 @dataclass
 class ScoredTokens:
     """Sees what it was told, and remembers what it was asked."""
 
-    sightings: Sightings = field(default_factory=lambda: {None: REFERENCE})
-    others: Mapping[str, Sighting] = field(default_factory=dict)
+    models: KnownModels = field(default_factory=lambda: {None: REFERENCE})
+    others: Mapping[str, KnownModel] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
-    def look(self, document: BetDocument, bets: Path) -> Sightings:
+    def checkpoints(self, document: BetDocument, bets: Path) -> KnownModels:
         self.asked.append(f"{document.bet.id} in {bets.name}")
-        return self.sightings
+        return self.models
 
-    def named(self, name: str) -> Sighting:
+    def named(self, name: str) -> KnownModel:
         self.asked.append(name)
-        return self.others.get(name, Sighting(name, name, missing="unheard of", absent=True))
+        return self.others.get(name, KnownModel(name, name, missing="unheard of", absent=True))
 
 
 def door(bets: Bets, models: str = "parameters <= 1e8", *kinds: str, **changes: Any) -> Entry:
@@ -169,9 +164,9 @@ def test_a_door_to_other_models_is_open(bets: Bets) -> None:
 
 def test_only_checkpoints_that_may_be_inside_stand_in_a_door(bets: Bets) -> None:
     door(bets, 'layers < 9 and family != "llama"')
-    other = Sighting("other", "other", replace(SMALL, families=("mixtral",)))
+    other = KnownModel("other", "other", replace(SMALL, families=("mixtral",)))
     scout = ScoredTokens(
-        {"a": REFERENCE, "b": Sighting("b", "b", LARGE), "c": other, "d": REFERENCE}
+        {"a": REFERENCE, "b": KnownModel("b", "b", LARGE), "c": other, "d": REFERENCE}
     )
     (found,) = crossed(bets, scout)
     assert found.checkpoints == {"a", "c", "d"}
@@ -186,11 +181,11 @@ COPY = (
     "../models/new may be a copy of the model that bet-40 names; a folder's name proves nothing, "
     "and nothing else tells them apart"
 )
-FOLDER = Sighting(None, "../models/new", SMALL)
+FOLDER = KnownModel(None, "../models/new", SMALL)
 
 
 @pytest.mark.parametrize(
-    ("sightings", "doubt", "absent"),
+    ("models", "doubt", "absent"),
     [
         ([HIDDEN], UNSEEN, True),
         ([HIDDEN, HIDDEN], UNSEEN, True),
@@ -202,15 +197,13 @@ FOLDER = Sighting(None, "../models/new", SMALL)
     ],
 )
 def test_what_cannot_be_excluded_is_in_with_its_reason(
-    bets: Bets, sightings: list[Sighting], doubt: str | None, absent: bool
+    bets: Bets, models: list[KnownModel], doubt: str | None, absent: bool
 ) -> None:
     door(bets, 'layers == 4 and (hidden_size == 16 or name == "x") and name != "ORG/b"')
     door(bets, 'layers == 4 and (name == "reference" or name == "ORG/a")')
-    (found,) = crossed(
-        bets, ScoredTokens({str(place): each for place, each in enumerate(sightings)})
-    )
+    (found,) = crossed(bets, ScoredTokens({str(place): each for place, each in enumerate(models)}))
     assert (found.doubt, found.absent) == (doubt, absent)
-    assert found.checkpoints == {str(place) for place in range(len(sightings))}
+    assert found.checkpoints == {str(place) for place in range(len(models))}
 
 
 # Telling of a door
@@ -272,7 +265,7 @@ def test_no_text_of_a_door_is_too_long_or_obeyed(bets: Bets) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scope", "sighting", "told"),
+    ("scope", "model", "told"),
     [
         ("layers < 3", REFERENCE, "reference (layers 4)"),
         ('name == "x"', REFERENCE, "reference"),
@@ -286,22 +279,22 @@ def test_no_text_of_a_door_is_too_long_or_obeyed(bets: Bets) -> None:
             HIDDEN,
             "ORG/a (family unknown, parameters unknown)",
         ),
-        ('family == "m"', Sighting("a", "b##[", LARGE), "b## [ (family llama)"),
+        ('family == "m"', KnownModel("a", "b##[", LARGE), "b## [ (family llama)"),
         (
             'family == "m"',
-            Sighting("a", "a" * 401, Shape(families=("\x1b##[",))),
+            KnownModel("a", "a" * 401, ModelFacts(families=("\x1b##[",))),
             f"{'a' * 400}... (family \\u001b## [)",
         ),
     ],
 )
-def test_a_model_is_told_as_far_as_a_scope_asks(scope: str, sighting: Sighting, told: str) -> None:
-    assert known(sighting, ModelScope.parse(scope)) == told
+def test_a_model_is_told_as_far_as_a_scope_asks(scope: str, model: KnownModel, told: str) -> None:
+    assert describe_model(model, ModelScope.parse(scope)) == told
 
 
 def test_a_doubt_quotes_nothing_too_long_or_obeyed(bets: Bets) -> None:
     door(bets, 'layers < 9 and name == "ORG/b"')
-    unseen = Sighting(None, f"##[{'a' * 400}", missing=f"##[{'b' * 400}")
-    copy = Sighting(None, f"##[{'c' * 400}", SMALL)
+    unseen = KnownModel(None, f"##[{'a' * 400}", missing=f"##[{'b' * 400}")
+    copy = KnownModel(None, f"##[{'c' * 400}", SMALL)
     (found,) = crossed(bets, ScoredTokens({None: unseen, "copy": copy}))
     assert found.doubt == (
         f"the configuration of ## [{'a' * 396}... is not known: ## [{'b' * 396}...; "
@@ -314,19 +307,19 @@ def test_a_doubt_quotes_nothing_too_long_or_obeyed(bets: Bets) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scope", "sighting"),
+    ("scope", "model"),
     [
         ('name == "b" or layers == 4', HIDDEN),
-        ('family == "b"', replace(FOLDER, shape=replace(SMALL, families=()))),
+        ('family == "b"', replace(FOLDER, facts=replace(SMALL, families=()))),
         ('name == "b" and layers == 5', FOLDER),
     ],
 )
 def test_no_other_model_is_looked_up_where_no_name_decides(
-    bets: Bets, scope: str, sighting: Sighting
+    bets: Bets, scope: str, model: KnownModel
 ) -> None:
     scout = ScoredTokens()
     entry = door(bets, scope)
-    assert covers(entry, sighting, scout) is sighting.inside(entry.closes.models)
+    assert covers(entry, model, scout) is model.inside(entry.closes.models)
     assert scout.asked == []
 
 
@@ -336,7 +329,7 @@ CLOSED = 'name == "closed"'
 
 
 @pytest.mark.parametrize(
-    ("scope", "sighting", "others", "truth"),
+    ("scope", "model", "others", "truth"),
     [
         ("layers == 4", FOLDER, {}, Truth.TRUE),
         ("layers == 5", FOLDER, {}, Truth.FALSE),
@@ -349,7 +342,7 @@ CLOSED = 'name == "closed"'
         (CLOSED, FOLDER, {}, Truth.UNDECIDED),
         (CLOSED, FOLDER, {"closed": SMALL}, Truth.UNDECIDED),
         (CLOSED, FOLDER, {"closed": LARGE}, Truth.FALSE),
-        (CLOSED, Sighting(None, "closed"), {"closed": LARGE}, Truth.UNDECIDED),
+        (CLOSED, KnownModel(None, "closed"), {"closed": LARGE}, Truth.UNDECIDED),
         (CLOSED, replace(FOLDER, shown="closed"), {"closed": LARGE}, Truth.FALSE),
         (f'{CLOSED} or name == "b"', FOLDER, {"closed": LARGE, "b": LARGE}, Truth.FALSE),
         (f'{CLOSED} or name == "b"', FOLDER, {"closed": LARGE, "b": SMALL}, Truth.UNDECIDED),
@@ -363,12 +356,12 @@ CLOSED = 'name == "closed"'
     ],
 )
 def test_a_scope_covers_a_folder_that_it_cannot_exclude(
-    bets: Bets, scope: str, sighting: Sighting, others: dict[str, Shape], truth: Truth
+    bets: Bets, scope: str, model: KnownModel, others: dict[str, ModelFacts], truth: Truth
 ) -> None:
     scout = ScoredTokens(
-        others={name: Sighting(name, name, shape) for name, shape in others.items()}
+        others={name: KnownModel(name, name, shape) for name, shape in others.items()}
     )
-    assert covers(door(bets, scope), sighting, scout) is truth
+    assert covers(door(bets, scope), model, scout) is truth
 
 
 @pytest.mark.parametrize(
@@ -389,7 +382,7 @@ def test_a_scope_covers_a_folder_that_it_cannot_exclude(
 def test_the_body_of_a_closed_model_is_that_of_the_record_where_it_has_it(
     bets: Bets, facts: dict[str, Any], truth: Truth, asked: list[str]
 ) -> None:
-    scout = ScoredTokens(others={"closed": Sighting("closed", "closed", LARGE)})
+    scout = ScoredTokens(others={"closed": KnownModel("closed", "closed", LARGE)})
     entry = recorded(door(bets, CLOSED), facts=facts)
     assert covers(entry, FOLDER, scout) is truth
     assert scout.asked == asked
@@ -602,10 +595,10 @@ def test_each_falsification_is_challenged_once() -> None:
 def test_the_bar_of_the_record_holds_beside_that_of_the_bet(bets: Bets) -> None:
     entry = door(bets)
     now, before = "any(perplexity_ratio <= 3)", "any(perplexity_ratio <= 2)"
-    assert [str(each) for each in bars_of(entry)] == [now]
-    assert [str(each) for each in bars_of(recorded(entry))] == [now]
+    assert [str(each) for each in entry.bars] == [now]
+    assert [str(each) for each in recorded(entry).bars] == [now]
     both = recorded(entry, before)
-    assert [str(each) for each in bars_of(both)] == [now, before]
+    assert [str(each) for each in both.bars] == [now, before]
     undecided = bar(stands(both), [row(2.5)])
     assert undecided.truth is Truth.UNDECIDED
     assert undecided.told == "any(perplexity_ratio <= 2)  ->  skip-0: 2.5 [2, 3] <= 2 is undecided"
@@ -683,7 +676,7 @@ def test_a_bar_that_does_not_fit_is_not_met(bets: Bets) -> None:
     criteria = {"lenient": "any(kl <= 3)"}
     crossing = stands(door(bets, criteria=criteria), "a", "b")
     with pytest.raises(CriterionError):
-        bars_of(crossing.entry)[0].evaluate([row(1)])
+        crossing.entry.bars[0].evaluate([row(1)])
     assert bar(crossing, [row(1, arm="a"), row(1, arm="b")]) == Bar(
         Truth.UNDECIDED, "cannot be judged here: 'kl' was not measured for a.skip-0"
     )

@@ -14,8 +14,7 @@ from support.catalogue import measured
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
 from pytest_layerguard.bet.reader import BetDocument, parse_bets
 from pytest_layerguard.catalogue.judge import Judge
-from pytest_layerguard.catalogue.model_facts import Shape
-from pytest_layerguard.catalogue.model_lookup import ModelLookup, Sighting
+from pytest_layerguard.catalogue.model_facts import KnownModel, ModelFacts, ModelLookup
 from pytest_layerguard.catalogue.outcome import Word
 from pytest_layerguard.cli.bet_template import ARGUMENTS
 from pytest_layerguard.environment.conditions import Conditions
@@ -24,9 +23,9 @@ from pytest_layerguard.measurement.results import BetResult
 ROOT = Path(__file__).parents[2]
 BETS = ROOT / "bets"
 FOLDERS = {
-    "padded": Shape(100_713_680, 4, 16, 16, ("qwen3_moe",)),
-    "small-dense": Shape(260_032, 5, 0, 64, ("llama",)),
-    "large": Shape(30_532_122_624, 48, 128, 2048, ("qwen3_moe",)),
+    "padded": ModelFacts(100_713_680, 4, 16, 16, ("qwen3_moe",)),
+    "small-dense": ModelFacts(260_032, 5, 0, 64, ("llama",)),
+    "large": ModelFacts(30_532_122_624, 48, 128, 2048, ("qwen3_moe",)),
 }
 MODELS = ("reference", "reference-wide", *FOLDERS)
 AVERAGED = (("average_experts",), ("reference", "reference-wide"))
@@ -60,13 +59,13 @@ class Looks:
     def __init__(self) -> None:
         self._scout = ModelLookup(Conditions(), offline=True)
 
-    def look(self, document: BetDocument, bets: Path) -> Mapping[str | None, Sighting]:
+    def checkpoints(self, document: BetDocument, bets: Path) -> Mapping[str | None, KnownModel]:
         folder = document.bet.model.path
         if folder is None:
-            return self._scout.look(document, bets)
-        return {None: Sighting(None, folder, FOLDERS[folder])}
+            return self._scout.checkpoints(document, bets)
+        return {None: KnownModel(None, folder, FOLDERS[folder])}
 
-    def named(self, name: str) -> Sighting:
+    def named(self, name: str) -> KnownModel:
         return self._scout.named(name)
 
 

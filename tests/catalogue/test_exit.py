@@ -17,7 +17,7 @@ import pytest_layerguard.report.json
 import pytest_layerguard.report.terminal  # noqa: F401
 from pytest_layerguard.bet.reader import read_bets
 from pytest_layerguard.catalogue.judge import Judge
-from pytest_layerguard.catalogue.model_lookup import ModelLookup
+from pytest_layerguard.catalogue.model_facts import ModelLookup
 
 LABORATORY = """
 from support.catalogue import measured_as

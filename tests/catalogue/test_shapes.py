@@ -11,7 +11,7 @@ import pytest
 
 from pytest_layerguard import reference
 from pytest_layerguard.catalogue import model_facts
-from pytest_layerguard.catalogue.model_facts import Shape, ShapeError
+from pytest_layerguard.catalogue.model_facts import ModelFacts, ModelFactsError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,15 +29,15 @@ TINY = {
 @pytest.mark.parametrize("name", reference.NAMES)
 def test_the_shape_of_a_reference_model_is_what_its_configuration_builds(name: str) -> None:
     config = json.loads((reference.folder(name) / "config.json").read_text(encoding="utf-8"))
-    shape = model_facts.of_reference(name)
-    assert shape == model_facts.of_config(config, None)
+    shape = model_facts.facts_of_reference(name)
+    assert shape == model_facts.facts_of_config(config, None)
     assert (shape.layers, shape.experts) == (4, 16)
 
 
 def test_the_shape_of_a_reference_model_costs_no_import_of_torch() -> None:
     code = (
-        "import sys; from pytest_layerguard.catalogue import model_facts, ask, judge, summary, audit; "
-        "model_facts.of_reference('reference'); "
+        "import sys; from pytest_layerguard.catalogue import ask, audit, judge, model_facts, summary; "
+        "model_facts.facts_of_reference('reference'); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'pytest')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -60,7 +60,7 @@ def test_the_shape_of_a_reference_model_costs_no_import_of_torch() -> None:
     ids=lambda value: str(value)[:60],
 )
 def test_shapes(config: dict[str, Any], expected: tuple[int | None, int, int, int]) -> None:
-    shape = model_facts.of_config(config, None)
+    shape = model_facts.facts_of_config(config, None)
     parameters, layers, experts, hidden_size = expected
     assert shape.body == (layers, hidden_size, experts)
     assert shape.families == (config["model_type"],)
@@ -70,14 +70,14 @@ def test_shapes(config: dict[str, Any], expected: tuple[int | None, int, int, in
 
 def test_keys_that_only_say_how_a_model_is_run_change_nothing() -> None:
     config = {"model_type": "llama", **TINY}
-    plain = model_facts.of_config(config, None)
+    plain = model_facts.facts_of_config(config, None)
     for key, value in {
         "auto_map": {"AutoModelForCausalLM": "ORG/NAME--evil.Model"},
         "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True},
         "_attn_implementation": "flash_attention_2",
         "torch_dtype": "float16",
     }.items():
-        assert model_facts.of_config({**config, key: value}, None) == plain
+        assert model_facts.facts_of_config({**config, key: value}, None) == plain
 
 
 @pytest.mark.parametrize(
@@ -96,32 +96,32 @@ def test_keys_that_only_say_how_a_model_is_run_change_nothing() -> None:
 )
 def test_what_cannot_be_built_is_told_in_one_line(config: dict[str, Any], said: str | None) -> None:
     if said is None:
-        assert model_facts.of_config(config, None).layers
+        assert model_facts.facts_of_config(config, None).layers
         return
-    with pytest.raises(ShapeError) as error:
-        model_facts.of_config(config, None)
+    with pytest.raises(ModelFactsError) as error:
+        model_facts.facts_of_config(config, None)
     assert said in str(error.value)
     assert str(error.value).isprintable()
 
 
 def test_a_shape_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = {"model_type": "llama", **TINY}
-    first = model_facts.of_config(config, tmp_path)
+    first = model_facts.facts_of_config(config, tmp_path)
     (kept,) = (tmp_path / "shapes").iterdir()
 
-    def refuse(_: object) -> Shape:
+    def refuse(_: object) -> ModelFacts:
         raise AssertionError("built a second time")
 
     monkeypatch.setattr(model_facts, "_built", refuse)
-    assert model_facts.of_config(dict(reversed(config.items())), tmp_path) == first
+    assert model_facts.facts_of_config(dict(reversed(config.items())), tmp_path) == first
     with pytest.raises(AssertionError, match="built a second time"):
-        model_facts.of_config({**config, "vocab_size": 101}, tmp_path)
+        model_facts.facts_of_config({**config, "vocab_size": 101}, tmp_path)
     for damage in ("", "[]", '{"layers": 1}', '{"wings": 2, "families": []}'):
         kept.write_text(damage, encoding="utf-8")
         with pytest.raises(AssertionError, match="built a second time"):
-            model_facts.of_config(config, tmp_path)
+            model_facts.facts_of_config(config, tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path: Path) -> None:
     (tmp_path / "shapes").write_text("in the way", encoding="utf-8")
-    assert model_facts.of_config({"model_type": "llama", **TINY}, tmp_path).layers == 2
+    assert model_facts.facts_of_config({"model_type": "llama", **TINY}, tmp_path).layers == 2

@@ -12,7 +12,7 @@ from pytest_layerguard.bet.errors import BetFileError
 from pytest_layerguard.bet.reader import read_bets
 from pytest_layerguard.catalogue.bet_folders import Catalogue, bet_files
 from pytest_layerguard.catalogue.judge import Judge
-from pytest_layerguard.catalogue.model_lookup import ModelLookup
+from pytest_layerguard.catalogue.model_facts import ModelLookup
 from pytest_layerguard.catalogue.records import path_of
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult

@@ -1,0 +1,147 @@
+"""What a bet that challenges a falsification must name, measure and meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pytest_layerguard.bet.criteria import parse
+from pytest_layerguard.bet.criteria.interval import Truth
+from pytest_layerguard.bet.criteria.metrics import METRICS
+from pytest_layerguard.bet.criteria.parse import CriterionError
+from pytest_layerguard.catalogue.doors import parts_inside
+from pytest_layerguard.catalogue.wording import cut
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pytest_layerguard.bet.bet import Bet
+    from pytest_layerguard.bet.criteria.evaluate import Expression, Row
+    from pytest_layerguard.bet.criteria.straddle import Straddle
+    from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.catalogue.bet_folders import Catalogue
+    from pytest_layerguard.catalogue.doors import Crossing
+
+
+def mistakes(
+    document: BetDocument, catalogue: Catalogue, crossed: Sequence[Crossing]
+) -> Iterator[str]:
+    """Yield what is wrong with a bet's challenges, each with what is allowed."""
+    bet = document.bet
+    allowed = ", ".join(dict.fromkeys(each.id for each in crossed)) or "none, it stands in no door"
+    for place, id_ in enumerate(bet.challenges):
+        line, column = document.position("challenges", place)
+        where = f"line {line}, column {column}: challenges: {id_!r}"
+        entries = catalogue.of(id_)
+        if not entries:
+            yield f"{where} is no bet of the catalogue; allowed: {allowed}"
+        elif all(entry.closes is None for entry in entries):
+            yield f"{where} is {entries[0].document.bet.status} and closes no door; allowed: {allowed}"
+        elif not any(each.id == id_ for each in crossed):
+            yield f"{where} closed a door that this bet does not stand in; allowed: {allowed}"
+        else:
+            yield from (
+                f"{where}: {lack}"
+                for each in crossed
+                if each.id == id_
+                for lack in _lacks(each, bet)
+            )
+
+
+def _lacks(crossing: Crossing, bet: Bet) -> Iterator[str]:
+    """Yield what a bet must measure besides, so that the bar can be judged on it."""
+    names = {*(bet.arms or {}), *(bet.measure.texts or {}), *bet.model.checkpoints()}
+    given = (bet.criteria.strict, bet.criteria.lenient, bet.criteria.catastrophic)
+    measured = {each.metric for one in given if one is not None for each in one.references}
+    bars = crossing.entry.bars
+    for reference in sorted({each for bar in bars for each in bar.references}, key=str):
+        metric = METRICS.get(reference.metric)
+        if metric is not None and metric.needs == "sample" and bet.measure.sample is None:
+            yield f"its bar needs {reference.metric}; add measure.sample"
+        if metric is None and reference.metric not in measured:
+            yield f"its bar needs {reference.metric}; name it in a criterion, so that it is measured"
+        missing = [name for name in reference.prefix if name not in names]
+        if missing:
+            yield (
+                f"its bar is about {reference}; name an arm, a text or a checkpoint "
+                f"{missing[0]!r}, so that it can be judged"
+            )
+    yield from _elsewhere(
+        crossing, {name for bar in bars for each in bar.references for name in each.prefix}
+    )
+
+
+def _elsewhere(crossing: Crossing, named: set[str]) -> Iterator[str]:
+    """Yield which arms are not what a bar that names arms is about: names alone would choose for it."""
+    theirs = crossing.entry.document.bet
+    about = named & set(theirs.arms or {})
+    if not about:
+        return
+    closed = {arm for arm, _ in parts_inside(crossing.entry, theirs)}
+    # A bet without arms is asked to name one already.
+    for arm in sorted(each for each in crossing.arms - about if each is not None):
+        yield f"its bar is about {', '.join(sorted(about))}; the arm {arm!r} stands in the door too"
+    for arm in sorted((about & closed) - crossing.arms):
+        yield f"its bar is about {arm}, which stands in the door there and not here"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Whether a bet meets the bar of a falsification, with the numbers or why it cannot be told."""
+
+    truth: Truth
+    told: str
+    straddling: tuple[Straddle, ...] = ()
+    """What kept it from being told, where that is undecided."""
+
+
+def bar(crossing: Crossing, rows: Sequence[Row]) -> Bar:
+    """Judge what was measured of a bet by the lenient criterion of a falsification.
+
+    Only arms and checkpoints that stand in the door count. Where the criterion is about one
+    measurement and the bet has several, every one of them must meet it: a bar is not met by
+    choosing.
+    """
+    bars = [_judged(expression, crossing, rows) for expression in crossing.entry.bars]
+    truth = Truth.all(each.truth for each in bars)
+    deciding = [each for each in bars if each.truth is truth]
+    straddling = tuple(straddle for each in deciding for straddle in each.straddling)
+    return Bar(truth, "; ".join(each.told for each in deciding), straddling)
+
+
+_TOLD: Final = 3
+
+
+def _judged(expression: Expression, crossing: Crossing, rows: Sequence[Row]) -> Bar:
+    inside = [
+        row for row in rows if row.arm in crossing.arms and row.checkpoint in crossing.checkpoints
+    ]
+    if any(reference.prefix for reference in expression.references):
+        groups = [list(rows)]
+    else:
+        keys = dict.fromkeys((row.arm, row.text, row.checkpoint) for row in inside)
+        groups = [
+            [row for row in inside if (row.arm, row.text, row.checkpoint) == key] for key in keys
+        ]
+        if not _ranges(expression):
+            groups = [[row] for group in groups for row in group]
+    evaluations = []
+    # Where nothing was measured in the door, an empty group says so: no bar is met by that.
+    for group in groups or [[]]:
+        try:
+            evaluations.append(expression.evaluate(group))
+        except CriterionError as error:
+            return Bar(Truth.UNDECIDED, f"cannot be judged here: {cut(error.message)}")
+    truth = Truth.all(each.truth for each in evaluations)
+    told = [each.filled for each in evaluations if each.truth is truth]
+    more = f"; and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
+    straddling = (straddle for each in evaluations for straddle in each.straddling)
+    return Bar(
+        truth,
+        cut("; ".join(told[:_TOLD]) + more),
+        tuple(straddling) if truth is Truth.UNDECIDED else (),
+    )
+
+
+def _ranges(expression: Expression) -> bool:
+    return any(isinstance(node, parse.Quantifier) for node in parse.walk(expression.node))
