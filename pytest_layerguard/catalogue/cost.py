@@ -1,138 +1,229 @@
-"""What measuring a bet costs, roughly, from what its checkout says of it and nothing else.
-
-Every machine must come to the same number, so no hub is asked and no cache looked at: the shape of a model
-on a hub is guessed from its name. A wrong guess costs time and changes no result.
-"""
+"""What measuring a bet costs, counted by planning its variants without a model."""
 
 from __future__ import annotations
 
-import json
-import re
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_layerguard.bet.arguments import Train, variants
-from pytest_layerguard.bet.bet import INIT
+from pytest_layerguard.bet.arguments import variants
 from pytest_layerguard.bet.targets import TargetError
-from pytest_layerguard.catalogue import model_facts
+from pytest_layerguard.catalogue.model_facts import ModelFacts, parameters_in_name
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
-from pytest_layerguard.models.model_folder import CONFIG
+from pytest_layerguard.measurement.sweep import evaluations
+from pytest_layerguard.models.layer_parts import ExpertBank, LayerParts
+from pytest_layerguard.models.plan import Edit, InterventionError, Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pytest_layerguard.bet.arguments import Intervention
-    from pytest_layerguard.bet.bet import Bet, ModelSource
-    from pytest_layerguard.bet.reader import BetDocument
+    from torch import Tensor
 
-_SIZE: Final = re.compile(r"(?<![a-z0-9])(\d+(?:\.\d+)?)([mbt])(?![a-z0-9])")
-"""How a model's name tells its parameters: Qwen3-8B, pythia-160m."""
-_UNITS: Final = {"m": 1e6, "b": 1e9, "t": 1e12}
-_LARGEST_CONFIG: Final = 1_000_000
-_TOKENS: Final = 250_000
-"""About as many as the test split of WikiText-2 has, for contracts that score all of a text."""
+    from pytest_layerguard.bet.arguments import Train
+    from pytest_layerguard.bet.bet import Bet, Measure, ModelSource
+    from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.catalogue.model_facts import ModelLookup
+    from pytest_layerguard.interventions.registry import Registry
+
 _WINDOW: Final = 512
-_LOADING: Final = 1_000.0
+_ALL_TOKENS: Final = 250_000
+"""About as many as the test split of WikiText-2 has, for contracts that score all of a text."""
+_LOADING: Final = 1_000
 """Loading a model costs about what so many tokens through all of its layers do."""
+_PARAMETERS: Final = 1_000_000_000
+_LAYERS: Final = 24
+_EXPERTS: Final = 128
+"""What a model is taken for of which nothing is known."""
+
+
+class NoPlanError(Exception):
+    """Variants that cannot be planned without the model; the text says why."""
 
 
 @dataclass(frozen=True)
-class _Size:
-    parameters: float
+class Cost:
+    """What a bet runs on one checkpoint and one text.
+
+    Attributes:
+        layers: Layers of the model.
+        variants: The names of the variants, in order.
+        shared: Evaluations of one layer over all tokens, with those that plans share run once.
+        alone: The same if each plan were run by itself.
+        choosing: Evaluations that decide what is done, before anything is scored.
+        training: Windows that training goes through, forward and backward.
+    """
+
     layers: int
+    variants: tuple[str, ...] = ()
+    shared: int = 0
+    alone: int = 0
+    choosing: int = 0
+    training: int = 0
+
+    def tokens(self, measure: Measure) -> float:
+        """Return how many tokens go through all layers at most; the way back counts twice."""
+        window = measure.window or _WINDOW
+        scored = measure.tokens or _ALL_TOKENS
+        if measure.tokens is not None:
+            scored = max(scored, windows(measure) * window)
+        generated = sum(
+            spec.tokens * len(spec.prompts)
+            for spec in (measure.sample, measure.speak)
+            if spec is not None
+        )
+        return (
+            scored * (self.shared + self.choosing) / self.layers
+            + 3 * window * self.training
+            + generated * (1 + len(self.variants))
+        )
 
 
-_UNKNOWN: Final = _Size(1e9, 24)
+def windows(measure: Measure) -> int:
+    """Return how many windows a number of tokens is cut into."""
+    assert measure.tokens is not None
+    step = measure.stride or measure.window or _WINDOW
+    return -(-measure.tokens // (1 if measure.positions == "last" else step))
 
 
-def cost(document: BetDocument, bets: Path) -> float:
-    """Return tokens times parameters that are gone through, loading included.
+def cost_of(bet: Bet, registry: Registry, layers: int, experts: int) -> Cost:
+    """Plan every variant of a bet on a model of so many layers and experts, and count.
 
-    `bets` is the bet folder; a model outside the tree that holds it may lie on one machine only.
+    Raises:
+        NoPlanError: If that takes the model itself, or the model lacks what is named.
+    """
+    bench = _Bench(layers, experts)
+    base = Plan.untouched(layers)
+    named: list[str] = []
+    plans: list[Plan] = []
+    for arm, interventions in bet.arm_interventions.items():
+        try:
+            for variant in variants(interventions, layers):
+                made: Sequence[Plan] = (base,)
+                for each in variant.interventions:
+                    carry_out = registry[each.kind].load()
+                    made = [new for old in made for new in carry_out(old, each.arguments, bench)]
+                named.append(variant.slug if arm is None else f"{arm}: {variant.slug}")
+                plans += made
+        except (TargetError, InterventionError) as error:
+            raise NoPlanError(str(error)) from None
+        except Exception as error:  # an intervention of another package may want more of a model
+            raise NoPlanError(
+                f"that takes the model itself ({type(error).__name__}: {error})"
+            ) from None
+    everything = [base, *plans]
+    return Cost(
+        layers,
+        tuple(named),
+        shared=evaluations(everything),
+        alone=sum(len(plan.steps) for plan in dict.fromkeys(everything)),
+        choosing=bench.choosing,
+        training=bench.training,
+    )
+
+
+def shard_cost(document: BetDocument, bets: Path, registry: Registry, lookup: ModelLookup) -> float:
+    """Return tokens times parameters that a bet takes, loading included, for dividing bets.
+
+    Every machine must come to the same number, so no hub is asked and no folder read outside the
+    tree that holds `bets`: the size of such a model is guessed. A wrong guess costs time and
+    changes no result.
     """
     bet = document.bet
     reach = AllowedPaths.of(document.path, bets, Conditions())
-    return sum(
-        (_LOADING + _tokens(bet, size.layers)) * size.parameters
-        for size in (_size(source, bet, reach) for source in bet.model.checkpoints().values())
-    )
-
-
-def _tokens(bet: Bet, layers: int) -> float:
-    """Return how many tokens go through all layers, or as many layers as make up for that."""
-    scored = (bet.measure.tokens or _TOKENS) * len(bet.measure.named_texts)
-    ran = layers  # the base
-    trained = 0.0
-    for interventions in bet.arm_interventions.values():
+    total = 0.0
+    for source in bet.model.checkpoints().values():
+        facts = _guessed(source, bet, reach, lookup)
+        layers, experts = facts.layers or _LAYERS, facts.experts
         try:
-            found = variants(interventions, layers)
-        except TargetError:
-            # BetReport when the bet is measured; the guess of the depth may be what is wrong.
-            continue
-        ran += sum(_evaluations(each.interventions, each.target, layers) for each in found)
-        trained += sum(map(_training, (each.interventions for each in found)))
-    return scored * ran / layers + trained
+            cost = cost_of(bet, registry, layers, _EXPERTS if experts is None else experts)
+        except NoPlanError:
+            # The bet may be fine: the guess of the depth may be what is wrong.
+            cost = Cost(layers, shared=layers)
+        tokens = cost.tokens(bet.measure) * len(bet.measure.named_texts)
+        total += (_LOADING + tokens) * (facts.parameters or _PARAMETERS)
+    return total
 
 
-def _evaluations(interventions: Iterable[Intervention], target: str, layers: int) -> int:
-    """Return layer evaluations of a variant, which shares with the base what lies before its target."""
-    touched = [int(number) for number in re.findall(r"\d+", target)]
-    directions = 2 if any(each.kind == "replace_layers" for each in interventions) else 1
-    return (layers - min(touched, default=0)) * directions
+def _guessed(source: ModelSource, bet: Bet, reach: AllowedPaths, lookup: ModelLookup) -> ModelFacts:
+    facts = ModelFacts()
+    if source.kind in ("reference", "path"):
+        with contextlib.suppress(MeasurementError):
+            facts = lookup.source(source, reach).facts
+    if facts.parameters is not None:
+        return facts
+    size = parameters_in_name(source.name)
+    if size is None and bet.needs is not None:
+        room = bet.needs.gpu or bet.needs.memory
+        size = room // 2 if room else None
+    return replace(facts, parameters=size)
 
 
-def _training(interventions: Iterable[Intervention]) -> float:
-    """Return tokens that a variant is trained on, counted thrice for the way back."""
-    arguments = (each.arguments for each in interventions)
-    return sum(
-        3.0 * each.steps * each.batch * _WINDOW for each in arguments if isinstance(each, Train)
-    )
+@dataclass
+class _Bench:
+    """Stands in for a model of some shape without weights; where a run would decide, any answer does."""
 
+    layers: int
+    experts: int
+    choosing: int = 0
+    training: int = 0
+    noted: dict[str, Any] = field(default_factory=dict)
 
-def _size(source: ModelSource, bet: Bet, reach: AllowedPaths) -> _Size:
-    if source.kind == "reference":
-        shape = model_facts.facts_of_reference(source.name.removesuffix(INIT))
-        return _Size(float(shape.parameters or 0), shape.layers or 1)
-    if source.kind == "path":
-        return _of_folder(source.name, reach) or _by_name(source.name, bet)
-    return _by_name(source.name, bet)
+    def parts(self, layer: int) -> LayerParts:
+        import torch
+        from torch import nn
 
-
-def _by_name(name: str, bet: Bet) -> _Size:
-    found = _SIZE.findall(name.lower())
-    if found:
-        return _Size(max(float(count) * _UNITS[unit] for count, unit in found), _UNKNOWN.layers)
-    needs = bet.needs
-    room = (needs.gpu or needs.memory) if needs is not None else None
-    return _Size(room / 2, _UNKNOWN.layers) if room else _UNKNOWN
-
-
-def _of_folder(name: str, reach: AllowedPaths) -> _Size | None:
-    """Return the size by a folder's config.json, as far as its usual keys tell."""
-    try:
-        path = reach.file(f"{name}/{CONFIG}", "model.path", largest=_LARGEST_CONFIG)
-        config: Any = json.loads(path.read_text(encoding="utf-8"))
-        layers = int(config.get("num_hidden_layers") or config["n_layer"])
-        width = int(config.get("hidden_size") or config["n_embd"])
-        inner = int(
-            config.get("moe_intermediate_size") or config.get("intermediate_size") or 4 * width
+        expert = torch.zeros(max(self.experts, 1), 1, 1)
+        bank = ExpertBank(
+            "experts",
+            self.experts,
+            fused=("experts.weight",),
+            router=("router.weight",),
+            counters=("experts:count",),
         )
-        experts = int(config.get("num_experts") or config.get("num_local_experts") or 1)
-        vocabulary = int(config["vocab_size"])
-    except (
-        MeasurementError,
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ):
-        return None
-    if min(layers, width, inner, experts, vocabulary) < 1:
-        return None
-    weights = layers * (4 * width**2 + 3 * width * inner * experts) + vocabulary * width
-    return _Size(float(weights), layers)
+        return LayerParts(
+            index=layer,
+            module=nn.Module(),
+            tensors={"experts.weight": expert, "weight": expert[0]},
+            banks=(bank,) if self.experts else (),
+            linear=("experts.weight", "weight") if self.experts else ("weight",),
+            post_norms=(),
+        )
+
+    def reinitialised(self, layer: int, seed: int) -> Mapping[str, Tensor]:
+        del layer, seed
+        return {}
+
+    def expert_use(self, plan: Plan) -> Mapping[tuple[int, str], Sequence[int]]:
+        self.choosing += len(plan.steps)
+        return {(step.slot, "experts"): range(self.experts) for step in plan.steps}
+
+    def pair_distances(self, plan: Plan, protocol: str) -> Mapping[tuple[int, int], float]:
+        slots = [step.slot for step in plan.steps]
+        pairs = list(combinations(slots, 2))
+        tried = [plan]
+        for i, j in pairs:
+            one, other = plan.weights_at(i), plan.weights_at(j)
+            assert one is not None
+            assert other is not None
+            both = {i: other, j: one}
+            directed = [both] if protocol == "interchange" else [{i: other}, {j: one}]
+            tried += [plan.rebound(each) for each in directed]
+        self.choosing += evaluations(tried)
+        return dict.fromkeys(pairs, 0.0)
+
+    def block_influence(self, plan: Plan) -> Sequence[float]:
+        self.choosing += len(plan.steps)
+        return [0.0] * self.layers
+
+    def train(self, plan: Plan, arguments: Train) -> Plan:
+        self.training += arguments.steps * arguments.batch
+        trained = Edit(("train", arguments.model_dump_json()), lambda tensors, _: tensors)
+        steps = (replace(step, weights=step.weights.edited(trained)) for step in plan.steps)
+        return replace(plan, steps=tuple(steps))
+
+    def note(self, name: str, value: Any) -> None:
+        self.noted[name] = value

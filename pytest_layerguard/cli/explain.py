@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.bet import Bet, Measure
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.bet.text_sources import TextSource
+    from pytest_layerguard.catalogue.cost import Cost
     from pytest_layerguard.catalogue.doors import Crossing
     from pytest_layerguard.catalogue.model_facts import KnownModel, ModelLookup
     from pytest_layerguard.catalogue.records import Record
-    from pytest_layerguard.cli.dry_run import Cost
     from pytest_layerguard.environment.conditions import Conditions
     from pytest_layerguard.interventions.registry import Registry
 
@@ -61,7 +61,7 @@ def run(given: argparse.Namespace) -> int:
 
     known = registry()
     conditions = Conditions(roots=tuple(given.root))
-    scout = ModelLookup(conditions)
+    lookup = ModelLookup(conditions)
     documents: list[BetDocument] = []
     status = 0
     for path in files(given.files):
@@ -76,7 +76,7 @@ def run(given: argparse.Namespace) -> int:
     for place, document in enumerate(documents):
         if place:
             say()
-        explained = _Explained(document, known, conditions, scout)
+        explained = _Explained(document, known, conditions, lookup)
         try:
             for line in explained.lines():
                 say(line)
@@ -96,7 +96,7 @@ class _Explained:
     document: BetDocument
     known: Registry
     conditions: Conditions
-    scout: ModelLookup
+    lookup: ModelLookup
 
     def lines(self) -> Iterator[str]:
         """Yield everything there is to say."""
@@ -164,20 +164,20 @@ class _Explained:
         from pytest_layerguard.environment.measurement_errors import MeasurementError
 
         try:
-            return list(self.scout.checkpoints(self.document, bets).values())
+            return list(self.lookup.checkpoints(self.document, bets).values())
         except MeasurementError as error:
             key = str(error).partition(":")[0]
             line, column = self.document.position(*key.split("."))
             raise UserError(f"{self.document.path}:{line}:{column}: {error}") from None
 
     def _cost(self, bet: Bet, model: KnownModel) -> tuple[Cost | None, str]:
-        from pytest_layerguard.cli.dry_run import NoPlanError, cost
+        from pytest_layerguard.catalogue.cost import NoPlanError, cost_of
 
         layers = model.facts.layers
         if layers is None:
             return None, f"the model's layers are not known: {model.missing}"
         try:
-            return cost(bet, self.known, layers, model.facts.experts or 0), ""
+            return cost_of(bet, self.known, layers, model.facts.experts or 0), ""
         except NoPlanError as error:
             return None, str(error)
 
@@ -204,7 +204,7 @@ class _Explained:
         if bet.closes is not None:
             yield f"It closes {describe_closes(bet.closes)}."
         catalogue = self._catalogue
-        crossed = crossings(self.document, bets, catalogue, self.scout)
+        crossed = crossings(self.document, bets, catalogue, self.lookup)
         if bet.closes is not None and crossed:
             others = ", ".join(dict.fromkeys(each.id for each in crossed))
             yield f"Closed too, for this model and what is done to it: by {others}."
@@ -283,6 +283,8 @@ def _meaning(intervention: Intervention) -> str:
 
 
 def _measured(measure: Measure, variants: int) -> Iterator[str]:
+    from pytest_layerguard.catalogue.cost import windows
+
     texts = list(measure.named_texts.items())
     for name, text in texts:
         amount = "all tokens" if measure.tokens is None else f"{measure.tokens:,} tokens"
@@ -292,10 +294,10 @@ def _measured(measure: Measure, variants: int) -> Iterator[str]:
         yield f"by the contract of {measure.preset}"
     elif measure.tokens is not None:
         window = measure.window or 512
-        windows = _windows(measure)
+        count = windows(measure)
         default = "" if measure.window else ", or the model's context if that is shorter"
-        yield f"{many(windows, 'window')} of {window} tokens{default}"
-        if windows < _FEWEST_WINDOWS:
+        yield f"{many(count, 'window')} of {window} tokens{default}"
+        if count < _FEWEST_WINDOWS:
             yield "fewer than 8 windows: no intervals, the points decide"
         else:
             together = f", which hold together over {variants} variants" if variants > 1 else ""
@@ -312,12 +314,6 @@ def _text(text: TextSource) -> str:
     if "reference" in given:
         return f"the package's {given['reference']} text"
     return str(given.get("file") or given.get("dataset"))
-
-
-def _windows(measure: Measure) -> int:
-    assert measure.tokens is not None
-    step = measure.stride or measure.window or 512
-    return -(-measure.tokens // (1 if measure.positions == "last" else step))
 
 
 def _judged(bet: Bet) -> Iterator[str]:
@@ -350,25 +346,14 @@ def _costs(bet: Bet, cost: Cost | None, why: str, model: KnownModel) -> Iterator
         width = _width(bet, parameters)
         lies = "on disk" if bet.model.placement == "stream" else "in memory"
         yield f"About {_bytes(parameters * width)} of weights {lies}."
-    if cost is not None and layers and parameters is not None and bet.measure.tokens is not None:
-        yield _time(bet, cost, layers, parameters, several)
+    if cost is not None and parameters is not None and bet.measure.tokens is not None:
+        # 2 operations for each parameter and token, all experts counted.
+        yield _time(2 * parameters * cost.tokens(bet.measure) * several)
     if bet.needs is not None and bet.needs.gpu is not None:
         yield f"It says that it needs a GPU with {_bytes(bet.needs.gpu)}."
 
 
-def _time(bet: Bet, cost: Cost, layers: int, parameters: int, several: int) -> str:
-    """A bound from above: 2 operations for each parameter and token, all experts counted."""
-    measure = bet.measure
-    assert measure.tokens is not None
-    window = measure.window or 512
-    each = 2 * parameters / layers
-    scored = (cost.shared + cost.choosing) * max(measure.tokens, _windows(measure) * window)
-    trained = 3 * layers * cost.training * window
-    spoken = 0
-    for spec in (measure.sample, measure.speak):
-        if spec is not None:
-            spoken += (len(cost.variants) + 1) * layers * spec.tokens * len(spec.prompts)
-    operations = each * (scored + trained + spoken) * several
+def _time(operations: float) -> str:
     return (
         f"About {operations:.1g} floating-point operations at most: {_seconds(operations / _SPEED)} "
         "on a few CPU cores, loading aside."

@@ -53,14 +53,21 @@ class Part:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Deselect the bets of other parts, after `-k` and `-m` have deselected theirs."""
-        from pytest_layerguard.catalogue.cost import cost
+        from pytest_layerguard.catalogue.cost import shard_cost
+        from pytest_layerguard.catalogue.model_facts import ModelLookup
         from pytest_layerguard.catalogue.shard_plan import Share, divide
 
         # Checkouts lie in different folders on different machines.
         root = str(self._config.rootpath)
         bets = {item.name: item for item in items if isinstance(item, bet_items.BetItem)}
+        registry = bet_items.registry_of(self._config)
+        lookup = ModelLookup(bet_items.conditions_of(self._config))
         shares = [
-            Share(name, item.model.replace(root, ""), cost(item.document, item.folder))
+            Share(
+                name,
+                item.model.replace(root, ""),
+                shard_cost(item.document, item.folder, registry, lookup),
+            )
             for name, item in bets.items()
         ]
         own = {share.id for share in divide(shares, self._count)[self._index - 1]}

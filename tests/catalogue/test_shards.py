@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_layerguard.bet.reader import parse_bets
-from pytest_layerguard.catalogue.cost import cost
+from pytest_layerguard.catalogue.cost import shard_cost
+from pytest_layerguard.catalogue.model_facts import ModelLookup
 from pytest_layerguard.catalogue.shard_plan import (
     Shard,
     ShardError,
@@ -20,6 +21,8 @@ from pytest_layerguard.catalogue.shard_plan import (
     join,
     read_shards,
 )
+from pytest_layerguard.environment.conditions import Conditions
+from pytest_layerguard.interventions.registry import Registry
 
 shares = st.lists(
     st.builds(
@@ -77,7 +80,7 @@ def price(
 ) -> float:
     text = BET.format(model=model, intervention=intervention, tokens=tokens)
     (document,) = parse_bets(text, folder / "a.yaml")
-    return cost(document, folder)
+    return shard_cost(document, folder, Registry.of(), ModelLookup(Conditions()))
 
 
 HUB = "{{hub: ORG/{name}, revision: 0123456789abcdef0123456789abcdef01234567}}"
@@ -93,7 +96,10 @@ def test_what_is_more_work_costs_more(tmp_path: Path) -> None:
     assert price("{path: ../model-7b}", folder=bets) == price("{path: ../other-7b}", folder=bets)
     (tmp_path / "model-7b").mkdir()
     config = {
+        "model_type": "llama",
         "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
         "hidden_size": 64,
         "intermediate_size": 128,
         "vocab_size": 512,
