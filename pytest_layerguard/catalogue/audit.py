@@ -14,8 +14,7 @@ from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.bet.validation import LIMITS
 from pytest_layerguard.catalogue.bet_folders import SUFFIXES
 from pytest_layerguard.catalogue.git import Change, Commit, GitError, Repository
-from pytest_layerguard.catalogue.records import FOLDER, closes_of
-from pytest_layerguard.catalogue.reviewed_json import read_strictly
+from pytest_layerguard.catalogue.records import FOLDER, closes_of, read_strictly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -6,11 +6,12 @@ import hashlib
 import json
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic import ValidationError
+from pydantic import PlainSerializer, PlainValidator, TypeAdapter, ValidationError
 
 from pytest_layerguard.bet.bet import SLUG
 from pytest_layerguard.bet.criteria.evaluate import Criteria
@@ -20,7 +21,6 @@ from pytest_layerguard.bet.digest import canonical, differences, digest
 from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.bet.text_sources import UNPINNED
 from pytest_layerguard.bet.verdict import Judgement, Verdict, judge
-from pytest_layerguard.catalogue.reviewed_json import laid_out, read_strictly
 from pytest_layerguard.environment.atomic_write import write_whole
 from pytest_layerguard.measurement.results import BetResult
 
@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = 1
 FOLDER: Final = "records"
+_WIDTH: Final = 100
+"""How wide a record's lines are at most, where they can be cut."""
+_WANTED: Final = {"string_type": "text is wanted", "mapping_type": "a mapping is wanted"}
 _LARGEST: Final = 256 * 1024 * 1024
 _LONGEST_VALUE: Final = 300
-_PASSING: Final = ("seconds", "cached")
-"""What differs from run to run without anything having been measured otherwise."""
 
 
 class RecordError(Exception):
@@ -55,29 +56,35 @@ class Amendment:
 class Record:
     """What was measured of a bet.
 
+    The fields are the keys of its file, in their order.
+
     Attributes:
         id: The bet's id.
         digest: The digest of the bet as it was measured.
-        bet: What the digest is of: claim, model, intervention, measure and criteria.
-        status: What the bet said of itself.
-        closes: The door that it closed, if it did: `interventions` and `models`.
+        status: The bet's status then.
         verdict: What its own criteria say.
         challenged: Of each falsification that it challenged, whether it met its bar.
         amended: Every amendment so far, the first one first.
+        closes: The door that it closed, if it did: `interventions` and `models`.
+        bet: What the digest is of: claim, model, intervention, measure and criteria.
         facts: What is known of each checkpoint's configuration, by name; `""` for the only one.
         result: All that was measured, with intervals, samples, profiles, digests and versions.
     """
 
     id: str
     digest: str
-    bet: Mapping[str, Any]
     status: str
-    closes: Mapping[str, Any] | None
     verdict: Verdict
     challenged: Mapping[str, Truth]
     amended: tuple[Amendment, ...]
-    facts: Mapping[str, Mapping[str, Fact]]
-    result: BetResult
+    closes: Mapping[str, Any] | None
+    bet: Mapping[str, Any]
+    facts: Mapping[str, Mapping[str, Any]]
+    result: Annotated[
+        BetResult,
+        PlainValidator(lambda data: BetResult.from_json(_mapping(data))),
+        PlainSerializer(BetResult.to_json),
+    ]
 
     @classmethod
     def of(
@@ -133,19 +140,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        return {
-            "schema": SCHEMA,
-            "id": self.id,
-            "digest": self.digest,
-            "status": self.status,
-            "verdict": str(self.verdict),
-            "challenged": {name: truth.value for name, truth in self.challenged.items()},
-            "amended": [vars(amendment) for amendment in self.amended],
-            "closes": self.closes,
-            "bet": self.bet,
-            "facts": self.facts,
-            "result": self.result.to_json(),
-        }
+        return {"schema": SCHEMA, **_adapter().dump_python(self, mode="json")}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Record:
@@ -154,23 +149,7 @@ class Record:
             raise ValueError(
                 f"has schema {data['schema']!r}; this version of pytest-layerguard reads {SCHEMA}"
             )
-        record = cls(
-            id=_text(data["id"]),
-            digest=_text(data["digest"]),
-            bet=_mapping(data["bet"]),
-            status=_text(data["status"]),
-            closes=None if data["closes"] is None else _mapping(data["closes"]),
-            verdict=Verdict(data["verdict"]),
-            challenged={name: Truth(each) for name, each in _mapping(data["challenged"]).items()},
-            amended=tuple(
-                Amendment(
-                    _text(each["digest"]), _text(each["because"]), str(Verdict(each["verdict"]))
-                )
-                for each in data["amended"]
-            ),
-            facts={name: dict(_mapping(each)) for name, each in _mapping(data["facts"]).items()},
-            result=BetResult.from_json(_mapping(data["result"])),
-        )
+        record = _adapter().validate_python(data)
         record._check()
         return record
 
@@ -185,13 +164,16 @@ class Record:
             )
 
     def same_result(self, other: Record) -> bool:
-        """Whether the two differ in nothing but how long it took."""
+        """Return whether the two differ in nothing but how long it took, and from where it came."""
         return self._lasting() == other._lasting()
 
     def _lasting(self) -> dict[str, Any]:
-        data = self.to_json()
-        data["result"] = {key: each for key, each in data["result"].items() if key not in _PASSING}
-        return data
+        return replace(self, result=replace(self.result, seconds=0, cached=False)).to_json()
+
+
+@cache
+def _adapter() -> TypeAdapter[Record]:
+    return TypeAdapter(Record)
 
 
 def digest_of(bet: Mapping[str, Any]) -> str:
@@ -228,9 +210,9 @@ def read_record(path: Path) -> Record:
         raise RecordError(f"{_shown(path)}: cannot be read: {error.strerror}") from None
     except KeyError as error:
         raise RecordError(f"{_shown(path)}: is no record: {error} is missing; {_ANEW}") from None
-    except (ValueError, TypeError, AttributeError, ValidationError, CriterionError) as error:
-        reason = printable(str(error).splitlines()[0] if str(error) else type(error).__name__)
-        raise RecordError(f"{_shown(path)}: {reason[:300]}; {_ANEW}") from None
+    except (ValueError, TypeError, AttributeError, CriterionError) as error:
+        reason = printable(_reason(error))[:300]
+        raise RecordError(f"{_shown(path)}: {reason}; {_ANEW}") from None
     if record.id != path.stem:
         raise RecordError(f"{_shown(path)}: is the record of {printable(record.id)!r}; {_ANEW}")
     return record
@@ -317,17 +299,79 @@ def _unpinned(value: Any) -> bool:
     return UNPINNED in revisions or any(_unpinned(each) for each in value.values())
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError("is no record: text is wanted where something else stands")
-    return value
-
-
 def _mapping(value: object) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise TypeError("is no record: a mapping is wanted where something else stands")
     return value
 
 
+def _reason(error: Exception) -> str:
+    """Return the first line of an error, or the first key that is not as it must be."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "missing":
+            return f"is no record: {key!r} is missing"
+        return f"is no record: {key}: {_WANTED.get(first['type'], first['msg'])}"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def _shown(path: Path) -> str:
     return printable(str(path))
+
+
+def laid_out(value: object) -> str:
+    """Return the value as JSON with a line break at the end.
+
+    What is short, or a list of plain values, stands on one line, so that a diff shows a metric and
+    not its braces. Raises ValueError for NaN and infinity.
+    """
+    return _laid_out(value, 0, 0) + "\n"
+
+
+def _laid_out(value: object, indent: int, taken: int) -> str:
+    line = json.dumps(value, allow_nan=False)
+    if not isinstance(value, Mapping | list | tuple) or not value:
+        return line
+    if indent and (indent + taken + len(line) < _WIDTH or _is_plain(value)):
+        return line
+    deeper = indent + 1
+    if isinstance(value, Mapping):
+        keys = [f"{json.dumps(str(key))}: " for key in value]
+        parts = [
+            f"{key}{_laid_out(each, deeper, len(key))}"
+            for key, each in zip(keys, value.values(), strict=True)
+        ]
+        opening, closing = "{", "}"
+    else:
+        parts = [_laid_out(each, deeper, 0) for each in value]
+        opening, closing = "[", "]"
+    inner = f",\n{' ' * deeper}".join(parts)
+    return f"{opening}\n{' ' * deeper}{inner}\n{' ' * indent}{closing}"
+
+
+def _is_plain(value: Mapping[Any, Any] | Sequence[Any]) -> bool:
+    return isinstance(value, list | tuple) and not any(
+        isinstance(each, Mapping | list | tuple) for each in value
+    )
+
+
+def read_strictly(text: str) -> Any:
+    """Return what JSON says; raises ValueError for duplicate keys, NaN, infinity and deep nesting."""
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_refused)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"has the key {twice!r} twice")
+    return found
+
+
+def _refused(constant: str) -> Any:
+    raise ValueError(f"has the number {constant}, which JSON lacks")

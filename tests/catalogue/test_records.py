@@ -117,7 +117,7 @@ def test_how_long_it_took_and_from_where_is_not_part_of_a_result(
         (lambda data: data.update(schema=2), "has schema 2; this version of"),
         (lambda data: data.update(id="bet-41"), "is the record of 'bet-41'"),
         (lambda data: data.update(id=40), "text is wanted"),
-        (lambda data: data.update(verdict="GREAT"), "'GREAT' is not a valid Verdict"),
+        (lambda data: data.update(verdict="GREAT"), "verdict: Input should be 'STRICT'"),
         (lambda data: data.update(verdict="LENIENT"), "numbers come to CATASTROPHIC"),
         (lambda data: data["bet"].update(claim="Else."), "not that of the bet in it"),
         (lambda data: data["bet"]["criteria"].update(lenient="kl <= 1"), "not that of the bet"),
