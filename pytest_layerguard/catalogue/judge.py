@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -49,8 +49,8 @@ class Judge:
 
     Attributes:
         lookup: Finds what is known of the models of bets.
-        root: The project's folder; paths are told from here.
-        names: What bet folders are called, relative to a folder that holds one.
+        root: The project's folder; paths are shown from here.
+        names: Names of bet folders, relative to a folder that holds one.
         require: `all` (what cannot be measured here fails), `records` (so does what has none).
         recording: Whether records are written.
         kinds: The interventions that bets may name; None for the built-in ones.
@@ -73,43 +73,45 @@ class Judge:
         raise MeasurementError and UnavailableError.
         """
         try:
-            file, case, decision = self._opened(document, bets)
+            found = self.find(document, bets)
         except MeasurementError as error:
             return outcome.error(str(error))
+        decision = outcome.decide(found.case)
         if decision.word is not None:
-            return self._refused(file, decision)
-        if self._is_blind(case, bets):
-            return outcome.error(_BLIND + "\n" + "\n".join(self.catalogue(bets).unreadable))
+            return self._refused(found, decision)
+        if found.may_hide_a_door:
+            return outcome.error("\n".join((_UNREADABLE, *found.catalogue.unreadable)))
         try:
             result = measure()
         except UnavailableError as error:
             return outcome.unavailable(str(error), required="all" in self.require)
         except MeasurementError as error:
             return outcome.error(str(error))
-        return self._judged(file, case, result)
+        return self._judged(found, result)
 
     def measures(self, document: BetDocument, bets: Path) -> bool:
-        """Return whether `judge` would have the bet measured, as far as can be told before it is."""
+        """Return whether `judge` would have the bet measured."""
         try:
-            _, case, decision = self._opened(document, bets)
+            found = self.find(document, bets)
         except MeasurementError:
             return False
-        return decision.word is None and not self._is_blind(case, bets)
+        return outcome.decide(found.case).word is None and not found.may_hide_a_door
 
-    def _opened(self, document: BetDocument, bets: Path) -> tuple[_File, Case, Decision]:
-        """Return what the catalogue has on a bet, and what that alone decides; raises MeasurementError."""
+    def find(self, document: BetDocument, bets: Path) -> CataloguedBet:
+        """Return a bet with all that the catalogue has on it; raises MeasurementError."""
         catalogue = self.catalogue(bets)
         crossed = crossings(document, bets, catalogue, self.lookup)
-        file = _File.of(document, bets, catalogue, crossed)
-        case = file.case(
+        own = (entry for entry in catalogue.of(document.bet.id) if entry.bets == bets)
+        return CataloguedBet(
+            document,
+            bets,
+            catalogue,
+            next(own, Entry(document, bets)).record,
+            crossed,
+            tuple(mistakes(document, catalogue, crossed)),
             require_records="records" in self.require and not self.recording,
             recording=self.recording,
         )
-        return file, case, outcome.decide(case)
-
-    def _is_blind(self, case: Case, bets: Path) -> bool:
-        """Return whether a door may be closed that nobody can see."""
-        return case.is_newcomer and bool(self.catalogue(bets).unreadable)
 
     def catalogue(self, bets: Path) -> Catalogue:
         """Return the catalogue that counts for the bets of a folder."""
@@ -118,38 +120,38 @@ class Judge:
             self._catalogues[bets] = Catalogue.load(folders, kinds=self.kinds, metrics=self.metrics)
         return self._catalogues[bets]
 
-    def _refused(self, file: _File, decision: Decision) -> Outcome:
+    def _refused(self, found: CataloguedBet, decision: Decision) -> Outcome:
         """Return the outcome of a bet that is not measured."""
         if decision.word is Word.SKIPPED and "all" in self.require:
             required = outcome.unavailable("\n".join(decision.messages), required=True)
-            return replace(required, crossed=file.crossed, warnings=decision.warnings)
-        told = [*decision.messages]
+            return replace(required, crossed=found.crossed, warnings=decision.warnings)
+        messages = [*decision.messages]
         if decision.word is Word.TAMPERED:
-            told.extend(file.tampering())
-        elif decision.word in (Word.CROSSED, Word.SKIPPED) and file.crossed:
-            every = [each.id for each in file.crossed]
-            told.extend(
-                "\n".join(each.lines(self.root, challenge=every)) for each in file.unchallenged
+            messages.append(found.tampering())
+        elif decision.word in (Word.CROSSED, Word.SKIPPED) and found.crossed:
+            every = [each.id for each in found.crossed]
+            messages.extend(
+                "\n".join(each.lines(self.root, challenge=every)) for each in found.unchallenged
             )
-        if file.current is not None:
-            told.append(f"its record: {describe_record(file.current)}")
+        if found.current is not None:
+            messages.append(f"its record: {describe_record(found.current)}")
         assert decision.word is not None
         return Outcome(
             decision.word,
             decision.passed,
-            crossed=file.crossed if decision.word in (Word.CROSSED, Word.SKIPPED) else (),
-            messages=tuple(told),
+            crossed=found.crossed if decision.word in (Word.CROSSED, Word.SKIPPED) else (),
+            messages=tuple(messages),
             warnings=decision.warnings,
         )
 
-    def _judged(self, file: _File, case: Case, result: BetResult) -> Outcome:
+    def _judged(self, found: CataloguedBet, result: BetResult) -> Outcome:
         """Return the outcome of a bet that was measured, and record it if that was asked."""
-        bet = file.document.bet
-        judgement = judge(bet.criteria, result.rows())
+        bet = found.document.bet
         rows = result.rows()
-        bars = {each.id: bar(each, rows) for each in file.held_to}
+        judgement = judge(bet.criteria, rows)
+        bars = {each.id: bar(each, rows) for each in found.held_to}
         truths = {name: each.truth for name, each in bars.items()}
-        decision = outcome.decide(replace(case, verdict=judgement.verdict, bars=truths))
+        decision = outcome.decide(replace(found.case, verdict=judgement.verdict, bars=truths))
         assert decision.word is not None
         lost = decision.word is Word.CROSSED
         reached = Outcome(
@@ -158,38 +160,38 @@ class Judge:
             verdict=judgement.verdict,
             judgement=judgement,
             result=result,
-            crossed=file.challenged if lost else (),
+            crossed=found.challenged if lost else (),
             messages=(
                 *decision.messages,
-                *_bars_told(bars, result, held=decision.word),
-                *_straddles(
-                    judgement.straddling if decision.word is not Word.CROSSED else (), result
-                ),
-                *("\n".join(each.lines(self.root)) for each in file.challenged if lost),
+                *_unmet(bars, result, decision.word),
+                *(() if lost else _straddles(judgement.straddling, result)),
+                *("\n".join(each.lines(self.root)) for each in found.challenged if lost),
             ),
-            warnings=(*decision.warnings, *file.notes(), *_conditions(file, result, decision)),
+            warnings=(*decision.warnings, *found.notes(), *_conditions(found, result, decision)),
         )
-        return self._recorded(file, reached, truths) if self.recording else reached
+        return self._recorded(found, reached, truths) if self.recording else reached
 
-    def _recorded(self, file: _File, reached: Outcome, bars: Mapping[str, Truth]) -> Outcome:
+    def _recorded(
+        self, found: CataloguedBet, reached: Outcome, bars: Mapping[str, Truth]
+    ) -> Outcome:
         """Write the record of a bet that was measured, unless that would hide that it got worse."""
         assert reached.result is not None
         assert reached.verdict is not None
-        if file.current is not None and (reason := _keeps(file.current, reached)):
+        if found.current is not None and (reason := _keeps(found.current, reached)):
             return replace(reached, warnings=(*reached.warnings, reason))
         try:
             record = Record.of(
-                file.document.bet,
+                found.document.bet,
                 reached.verdict,
                 reached.result,
                 bars=bars,
                 facts={
                     name or "": model.to_record()
-                    for name, model in self.lookup.checkpoints(file.document, file.bets).items()
+                    for name, model in self.lookup.checkpoints(found.document, found.bets).items()
                 },
-                before=file.record,
+                before=found.record,
             )
-            write_record(file.bets, record)
+            write_record(found.bets, record)
         except (RecordError, MeasurementError) as error:
             return replace(
                 reached, word=Word.ERROR, passed=False, messages=(*reached.messages, str(error))
@@ -197,67 +199,60 @@ class Judge:
         warnings = tuple(
             each for each in reached.warnings if not each.startswith(outcome.UNRECORDED)
         )
-        if file.record is None:
-            warnings = (*warnings, *_recorded_before(file))
+        if found.record is None:
+            warnings = (*warnings, *_recorded_before(found))
         reached = replace(reached, warnings=warnings)
-        return self._admitted(file, reached) if file.is_new and file.unchallenged else reached
+        return self._admitted(found, reached) if found.is_new and found.unchallenged else reached
 
-    def _admitted(self, file: _File, reached: Outcome) -> Outcome:
+    def _admitted(self, found: CataloguedBet, reached: Outcome) -> Outcome:
         """Fail a bet that was recorded inside a closed door: the record admits it, not the recording.
 
         Otherwise a run that always records would let it pass with no record in any diff.
         """
-        doors = ", ".join(_ids(iter(file.unchallenged)))
+        doors = ", ".join(_ids(found.unchallenged))
         return replace(
             reached,
             word=Word.CROSSED,
             passed=False,
-            crossed=file.unchallenged,
+            crossed=found.unchallenged,
             messages=(
                 *reached.messages,
                 f"recorded inside a door that {doors} closed; the next run measures it as a bet of "
-                f"the catalogue: commit {path_of(file.bets, file.bet.id).relative_to(file.bets.parent)} "
+                f"the catalogue: commit {path_of(found.bets, found.bet.id).relative_to(found.bets.parent)} "
                 f"for review, or name {doors} in challenges:",
-                *("\n".join(each.lines(self.root)) for each in file.unchallenged),
+                *("\n".join(each.lines(self.root)) for each in found.unchallenged),
             ),
         )
 
 
-_BLIND: Final = (
-    "the catalogue cannot be read whole, so it cannot be told that no door is closed; repair:"
+_UNREADABLE: Final = (
+    "the catalogue cannot be read whole, so a door may be closed that nobody can see; repair:"
 )
 
 
 @dataclass(frozen=True)
-class _File:
-    """A bet with all that the catalogue has on it."""
+class CataloguedBet:
+    """A bet with all that the catalogue has on it.
+
+    Attributes:
+        document: The bet.
+        bets: The bet folder that it belongs to.
+        catalogue: The catalogue that counts for it.
+        record: Its record, of its present text or not.
+        crossed: The closed doors that it stands in.
+        mistaken: What is wrong with its challenges.
+        require_records: Whether an upheld or falsified bet must have a record.
+        recording: Whether a record is about to be written.
+    """
 
     document: BetDocument
     bets: Path
+    catalogue: Catalogue
     record: Record | None
-    broken: str | None
     crossed: tuple[Crossing, ...]
     mistaken: tuple[str, ...]
-
-    @classmethod
-    def of(
-        cls,
-        document: BetDocument,
-        bets: Path,
-        catalogue: Catalogue,
-        crossed: tuple[Crossing, ...],
-    ) -> _File:
-        id_ = document.bet.id
-        own = (entry for entry in catalogue.of(id_) if entry.bets == bets)
-        entry = next(own, Entry(document, bets))
-        return cls(
-            document,
-            bets,
-            entry.record,
-            catalogue.broken.get(id_),
-            crossed,
-            tuple(mistakes(document, catalogue, crossed)),
-        )
+    require_records: bool = False
+    recording: bool = False
 
     @property
     def bet(self) -> Bet:
@@ -301,9 +296,11 @@ class _File:
             return self.crossed
         return self.challenged
 
-    def case(self, *, require_records: bool, recording: bool) -> Case:
-        """Return what decides, as far as it is known before measuring."""
+    @property
+    def case(self) -> Case:
+        """What decides, as far as it is known before measuring."""
         current = self.current
+        broken = self.catalogue.broken.get(self.bet.id)
         return Case(
             status=self.bet.status,
             recorded=current.verdict if current is not None else None,
@@ -313,23 +310,30 @@ class _File:
             amended_before=bool(current is not None and current.amended),
             inside=_ids(each for each in self.unchallenged if not each.absent),
             undecided=_ids(each for each in self.unchallenged if each.absent),
-            challenged=_ids(iter(self.challenged)),
-            mistaken=(self.broken,) if self.broken else self.mistaken,
-            require_records=require_records,
-            recording=recording,
+            challenged=_ids(self.challenged),
+            mistaken=self.mistaken if broken is None else (broken,),
+            require_records=self.require_records,
+            recording=self.recording,
         )
 
-    def tampering(self) -> Iterator[str]:
-        """Yield what was changed since the record, key by key."""
+    @property
+    def may_hide_a_door(self) -> bool:
+        """Whether a door may be closed to it in a bet file that cannot be read."""
+        return self.case.is_newcomer and bool(self.catalogue.unreadable)
+
+    def tampering(self) -> str:
+        """Return what was changed since the record, a line for each key."""
         assert self.record is not None
         changes = self.record.changes(self.bet)
         lines = [f"changed since its record ({self.record.digest}):"]
         lines += [f"  {change}" for change in changes[:_DIFFERENCES]]
         if len(changes) > _DIFFERENCES:
             lines.append(f"  and {len(changes) - _DIFFERENCES} more")
-        yield "\n".join(lines)
         if self.bet.amends is not None:
-            yield "its amends: names another digest; each change after a result needs its own"
+            lines.append(
+                "its amends: names another digest; each change after a result needs its own"
+            )
+        return "\n".join(lines)
 
     def notes(self) -> Iterator[str]:
         """Yield what a reader should know of a bet that was measured."""
@@ -337,17 +341,18 @@ class _File:
             yield "closes: was changed since its record"
 
 
-def _ids(found: Iterator[Crossing]) -> tuple[str, ...]:
+def _ids(found: Iterable[Crossing]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each.id for each in found))
 
 
-def _bars_told(bars: Mapping[str, Bar], result: BetResult, *, held: Word) -> Iterator[str]:
-    if held not in (Word.CROSSED, Word.INCONCLUSIVE):
+def _unmet(bars: Mapping[str, Bar], result: BetResult, word: Word) -> Iterator[str]:
+    """Yield which bars of challenged falsifications are not met, and by which numbers."""
+    if word not in (Word.CROSSED, Word.INCONCLUSIVE):
         return
     for id_, each in bars.items():
         if each.truth is not Truth.TRUE:
             yield f"the bar of {id_}: {each.told}"
-        if held is Word.INCONCLUSIVE:
+        if word is Word.INCONCLUSIVE:
             yield from _straddles(each.straddling, result)
 
 
@@ -366,31 +371,31 @@ def _straddles(straddling: Sequence[Straddle], result: BetResult) -> Iterator[st
         yield f"and {left:,} more that straddle a bar"
 
 
-def _conditions(file: _File, result: BetResult, decision: Decision) -> Iterator[str]:
+def _conditions(found: CataloguedBet, result: BetResult, decision: Decision) -> Iterator[str]:
     """Say where a challenge that won was measured under easier conditions than what it challenges."""
-    if not decision.passed or file.bet.status == "falsified":
+    if not decision.passed or found.bet.status == "falsified":
         return
-    for each in file.held_to:
+    for each in found.held_to:
         other = each.entry.document.bet
         differ = []
         if other.measure.tokens is not None and result.tokens < other.measure.tokens:
             differ.append(f"on {result.tokens:,} tokens instead of {other.measure.tokens:,}")
         if result.descriptive:
             differ.append("without intervals, because of fewer than 8 windows")
-        if file.bet.measure.named_texts != other.measure.named_texts:
+        if found.bet.measure.named_texts != other.measure.named_texts:
             differ.append("on another text")
-        if file.bet.measure.max_base_perplexity == "none":
+        if found.bet.measure.max_base_perplexity == "none":
             differ.append("with no bound on the base's perplexity")
-        if file.bet.model != other.model:
-            differ.append(f"on {file.bet.model.name} instead of {other.model.name}")
+        if found.bet.model != other.model:
+            differ.append(f"on {found.bet.model.name} instead of {other.model.name}")
         if differ:
             yield printable(f"compared with {each.id} it was measured {', '.join(differ)}")
 
 
-def _recorded_before(file: _File) -> Iterator[str]:
+def _recorded_before(found: CataloguedBet) -> Iterator[str]:
     """Say that a record that follows none was written where the history has an earlier one."""
     try:
-        known = Repository(file.bets).last(path_of(file.bets, file.bet.id))
+        known = Repository(found.bets).last(path_of(found.bets, found.bet.id))
     except GitError:
         return
     if known is not None:
