@@ -1,4 +1,4 @@
-"""`explain`: what a bet would measure, what that costs, and which doors it touches."""
+"""`explain`: what a bet would measure, what that costs, and which doors it stands in."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from pytest_layerguard.bet.errors import many
-from pytest_layerguard.catalogue.bet_folders import (
-    NAMES,
-    Catalogue,
-    bets_of,
-    folders_for,
-    root_of,
-    shown,
+from pytest_layerguard.bet.criteria.interval import short
+from pytest_layerguard.bet.errors import BetFileError, many, printable
+from pytest_layerguard.bet.reader import read_bets
+from pytest_layerguard.catalogue.bet_folders import NAMES, bets_of, root_of, shown
+from pytest_layerguard.catalogue.doors import challenging
+from pytest_layerguard.catalogue.judge import CataloguedBet, Judge
+from pytest_layerguard.catalogue.model_facts import ModelLookup
+from pytest_layerguard.catalogue.outcome import CHANGED
+from pytest_layerguard.catalogue.wording import (
+    describe_closes,
+    describe_intervention,
+    describe_numbers,
 )
 from pytest_layerguard.cli.check import files
 from pytest_layerguard.cli.command_output import (
@@ -25,10 +29,14 @@ from pytest_layerguard.cli.command_output import (
     registry,
     say,
 )
+from pytest_layerguard.cli.obstacles import obstacles
+from pytest_layerguard.environment.conditions import Conditions
+from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.models.loading import LARGEST_IN_FP32
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from pytest_layerguard.bet.arguments import Intervention
@@ -36,29 +44,20 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.bet.text_sources import TextSource
     from pytest_layerguard.catalogue.cost import Cost
-    from pytest_layerguard.catalogue.doors import Crossing
-    from pytest_layerguard.catalogue.model_facts import KnownModel, ModelLookup
-    from pytest_layerguard.catalogue.records import Record
-    from pytest_layerguard.environment.conditions import Conditions
+    from pytest_layerguard.catalogue.model_facts import KnownModel
     from pytest_layerguard.interventions.registry import Registry
 
 _KEPT: Final = ".pytest_cache/d/layerguard"
-"""Where pytest keeps results unless told otherwise."""
+"""Where pytest keeps results by default."""
 _LABEL: Final = 12
 _WIDTH: Final = 100
 _FEWEST_WINDOWS: Final = 8
-_SMALL: Final = 2**30
 _SPEED: Final = 5e10
 """Floating-point operations per second that a few CPU cores do; a GPU does a thousand times as many."""
 
 
 def run(given: argparse.Namespace) -> int:
     """Explain every bet of the files."""
-    from pytest_layerguard.bet.errors import BetFileError
-    from pytest_layerguard.bet.reader import read_bets
-    from pytest_layerguard.catalogue.model_facts import ModelLookup
-    from pytest_layerguard.environment.conditions import Conditions
-
     known = registry()
     conditions = Conditions(roots=tuple(given.root))
     lookup = ModelLookup(conditions)
@@ -76,11 +75,11 @@ def run(given: argparse.Namespace) -> int:
     for place, document in enumerate(documents):
         if place:
             say()
-        explained = _Explained(document, known, conditions, lookup)
+        explanation = _Explanation(document, known, conditions, lookup)
         try:
-            for line in explained.lines():
+            for line in explanation.lines():
                 say(line)
-            problems = [*explained.problems()]
+            problems = [*explanation.problems()]
         except UserError as error:
             problems = [str(error)]
         for problem in problems:
@@ -90,190 +89,153 @@ def run(given: argparse.Namespace) -> int:
 
 
 @dataclass(frozen=True)
-class _Explained:
-    """One bet, told in paragraphs, each with a word before it."""
+class _Explanation:
+    """One bet in paragraphs, each with a word before it."""
 
     document: BetDocument
     known: Registry
     conditions: Conditions
     lookup: ModelLookup
 
-    def lines(self) -> Iterator[str]:
-        """Yield everything there is to say."""
-        from pytest_layerguard.bet.errors import printable
-
-        bet, bets = self.document.bet, bets_of(self.document.path)
-        place = printable(f"{self.document.path}:{self.document.line}")
-        yield f"{bet.id} ({printable(bet.title)}), {bet.status}, {place}"
-        yield ""
-        yield from _told("claims", [bet.claim_line])
-        models = self._models(bets)
-        yield from _told("model", (_seen(each, bet) for each in models))
-        yield from _told("does", _done(bet))
-        cost, why = self._cost(bet, models[0])
-        if cost is not None:
-            yield from _told("", [f"{many(len(cost.variants), 'variant')}: {_few(cost.variants)}"])
-        yield from _told("measures", _measured(bet.measure, len(cost.variants) if cost else 1))
-        yield from _told("judges", _judged(bet))
-        yield from _told("costs", (*_costs(bet, cost, why, models[0]), *self._took(bets)))
-        yield from _told("doors", self._doors(bets))
-
-    def problems(self) -> Iterator[str]:
-        """Yield what will keep it from being measured, as far as its files tell."""
-        from pytest_layerguard.bet.errors import printable
-        from pytest_layerguard.cli.obstacles import obstacles
-
-        bets = bets_of(self.document.path)
-        shapes = [each.facts for each in self._models(bets)]
-        depths = [shape.layers for shape in shapes if shape.layers is not None]
-        dense = any(shape.experts == 0 for shape in shapes)
-        file = printable(str(self.document.path))
-        if (tampering := self._tampering(bets)) is not None:
-            yield f"{file}:{self.document.line}: {tampering}"
-        for each in obstacles(self.document, bets, self.conditions, depths, dense=dense):
-            line, column = self.document.position(*each.key)
-            yield f"{file}:{line}:{column}: {printable(each.message)}"
-
-    def _tampering(self, bets: Path) -> str | None:
-        """What a bet that was changed after its record is told."""
-        from pytest_layerguard.catalogue.outcome import CHANGED
-
-        bet, record = self.document.bet, self._record(bets)
-        if record is None or record.is_of(bet) or record.is_amended_by(bet):
-            return None
-        return f"TAMPERED: {CHANGED}"
-
-    def _record(self, bets: Path) -> Record | None:
-        """The record that its folder has of this bet, of its present text or not."""
-        found = (
-            each.record for each in self._catalogue.of(self.document.bet.id) if each.bets == bets
-        )
-        return next(found, None)
+    @cached_property
+    def bets(self) -> Path:
+        """The bet folder."""
+        return bets_of(self.document.path)
 
     @cached_property
-    def _catalogue(self) -> Catalogue:
-
-        bets = bets_of(self.document.path)
-        return Catalogue.load(
-            folders_for(bets, root_of(bets), NAMES),
-            kinds=self.known.arguments,
-            metrics=self.known.metrics,
-        )
-
-    def _models(self, bets: Path) -> list[KnownModel]:
-        from pytest_layerguard.environment.measurement_errors import MeasurementError
-
+    def models(self) -> list[KnownModel]:
+        """The checkpoints; raises UserError for one that cannot be had."""
         try:
-            return list(self.lookup.checkpoints(self.document, bets).values())
+            return list(self.lookup.checkpoints(self.document, self.bets).values())
         except MeasurementError as error:
             key = str(error).partition(":")[0]
             line, column = self.document.position(*key.split("."))
             raise UserError(f"{self.document.path}:{line}:{column}: {error}") from None
 
-    def _cost(self, bet: Bet, model: KnownModel) -> tuple[Cost | None, str]:
+    @cached_property
+    def catalogued(self) -> CataloguedBet:
+        """The bet with all that the catalogue has on it."""
+        judge = Judge(
+            self.lookup,
+            root_of(self.bets),
+            NAMES,
+            kinds=self.known.arguments,
+            metrics=self.known.metrics,
+        )
+        return judge.find(self.document, self.bets)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the whole explanation."""
+        bet, model = self.document.bet, self.models[0]
+        place = printable(f"{self.document.path}:{self.document.line}")
+        yield f"{bet.id} ({printable(bet.title)}), {bet.status}, {place}"
+        yield ""
+        yield from _paragraph("claims", [bet.claim_line])
+        yield from _paragraph("model", (_model(each, bet) for each in self.models))
+        yield from _paragraph("does", _interventions(bet))
+        cost, why = self._cost(model)
+        if cost is not None:
+            names = f"{many(len(cost.variants), 'variant')}: {_few(cost.variants)}"
+            yield from _paragraph("", [names])
+        variants = len(cost.variants) if cost else 1
+        yield from _paragraph("measures", _measurement(bet.measure, variants))
+        yield from _paragraph("judges", _criteria(bet))
+        yield from _paragraph("costs", (*_costs(bet, cost, why, model), *self._took()))
+        yield from _paragraph("doors", self._doors())
+
+    def problems(self) -> Iterator[str]:
+        """Yield what will keep it from being measured, as far as its files show."""
+        found = [each.facts for each in self.models]
+        depths = [facts.layers for facts in found if facts.layers is not None]
+        dense = any(facts.experts == 0 for facts in found)
+        file = printable(str(self.document.path))
+        if self.catalogued.case.tampered:
+            yield f"{file}:{self.document.line}: TAMPERED: {CHANGED}"
+        for each in obstacles(self.document, self.bets, self.conditions, depths, dense=dense):
+            line, column = self.document.position(*each.key)
+            yield f"{file}:{line}:{column}: {printable(each.message)}"
+
+    def _cost(self, model: KnownModel) -> tuple[Cost | None, str]:
         from pytest_layerguard.catalogue.cost import NoPlanError, cost_of
 
         layers = model.facts.layers
         if layers is None:
             return None, f"the model's layers are not known: {model.missing}"
         try:
-            return cost_of(bet, self.known, layers, model.facts.experts or 0), ""
+            return cost_of(self.document.bet, self.known, layers, model.facts.experts or 0), ""
         except NoPlanError as error:
             return None, str(error)
 
-    def _took(self, bets: Path) -> Iterator[str]:
-        """How long it took in this project, where pytest still has the result."""
-        from pytest_layerguard.environment.measurement_errors import MeasurementError
+    def _took(self) -> Iterator[str]:
+        """Yield how long it took in this project, where pytest still has the result."""
         from pytest_layerguard.measurement.cache_key import identity
         from pytest_layerguard.measurement.result_cache import ResultCache
 
         try:
-            key = identity(self.document, bets, self.conditions, self.known)
+            key = identity(self.document, self.bets, self.conditions, self.known)
         except MeasurementError:
             return
-        found = None if key is None else ResultCache(root_of(bets) / _KEPT).find(key)
+        found = None if key is None else ResultCache(root_of(self.bets) / _KEPT).find(key)
         if found is not None:
             yield f"Measured here already, in {found.seconds:.1f} s; nothing has changed since."
 
-    def _doors(self, bets: Path) -> Iterator[str]:
-        from pytest_layerguard.catalogue.challenges import mistakes
-        from pytest_layerguard.catalogue.doors import crossings
-        from pytest_layerguard.catalogue.wording import describe_closes, describe_numbers
-
-        bet, root = self.document.bet, root_of(bets)
+    def _doors(self) -> Iterator[str]:
+        bet, found = self.document.bet, self.catalogued
+        crossed, catalogue = found.crossed, found.catalogue
         if bet.closes is not None:
             yield f"It closes {describe_closes(bet.closes)}."
-        catalogue = self._catalogue
-        crossed = crossings(self.document, bets, catalogue, self.lookup)
         if bet.closes is not None and crossed:
             others = ", ".join(dict.fromkeys(each.id for each in crossed))
             yield f"Closed too, for this model and what is done to it: by {others}."
             return
         for each in crossed:
             how = "perhaps stands" if each.doubt else "stands"
-            at = f"{shown(each.entry.document.path, root)}:{each.entry.document.line}"
+            document = each.entry.document
+            at = f"{shown(document.path, root_of(self.bets))}:{document.line}"
             yield f"It {how} in the door that {each.id} closed ({at}), with {'; '.join(each.parts)}."
             yield from (f"{line[:1].upper()}{line[1:]}." for line in describe_numbers(each.entry))
-        wrong = [*mistakes(self.document, catalogue, crossed)]
-        yield from (f"Wrong: {mistake}." for mistake in wrong)
-        if crossed and not wrong:
-            yield from self._consequence(crossed, self._is_newcomer(bets))
+        yield from (f"Wrong: {mistake}." for mistake in found.mistaken)
+        if crossed and not found.mistaken:
+            yield from _consequence(found)
         for unread in catalogue.unreadable:
             yield f"Not read, and may close more: {unread}."
         if not crossed and not catalogue.unreadable:
             read = many(len(catalogue.entries), "bet")
             yield f"It stands in no closed door ({read} of the catalogue read)."
 
-    def _is_newcomer(self, bets: Path) -> bool:
-        """Whether the catalogue does not know this bet yet: a bet that lost, or has a record, is measured."""
-        bet, record = self.document.bet, self._record(bets)
-        recorded = record is not None and record.is_of(bet)
-        return bet.status == "proposed" or (bet.status == "upheld" and not recorded)
 
-    def _consequence(self, crossed: Sequence[Crossing], newcomer: bool) -> Iterator[str]:
-        """What follows for a bet that stands in doors; one rule with `catalogue.outcome`."""
-        from pytest_layerguard.catalogue.doors import challenging
-
-        bars = " and ".join(dict.fromkeys(each.bars for each in crossed))
-        named = [each.id for each in crossed if each.id in self.document.bet.challenges]
-        left = [each for each in crossed if each.id not in named]
-        if named and not (left and newcomer):
-            yield f"It challenges {', '.join(dict.fromkeys(named))}, so it must also meet {bars}."
-        if left and newcomer:
-            word = "SKIPPED" if all(each.absent for each in left) else "CROSSED"
-            yield (
-                f"So it will not be measured: {word}. With "
-                f"{challenging(each.id for each in crossed)} it is, and must also meet {bars}."
-            )
-
-
-def _seen(model: KnownModel, bet: Bet) -> str:
-    from pytest_layerguard.bet.criteria.interval import short
-
-    shape = model.facts
-    facts = [
-        f"{short(value)} {name}"
-        for name, value in (
-            ("parameters", shape.parameters),
-            ("layers", shape.layers),
-            ("experts a layer", shape.experts),
+def _consequence(found: CataloguedBet) -> Iterator[str]:
+    """Yield what follows for a bet that stands in doors."""
+    bars = " and ".join(dict.fromkeys(each.bars for each in found.crossed))
+    left = found.unchallenged
+    if left and found.case.is_newcomer:
+        word = "SKIPPED" if all(each.absent for each in left) else "CROSSED"
+        yield (
+            f"So it will not be measured: {word}. With "
+            f"{challenging(each.id for each in found.crossed)} it is, and must also meet {bars}."
         )
-        if value
-    ]
-    known = f": {', '.join(facts)}" if facts else ""
+    elif found.challenged:
+        named = ", ".join(dict.fromkeys(each.id for each in found.challenged))
+        yield f"It challenges {named}, so it must also meet {bars}."
+
+
+def _model(model: KnownModel, bet: Bet) -> str:
+    numbers = (
+        (model.facts.parameters, "parameters"),
+        (model.facts.layers, "layers"),
+        (model.facts.experts, "experts a layer"),
+    )
+    facts = ", ".join(f"{short(value)} {name}" for value, name in numbers if value)
+    known = f": {facts}" if facts else ""
     missing = f"; not all is known: {model.missing}" if model.missing else ""
     stream = ", layers read from disk one by one" if bet.model.placement == "stream" else ""
     return f"{model.shown}{known}{stream}{missing}"
 
 
-def _done(bet: Bet) -> Iterator[str]:
-    from pytest_layerguard.catalogue.wording import describe_intervention
-
+def _interventions(bet: Bet) -> Iterator[str]:
     for arm, interventions in bet.arm_interventions.items():
-        before = "" if arm is None else f"{arm}: "
-        yield before + ", then ".join(
-            f"{describe_intervention(each)}: {_meaning(each)}" for each in interventions
-        )
+        steps = (f"{describe_intervention(each)}: {_meaning(each)}" for each in interventions)
+        yield ("" if arm is None else f"{arm}: ") + ", then ".join(steps)
 
 
 def _meaning(intervention: Intervention) -> str:
@@ -282,7 +244,7 @@ def _meaning(intervention: Intervention) -> str:
     return f"{meaning[:1].lower()}{meaning[1:]}".rstrip(".").replace("``", "'")
 
 
-def _measured(measure: Measure, variants: int) -> Iterator[str]:
+def _measurement(measure: Measure, variants: int) -> Iterator[str]:
     from pytest_layerguard.catalogue.cost import windows
 
     texts = list(measure.named_texts.items())
@@ -316,7 +278,7 @@ def _text(text: TextSource) -> str:
     return str(given.get("file") or given.get("dataset"))
 
 
-def _judged(bet: Bet) -> Iterator[str]:
+def _criteria(bet: Bet) -> Iterator[str]:
     for word in ("strict", "lenient", "catastrophic"):
         criterion = getattr(bet.criteria, word)
         if criterion is not None:
@@ -348,21 +310,16 @@ def _costs(bet: Bet, cost: Cost | None, why: str, model: KnownModel) -> Iterator
         yield f"About {_bytes(parameters * width)} of weights {lies}."
     if cost is not None and parameters is not None and bet.measure.tokens is not None:
         # 2 operations for each parameter and token, all experts counted.
-        yield _time(2 * parameters * cost.tokens(bet.measure) * several)
+        operations = 2 * parameters * cost.tokens(bet.measure) * several
+        yield (
+            f"About {operations:.1g} floating-point operations at most: "
+            f"{_seconds(operations / _SPEED)} on a few CPU cores, loading aside."
+        )
     if bet.needs is not None and bet.needs.gpu is not None:
         yield f"It says that it needs a GPU with {_bytes(bet.needs.gpu)}."
 
 
-def _time(operations: float) -> str:
-    return (
-        f"About {operations:.1g} floating-point operations at most: {_seconds(operations / _SPEED)} "
-        "on a few CPU cores, loading aside."
-    )
-
-
 def _width(bet: Bet, parameters: int) -> int:
-    from pytest_layerguard.models.loading import LARGEST_IN_FP32
-
     given = bet.model.dtype
     if given is not None:
         return 4 if given == "float32" else 2
@@ -378,16 +335,14 @@ def _seconds(seconds: float) -> str:
 
 
 def _bytes(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= _SMALL else f"{count / 2**20:.0f} MiB"
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def _few(names: tuple[str, ...]) -> str:
     return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:7])}, ... {names[-1]}"
 
 
-def _told(word: str, sentences: Iterable[str]) -> Iterator[str]:
-    from pytest_layerguard.bet.errors import printable
-
+def _paragraph(word: str, sentences: Iterable[str]) -> Iterator[str]:
     for place, sentence in enumerate(sentences):
         yield from textwrap.wrap(
             printable(sentence),
