@@ -1,4 +1,4 @@
-"""What a bet came to: one pure table of status, verdict, record and challenge."""
+"""The outcome of a bet, decided from plain values: status, verdict, record and challenges."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 UNRECORDED: Final = "unrecorded"
-"""How a message or a warning begins that says so of a bet of the catalogue."""
+"""How a message or warning about a bet without a record begins."""
 
 
 class Word(StrEnum):
@@ -40,9 +40,9 @@ class Word(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a bet came to; `messages` say why it failed or was skipped, `warnings` what to note.
+    """The outcome of a bet; `messages` say why it failed or was skipped, `warnings` what to note.
 
-    A message may have several lines; whatever strangers wrote in it is already harmless.
+    A message may have several lines; untrusted text in it is already safe to print.
     """
 
     word: Word
@@ -61,12 +61,12 @@ class Outcome:
 
     @property
     def is_unrecorded(self) -> bool:
-        """Whether nothing fails the bet but that it has no record, whatever its word says."""
+        """Whether the bet fails only because it has no record."""
         return not self.passed and self.reason.startswith(UNRECORDED)
 
     @property
     def decided_by(self) -> str | None:
-        """The bet's criterion that decided; None where there was none, or a falsification's bar did."""
+        """The criterion of the bet that decided; None where none did, or a falsification's bar."""
         if self.judgement is None:
             return None
         by_bar = self.word in (Word.CROSSED, Word.INCONCLUSIVE) and self.judgement.verdict.holds
@@ -74,7 +74,7 @@ class Outcome:
 
     @property
     def reason(self) -> str:
-        """Everything there is to say, in one text."""
+        """All messages in one text."""
         return "\n".join(self.messages)
 
 
@@ -93,10 +93,10 @@ def unavailable(reason: str, *, required: bool) -> Outcome:
 
 @dataclass(frozen=True)
 class Case:
-    """All that decides what a bet comes to, as plain values.
+    """All that decides the outcome of a bet, as plain values.
 
     Attributes:
-        status: What the bet says of itself.
+        status: The status in the bet file.
         verdict: What was measured, or None before anything is.
         recorded: The verdict of its record, or None without a record of this very bet.
         recorded_bar: Whether the record met the bars of all that the bet challenged.
@@ -104,7 +104,7 @@ class Case:
         amended: An amendment says so; the record is then of the text before it.
         amended_before: The record followed an amendment.
         inside: Falsifications whose closed door it stands in without challenging them.
-        undecided: Falsifications of which that cannot be told here.
+        undecided: Falsifications of which that cannot be decided here.
         challenged: Falsifications that it challenges, and stands in the door of.
         mistaken: What is wrong with its challenges.
         bars: Once measured, whether it meets the lenient criterion of each falsification in
@@ -130,7 +130,7 @@ class Case:
 
     @property
     def is_newcomer(self) -> bool:
-        """Whether the catalogue does not know this bet yet, whatever it says of itself."""
+        """Whether the catalogue does not have this bet yet, whatever its status says."""
         recorded = self.recorded is not None or self.recording
         return self.status == "proposed" or (self.status == "upheld" and not recorded)
 
@@ -154,39 +154,31 @@ MEASURE: Final = Decision(None)
 
 
 def decide(case: Case) -> Decision:
-    """Return what a bet comes to; asked before it is measured, and again after."""
+    """Return the decision on a bet, before it is measured and again after."""
     decision = _unmeasured(case)
-    if decision is None and case.verdict is None:
-        return MEASURE
     if decision is None:
-        decision = _measured(case, case.verdict)
-        decision = _recorded(case, decision)
+        if case.verdict is None:
+            return MEASURE
+        decision = _recorded(case, _measured(case, case.verdict))
     return replace(decision, warnings=(*decision.warnings, *_notes(case)))
 
 
 def _unmeasured(case: Case) -> Decision | None:
-    """Return what can be said before anything is measured, in the order in which it counts."""
+    """Return the decision that needs no measurement, if there is one; the first reason counts."""
     if case.tampered:
-        return _failed(
-            Word.TAMPERED,
-            CHANGED,
-        )
+        return _failed(Word.TAMPERED, CHANGED)
     if case.mistaken:
         return _failed(Word.ERROR, *case.mistaken)
     if (contradiction := _contradiction(case)) is not None:
         return contradiction
     if case.inside and case.is_newcomer:
-        unproven = (
-            ()
-            if case.status == "proposed"
-            else ("it says upheld but has no record, so to the catalogue it is a proposal",)
-        )
-        return _failed(
-            Word.CROSSED,
-            f"{_listed(case.inside)} closed this door, so nothing was measured"
-            + ("; a challenge must name each of them" if len(case.inside) > 1 else ""),
-            *unproven,
-        )
+        closed = f"{_listed(case.inside)} closed this door, so nothing was measured"
+        if len(case.inside) > 1:
+            closed += "; a challenge must name each of them"
+        if case.status == "proposed":
+            return _failed(Word.CROSSED, closed)
+        unproven = "it says upheld but has no record, so to the catalogue it is a proposal"
+        return _failed(Word.CROSSED, closed, unproven)
     if case.undecided and case.is_newcomer:
         return Decision(
             Word.SKIPPED,
@@ -199,7 +191,7 @@ def _unmeasured(case: Case) -> Decision | None:
 
 
 def _contradiction(case: Case) -> Decision | None:
-    """Return the failure of a bet whose record says something else than its status."""
+    """Return the failure of a bet whose status contradicts its record."""
     recorded = case.recorded
     if recorded is None:
         return None
@@ -229,42 +221,31 @@ def _contradiction(case: Case) -> Decision | None:
     return None
 
 
-def _measured(case: Case, verdict: Verdict | None) -> Decision:
-    assert verdict is not None
-    match case.status:
-        case "proposed":
-            return _proposed(case, verdict)
-        case "upheld":
-            return _upheld(case, verdict)
-        case _:
-            return _falsified(case, verdict)
+def _measured(case: Case, verdict: Verdict) -> Decision:
+    decide = {"proposed": _proposed, "upheld": _upheld, "falsified": _falsified}[case.status]
+    return decide(case, verdict)
 
 
 def _proposed(case: Case, verdict: Verdict) -> Decision:
-    if not case.bars:
-        if verdict.holds:
-            return Decision(Word(verdict), passed=True)
-        if verdict.fails:
-            return _failed(
-                Word(verdict),
-                "the claim does not hold; keep the bet as status: falsified with a record "
-                "(--layerguard-record), so that nobody has to lose it again",
-            )
-        return _failed(Word.INCONCLUSIVE, _UNDECIDED)
-    if verdict.fails or case.bar is Truth.FALSE:
+    if case.bars and (verdict.fails or case.bar is Truth.FALSE):
         return _failed(Word.CROSSED, *_lost(case, verdict))
+    if verdict.fails:
+        return _failed(
+            Word(verdict),
+            "the claim does not hold; keep the bet as status: falsified with a record "
+            "(--layerguard-record), so that nobody has to lose it again",
+        )
     if not verdict.holds:
         return _failed(Word.INCONCLUSIVE, _UNDECIDED)
     if case.bar is Truth.UNDECIDED:
         return _failed(Word.INCONCLUSIVE, _open(case))
-    return Decision(
-        Word(verdict),
-        passed=True,
-        warnings=(
-            f"the challenge of {_listed(case.challenged)} won: the catalogue should be revisited "
-            "for this model",
-        ),
+    if not case.bars:
+        return Decision(Word(verdict), passed=True)
+    won = (
+        f"the challenge of {_listed(case.challenged)} won: the catalogue should be revisited "
+        "for this model"
     )
+    return Decision(Word(verdict), passed=True, warnings=(won,))
 
 
 def _upheld(case: Case, verdict: Verdict) -> Decision:
@@ -272,12 +253,9 @@ def _upheld(case: Case, verdict: Verdict) -> Decision:
         now = "no longer holds" if verdict.fails else "can no longer be told to hold"
         if case.recorded is None:
             now = "does not hold" if verdict.fails else "cannot be told to hold"
-        return _failed(
-            Word.REGRESSED,
-            f"status: upheld, but the claim {now}: {verdict}"
-            + (f", recorded as {case.recorded}" if case.recorded else ""),
-            *(() if verdict.fails else (_UNDECIDED,)),
-        )
+        before = f", recorded as {case.recorded}" if case.recorded else ""
+        lost = f"status: upheld, but the claim {now}: {verdict}{before}"
+        return _failed(Word.REGRESSED, lost, *(() if verdict.fails else (_UNDECIDED,)))
     if case.recorded is Verdict.STRICT and verdict is Verdict.LENIENT:
         return _failed(Word.REGRESSED, "recorded as STRICT, now only LENIENT")
     if case.bar is Truth.FALSE:
@@ -288,7 +266,7 @@ def _upheld(case: Case, verdict: Verdict) -> Decision:
 
 
 def _inside(case: Case) -> Iterator[str]:
-    """Say that an upheld bet stands in a closed door: it may claim something else, or not."""
+    """Yield a warning for an upheld bet in a closed door, which may claim something else or not."""
     if not case.inside:
         return
     where = f"upheld inside a door that {_listed(case.inside)} closed"
@@ -323,25 +301,21 @@ def _falsified(case: Case, verdict: Verdict) -> Decision:
 
 
 def _recorded(case: Case, decision: Decision) -> Decision:
-    """Say that a bet of the catalogue has no record of its present text, or fail for it."""
+    """Warn of, or fail, a bet of the catalogue that has no record of its present text."""
     if case.status == "proposed" or case.recorded is not None:
         return decision
     what = UNRECORDED
     if case.amended:
         what += ": its record is of the text before the amendment"
-    if not case.require_records:
-        if not case.amended:
-            what += ": no record of it yet; --layerguard-record writes one"
-        return replace(decision, warnings=(*decision.warnings, what))
-    return replace(
-        decision,
-        passed=False,
-        messages=(
-            *decision.messages,
-            f"{what}; --layerguard-require records makes that a failure; run with "
-            "--layerguard-record and commit the record",
-        ),
-    )
+    if case.require_records:
+        what += (
+            "; --layerguard-require records makes that a failure; run with --layerguard-record and "
+            "commit the record"
+        )
+        return replace(decision, passed=False, messages=(*decision.messages, what))
+    if not case.amended:
+        what += ": no record of it yet; --layerguard-record writes one"
+    return replace(decision, warnings=(*decision.warnings, what))
 
 
 def _notes(case: Case) -> Iterator[str]:
@@ -354,16 +328,19 @@ def _notes(case: Case) -> Iterator[str]:
 
 def _lost(case: Case, verdict: Verdict) -> Iterator[str]:
     if not verdict.holds:
-        told = "the claim does not hold" if verdict.fails else _UNTOLD
-        yield f"{told}: {verdict}; {_listed(case.challenged)} {_stand(case.challenged)}"
-    challenged = {name: truth for name, truth in case.bars.items() if name not in case.inside}
-    missed = [name for name, truth in challenged.items() if truth is Truth.FALSE]
+        claim = "the claim does not hold" if verdict.fails else _UNTOLD
+        yield f"{claim}: {verdict}; {_listed(case.challenged)} {_stand(case.challenged)}"
+    missed = [
+        name
+        for name, truth in case.bars.items()
+        if truth is Truth.FALSE and name not in case.inside
+    ]
     if missed:
         yield f"short of the bar (the lenient criterion) of {_listed(missed)}, which {_stand(missed)}"
 
 
 def _open(case: Case) -> str:
-    """Say of which bars it is undecided whether they are met, where the claim itself holds."""
+    """Return of which bars it is undecided whether they are met, where the claim itself holds."""
     bars = [name for name, truth in case.bars.items() if truth is Truth.UNDECIDED]
     return (
         f"the claim holds, but whether it meets the bar (the lenient criterion) of {_listed(bars)} "
@@ -387,6 +364,6 @@ def _stand(names: Sequence[str]) -> str:
     return "stands" if len(names) == 1 else "stand"
 
 
-def _listed(names: tuple[str, ...] | list[str] | Mapping[str, Truth]) -> str:
+def _listed(names: Sequence[str]) -> str:
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
