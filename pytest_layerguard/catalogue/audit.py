@@ -13,7 +13,7 @@ from pytest_layerguard.bet.errors import BetFileError, many, printable
 from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.bet.validation import LIMITS
 from pytest_layerguard.catalogue.bet_folders import SUFFIXES
-from pytest_layerguard.catalogue.git import Change, Commit, GitError, Repository
+from pytest_layerguard.catalogue.git import Commit, GitError, Repository
 from pytest_layerguard.catalogue.records import FOLDER, closes_of, read_strictly
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _SHOWN: Final = 12
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that was changed after a result: by which commit, and what, line by line."""
+    """A change after a result: which bet, by which commit, and what in detail."""
 
     bet: str
     commit: Commit
@@ -38,7 +38,7 @@ class Finding:
     """Whether an amendment in the bet says so and why."""
 
     def lines(self) -> Iterator[str]:
-        """Yield the finding for people."""
+        """Yield the finding as text."""
         yield f"{self.bet}: {self.what}"
         yield f"  {self.commit}"
         yield from (f"  {detail}" for detail in self.details)
@@ -46,10 +46,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Audit:
-    """What the history says.
+    """All changes after a result in the history.
 
     Attributes:
-        findings: Everything that was changed after a result, oldest first.
+        findings: The changes, oldest first.
         recorded: How many bets were ever recorded.
         commits: How many commits were read.
         limits: What could not be read, and so may hide a change.
@@ -66,7 +66,7 @@ class Audit:
         return all(finding.openly for finding in self.findings)
 
     def lines(self) -> Iterator[str]:
-        """Yield the audit for people."""
+        """Yield the audit as text."""
         for limit in self.limits:
             yield f"not all could be read: {limit}"
         for finding in self.findings:
@@ -79,8 +79,8 @@ class Audit:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What of a bet a commit has: the digest, and what a change of it must not hide behind."""
+class _Version:
+    """A bet as one commit has it."""
 
     digest: str
     canonical: str
@@ -89,17 +89,21 @@ class _Seen:
     amends: str | None
 
 
-@dataclass
-class _State:
-    """What a commit's tree has, and which bets any commit up to it had recorded."""
+_Record = tuple[str, str]
+"""The digest and the verdict of a record."""
 
-    files: dict[str, dict[str, _Seen]] = field(default_factory=dict)
-    records: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+@dataclass
+class _Tree:
+    """The bets and records of a commit, and the ids of bets that it or any before it has recorded."""
+
+    files: dict[str, dict[str, _Version]] = field(default_factory=dict)
+    records: dict[str, _Record] = field(default_factory=dict)
     recorded: frozenset[str] = frozenset()
 
     @property
-    def bets(self) -> dict[str, _Seen]:
-        return {id_: seen for found in self.files.values() for id_, seen in found.items()}
+    def bets(self) -> dict[str, _Version]:
+        return {id_: bet for bets in self.files.values() for id_, bet in bets.items()}
 
 
 def audit(
@@ -114,11 +118,20 @@ def audit(
     history the bet was recorded. So a merge counts only for what it changed itself or brought to a
     recorded bet from where that was not recorded, and a bet may move from file to file.
     """
-    repository = Repository(folders[0])
-    return _Reader(repository, folders, kinds, metrics).read()
+    reader = _HistoryReader(Repository(folders[0]), folders, kinds, metrics)
+    findings: list[Finding] = []
+    trees: dict[str, _Tree] = {}
+    for commit in reader.commits():
+        parents = [trees[parent] for parent in commit.parents]
+        trees[commit.id] = tree = reader.tree(commit, parents)
+        findings.extend(_findings(commit, parents, tree))
+    recorded = frozenset[str]().union(*(tree.recorded for tree in trees.values()))
+    return Audit(tuple(findings), len(recorded), len(trees), tuple(reader.limits))
 
 
-class _Reader:
+class _HistoryReader:
+    """Reads bets and records at every commit; `limits` are what could not be read."""
+
     def __init__(
         self,
         repository: Repository,
@@ -126,66 +139,44 @@ class _Reader:
         kinds: Kinds | None,
         metrics: Mapping[str, Metric] | None,
     ) -> None:
-        self.repository = repository
-        root = Path(repository.root)
-        self.under = [folder.resolve().relative_to(root.resolve()).as_posix() for folder in folders]
-        self.kinds = kinds
-        self.metrics = metrics
+        root = Path(repository.root).resolve()
+        self._repository = repository
+        self._under = [folder.resolve().relative_to(root).as_posix() for folder in folders]
+        self._kinds = kinds
+        self._metrics = metrics
+        self._blobs: dict[str, dict[str, _Version]] = {}
         self.limits: dict[str, None] = {}
-        self.blobs: dict[str, dict[str, _Seen]] = {}
 
-    def read(self) -> Audit:
-        if self.repository.is_shallow:
-            self.limits[
-                "this is a shallow clone; fetch the whole history (git fetch --unshallow)"
-            ] = None
-        findings: list[Finding] = []
-        states: dict[str, _State] = {}
-        recorded: set[str] = set()
-        count = 0
-        for commit in self.repository.commits(self.under):
-            count += 1
-            parents = [states[parent] for parent in commit.parents]
-            states[commit.id] = state = self._state(commit, parents)
-            recorded |= state.recorded
-            findings.extend(_findings(commit, parents, state))
-        return Audit(tuple(findings), len(recorded), count, tuple(self.limits))
+    def commits(self) -> Iterator[Commit]:
+        if self._repository.is_shallow:
+            shallow = "this is a shallow clone; fetch the whole history (git fetch --unshallow)"
+            self.limits[shallow] = None
+        return self._repository.commits(self._under)
 
-    def _state(self, commit: Commit, parents: Sequence[_State]) -> _State:
-        """Return what a commit's tree has: its first parent's, with what it changed."""
-        first = parents[0] if parents else _State()
+    def tree(self, commit: Commit, parents: Sequence[_Tree]) -> _Tree:
+        """Return the tree of the first parent, with what the commit changed."""
+        first = parents[0] if parents else _Tree()
         against = commit.parents[0] if parents else None
-        changes = list(self.repository.changes(against, commit.id, self.under))
+        changes = list(self._repository.changes(against, commit.id, self._under))
         files, records = first.files, first.records
         if changes:
             files, records = dict(files), dict(records)
         for change in changes:
-            self._apply(change, commit, files, records)
-        before = [parent.recorded for parent in parents]
-        return _State(files, records, frozenset(records).union(*before))
-
-    def _apply(
-        self,
-        change: Change,
-        commit: Commit,
-        files: dict[str, dict[str, _Seen]],
-        records: dict[str, tuple[str, str]],
-    ) -> None:
-        path = PurePosixPath(change.path)
-        if path.suffix == ".json" and path.parent.name == FOLDER:
-            if change.new is None:
+            path = PurePosixPath(change.path)
+            if path.suffix == ".json" and path.parent.name == FOLDER:
                 records.pop(path.stem, None)
-            else:
-                records[path.stem] = self._record(change.new)
-        elif path.suffix in SUFFIXES and FOLDER not in path.parts:
-            if change.new is None:
+                if change.new is not None:
+                    records[path.stem] = self._record(change.new)
+            elif path.suffix in SUFFIXES and FOLDER not in path.parts:
                 files.pop(change.path, None)
-            else:
-                files[change.path] = self._bets(change.new, path, commit)
+                if change.new is not None:
+                    files[change.path] = self._bets(change.new, path, commit)
+        before = (parent.recorded for parent in parents)
+        return _Tree(files, records, frozenset(records).union(*before))
 
-    def _record(self, blob: str) -> tuple[str, str]:
+    def _record(self, blob: str) -> _Record:
         """Return the digest and the verdict in a record, whatever else it has become."""
-        content = self.repository.read(blob, _LARGEST_RECORD)
+        content = self._repository.read(blob, _LARGEST_RECORD)
         try:
             data = read_strictly((content or b"").decode("utf-8"))
         except ValueError:
@@ -193,63 +184,59 @@ class _Reader:
         found: Mapping[str, Any] = data if isinstance(data, Mapping) else {}
         return str(found.get("digest", "?")), str(found.get("verdict", "?"))
 
-    def _bets(self, blob: str, path: PurePosixPath, commit: Commit) -> dict[str, _Seen]:
-        if blob in self.blobs:
-            return self.blobs[blob]
-        content = self.repository.read(blob, LIMITS.file_bytes)
-        found: dict[str, _Seen] = {}
+    def _bets(self, blob: str, path: PurePosixPath, commit: Commit) -> dict[str, _Version]:
+        if blob in self._blobs:
+            return self._blobs[blob]
+        content = self._repository.read(blob, LIMITS.file_bytes)
+        found: dict[str, _Version] = {}
         try:
             if content is None:
                 raise ValueError("its content is missing here, or too large")
-            documents = parse_bets(content, Path(path), kinds=self.kinds, metrics=self.metrics)
+            documents = parse_bets(content, Path(path), kinds=self._kinds, metrics=self._metrics)
         except (BetFileError, ValueError) as error:
             reason = str(error).splitlines()[0]
             self.limits[f"{printable(str(path))} at {commit.id[:10]}: {printable(reason)}"] = None
         else:
             for document in documents:
                 bet = document.bet
-                found[bet.id] = _Seen(
+                found[bet.id] = _Version(
                     digest(bet),
                     canonical(bet),
                     bet.status,
                     json.dumps(closes_of(bet), sort_keys=True),
                     bet.amends.digest if bet.amends is not None else None,
                 )
-        self.blobs[blob] = found
+        self._blobs[blob] = found
         return found
 
 
-def _findings(commit: Commit, parents: Sequence[_State], state: _State) -> Iterator[Finding]:
+def _findings(commit: Commit, parents: Sequence[_Tree], tree: _Tree) -> Iterator[Finding]:
     """Yield what a commit changed of bets that were recorded before it."""
-    if (
-        parents
-        and all(state.files is parent.files for parent in parents)
-        and all(state.records is parent.records for parent in parents)
+    if parents and all(
+        tree.files is parent.files and tree.records is parent.records for parent in parents
     ):
         return
-    known = frozenset[str]().union(*(parent.recorded for parent in parents))
-    bets = state.bets
-    for id_ in sorted(known):
-        bound = [parent for parent in parents if id_ in parent.recorded]
-        before = [parent.bets[id_] for parent in bound if id_ in parent.bets]
-        yield from _of_bet(id_, commit, before, bets.get(id_))
-        records = [parent.records.get(id_) for parent in parents]
-        yield from _of_record(id_, commit, records, state.records.get(id_))
+    bets = tree.bets
+    for id_ in sorted(frozenset[str]().union(*(parent.recorded for parent in parents))):
+        bound = [parent.bets for parent in parents if id_ in parent.recorded]
+        before = [found[id_] for found in bound if id_ in found]
+        if before:
+            yield from _of_bet(id_, commit, before, bets.get(id_))
+        records = [parent.records[id_] for parent in parents if id_ in parent.records]
+        if len(records) == len(parents):
+            yield from _of_record(id_, commit, records, tree.records.get(id_))
 
 
 def _of_bet(
-    id_: str, commit: Commit, before: Sequence[_Seen], now: _Seen | None
+    id_: str, commit: Commit, before: Sequence[_Version], now: _Version | None
 ) -> Iterator[Finding]:
-    if not before:
-        return
     if now is None:
         yield Finding(id_, commit, "the bet was removed after its result")
         return
-    if all(seen.digest != now.digest for seen in before):
-        old = before[0]
-        openly = now.amends is not None and now.amends in {seen.digest for seen in before}
+    if all(bet.digest != now.digest for bet in before):
+        openly = now.amends in {bet.digest for bet in before}
         what = "criteria or conditions were changed after the result"
-        changed = differences(old.canonical, now.canonical)
+        changed = differences(before[0].canonical, now.canonical)
         yield Finding(
             id_,
             commit,
@@ -263,30 +250,19 @@ def _of_bet(
     for name in ("status", "closes"):
         value, was = getattr(now, name), getattr(before[0], name)
         earned = name == "status" and was == "proposed"
-        if all(getattr(seen, name) != value for seen in before) and not earned:
-            yield Finding(
-                id_,
-                commit,
-                f"{name} was changed after the result",
-                (printable(f"{name}: {was} -> {value}")[:300],),
-            )
+        if all(getattr(bet, name) != value for bet in before) and not earned:
+            change = printable(f"{name}: {was} -> {value}")[:300]
+            yield Finding(id_, commit, f"{name} was changed after the result", (change,))
 
 
 def _of_record(
-    id_: str,
-    commit: Commit,
-    before: Sequence[tuple[str, str] | None],
-    now: tuple[str, str] | None,
+    id_: str, commit: Commit, before: Sequence[_Record], now: _Record | None
 ) -> Iterator[Finding]:
-    if not before or now in before or None in before:
-        return
     if now is None:
         yield Finding(id_, commit, "the record was removed")
-    elif all(seen is not None and seen[1] != now[1] for seen in before):
-        was = before[0][1] if before[0] is not None else "?"
-        yield Finding(
-            id_, commit, "the recorded verdict was changed", (printable(f"{was} -> {now[1]}"),)
-        )
+    elif now not in before and all(verdict != now[1] for _, verdict in before):
+        change = printable(f"{before[0][1]} -> {now[1]}")
+        yield Finding(id_, commit, "the recorded verdict was changed", (change,))
 
 
 __all__ = ["Audit", "Finding", "GitError", "audit"]
