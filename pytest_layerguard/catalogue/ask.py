@@ -1,4 +1,4 @@
-"""What the catalogue knows of an idea, before anybody has written a bet or loaded a weight."""
+"""Answer what the catalogue knows of an idea, before a bet is written or a weight loaded."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class AskError(ValueError):
 
 @dataclass(frozen=True)
 class Idea:
-    """Kinds of interventions and what is known of a model; `hinted` says that it is from words."""
+    """Kinds of interventions on a model; `hinted` if its size was read from its name."""
 
     kinds: tuple[str, ...]
     model: KnownModel
@@ -58,9 +58,9 @@ class Idea:
 
 
 def read_idea(text: str, kinds: Iterable[str], lookup: ModelLookup, start: Path) -> Idea:
-    """Return what a question is about; folders are looked for from `start`.
+    """Return what a question is about; folders are relative to `start`.
 
-    Raises AskError for words that mean nothing, with what was probably meant.
+    Raises AskError for what is not understood, with what was probably meant.
     """
     match = _IDEA.fullmatch(text)
     if match is None:
@@ -126,7 +126,7 @@ def _number(key: str, text: str) -> int:
 
 
 def answer(idea: Idea, catalogue: Catalogue, lookup: ModelLookup, root: Path) -> Iterator[str]:
-    """Yield lines with all that is known: who closed the door, or what was tried near it."""
+    """Yield lines with the doors that are closed to an idea, and what was tried near it."""
     model = idea.model
     yield f"{' + '.join(idea.kinds)} on {cut(model.shown)}{_described(idea)}"
     if model.missing is not None and not model.facts.families:
@@ -201,13 +201,15 @@ def _unknown(entry: Entry, model: KnownModel) -> str:
     return f"that depends on its {' and '.join(lacking)}, which is not known here"
 
 
-def _near(idea: Idea, catalogue: Catalogue, told: list[Entry], root: Path) -> Iterator[str]:
+def _near(
+    idea: Idea, catalogue: Catalogue, shown_already: list[Entry], root: Path
+) -> Iterator[str]:
     """Yield what was tried with the same interventions, on this model or on others."""
     like = {each for kind in idea.kinds for each in kinds_like(kind)}
     near = [
         entry
         for entry in catalogue.entries
-        if entry not in told
+        if entry not in shown_already
         and any(
             part.kind in like
             for done in entry.document.bet.arm_interventions.values()

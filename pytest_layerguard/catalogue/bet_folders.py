@@ -1,4 +1,4 @@
-"""The catalogue as it lies on the disk: every bet of the bet folders, with its record."""
+"""Read the catalogue from disk: every bet of the bet folders, with its record."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ class Catalogue:
 
     Attributes:
         entries: The bets that could be read, by file and line.
-        unreadable: What is wrong with those that could not, or where two have one id: no door can be
-            told open then.
+        unreadable: What is wrong with those that could not be read, or where two have one id. A
+            door may then be closed that nobody can see.
         broken: What is wrong with records, by the id of the bet.
         orphans: Records whose bet is gone.
     """
@@ -135,13 +135,13 @@ def bet_files(bets: Path) -> Iterator[Path]:
 
     Links to folders are followed, as pytest does when it collects, but into no folder twice.
     """
-    seen: set[str] = set()
+    visited: set[str] = set()
     for folder, names, files in os.walk(bets, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:
+        if real in visited:
             names.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         names[:] = sorted(name for name in names if name not in (FOLDER, "__pycache__"))
         yield from (Path(folder, name) for name in sorted(files) if Path(name).suffix in SUFFIXES)
 

@@ -87,12 +87,12 @@ def _elsewhere(crossing: Crossing, named: set[str]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Bar:
-    """Whether a bet meets the bar of a falsification, with the numbers or why it cannot be told."""
+    """Whether a bet meets the bar of a falsification, with the numbers, or why that is undecided."""
 
     truth: Truth
-    told: str
+    reason: str
     straddling: tuple[Straddle, ...] = ()
-    """What kept it from being told, where that is undecided."""
+    """What leaves it undecided."""
 
 
 def bar(crossing: Crossing, rows: Sequence[Row]) -> Bar:
@@ -106,10 +106,10 @@ def bar(crossing: Crossing, rows: Sequence[Row]) -> Bar:
     truth = Truth.all(each.truth for each in bars)
     deciding = [each for each in bars if each.truth is truth]
     straddling = tuple(straddle for each in deciding for straddle in each.straddling)
-    return Bar(truth, "; ".join(each.told for each in deciding), straddling)
+    return Bar(truth, "; ".join(each.reason for each in deciding), straddling)
 
 
-_TOLD: Final = 3
+_SHOWN: Final = 3
 
 
 def _judged(expression: Expression, crossing: Crossing, rows: Sequence[Row]) -> Bar:
@@ -133,12 +133,12 @@ def _judged(expression: Expression, crossing: Crossing, rows: Sequence[Row]) -> 
         except CriterionError as error:
             return Bar(Truth.UNDECIDED, f"cannot be judged here: {cut(error.message)}")
     truth = Truth.all(each.truth for each in evaluations)
-    told = [each.filled for each in evaluations if each.truth is truth]
-    more = f"; and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
+    filled = [each.filled for each in evaluations if each.truth is truth]
+    more = f"; and {len(filled) - _SHOWN} more" if len(filled) > _SHOWN else ""
     straddling = (straddle for each in evaluations for straddle in each.straddling)
     return Bar(
         truth,
-        cut("; ".join(told[:_TOLD]) + more),
+        cut("; ".join(filled[:_SHOWN]) + more),
         tuple(straddling) if truth is Truth.UNDECIDED else (),
     )
 

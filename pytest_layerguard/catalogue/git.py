@@ -1,4 +1,4 @@
-"""Reading a git history: plumbing only, so that nothing in a repository is run or configured."""
+"""Read a git history with plumbing commands, so that nothing in a repository is run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class GitError(Exception):
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit, the commits before it, and how it is told to people."""
+    """A commit and its parents."""
 
     id: str
     parents: tuple[str, ...]
@@ -41,7 +41,7 @@ class Commit:
     subject: str
 
     def __str__(self) -> str:
-        """``1a2b3c4d5e 2026-01-31 ModelSession``."""
+        """Return ``1a2b3c4d5e 2026-01-31 Loosen the bar``."""
         return f"{self.id[:10]} {self.date} {printable(self.subject)}"
 
 

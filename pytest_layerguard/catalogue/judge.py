@@ -1,4 +1,4 @@
-"""What a bet comes to, from what it says, what is catalogued and what is measured."""
+"""Judge bets by what they say, what is catalogued and what is measured."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Measures = Callable[[], "BetResult"]
 
 _DIFFERENCES: Final = 20
 _STRADDLES: Final = 6
-"""Comparisons left open that are told one by one, the closest to a decision first."""
+"""Undecided comparisons that are shown one by one, the closest to a decision first."""
 
 
 @dataclass
@@ -351,7 +351,7 @@ def _unmet(bars: Mapping[str, Bar], result: BetResult, word: Word) -> Iterator[s
         return
     for id_, each in bars.items():
         if each.truth is not Truth.TRUE:
-            yield f"the bar of {id_}: {each.told}"
+            yield f"the bar of {id_}: {each.reason}"
         if word is Word.INCONCLUSIVE:
             yield from _straddles(each.straddling, result)
 
@@ -360,7 +360,7 @@ def _straddles(straddling: Sequence[Straddle], result: BetResult) -> Iterator[st
     ground = (result.tokens, result.windows, len(result.variants))
     for straddle in straddling[:_STRADDLES]:
         tokens = straddle.tokens_to_decide(*ground)
-        enough = "no number of tokens can be told" if tokens is None else f"about {tokens:,} tokens"
+        enough = "it is not known how many" if tokens is None else f"about {tokens:,} tokens"
         at = f" ({straddle.variant})" if straddle.variant else ""
         yield printable(
             f"{straddle.comparison}{at}: {straddle.interval} against {straddle.bar}; "

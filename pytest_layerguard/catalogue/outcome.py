@@ -183,7 +183,7 @@ def _unmeasured(case: Case) -> Decision | None:
         return Decision(
             Word.SKIPPED,
             messages=(
-                f"not measured: whether {_listed(case.undecided)} closed this door cannot be told, "
+                f"not measured: whether {_listed(case.undecided)} closed this door is not known, "
                 "because the model's configuration cannot be had here",
             ),
         )
@@ -250,9 +250,9 @@ def _proposed(case: Case, verdict: Verdict) -> Decision:
 
 def _upheld(case: Case, verdict: Verdict) -> Decision:
     if not verdict.holds:
-        now = "no longer holds" if verdict.fails else "can no longer be told to hold"
+        now = "no longer holds" if verdict.fails else "is no longer known to hold"
         if case.recorded is None:
-            now = "does not hold" if verdict.fails else "cannot be told to hold"
+            now = "does not hold" if verdict.fails else "is not known to hold"
         before = f", recorded as {case.recorded}" if case.recorded else ""
         lost = f"status: upheld, but the claim {now}: {verdict}{before}"
         return _failed(Word.REGRESSED, lost, *(() if verdict.fails else (_UNDECIDED,)))
@@ -352,7 +352,7 @@ CHANGED: Final = (
     "claim, model, intervention, measure or criteria were changed after the result; "
     "put them back, or write amends: {digest: ..., because: ...} with the digest of the record and why"
 )
-_UNTOLD: Final = "whether the claim holds cannot be told"
+_UNTOLD: Final = "whether the claim holds is undecided"
 _UNDECIDED: Final = "undecided: an interval straddles a bar; measure more tokens"
 
 

@@ -235,7 +235,7 @@ class Records:
 
 
 def load_records(bets: Path) -> Records:
-    """Return the records of a bet folder; a broken one is told, and hides no other."""
+    """Return the records of a bet folder; a broken one hides no other."""
     folder = bets / FOLDER
     found: dict[str, Record] = {}
     broken: dict[str, str] = {}

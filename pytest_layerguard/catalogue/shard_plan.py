@@ -1,4 +1,4 @@
-"""Bets dealt out to several machines, and the results of those joined."""
+"""Divide bets among machines, and join their results."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class ShardError(Exception):
 
 @dataclass(frozen=True, order=True)
 class Share:
-    """A bet to be dealt out.
+    """A bet to be assigned to a part.
 
     Attributes:
         id: Its id.
-        model: What tells its model from others.
+        model: The same for bets on one model.
         cost: What measuring it costs.
     """
 
@@ -33,7 +33,7 @@ class Share:
 
 
 def divide(shares: Iterable[Share], count: int) -> list[list[Share]]:
-    """Deal bets out to `count` parts; equal bets are dealt equally, in whatever order they come.
+    """Divide bets into `count` parts, the same whatever their order.
 
     The longest first, to the part that has least so far (R. L. Graham, Bounds on Multiprocessing Timing
     Anomalies, 1969: at most 4/3 - 1/(3n) of the best). Bets on one model stay together, as far as they do
@@ -53,8 +53,8 @@ def _cut(group: list[Share], fair: float) -> list[list[Share]]:
     pieces = min(len(group), -int(-total // fair)) if fair > 0 else 1
     if pieces <= 1:
         return [group]
-    dealt = _longest_first([[share] for share in group], pieces)
-    return [[share for single in part for share in single] for part in dealt if part]
+    divided = _longest_first([[share] for share in group], pieces)
+    return [[share for single in part for share in single] for part in divided if part]
 
 
 def _longest_first(groups: list[list[Share]], count: int) -> list[list[list[Share]]]:

@@ -1,4 +1,4 @@
-"""`SUMMARY.md` of a bet folder: every door, who closed or opened it, and with what numbers."""
+"""Write `SUMMARY.md` of a bet folder: every door, who closed or opened it, with what numbers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def summary(bets: Path, catalogue: Catalogue) -> str:
         if chosen:
             lines += ["", f"## {heading}"]
             for entry in chosen:
-                lines += ["", *_told(entry)]
+                lines += ["", *_lines(entry)]
     wrong = sorted({*_wrong(bets, entries, catalogue)})
     if wrong:
         lines += ["", "## To be put right", "", *(f"- {each}" for each in wrong)]
@@ -99,14 +99,14 @@ def check_summary(bets: Path, catalogue: Catalogue) -> None:
     )
 
 
-def _told(entry: Entry) -> Iterator[str]:
+def _lines(entry: Entry) -> Iterator[str]:
     bet = entry.document.bet
     file = entry.document.path.relative_to(entry.bets).as_posix()
     yield f"### {literal(bet.title)}"
     yield ""
     yield f"- [{bet.id}]({quote(file)}#L{entry.document.line}), on {code(bet.model.name)}"
-    said = {"falsified": "claim that failed", "upheld": "claim that holds"}
-    yield f"- {said.get(bet.status, 'claim')}: {literal(bet.claim_line)}"
+    claims = {"falsified": "claim that failed", "upheld": "claim that holds"}
+    yield f"- {claims.get(bet.status, 'claim')}: {literal(bet.claim_line)}"
     done = dict.fromkeys(
         each.kind for interventions in bet.arm_interventions.values() for each in interventions
     )

@@ -24,7 +24,7 @@ ARGUMENTS: Final = {
     "quantize_weights": "{parts: linear, bits: 4}",
     "train": "{steps: 50, text: {reference: training}}",
 }
-"""What each built-in intervention is told where only its name is given."""
+"""The arguments of each built-in intervention where only its name is given."""
 
 _PLAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9 ,.()%/'-]*")
 _WORDS: Final = frozenset({"null", "true", "false"})
@@ -117,7 +117,7 @@ _CRITERIA: Final = {
 
 
 def _others(given: str, forms: Mapping[str, str]) -> str:
-    """Say in which other forms than the given one it could be said."""
+    """Return the other forms that it may have."""
     others = (form for start, form in forms.items() if not given.startswith(start))
     return ", ".join(f"or {form}" for form in others)
 

@@ -1,4 +1,4 @@
-"""What every command shares: how it speaks, how it fails, and what it knows of installed packages."""
+"""What all commands share: output, errors and the registry of installed packages."""
 
 from __future__ import annotations
 

@@ -290,7 +290,7 @@ def _criteria(bet: Bet) -> Iterator[str]:
 def _costs(bet: Bet, cost: Cost | None, why: str, model: KnownModel) -> Iterator[str]:
     parameters, layers = model.facts.parameters, model.facts.layers
     if cost is None or layers is None:
-        yield f"Cannot be told: {why}"
+        yield f"Not known: {why}"
     else:
         saved = "" if cost.alone == cost.shared else f"; {cost.alone:,} if nothing were shared"
         yield (

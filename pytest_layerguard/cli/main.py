@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain("\nstopped; nothing was written")
         return PROBLEMS
     except BrokenPipeError:
-        # Whoever read along has seen enough; Python would say so once more at exit.
+        # The reader has closed the pipe; Python would complain once more at exit.
         sys.stdout = None
         return PROBLEMS
     return status

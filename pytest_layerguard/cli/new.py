@@ -40,9 +40,9 @@ class _Asking:
         Raises:
             UserError: For what was given and cannot be read; an answer is asked for again.
         """
-        said = getattr(self.given, name)
-        if said is not None or not self.asks:
-            return read(said if said is not None else default)
+        value = getattr(self.given, name)
+        if value is not None or not self.asks:
+            return read(default if value is None else value)
         while True:
             answer = input(f"{question} [{default}]: ").strip() or default
             try:
@@ -295,14 +295,14 @@ def _next(path: Path, roots: Sequence[Path]) -> list[str]:
     # Joined by '=': a folder that stands alone would count for pytest's search of its root.
     allowed = "".join(f" {ROOT_FLAG}={shlex.quote(str(root))}" for root in roots)
     named = "" if bets.name == "bets" else f" -o layerguard_bets={bets.name}"
-    told = [
+    lines = [
         f"wrote {path}",
         f"what it would cost: python -m pytest_layerguard explain {path}{allowed}",
         f"judge it:            pytest{named} {path}{allowed}",
     ]
     if roots:
-        told.append(
+        lines.append(
             f"It reads outside of {bets.absolute().parent}, which a run must allow; what lies inside "
             "needs no option."
         )
-    return told
+    return lines

@@ -1,6 +1,6 @@
-"""What will keep a bet from being measured, as far as its local files and its model's depth tell.
+"""Find what will keep a bet from being measured, from its local files and its model's depth.
 
-Nothing is loaded, no tokenizer asked and torch not imported, so what is not told here may still go wrong.
+Nothing is loaded, no tokenizer run and torch not imported, so more may still go wrong.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _of_models(document: BetDocument, bets: Path, conditions: Conditions) -> Ite
         if source.kind != "path":
             continue
         try:
-            # The headers tell of a file that is cut off.
+            # The headers show whether a file is cut off.
             _ = locate(source, reach, conditions).tensors
         except (MeasurementError, OSError) as error:
             yield Obstacle(
@@ -99,8 +99,8 @@ def _of_targets(key: Key, intervention: Intervention, depths: Iterable[int]) -> 
         try:
             intervention.arguments.variants(layers)
         except TargetError as error:
-            told = "layers" if getattr(intervention.arguments, "layers", None) else "pairs"
-            yield Obstacle((*key, told), f"{intervention.kind}: {error}")
+            target = "layers" if getattr(intervention.arguments, "layers", None) else "pairs"
+            yield Obstacle((*key, target), f"{intervention.kind}: {error}")
         except Exception:  # an intervention of another package may want more of a model
             continue
 

@@ -601,7 +601,9 @@ def test_the_bar_of_the_record_holds_beside_that_of_the_bet(bets: Bets) -> None:
     assert [str(each) for each in both.bars] == [now, before]
     undecided = bar(stands(both), [row(2.5)])
     assert undecided.truth is Truth.UNDECIDED
-    assert undecided.told == "any(perplexity_ratio <= 2)  ->  skip-0: 2.5 [2, 3] <= 2 is undecided"
+    assert (
+        undecided.reason == "any(perplexity_ratio <= 2)  ->  skip-0: 2.5 [2, 3] <= 2 is undecided"
+    )
     assert [(each.variant, str(each.bar)) for each in undecided.straddling] == [("skip-0", "2")]
     assert bar(stands(both), [row(2.6)]) == Bar(
         Truth.FALSE, "any(perplexity_ratio <= 2)  ->  skip-0: 2.6 [2.1, 3.1] <= 2 is false"
@@ -669,7 +671,7 @@ def test_a_bar_that_compares_arms_is_judged_on_all_of_them(bets: Bets) -> None:
     rows = [row(2, arm="a"), row(1, arm="b")]
     found = bar(stands(entry, "b"), rows)
     assert found.truth is Truth.TRUE
-    assert found.told.startswith(f"{lenient}  ->  b.perplexity_ratio 1 [0.5, 1.5] <= ")
+    assert found.reason.startswith(f"{lenient}  ->  b.perplexity_ratio 1 [0.5, 1.5] <= ")
 
 
 def test_a_bar_that_does_not_fit_is_not_met(bets: Bets) -> None:
@@ -693,12 +695,12 @@ def test_no_bar_is_met_by_measuring_nothing_in_the_door(bets: Bets, lenient: str
 
 def test_what_is_told_of_a_bar_is_not_too_long_or_obeyed(bets: Bets) -> None:
     crossing = stands(door(bets), "##[a")
-    assert "## [a.skip-0: 1 [" in bar(crossing, [row(1, arm="##[a")]).told
+    assert "## [a.skip-0: 1 [" in bar(crossing, [row(1, arm="##[a")]).reason
     long = stands(crossing.entry, *(f"{'a' * 300}{place}" for place in range(3)))
     rows = [row(1, arm=arm) for arm in sorted(str(arm) for arm in long.arms)]
-    assert len(bar(long, rows).told) == 403
+    assert len(bar(long, rows).reason) == 403
     wrong = [replace(each, metrics={}) for each in rows]
     wrong[0] = replace(wrong[0], arm=f"{'a' * 300}0", variant=f"##[{'v' * 300}")
-    told = bar(long, wrong).told
+    told = bar(long, wrong).reason
     assert told.startswith("cannot be judged here: 'perplexity_ratio' was not measured for aaa")
     assert len(told) == len("cannot be judged here: ") + 403

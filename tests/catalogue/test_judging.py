@@ -182,7 +182,7 @@ def test_a_model_whose_configuration_is_out_of_reach_is_neither_measured_nor_pas
     id_ = bets.put(model={"hub": "nobody/nothing-here", "revision": "0" * 40})
     outcome = bets.judge(id_)
     assert (outcome.word, outcome.passed, bets.measured) == (Word.SKIPPED, False, [])
-    assert "whether bet-40 closed this door cannot be told" in told(outcome)
+    assert "whether bet-40 closed this door is not known" in told(outcome)
     assert "not in the cache" in told(outcome)
     required = bets.judge(id_, require={"all"})
     assert (required.word, required.passed) == (Word.ERROR, False)

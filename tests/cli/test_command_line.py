@@ -335,7 +335,7 @@ def test_every_built_in_intervention_is_explained_without_weights(
     assert main(["explain", "bets/one.yaml"]) == 0
     told = capsys.readouterr().out
     assert "layer evaluations over all tokens" in told
-    assert "Cannot be told" not in told
+    assert "Not known" not in told
     assert "``" not in told
 
 
