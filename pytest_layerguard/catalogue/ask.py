@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 from pytest_layerguard.bet.bet import REFERENCE_NAMES
 from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.bet.errors import printable, suggestion
-from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry, shown
 from pytest_layerguard.catalogue.doors import challenging, covers, kinds_like
 from pytest_layerguard.catalogue.model_facts import (
     NUMBERS,
@@ -20,7 +19,7 @@ from pytest_layerguard.catalogue.model_facts import (
 )
 from pytest_layerguard.catalogue.wording import (
     cut,
-    describe_closes,
+    describe_door,
     describe_facts,
     describe_numbers,
 )
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_layerguard.bet.criteria.scope import Fact
+    from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry
 
 FORM: Final = (
     "INTERVENTION on MODEL, such as 'skip_layers on reference', "
@@ -185,13 +185,9 @@ def _reasons(entry: Entry, idea: Idea) -> list[str]:
 
 
 def _door(entry: Entry, idea: Idea, root: Path) -> Iterator[str]:
-    document, closes = entry.document, entry.closes
-    assert closes is not None
-    yield f"  {cut(document.bet.title)}, {shown(document.path, root)}:{document.line}"
-    yield f"  claim that failed: {cut(document.bet.claim_line)}"
-    yield f"  it closes: {describe_closes(closes)}"
+    yield f"  {cut(entry.document.bet.title)}, {entry.place(root)}"
+    yield from (f"  {line}" for line in describe_door(entry))
     yield from (f"  {reason}" for reason in _reasons(entry, idea) if " " in reason)
-    yield from (f"  {line}" for line in describe_numbers(entry))
 
 
 def _unknown(entry: Entry, model: KnownModel) -> str:
@@ -221,6 +217,6 @@ def _near(
         yield "Tried near it:"
     for entry in near:
         bet = entry.document.bet
-        place = f"{shown(entry.document.path, root)}:{entry.document.line}"
-        yield f"  {bet.id} ({cut(bet.title)}), {bet.status}, on {cut(bet.model.name)}, {place}"
+        on = cut(bet.model.name)
+        yield f"  {bet.id} ({cut(bet.title)}), {bet.status}, on {on}, {entry.place(root)}"
         yield from (f"    {line}" for line in describe_numbers(entry))

@@ -13,7 +13,7 @@ from pytest_layerguard.bet.errors import BetFileError, many, printable
 from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.bet.validation import LIMITS
 from pytest_layerguard.catalogue.bet_folders import SUFFIXES
-from pytest_layerguard.catalogue.git import Commit, GitError, Repository
+from pytest_layerguard.catalogue.git import Commit, GitError, GitRepository
 from pytest_layerguard.catalogue.records import FOLDER, closes_of, read_strictly
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def audit(
     history the bet was recorded. So a merge counts only for what it changed itself or brought to a
     recorded bet from where that was not recorded, and a bet may move from file to file.
     """
-    reader = _HistoryReader(Repository(folders[0]), folders, kinds, metrics)
+    reader = _HistoryReader(GitRepository(folders[0]), folders, kinds, metrics)
     findings: list[Finding] = []
     trees: dict[str, _Tree] = {}
     for commit in reader.commits():
@@ -134,7 +134,7 @@ class _HistoryReader:
 
     def __init__(
         self,
-        repository: Repository,
+        repository: GitRepository,
         folders: Sequence[Path],
         kinds: Kinds | None,
         metrics: Mapping[str, Metric] | None,

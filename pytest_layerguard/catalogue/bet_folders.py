@@ -53,6 +53,10 @@ class Entry:
         kinds = dict.fromkeys(record.closes["interventions"])
         return Closes.model_validate(dict(record.closes), context={"kinds": kinds})
 
+    def place(self, root: Path) -> str:
+        """Return ``bets/bet-40.yaml:1``, relative to `root` where it lies below."""
+        return f"{shown(self.document.path, root)}:{self.document.line}"
+
     @property
     def bars(self) -> tuple[Expression, ...]:
         """What a challenge must meet: the lenient criterion of the bet, and the one of its record.

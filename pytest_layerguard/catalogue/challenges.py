@@ -86,7 +86,7 @@ def _elsewhere(crossing: Crossing, named: set[str]) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class Bar:
+class ChallengeResult:
     """Whether a bet meets the bar of a falsification, with the numbers, or why that is undecided."""
 
     truth: Truth
@@ -95,7 +95,7 @@ class Bar:
     """What leaves it undecided."""
 
 
-def bar(crossing: Crossing, rows: Sequence[Row]) -> Bar:
+def judge_challenge(crossing: Crossing, rows: Sequence[Row]) -> ChallengeResult:
     """Judge what was measured of a bet by the lenient criterion of a falsification.
 
     Only arms and checkpoints that stand in the door count. Where the criterion is about one
@@ -106,13 +106,13 @@ def bar(crossing: Crossing, rows: Sequence[Row]) -> Bar:
     truth = Truth.all(each.truth for each in bars)
     deciding = [each for each in bars if each.truth is truth]
     straddling = tuple(straddle for each in deciding for straddle in each.straddling)
-    return Bar(truth, "; ".join(each.reason for each in deciding), straddling)
+    return ChallengeResult(truth, "; ".join(each.reason for each in deciding), straddling)
 
 
 _SHOWN: Final = 3
 
 
-def _judged(expression: Expression, crossing: Crossing, rows: Sequence[Row]) -> Bar:
+def _judged(expression: Expression, crossing: Crossing, rows: Sequence[Row]) -> ChallengeResult:
     inside = [
         row for row in rows if row.arm in crossing.arms and row.checkpoint in crossing.checkpoints
     ]
@@ -131,12 +131,12 @@ def _judged(expression: Expression, crossing: Crossing, rows: Sequence[Row]) -> 
         try:
             evaluations.append(expression.evaluate(group))
         except CriterionError as error:
-            return Bar(Truth.UNDECIDED, f"cannot be judged here: {cut(error.message)}")
+            return ChallengeResult(Truth.UNDECIDED, f"cannot be judged here: {cut(error.message)}")
     truth = Truth.all(each.truth for each in evaluations)
     filled = [each.filled for each in evaluations if each.truth is truth]
     more = f"; and {len(filled) - _SHOWN} more" if len(filled) > _SHOWN else ""
     straddling = (straddle for each in evaluations for straddle in each.straddling)
-    return Bar(
+    return ChallengeResult(
         truth,
         cut("; ".join(filled[:_SHOWN]) + more),
         tuple(straddling) if truth is Truth.UNDECIDED else (),

@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Final
 from pytest_layerguard.bet.arguments import PruneWeights
 from pytest_layerguard.bet.criteria import parse
 from pytest_layerguard.bet.criteria.interval import Truth
-from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry, shown
 from pytest_layerguard.catalogue.model_facts import ModelFacts
 from pytest_layerguard.catalogue.wording import (
     cut,
-    describe_closes,
+    describe_door,
     describe_facts,
-    describe_numbers,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.bet import Bet
     from pytest_layerguard.bet.criteria.scope import ModelScope
     from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry
     from pytest_layerguard.catalogue.model_facts import FindsModels, KnownModel
 
 
@@ -70,13 +69,8 @@ class Crossing:
 
         `challenge` has all that a challenge would have to name; without, none is suggested.
         """
-        document = self.entry.document
-        bet, closes = document.bet, self.entry.closes
-        assert closes is not None
-        yield f"{self.id} ({cut(bet.title)}), {shown(document.path, root)}:{document.line}"
-        yield f"  claim that failed: {cut(bet.claim_line)}"
-        yield f"  it closes: {describe_closes(closes)}"
-        yield from (f"  {line}" for line in describe_numbers(self.entry))
+        yield f"{self.id} ({cut(self.entry.document.bet.title)}), {self.entry.place(root)}"
+        yield from (f"  {line}" for line in describe_door(self.entry))
         yield f"  you stand in it with: {'; '.join(self.parts)}"
         yield f"  on: {self.model}"
         if self.doubt is not None:

@@ -54,7 +54,7 @@ class Change:
     new: str | None
 
 
-class Repository:
+class GitRepository:
     """The history that holds a folder."""
 
     def __init__(self, folder: Path) -> None:

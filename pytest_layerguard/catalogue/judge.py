@@ -11,9 +11,9 @@ from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.bet.verdict import Verdict, judge
 from pytest_layerguard.catalogue import outcome
 from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry, folders_for
-from pytest_layerguard.catalogue.challenges import Bar, bar, mistakes
+from pytest_layerguard.catalogue.challenges import ChallengeResult, judge_challenge, mistakes
 from pytest_layerguard.catalogue.doors import Crossing, crossings
-from pytest_layerguard.catalogue.git import GitError, Repository
+from pytest_layerguard.catalogue.git import GitError, GitRepository
 from pytest_layerguard.catalogue.outcome import Case, Decision, Outcome, Word
 from pytest_layerguard.catalogue.records import (
     Record,
@@ -149,7 +149,7 @@ class Judge:
         bet = found.document.bet
         rows = result.rows()
         judgement = judge(bet.criteria, rows)
-        bars = {each.id: bar(each, rows) for each in found.held_to}
+        bars = {each.id: judge_challenge(each, rows) for each in found.held_to}
         truths = {name: each.truth for name, each in bars.items()}
         decision = outcome.decide(replace(found.case, verdict=judgement.verdict, bars=truths))
         assert decision.word is not None
@@ -345,7 +345,7 @@ def _ids(found: Iterable[Crossing]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each.id for each in found))
 
 
-def _unmet(bars: Mapping[str, Bar], result: BetResult, word: Word) -> Iterator[str]:
+def _unmet(bars: Mapping[str, ChallengeResult], result: BetResult, word: Word) -> Iterator[str]:
     """Yield which bars of challenged falsifications are not met, and by which numbers."""
     if word not in (Word.CROSSED, Word.INCONCLUSIVE):
         return
@@ -395,7 +395,7 @@ def _conditions(found: CataloguedBet, result: BetResult, decision: Decision) -> 
 def _recorded_before(found: CataloguedBet) -> Iterator[str]:
     """Say that a record that follows none was written where the history has an earlier one."""
     try:
-        known = Repository(found.bets).last(path_of(found.bets, found.bet.id))
+        known = GitRepository(found.bets).last(path_of(found.bets, found.bet.id))
     except GitError:
         return
     if known is not None:

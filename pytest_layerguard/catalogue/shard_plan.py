@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_layerguard.bet.errors import printable
 
@@ -35,9 +35,9 @@ class Share:
 def divide(shares: Iterable[Share], count: int) -> list[list[Share]]:
     """Divide bets into `count` parts, the same whatever their order.
 
-    The longest first, to the part that has least so far (R. L. Graham, Bounds on Multiprocessing Timing
-    Anomalies, 1969: at most 4/3 - 1/(3n) of the best). Bets on one model stay together, as far as they do
-    not make more than one part's fair share.
+    The longest first, to the part that has least so far (R. L. Graham, Bounds on Multiprocessing
+    Timing Anomalies, 1969: at most 4/3 - 1/(3n) of the best). Bets on one model stay together
+    unless they cost more than one part's fair share.
     """
     shares = sorted(shares)
     fair = sum(share.cost for share in shares) / count
@@ -45,7 +45,7 @@ def divide(shares: Iterable[Share], count: int) -> list[list[Share]]:
     for share in shares:
         models.setdefault(share.model, []).append(share)
     groups = [part for group in models.values() for part in _cut(group, fair)]
-    return [[share for group in part for share in group] for part in _longest_first(groups, count)]
+    return _longest_first(groups, count)
 
 
 def _cut(group: list[Share], fair: float) -> list[list[Share]]:
@@ -53,18 +53,17 @@ def _cut(group: list[Share], fair: float) -> list[list[Share]]:
     pieces = min(len(group), -int(-total // fair)) if fair > 0 else 1
     if pieces <= 1:
         return [group]
-    divided = _longest_first([[share] for share in group], pieces)
-    return [[share for single in part for share in single] for part in divided if part]
+    return [part for part in _longest_first([[share] for share in group], pieces) if part]
 
 
-def _longest_first(groups: list[list[Share]], count: int) -> list[list[list[Share]]]:
-    parts: list[list[list[Share]]] = [[] for _ in range(count)]
+def _longest_first(groups: list[list[Share]], count: int) -> list[list[Share]]:
+    parts: list[list[Share]] = [[] for _ in range(count)]
     loads = [0.0] * count
-    costs = [sum(share.cost for share in group) for group in groups]
-    for place in sorted(range(len(groups)), key=lambda place: (-costs[place], groups[place])):
+    costed = sorted((-sum(share.cost for share in group), group) for group in groups)
+    for cost, group in costed:
         least = min(range(count), key=loads.__getitem__)
-        parts[least].append(groups[place])
-        loads[least] += costs[place]
+        parts[least].extend(group)
+        loads[least] -= cost
     return parts
 
 
@@ -84,14 +83,6 @@ class Shard:
     count: int
     reports: Mapping[str, list[str]]
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any], path: Path) -> Shard:
-        """Read what a JSON report has under `shard`; raises KeyError, TypeError or ValueError."""
-        reports: dict[str, list[str]] = {}
-        for text in data["reports"]:
-            reports.setdefault(json.loads(text)["nodeid"], []).append(text)
-        return cls(path, int(data["index"]), int(data["of"]), reports)
-
 
 def read_shards(folder: Path) -> list[Shard]:
     """Read all parts in a folder and the folders in it, as artifacts are unpacked; raises ShardError."""
@@ -110,7 +101,10 @@ def _read(path: Path) -> Shard:
             raise ShardError(
                 f"{path}: is no report of a part: it was written without --layerguard-shard"
             )
-        return Shard.from_json(data["shard"], path)
+        reports: dict[str, list[str]] = {}
+        for text in data["shard"]["reports"]:
+            reports.setdefault(json.loads(text)["nodeid"], []).append(text)
+        return Shard(path, int(data["shard"]["index"]), int(data["shard"]["of"]), reports)
     except OSError as error:
         raise ShardError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:

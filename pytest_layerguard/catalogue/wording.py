@@ -64,6 +64,14 @@ def _fact(value: Fact) -> str:
     return "unknown" if value is None else short(value)
 
 
+def describe_door(entry: Entry) -> Iterator[str]:
+    """Yield lines with the claim that failed, what it closes, and the numbers."""
+    assert entry.closes is not None
+    yield f"claim that failed: {cut(entry.document.bet.claim_line)}"
+    yield f"it closes: {describe_closes(entry.closes)}"
+    yield from describe_numbers(entry)
+
+
 def describe_numbers(entry: Entry) -> Iterator[str]:
     """Yield lines with what decided a bet, else with what was published, else that there is neither."""
     bet, record = entry.document.bet, entry.record

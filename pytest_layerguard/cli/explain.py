@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from pytest_layerguard.bet.criteria.interval import short
 from pytest_layerguard.bet.errors import BetFileError, many, printable
 from pytest_layerguard.bet.reader import read_bets
-from pytest_layerguard.catalogue.bet_folders import NAMES, bets_of, root_of, shown
+from pytest_layerguard.catalogue.bet_folders import NAMES, bets_of, root_of
 from pytest_layerguard.catalogue.doors import challenging
 from pytest_layerguard.catalogue.judge import CataloguedBet, Judge
 from pytest_layerguard.catalogue.model_facts import ModelLookup
@@ -190,8 +190,7 @@ class _Explanation:
             return
         for each in crossed:
             how = "perhaps stands" if each.doubt else "stands"
-            document = each.entry.document
-            at = f"{shown(document.path, root_of(self.bets))}:{document.line}"
+            at = each.entry.place(root_of(self.bets))
             yield f"It {how} in the door that {each.id} closed ({at}), with {'; '.join(each.parts)}."
             yield from (f"{line[:1].upper()}{line[1:]}." for line in describe_numbers(each.entry))
         yield from (f"Wrong: {mistake}." for mistake in found.mistaken)

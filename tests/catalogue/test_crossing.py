@@ -16,7 +16,7 @@ from pytest_layerguard.bet.criteria.parse import CriterionError
 from pytest_layerguard.bet.criteria.scope import ModelScope
 from pytest_layerguard.bet.verdict import Verdict
 from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry
-from pytest_layerguard.catalogue.challenges import Bar, bar, mistakes
+from pytest_layerguard.catalogue.challenges import ChallengeResult, judge_challenge, mistakes
 from pytest_layerguard.catalogue.doors import (
     Crossing,
     challenging,
@@ -583,8 +583,8 @@ def row(ratio: float, place: int = 0, **names: str | None) -> Row:
 def test_a_bar_that_is_missed_leaves_nothing_open(bets: Bets) -> None:
     crossing = stands(door(bets))
     open_, missed = row(3.2, text="a"), row(9, text="b")
-    assert bar(crossing, [open_]).straddling
-    found = bar(crossing, [open_, missed])
+    assert judge_challenge(crossing, [open_]).straddling
+    found = judge_challenge(crossing, [open_, missed])
     assert (found.truth, found.straddling) == (Truth.FALSE, ())
 
 
@@ -599,16 +599,16 @@ def test_the_bar_of_the_record_holds_beside_that_of_the_bet(bets: Bets) -> None:
     assert [str(each) for each in recorded(entry).bars] == [now]
     both = recorded(entry, before)
     assert [str(each) for each in both.bars] == [now, before]
-    undecided = bar(stands(both), [row(2.5)])
+    undecided = judge_challenge(stands(both), [row(2.5)])
     assert undecided.truth is Truth.UNDECIDED
     assert (
         undecided.reason == "any(perplexity_ratio <= 2)  ->  skip-0: 2.5 [2, 3] <= 2 is undecided"
     )
     assert [(each.variant, str(each.bar)) for each in undecided.straddling] == [("skip-0", "2")]
-    assert bar(stands(both), [row(2.6)]) == Bar(
+    assert judge_challenge(stands(both), [row(2.6)]) == ChallengeResult(
         Truth.FALSE, "any(perplexity_ratio <= 2)  ->  skip-0: 2.6 [2.1, 3.1] <= 2 is false"
     )
-    assert bar(stands(both), [row(1)]) == Bar(
+    assert judge_challenge(stands(both), [row(1)]) == ChallengeResult(
         Truth.TRUE,
         "any(perplexity_ratio <= 3)  ->  skip-0: 1 [0.5, 1.5] <= 3 is true; "
         "any(perplexity_ratio <= 2)  ->  skip-0: 1 [0.5, 1.5] <= 2 is true",
@@ -622,11 +622,15 @@ def test_only_what_stands_in_the_door_is_held_to_its_bar(bets: Bets) -> None:
         row(1, arm="b", checkpoint="x"),
         row(9, arm="b", checkpoint="y"),
     ]
-    assert bar(crossing, rows) == Bar(
+    assert judge_challenge(crossing, rows) == ChallengeResult(
         Truth.TRUE, "any(perplexity_ratio <= 3)  ->  b.x.skip-0: 1 [0.5, 1.5] <= 3 is true"
     )
-    assert bar(stands(crossing.entry, "a", checkpoints=("x",)), rows).truth is Truth.FALSE
-    assert bar(stands(crossing.entry, "b", checkpoints=("y",)), rows).truth is Truth.FALSE
+    assert (
+        judge_challenge(stands(crossing.entry, "a", checkpoints=("x",)), rows).truth is Truth.FALSE
+    )
+    assert (
+        judge_challenge(stands(crossing.entry, "b", checkpoints=("y",)), rows).truth is Truth.FALSE
+    )
 
 
 @pytest.mark.parametrize("names", [("arm", "a", "b"), ("text", "a", "b"), ("checkpoint", "a", "b")])
@@ -642,26 +646,30 @@ def test_a_bar_over_a_sweep_is_met_on_every_arm_text_and_checkpoint(
         row(1, 1, **{dimension: one}),
         row(8, 1, **{dimension: two}),
     ]
-    assert bar(crossing, rows) == Bar(
+    assert judge_challenge(crossing, rows) == ChallengeResult(
         Truth.FALSE,
         f"any(perplexity_ratio <= 3)  ->  {two}.skip-1: 8 [7.5, 8.5] <= 3 is false; "
         f"{two}.skip-0: 9 [8.5, 9.5] <= 3 is false",
     )
-    assert bar(crossing, [*rows[:3], row(2, 1, **{dimension: two})]).truth is Truth.TRUE
+    assert judge_challenge(crossing, [*rows[:3], row(2, 1, **{dimension: two})]).truth is Truth.TRUE
 
 
 def test_a_bar_on_one_measurement_is_met_by_each(bets: Bets) -> None:
     one = {"skip_layers": {"layers": 3}}
     crossing = stands(door(bets, intervention=one, criteria={"lenient": "perplexity_ratio <= 3"}))
     text = "perplexity_ratio <= 3  ->  perplexity_ratio {0} [{1}, {2}] <= 3 is {3}"
-    assert bar(crossing, [row(1), row(9, 1), row(8, 2)]) == Bar(
+    assert judge_challenge(crossing, [row(1), row(9, 1), row(8, 2)]) == ChallengeResult(
         Truth.FALSE,
         f"{text.format(9, 8.5, 9.5, 'false')}; {text.format(8, 7.5, 8.5, 'false')}",
     )
     three = "; ".join([text.format(1, 0.5, 1.5, "true")] * 3)
-    assert bar(crossing, [row(1)] * 3) == Bar(Truth.TRUE, three)
-    assert bar(crossing, [row(1)] * 4) == Bar(Truth.TRUE, f"{three}; and 1 more")
-    assert bar(crossing, [row(1)] * 6) == Bar(Truth.TRUE, f"{three}; and 3 more")
+    assert judge_challenge(crossing, [row(1)] * 3) == ChallengeResult(Truth.TRUE, three)
+    assert judge_challenge(crossing, [row(1)] * 4) == ChallengeResult(
+        Truth.TRUE, f"{three}; and 1 more"
+    )
+    assert judge_challenge(crossing, [row(1)] * 6) == ChallengeResult(
+        Truth.TRUE, f"{three}; and 3 more"
+    )
 
 
 def test_a_bar_that_compares_arms_is_judged_on_all_of_them(bets: Bets) -> None:
@@ -669,7 +677,7 @@ def test_a_bar_that_compares_arms_is_judged_on_all_of_them(bets: Bets) -> None:
     lenient = "b.perplexity_ratio <= a.perplexity_ratio * 2"
     entry = door(bets, intervention=None, arms=arms, criteria={"lenient": lenient})
     rows = [row(2, arm="a"), row(1, arm="b")]
-    found = bar(stands(entry, "b"), rows)
+    found = judge_challenge(stands(entry, "b"), rows)
     assert found.truth is Truth.TRUE
     assert found.reason.startswith(f"{lenient}  ->  b.perplexity_ratio 1 [0.5, 1.5] <= ")
 
@@ -679,7 +687,7 @@ def test_a_bar_that_does_not_fit_is_not_met(bets: Bets) -> None:
     crossing = stands(door(bets, criteria=criteria), "a", "b")
     with pytest.raises(CriterionError):
         crossing.entry.bars[0].evaluate([row(1)])
-    assert bar(crossing, [row(1, arm="a"), row(1, arm="b")]) == Bar(
+    assert judge_challenge(crossing, [row(1, arm="a"), row(1, arm="b")]) == ChallengeResult(
         Truth.UNDECIDED, "cannot be judged here: 'kl' was not measured for a.skip-0"
     )
 
@@ -688,19 +696,19 @@ def test_a_bar_that_does_not_fit_is_not_met(bets: Bets) -> None:
 def test_no_bar_is_met_by_measuring_nothing_in_the_door(bets: Bets, lenient: str) -> None:
     one = {"skip_layers": {"layers": 3}}
     entry = door(bets, intervention=one, criteria={"lenient": lenient})
-    nothing = Bar(Truth.UNDECIDED, "cannot be judged here: 'kl' was not measured")
-    assert bar(stands(entry, "a"), []) == nothing
-    assert bar(stands(entry, "a"), [row(1, arm="b")]) == nothing
+    nothing = ChallengeResult(Truth.UNDECIDED, "cannot be judged here: 'kl' was not measured")
+    assert judge_challenge(stands(entry, "a"), []) == nothing
+    assert judge_challenge(stands(entry, "a"), [row(1, arm="b")]) == nothing
 
 
 def test_what_is_told_of_a_bar_is_not_too_long_or_obeyed(bets: Bets) -> None:
     crossing = stands(door(bets), "##[a")
-    assert "## [a.skip-0: 1 [" in bar(crossing, [row(1, arm="##[a")]).reason
+    assert "## [a.skip-0: 1 [" in judge_challenge(crossing, [row(1, arm="##[a")]).reason
     long = stands(crossing.entry, *(f"{'a' * 300}{place}" for place in range(3)))
     rows = [row(1, arm=arm) for arm in sorted(str(arm) for arm in long.arms)]
-    assert len(bar(long, rows).reason) == 403
+    assert len(judge_challenge(long, rows).reason) == 403
     wrong = [replace(each, metrics={}) for each in rows]
     wrong[0] = replace(wrong[0], arm=f"{'a' * 300}0", variant=f"##[{'v' * 300}")
-    told = bar(long, wrong).reason
+    told = judge_challenge(long, wrong).reason
     assert told.startswith("cannot be judged here: 'perplexity_ratio' was not measured for aaa")
     assert len(told) == len("cannot be judged here: ") + 403
