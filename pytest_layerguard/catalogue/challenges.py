@@ -9,6 +9,7 @@ from pytest_layerguard.bet.criteria import parse
 from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.bet.criteria.parse import CriterionError
+from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.catalogue.doors import parts_inside
 from pytest_layerguard.catalogue.wording import cut
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.catalogue.bet_folders import Catalogue
     from pytest_layerguard.catalogue.doors import Crossing
+    from pytest_layerguard.measurement.results import BetResult
 
 
 def mistakes(
@@ -145,3 +147,22 @@ def _judged(expression: Expression, crossing: Crossing, rows: Sequence[Row]) -> 
 
 def _ranges(expression: Expression) -> bool:
     return any(isinstance(node, parse.Quantifier) for node in parse.walk(expression.node))
+
+
+def easier_conditions(bet: Bet, result: BetResult, challenged: Sequence[Crossing]) -> Iterator[str]:
+    """Yield where a bet was measured under other conditions than the falsifications it challenges."""
+    for each in challenged:
+        other = each.entry.document.bet
+        differ = []
+        if other.measure.tokens is not None and result.tokens < other.measure.tokens:
+            differ.append(f"on {result.tokens:,} tokens instead of {other.measure.tokens:,}")
+        if result.descriptive:
+            differ.append("without intervals, because of fewer than 8 windows")
+        if bet.measure.named_texts != other.measure.named_texts:
+            differ.append("on another text")
+        if bet.measure.max_base_perplexity == "none":
+            differ.append("with no bound on the base's perplexity")
+        if bet.model != other.model:
+            differ.append(f"on {bet.model.name} instead of {other.model.name}")
+        if differ:
+            yield printable(f"compared with {each.id} it was measured {', '.join(differ)}")

@@ -11,7 +11,12 @@ from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.bet.verdict import Verdict, judge
 from pytest_layerguard.catalogue import outcome
 from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry, folders_for
-from pytest_layerguard.catalogue.challenges import ChallengeResult, judge_challenge, mistakes
+from pytest_layerguard.catalogue.challenges import (
+    ChallengeResult,
+    easier_conditions,
+    judge_challenge,
+    mistakes,
+)
 from pytest_layerguard.catalogue.doors import Crossing, crossings
 from pytest_layerguard.catalogue.git import GitError, GitRepository
 from pytest_layerguard.catalogue.outcome import Case, Decision, Outcome, Word
@@ -154,6 +159,8 @@ class Judge:
         decision = outcome.decide(replace(found.case, verdict=judgement.verdict, bars=truths))
         assert decision.word is not None
         lost = decision.word is Word.CROSSED
+        won = decision.passed and bet.status != "falsified"
+        easier = easier_conditions(bet, result, found.held_to) if won else ()
         reached = Outcome(
             decision.word,
             decision.passed,
@@ -167,7 +174,7 @@ class Judge:
                 *(() if lost else _straddles(judgement.straddling, result)),
                 *("\n".join(each.lines(self.root)) for each in found.challenged if lost),
             ),
-            warnings=(*decision.warnings, *found.notes(), *_conditions(found, result, decision)),
+            warnings=(*decision.warnings, *found.notes(), *easier),
         )
         return self._recorded(found, reached, truths) if self.recording else reached
 
@@ -202,7 +209,8 @@ class Judge:
         if found.record is None:
             warnings = (*warnings, *_recorded_before(found))
         reached = replace(reached, warnings=warnings)
-        return self._admitted(found, reached) if found.is_new and found.unchallenged else reached
+        new = found.bet.status == "upheld" and found.current is None
+        return self._admitted(found, reached) if new and found.unchallenged else reached
 
     def _admitted(self, found: CataloguedBet, reached: Outcome) -> Outcome:
         """Fail a bet that was recorded inside a closed door: the record admits it, not the recording.
@@ -275,26 +283,19 @@ class CataloguedBet:
         return None if self.changed else self.record
 
     @property
-    def is_new(self) -> bool:
-        """Whether it says upheld and has no record of its present text."""
-        return self.bet.status == "upheld" and self.current is None
-
-    @property
     def unchallenged(self) -> tuple[Crossing, ...]:
-        """The doors that the bet stands in without a word."""
+        """The doors that the bet stands in and does not challenge."""
         return tuple(each for each in self.crossed if each.id not in self.bet.challenges)
 
     @property
     def challenged(self) -> tuple[Crossing, ...]:
-        """The doors that the bet bets against."""
+        """The doors that the bet stands in and challenges."""
         return tuple(each for each in self.crossed if each.id in self.bet.challenges)
 
     @property
     def held_to(self) -> tuple[Crossing, ...]:
         """The doors whose bar the bet is compared with once it is measured."""
-        if self.bet.status == "upheld":
-            return self.crossed
-        return self.challenged
+        return self.crossed if self.bet.status == "upheld" else self.challenged
 
     @property
     def case(self) -> Case:
@@ -371,29 +372,8 @@ def _straddles(straddling: Sequence[Straddle], result: BetResult) -> Iterator[st
         yield f"and {left:,} more that straddle a bar"
 
 
-def _conditions(found: CataloguedBet, result: BetResult, decision: Decision) -> Iterator[str]:
-    """Say where a challenge that won was measured under easier conditions than what it challenges."""
-    if not decision.passed or found.bet.status == "falsified":
-        return
-    for each in found.held_to:
-        other = each.entry.document.bet
-        differ = []
-        if other.measure.tokens is not None and result.tokens < other.measure.tokens:
-            differ.append(f"on {result.tokens:,} tokens instead of {other.measure.tokens:,}")
-        if result.descriptive:
-            differ.append("without intervals, because of fewer than 8 windows")
-        if found.bet.measure.named_texts != other.measure.named_texts:
-            differ.append("on another text")
-        if found.bet.measure.max_base_perplexity == "none":
-            differ.append("with no bound on the base's perplexity")
-        if found.bet.model != other.model:
-            differ.append(f"on {found.bet.model.name} instead of {other.model.name}")
-        if differ:
-            yield printable(f"compared with {each.id} it was measured {', '.join(differ)}")
-
-
 def _recorded_before(found: CataloguedBet) -> Iterator[str]:
-    """Say that a record that follows none was written where the history has an earlier one."""
+    """Warn where a record that follows none was written and the history has an earlier one."""
     try:
         known = GitRepository(found.bets).last(path_of(found.bets, found.bet.id))
     except GitError:

@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -29,7 +28,6 @@ from pytest_layerguard.models.hub import Repository
 from pytest_layerguard.models.model_folder import CONFIG, read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from transformers import PreTrainedConfig
@@ -152,7 +150,7 @@ KnownModels = Mapping[str | None, KnownModel]
 
 
 class FindsModels(Protocol):
-    """Whatever knows models without loading them; `ModelLookup` is one."""
+    """Finds what is known of models without loading them; `ModelLookup` is one."""
 
     def checkpoints(self, document: BetDocument, bets: Path) -> KnownModels:
         """Return what is known of every checkpoint of a bet."""
@@ -167,7 +165,8 @@ class ModelLookup:
 
     conditions: Conditions
     offline: bool = False
-    _known: dict[tuple[object, ...], KnownModel] = field(default_factory=dict)
+    _folders: dict[Path, KnownModel] = field(default_factory=dict)
+    _hub_models: dict[tuple[str, str | None], KnownModel] = field(default_factory=dict)
 
     def checkpoints(self, document: BetDocument, bets: Path) -> KnownModels:
         """Return what is known of every checkpoint of a bet.
@@ -185,7 +184,7 @@ class ModelLookup:
         """Return what is known of one checkpoint; raises MeasurementError as `checkpoints`."""
         match source.kind:
             case "reference":
-                return self._once(("reference", source.name), partial(_of_reference, source.name))
+                return self._reference(source.name)
             case "path":
                 return self.folder(reach.directory(source.name, "model.path"), source.name, reach)
             case _:
@@ -194,30 +193,31 @@ class ModelLookup:
     def folder(self, path: Path, shown: str, reach: AllowedPaths) -> KnownModel:
         """Return what is known of a model folder."""
         file = reach.file(str(path / CONFIG), "model.path")
-
-        def read() -> KnownModel:
-            return self._from_config(
-                None, shown, read_json({CONFIG: file}, CONFIG, f"model {shown}")
-            )
-
-        return self._once(("path", file), read)
+        if file not in self._folders:
+            config = read_json({CONFIG: file}, CONFIG, f"model {shown}")
+            self._folders[file] = self._from_config(None, shown, config)
+        return self._folders[file]
 
     def named(self, name: str, revision: str | None = None) -> KnownModel:
         """Return what is known of a reference model, or of a model on the hub, if there is one."""
         if name in REFERENCE_NAMES:
-            return self._once(("reference", name), partial(_of_reference, name))
+            return self._reference(name)
         try:
             return self._hub(name, revision)
         except MeasurementError as error:
             return KnownModel(name, name, missing=str(error), absent=True)
 
+    def _reference(self, name: str) -> KnownModel:
+        return KnownModel(name, name, facts_of_reference(name.removesuffix(INIT)))
+
     def _hub(self, name: str, revision: str | None) -> KnownModel:
         pinned = None if revision == UNPINNED else revision
-        repository = Repository("model", name, pinned)
-        return self._once(("hub", name, pinned), partial(self._fetched, repository))
+        if (name, pinned) not in self._hub_models:
+            self._hub_models[name, pinned] = self._fetched(Repository("model", name, pinned))
+        return self._hub_models[name, pinned]
 
     def _fetched(self, repository: Repository) -> KnownModel:
-        """Read config.json from the hub's cache, or else from the hub, which is asked only once."""
+        """Read config.json from the hub's cache, or else from the hub."""
         name = repository.name
         # The cache first: a pinned file cannot have changed, and asking takes seconds.
         path = repository.cached(CONFIG)
@@ -231,29 +231,20 @@ class ModelLookup:
             return KnownModel(name, name, missing=str(error), absent=True)
         return self._from_config(name, name, read_json({CONFIG: path}, CONFIG, str(repository)))
 
-    def _once(self, key: tuple[object, ...], read: Callable[[], KnownModel]) -> KnownModel:
-        if key not in self._known:
-            self._known[key] = read()
-        return self._known[key]
-
     def _from_config(self, name: str | None, shown: str, config: Mapping[str, Any]) -> KnownModel:
         try:
-            # Measuring afresh is to trust nothing that an earlier run, or somebody, has left there.
+            # Measuring afresh means to trust nothing that is in the cache.
             kept = None if self.conditions.fresh else self.conditions.cache
             return KnownModel(name, shown, facts_of_config(config, kept))
         except ModelFactsError as error:
             return KnownModel(name, shown, missing=str(error))
 
 
-def _of_reference(name: str) -> KnownModel:
-    return KnownModel(name, name, facts_of_reference(name.removesuffix(INIT)))
-
-
 def facts_of_reference(name: str) -> ModelFacts:
-    """Return the facts of a reference model, without importing torch.
+    """Return the facts of a reference model without importing torch.
 
-    Its configuration leaves nothing out, and its one file of weights says in its first bytes which
-    tensors it has: both are the package's own.
+    Its configuration has no defaults to fill in, and the header of its one safetensors file lists
+    the shapes of its tensors.
     """
     folder = reference.folder(name)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -270,7 +261,7 @@ def facts_of_reference(name: str) -> ModelFacts:
 
 
 def facts_of_config(config: Mapping[str, Any], cache: Path | None) -> ModelFacts:
-    """Return the facts of a model by its configuration; imports torch unless it is remembered.
+    """Return the facts of a model by its configuration; imports torch unless they are in the cache.
 
     Raises ModelFactsError where transformers does not know such a model or will not build it.
     """
