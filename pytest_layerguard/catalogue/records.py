@@ -61,7 +61,7 @@ class Record:
     Attributes:
         id: The bet's id.
         digest: The digest of the bet as it was measured.
-        status: The bet's status then.
+        status: The bet's status when it was measured.
         verdict: What its own criteria say.
         challenged: Of each falsification that it challenged, whether it met its bar.
         amended: Every amendment so far, the first one first.
