@@ -1,1 +1,1 @@
-"""What is done with bet files from the command line, without a test run."""
+"""The commands `python -m pytest_layerguard ...`, which need no test run."""

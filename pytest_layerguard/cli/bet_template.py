@@ -1,4 +1,4 @@
-"""The text of a new bet: commented, and sound as it is."""
+"""The text of a new bet, with comments; it is sound as it is."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _COMMENTS: Final = 35
 
 @dataclass(frozen=True)
 class NewBet:
-    """What a new bet says; `model`, `intervention` and `text` are YAML already."""
+    """The values of a new bet; `model`, `intervention` and `text` are YAML already."""
 
     id: str
     title: str
@@ -51,10 +51,10 @@ class NewBet:
     challenges: tuple[str, ...]
     schema: str
     placeholders: tuple[str, ...] = ()
-    """The criteria that nobody gave."""
+    """The criteria that are only placeholders."""
 
     def __str__(self) -> str:
-        """The file."""
+        """Return the text of the file."""
         lines = [
             f"# yaml-language-server: $schema={self.schema}",
             "# One claim, written down before anything is measured. Keys, metrics and interventions:",

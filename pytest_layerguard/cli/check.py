@@ -1,11 +1,11 @@
-"""`check`: everything that is wrong with bet files."""
+"""`check`: list everything that is wrong with bet files."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from pytest_layerguard.bet.errors import many
-from pytest_layerguard.cli.command_output import PROBLEMS, complain, elsewhere, registry, say
+from pytest_layerguard.cli.command_output import PROBLEMS, echo, echo_error, elsewhere, registry
 
 if TYPE_CHECKING:
     import argparse
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Check files and folders; says all that is wrong with any of them."""
+    """Check files and folders, and print all that is wrong with them."""
     from pytest_layerguard.bet.errors import BetFileError
     from pytest_layerguard.bet.reader import duplicate_ids, read_bets
 
@@ -30,16 +30,16 @@ def run(given: argparse.Namespace) -> int:
             found += read_bets(path, kinds=known.arguments, metrics=known.metrics)
         except BetFileError as error:
             problems += error.problems
-            complain(str(error))
+            echo_error(str(error))
     for problem in duplicate_ids(found):
         problems.append(problem)
-        complain(str(problem))
+        echo_error(str(problem))
     if problems:
         for hint in elsewhere(problems):
-            complain(hint)
-        complain(many(len(problems), "problem"))
+            echo_error(hint)
+        echo_error(many(len(problems), "problem"))
         return PROBLEMS
-    say(
+    echo(
         f"{many(len(found), 'bet')} in {many(len(paths), 'file')}: nothing is wrong "
         "(models and texts were not looked at; explain does that)"
     )

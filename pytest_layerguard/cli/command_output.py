@@ -13,28 +13,26 @@ if TYPE_CHECKING:
 
 PROBLEMS: Final = 1
 """The exit status where something is wrong."""
-
-
 UNKNOWN: Final = ("unknown intervention", "unknown metric")
-"""How a problem begins that another registry would not have."""
+"""How the message of a problem begins that may be due to a missing package."""
 
 
 class UserError(Exception):
-    """Something that whoever gave the command can put right; the text says how."""
+    """A mistake in what the user gave; the text says how to put it right."""
 
 
-def say(line: str = "") -> None:
-    """Print a line."""
+def echo(line: str = "") -> None:
+    """Print a line to the standard output stream."""
     sys.stdout.write(f"{line}\n")
 
 
-def complain(line: str) -> None:
-    """Print a line where errors go."""
+def echo_error(line: str) -> None:
+    """Print a line to the standard error stream."""
     sys.stderr.write(f"{line}\n")
 
 
 def elsewhere(problems: Iterable[Problem]) -> Iterator[str]:
-    """Yield where else an intervention or a metric may be registered that no installed package has."""
+    """Yield a hint where an intervention or a metric is registered in no installed package."""
     if any(each.message.startswith(UNKNOWN) for each in problems):
         yield (
             "Interventions and metrics that a conftest.py or a plugin of pytest registers are not known here, "

@@ -1,4 +1,4 @@
-"""`explain`: what a bet would measure, what that costs, and which doors it stands in."""
+"""`explain`: print what a bet would measure, what that costs, and which doors it stands in."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from pytest_layerguard.cli.check import files
 from pytest_layerguard.cli.command_output import (
     PROBLEMS,
     UserError,
-    complain,
+    echo,
+    echo_error,
     elsewhere,
     registry,
-    say,
 )
 from pytest_layerguard.cli.obstacles import obstacles
 from pytest_layerguard.environment.conditions import Conditions
@@ -68,22 +68,22 @@ def run(given: argparse.Namespace) -> int:
             documents += read_bets(path, kinds=known.arguments, metrics=known.metrics)
         except BetFileError as error:
             for line in (f"error: {path} cannot be explained", str(error)):
-                complain(line)
+                echo_error(line)
             for line in elsewhere(error.problems):
-                complain(line)
+                echo_error(line)
             status = PROBLEMS
     for place, document in enumerate(documents):
         if place:
-            say()
+            echo()
         explanation = _Explanation(document, known, conditions, lookup)
         try:
             for line in explanation.lines():
-                say(line)
+                echo(line)
             problems = [*explanation.problems()]
         except UserError as error:
             problems = [str(error)]
         for problem in problems:
-            complain(f"error: {problem}")
+            echo_error(f"error: {problem}")
             status = PROBLEMS
     return status
 

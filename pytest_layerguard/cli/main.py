@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from pytest_layerguard import __version__
 from pytest_layerguard.cli import check, explain, new
-from pytest_layerguard.cli.command_output import PROBLEMS, UserError, complain, say
+from pytest_layerguard.cli.command_output import PROBLEMS, UserError, echo, echo_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Carry out one command; returns the exit status: 0, 1 for what is wrong, 2 for a misuse."""
+    """Run one command. Return the exit status: 0, 1 for what is wrong, 2 for a misuse."""
     for stream in (sys.stdout, sys.stderr):
         # A claim may hold characters that a terminal cannot show.
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
@@ -25,10 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = given.run(given)
         sys.stdout.flush()
     except UserError as error:
-        complain(f"error: {error}")
+        echo_error(f"error: {error}")
         return PROBLEMS
     except (KeyboardInterrupt, EOFError):
-        complain("\nstopped; nothing was written")
+        echo_error("\nstopped; nothing was written")
         return PROBLEMS
     except BrokenPipeError:
         # The reader has closed the pipe; Python would complain once more at exit.
@@ -126,5 +126,5 @@ def _schema(_given: argparse.Namespace) -> int:
     from pytest_layerguard.bet.schema import bet_schema, written
     from pytest_layerguard.cli.command_output import registry
 
-    say(written(bet_schema(registry().arguments)).rstrip("\n"))
+    echo(written(bet_schema(registry().arguments)).rstrip("\n"))
     return 0

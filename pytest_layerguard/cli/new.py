@@ -1,4 +1,4 @@
-"""`new`: a bet file, asked for or given, that runs as it is."""
+"""`new`: write a bet file that runs as it is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_layerguard.bet.bet import REFERENCE_NAMES, SLUG
 from pytest_layerguard.catalogue.bet_folders import Catalogue, bets_of
 from pytest_layerguard.cli.bet_template import ARGUMENTS, NewBet
-from pytest_layerguard.cli.command_output import UserError, registry, say
+from pytest_layerguard.cli.command_output import UserError, echo, registry
 from pytest_layerguard.environment.conditions import ROOT_FLAG
 
 if TYPE_CHECKING:
@@ -28,35 +28,35 @@ _HUB: Final = re.compile(r"([\w.-]+/[\w.-]+)(?:@([0-9a-f]{40}))?")
 
 
 @dataclass(frozen=True)
-class _Asking:
-    """Asks for what was not given, where there is somebody to ask."""
+class _Prompt:
+    """Asks for values that were not given, if a user sits at the terminal."""
 
     given: argparse.Namespace
-    asks: bool
+    interactive: bool
 
     def __call__(self, name: str, question: str, default: str, read: Callable[[str], Any]) -> Any:
-        """Return what was given, answered or else the default, read.
+        """Return the value given, the answer or the default, as `read` reads it.
 
         Raises:
-            UserError: For what was given and cannot be read; an answer is asked for again.
+            UserError: For a value given that cannot be read; for an answer the user is asked again.
         """
         value = getattr(self.given, name)
-        if value is not None or not self.asks:
+        if value is not None or not self.interactive:
             return read(default if value is None else value)
         while True:
             answer = input(f"{question} [{default}]: ").strip() or default
             try:
                 return read(answer)
             except UserError as error:
-                say(f"  {error}")
+                echo(f"  {error}")
 
 
 def run(given: argparse.Namespace) -> int:
-    """Write the file, and say what comes next."""
+    """Write the file, and print what to do next."""
     known = registry()
-    ask = _Asking(given, asks=not given.no_input and sys.stdin.isatty())
-    if ask.asks and given.intervention is None:
-        say(f"interventions: {', '.join(known)}")
+    ask = _Prompt(given, interactive=not given.no_input and sys.stdin.isatty())
+    if ask.interactive and given.intervention is None:
+        echo(f"interventions: {', '.join(known)}")
     what, kinds, swept = ask(
         "intervention",
         "what is done to the model: a name, or such as prune_weights: {sparsity: 0.5}",
@@ -105,7 +105,7 @@ def run(given: argparse.Namespace) -> int:
     )
     document = write(path, str(bet), known)
     for line in _next(path, outside(document)):
-        say(line)
+        echo(line)
     return 0
 
 
@@ -168,7 +168,7 @@ def model(text: str, bet: Path) -> str:
 
 
 def _commit(name: str) -> str:
-    """Ask the hub for today's commit: a bet is about one, and a branch may move."""
+    """Return the current commit of a model on the hub; a branch may move, a bet is about one commit."""
     from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
     from pytest_layerguard.models.hub import Repository
 
@@ -227,7 +227,7 @@ def write(path: Path, text: str, known: Registry) -> BetDocument:
 
 
 def outside(document: BetDocument) -> tuple[Path, ...]:
-    """The folders outside the bet's own tree that it reads from, which the user must allow."""
+    """Return the folders outside the bet's own tree that it reads from, which the user must allow."""
     from pytest_layerguard.bet.text_sources import FileText, LocalDatasetText
     from pytest_layerguard.environment.allowed_paths import AllowedPaths
     from pytest_layerguard.environment.conditions import Conditions
@@ -243,7 +243,7 @@ def outside(document: BetDocument) -> tuple[Path, ...]:
 
 
 def _schema_line(path: Path) -> str:
-    """Where editors find the schema: in the package, if it lies in the same project, or beside."""
+    """Return where editors find the schema: in the package, if that lies in this project, or beside."""
     from pytest_layerguard.bet.schema import SHIPPED
 
     here = Path.cwd()
@@ -269,7 +269,7 @@ def _slug(text: str) -> str:
 
 
 def _from(bet: Path, target: Path) -> str:
-    """A path as the bet file has it."""
+    """Return a path relative to the bet file, as YAML."""
     try:
         relative = os.path.relpath(target.resolve(), bet.parent.resolve())
     except ValueError:

@@ -29,7 +29,7 @@ Key = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Obstacle:
-    """What is in the way, and the key of the bet that it is about."""
+    """A reason why a bet cannot be measured, and the key of the bet that it is about."""
 
     key: Key
     message: str
