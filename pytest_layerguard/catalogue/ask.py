@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from pytest_layerguard.bet.bet import REFERENCE_NAMES
 from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.bet.errors import printable, suggestion
-from pytest_layerguard.catalogue.doors import challenging, covers, kinds_like
+from pytest_layerguard.catalogue.doors import challenging, closed_to, covers, kinds_like
 from pytest_layerguard.catalogue.model_facts import (
     NUMBERS,
     KnownModel,
@@ -111,9 +111,8 @@ def _model(kinds: tuple[str, ...], text: str, lookup: ModelLookup, start: Path) 
 
 def _from_facts(facts: dict[str, str], text: str) -> KnownModel:
     facts = {key: value.strip("\"',") for key, value in facts.items()}
-    numbers = {key: _number(key, facts[key]) for key in NUMBERS if key in facts}
-    families = (facts["family"],) if "family" in facts else ()
-    found = ModelFacts(**numbers, families=families)
+    known: dict[str, Fact] = {key: _number(key, facts[key]) for key in NUMBERS if key in facts}
+    found = ModelFacts.of({**known, "family": facts.get("family")})
     return KnownModel(facts.get("name"), text, found, missing="it was not asked about")
 
 
@@ -173,15 +172,9 @@ def _described(idea: Idea) -> str:
 def _reasons(entry: Entry, idea: Idea) -> list[str]:
     """Return why a door is closed to the idea, a line for each of its interventions."""
     assert entry.closes is not None
-    reasons = []
-    for kind in idea.kinds:
-        like = kinds_like(kind)
-        # Its own name first: to say that it is the same as another would only confuse.
-        hits = [each for each in (kind, *like) if each in entry.closes.interventions]
-        if hits:
-            hit = hits[0]
-            reasons.append(kind if hit == kind else f"{kind} is {hit} in effect: {like[hit]}")
-    return reasons
+    closed = entry.closes.interventions
+    reasons = (closed_to(closed, kind, kinds_like(kind)) for kind in idea.kinds)
+    return [reason for reason in reasons if reason is not None]
 
 
 def _door(entry: Entry, idea: Idea, root: Path) -> Iterator[str]:

@@ -61,11 +61,11 @@ class Crossing:
 
     @property
     def bars(self) -> str:
-        """The criteria that whoever challenges it must meet."""
+        """The criteria that a challenge must meet."""
         return " and ".join(f"'{cut(str(each))}'" for each in self.entry.bars)
 
     def lines(self, root: Path, *, challenge: Sequence[str] = ()) -> Iterator[str]:
-        """Yield all that a reader needs: whose door, why, with which numbers, and what can be done.
+        """Yield whose door it is, why it is closed, with which numbers, and what can be done.
 
         `challenge` has all that a challenge would have to name; without, none is suggested.
         """
@@ -89,7 +89,7 @@ class Crossing:
 
 
 def challenging(ids: Iterable[str]) -> str:
-    """Return the line of a bet that bets against falsifications."""
+    """Return the line of a bet that challenges falsifications."""
     return f"'challenges: [{', '.join(dict.fromkeys(ids))}]'"
 
 
@@ -98,8 +98,8 @@ def crossings(
 ) -> tuple[Crossing, ...]:
     """Return every closed door that a bet stands in, whole or with a part, in catalogue order.
 
-    The bet's model is looked at only where a door is closed to what the bet does. Raises MeasurementError
-    for a model folder that is missing, damaged or out of the bet's reach.
+    The bet's model is looked up only where a door is closed to what the bet does. Raises
+    MeasurementError for a model folder that is missing, damaged or out of the bet's reach.
     """
     found = []
     for entry in catalogue.doors:
@@ -146,19 +146,18 @@ def parts_inside(entry: Entry, bet: Bet) -> Iterator[tuple[str | None, str]]:
     assert closes is not None
     for arm, interventions in bet.arm_interventions.items():
         for intervention in interventions:
-            words = _closed_to(closes.interventions, intervention)
+            effects = kinds_in_effect(intervention)
+            words = closed_to(closes.interventions, intervention.kind, effects)
             if words is not None:
                 yield arm, words if arm is None else f"{words} (arm {arm})"
 
 
-def _closed_to(kinds: Sequence[str], intervention: Intervention) -> str | None:
-    effects = kinds_in_effect(intervention)
-    if intervention.kind in kinds:
-        return intervention.kind
-    same = next((kind for kind in kinds if kind in effects), None)
-    if same is None:
-        return None
-    return f"{intervention.kind}, which is {same} in effect: {effects[same]}"
+def closed_to(closed: Sequence[str], kind: str, effects: Mapping[str, str | None]) -> str | None:
+    """Return a kind and why it is closed, or None if neither it nor what it is in effect is."""
+    if kind in closed:
+        return kind
+    same = next((each for each in closed if each in effects), None)
+    return None if same is None else f"{kind}, which is {same} in effect: {effects[same]}"
 
 
 def covers(entry: Entry, model: KnownModel, lookup: FindsModels) -> Truth:
@@ -191,7 +190,7 @@ def _body(entry: Entry, name: str, lookup: FindsModels) -> tuple[int, int, int] 
     """Return the body of a model that a scope names, from the record where that has it."""
     for facts in entry.record.facts.values() if entry.record is not None else ():
         if facts.get("name") == name:
-            return ModelFacts.of_record(facts).body
+            return ModelFacts.of(facts).body
     return lookup.named(name).facts.body
 
 
@@ -221,11 +220,7 @@ NOTHING_LEFT: Final = 0.99
 
 _LEAVES_OUT: Final = "both leave layers out"
 _ADDS_NOTHING: Final = "a layer of zeros adds nothing, which is leaving it out"
-_TAKES_LAYERS_OUT: Final = {
-    "skip_layers": _LEAVES_OUT,
-    "remove_layers": _LEAVES_OUT,
-    "zero_layers": _ADDS_NOTHING,
-}
+_TAKES_LAYERS_OUT: Final = ("skip_layers", "remove_layers", "zero_layers")
 
 
 def kinds_in_effect(intervention: Intervention) -> Mapping[str, str | None]:
@@ -245,11 +240,8 @@ def kinds_like(kind: str) -> Mapping[str, str | None]:
     """Return every kind that a kind is in effect whatever its arguments, as `kinds_in_effect`."""
     if kind not in _TAKES_LAYERS_OUT:
         return {kind: None}
-    return {
-        other: None
-        if other == kind
-        else _ADDS_NOTHING
-        if "zero_layers" in (kind, other)
-        else _LEAVES_OUT
+    effects = {
+        other: _ADDS_NOTHING if "zero_layers" in (kind, other) else _LEAVES_OUT
         for other in _TAKES_LAYERS_OUT
     }
+    return {**effects, kind: None}

@@ -73,7 +73,7 @@ def library_warnings_shown() -> Iterator[None]:
     """Show what libraries warn of, also where the user's `-W error` would raise it.
 
     An error raised in the middle of a library is no verdict on a bet, and may leave the library
-    in a state that nobody has tested.
+    in a state that no test covers.
     """
     with warnings.catch_warnings():
         warnings.filters = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +30,7 @@ from pytest_layerguard.catalogue.wording import describe_record
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path, PurePosixPath
 
     from pytest_layerguard.bet.arguments import Kinds
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.catalogue.model_facts import FindsModels
     from pytest_layerguard.measurement.results import BetResult
-
-Measures = Callable[[], "BetResult"]
 
 _DIFFERENCES: Final = 20
 _STRADDLES: Final = 6
@@ -71,7 +69,7 @@ class Judge:
     metrics: Mapping[str, Metric] | None = None
     _catalogues: dict[Path, Catalogue] = field(default_factory=dict)
 
-    def judge(self, document: BetDocument, bets: Path, measure: Measures) -> Outcome:
+    def judge(self, document: BetDocument, bets: Path, measure: Callable[[], BetResult]) -> Outcome:
         """Return what a bet of the folder `bets` comes to; `measure` is called only if it must be.
 
         Whatever is wrong with the bet, its model or its record becomes an outcome; `measure` may

@@ -90,8 +90,8 @@ class ModelFacts:
     families: tuple[str, ...] = ()
 
     @classmethod
-    def of_record(cls, facts: Mapping[str, Fact]) -> ModelFacts:
-        """Return the facts that a record has of a checkpoint."""
+    def of(cls, facts: Mapping[str, Fact]) -> ModelFacts:
+        """Return the facts by name, as a record has them."""
         numbers = {
             name: int(value)
             for name in NUMBERS

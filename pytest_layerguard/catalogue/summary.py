@@ -126,7 +126,7 @@ def _lines(entry: Entry) -> Iterator[str]:
 
 
 def _wrong(bets: Path, entries: list[Entry], catalogue: Catalogue) -> Iterator[str]:
-    """Yield what somebody has to see to, from the files alone."""
+    """Yield what must be put right, from the files alone."""
     for orphan in catalogue.orphans:
         if orphan.is_relative_to(bets):
             yield f"{code(orphan.relative_to(bets).as_posix())} is the record of no bet"
@@ -161,7 +161,7 @@ class _Recorded:
     def checkpoints(self, _document: BetDocument, _bets: Path) -> KnownModels:
         """Return what the record has of every checkpoint."""
         return {
-            checkpoint or None: KnownModel(name, name, ModelFacts.of_record(facts))
+            checkpoint or None: KnownModel(name, name, ModelFacts.of(facts))
             for checkpoint, facts in self._record.facts.items()
             for name in (str(facts.get("name")),)
         }

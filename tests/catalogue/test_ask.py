@@ -28,7 +28,7 @@ def asked(bets: Bets, question: str) -> str:
     [
         ("skip_layers on reference", "CLOSED by bet-40\n"),
         ("Skip-Layers on reference", "CLOSED by bet-40\n"),
-        ("zero_layers on reference", "zero_layers is skip_layers in effect"),
+        ("zero_layers on reference", "zero_layers, which is skip_layers in effect"),
         ("train + remove_layers on reference", "CLOSED by bet-40\n"),
         ("average_experts then skip_layers on reference@init", "CLOSED by bet-40\n"),
         ("average_experts on reference", "OPEN: no falsification of the catalogue"),
