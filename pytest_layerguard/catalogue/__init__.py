@@ -1,4 +1,5 @@
-"""What is known: records of what was measured, doors that are closed, and what a bet came to.
+"""What is known: records of what was measured, doors that are closed, and the outcome of a bet.
 
-Nothing here imports pytest. What loads torch does so when it is called, but for `cost`, which plans.
+Nothing here imports pytest. Only `cost` needs torch to be imported; `model_facts` imports it for
+configurations that are not in its cache.
 """
