@@ -23,6 +23,7 @@ from pytest_layerguard.interventions import bench, registry
 from pytest_layerguard.measurement import own_metrics, results
 from pytest_layerguard.models import plan
 from pytest_layerguard.pytest_plugin import commands, hookspecs, options
+from pytest_layerguard.report.bet_report import BetReport
 from pytest_layerguard.report.words import meaning
 
 if TYPE_CHECKING:
@@ -352,6 +353,7 @@ SHOWN: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("pytest_layerguard.measurement.own_metrics.ScoredTokens", own_metrics.ScoredTokens),
     ("pytest_layerguard.measurement.results.BetResult", results.BetResult),
     ("pytest_layerguard.measurement.results.VariantResult", results.VariantResult),
+    ("pytest_layerguard.report.bet_report.BetReport", BetReport),
 )
 
 

@@ -1,4 +1,4 @@
-"""A verdict without a test run, for a notebook or for a test of one's own."""
+"""`pytest_layerguard.measure`: a verdict without `pytest bets/`, in a notebook or a test."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     Given = BetDocument | Mapping[str, Any] | str | os.PathLike[str]
 
-_SPARED: Final = {
+_DEFAULTS: Final = {
     "id": "unnamed",
     "title": "Unnamed",
     "claim": "The lenient criterion holds.",
     "status": "proposed",
 }
-"""What a bet in a catalogue must say of itself, and one in a notebook need not."""
+"""Keys that a bet of a catalogue must have and a mapping need not."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Measured:
     Attributes:
         document: The bet.
         result: Every number, with intervals, samples and provenance.
-        judgement: What the bet's own criteria say of them; the catalogue was not asked.
+        judgement: The verdict of the bet's own criteria, without the catalogue.
     """
 
     document: BetDocument
@@ -57,15 +57,15 @@ class Measured:
         return self.verdict.holds
 
     def __str__(self) -> str:
-        """The verdict, what decided it, and a line for each variant."""
+        """Return the verdict, what decided it, and a line for each variant."""
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        from pytest_layerguard.report.failure import variants
+        from pytest_layerguard.report import variant_table
 
         bet, decided = self.document.bet, self.judgement
         yield f"{bet.id}: {self.verdict}, by {decided.decided_by}: {decided.deciding.filled}"
-        yield from variants(self.result)
+        yield from variant_table.lines(self.result)
 
 
 def measure(
@@ -80,8 +80,7 @@ def measure(
 ) -> Measured:
     """Measure a bet and judge it by its own criteria.
 
-    Nothing is looked up in a catalogue, nothing is recorded, and no door is closed: that is what
-    `pytest bets/` does.
+    No catalogue is read, nothing is recorded and no door is closed: that is what `pytest bets/` does.
 
     Args:
         bet: A bet file, a document that was read from one, or a mapping with a bet's keys, of which
@@ -123,7 +122,7 @@ def read(
     start: Path,
     id: str | None = None,  # noqa: A002
 ) -> BetDocument:
-    """Return the bet that was meant; relative paths, also those in a mapping, start from `start`.
+    """Return the bet that `bet` stands for; relative paths, also those in a mapping, start from `start`.
 
     Raises:
         BetFileError: With all that is wrong with the bet.
@@ -132,8 +131,8 @@ def read(
     if isinstance(bet, BetDocument):
         return bet
     if isinstance(bet, Mapping):
-        # As text, so that what is wrong with it is told as it is of a file.
-        text = json.dumps({**_SPARED, **bet}, indent=2, ensure_ascii=False)
+        # As text, so that it has the errors of a file.
+        text = json.dumps({**_DEFAULTS, **bet}, indent=2, ensure_ascii=False)
         path = start / "a mapping"
         return parse_bets(text, path, kinds=known.arguments, metrics=known.metrics)[0]
     path = start / Path(bet).expanduser()
@@ -161,13 +160,13 @@ def measured(document: BetDocument, laboratory: Laboratory) -> Measured:
 
 @dataclass(frozen=True)
 class Measuring:
-    """What the `layerguard` fixture gives: measures bets on the terms of this pytest run.
+    """The `layerguard` fixture: measures bets with the options of this pytest run.
 
     Attributes:
-        laboratory: What measures; made when the first bet is.
+        laboratory: Returns what measures; called when the first bet is measured.
         registry: The interventions and metrics of this run, those of conftest files too.
         start: Where relative paths start.
-        skip: Is called with the reason where a bet cannot be measured here.
+        skip: Called with the reason where a bet cannot be measured here.
     """
 
     laboratory: Callable[[], Laboratory]

@@ -13,9 +13,8 @@ from pytest_layerguard.pytest_plugin import progress
 from pytest_layerguard.pytest_plugin.options import SETTINGS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from pytest_layerguard.bet.errors import Problem
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.catalogue.guard import Guard, Laboratory
     from pytest_layerguard.catalogue.outcome import Outcome
@@ -25,10 +24,11 @@ if TYPE_CHECKING:
 
 SUFFIXES: Final = frozenset({".yaml", ".yml"})
 RECORDS: Final = "records"
-OUTCOME: Final[pytest.StashKey[Outcome]] = pytest.StashKey()
+REPORT: Final[pytest.StashKey[BetReport]] = pytest.StashKey()
 GUARD: Final[pytest.StashKey[Guard]] = pytest.StashKey()
 REGISTRY: Final[pytest.StashKey[Registry]] = pytest.StashKey()
-SEEN: Final[pytest.StashKey[dict[str, tuple[Path, int]]]] = pytest.StashKey()
+IDS: Final[pytest.StashKey[dict[str, tuple[Path, int]]]] = pytest.StashKey()
+"""The place of each bet that was collected, by id."""
 
 
 def claim(path: Path, parent: pytest.Collector) -> BetFile | None:
@@ -93,42 +93,27 @@ class BetFile(pytest.File):
             known = registry_of(self.config)
             documents = read_bets(self.path, kinds=known.arguments, metrics=known.metrics)
         except BetFileError as error:
-            raise self.CollectError(self._told(error.problems)) from None
-        doubled = "\n".join(self._doubled(documents))
-        if doubled:
-            raise self.CollectError(doubled)
+            path = shown(self.path, self.config)
+            problems = (str(replace(problem, path=path)) for problem in error.problems)
+            raise self.CollectError("\n".join(problems)) from None
+        duplicates = "\n".join(self._duplicates(documents))
+        if duplicates:
+            raise self.CollectError(duplicates)
         for document in documents:
             yield BetItem.from_parent(self, name=document.bet.id, document=document)
 
-    def _told(self, problems: Iterable[Problem]) -> str:
-        path = shown(self.path, self.config)
-        return "\n".join(str(replace(problem, path=path)) for problem in problems)
-
-    def _doubled(self, documents: Sequence[BetDocument]) -> Iterator[str]:
+    def _duplicates(self, documents: Sequence[BetDocument]) -> Iterator[str]:
         """Yield an error for each bet whose id another file has: records and challenges could mean either."""
-        seen = self.session.stash.setdefault(SEEN, {})
+        places = self.session.stash.setdefault(IDS, {})
         for document in documents:
             here = (self.path, document.line)
-            path, line = seen.setdefault(document.bet.id, here)
+            path, line = places.setdefault(document.bet.id, here)
             if path != self.path:
                 yield (
                     f"{shown(self.path, self.config)}:{document.line}:1: id: {document.bet.id!r} "
                     f"is the id of another bet, {shown(path, self.config)}:{line}; "
                     "allowed: an id that no other bet has"
                 )
-
-
-def _unforeseen(report: pytest.TestReport) -> Outcome:
-    """Return an ERROR that quotes the last line of the traceback, for readers who do not see it."""
-    from pytest_layerguard.catalogue.outcome import error
-    from pytest_layerguard.report import text
-
-    crash = getattr(report.longrepr, "reprcrash", None)
-    raised = str(getattr(crash, "message", "")).strip().split("\n")[0] or "something unknown"
-    return error(
-        f"running it raised what nobody foresaw: {text.plain(raised, 600)}; the traceback stands "
-        "in the output of pytest"
-    )
 
 
 class BetItem(pytest.Item):
@@ -160,30 +145,24 @@ class BetItem(pytest.Item):
         """Judge the bet, then fail, skip or warn according to its outcome."""
         with progress.display(self.config).bet(self.name):
             outcome = guard_of(self.session).judge(self.document, self.folder)
-        self.stash[OUTCOME] = outcome
+        bet = self.stash[REPORT] = self.make_report(outcome)
         if outcome.passed and outcome.word == "INCONCLUSIVE":
             # Other notes stand below the table alone, so that they cannot fail under -W error.
             self.warn(LayerguardWarning("; ".join(outcome.warnings)))
-        if outcome.skipped:
-            from pytest_layerguard.report.bet_report import why_skipped_in_brief
+        if bet.outcome == "skipped":
+            from pytest_layerguard.report.words import why_skipped_in_brief
 
-            pytest.skip(why_skipped_in_brief(self.document, outcome))
-        if not outcome.passed:
+            pytest.skip(why_skipped_in_brief(bet))
+        if bet.failed:
             from pytest_layerguard.report import failure
 
-            path = shown(self.path, self.config)
-            lines = failure.lines(self.document, outcome, path)
-            raise BetFailedError("\n".join(lines), failure.brief(outcome))
+            raise BetFailedError("\n".join(failure.lines(bet)), failure.brief(bet))
 
-    def told(self, report: pytest.TestReport) -> BetReport:
-        """Return the result of the bet for reports; an ERROR where running it raised an unknown exception."""
-        from pytest_layerguard.report.bet_report import tell
+    def make_report(self, outcome: Outcome | None) -> BetReport:
+        """Return the view of the bet that every report reads."""
+        from pytest_layerguard.report.make_report import make_report
 
-        file = shown(self.path, self.config).as_posix()
-        outcome = self.stash.get(OUTCOME, None)
-        if outcome is None and report.failed:
-            outcome = _unforeseen(report)
-        return tell(self.document, outcome, file, report.outcome, self.config.rootpath)
+        return make_report(self.document, outcome, self.config.rootpath)
 
     def repr_failure(
         self, excinfo: pytest.ExceptionInfo[BaseException], *args: Any, **kwargs: Any
@@ -192,15 +171,15 @@ class BetItem(pytest.Item):
         error = excinfo.value
         if not isinstance(error, BetFailedError | LayerguardWarning):
             return super().repr_failure(excinfo, *args, **kwargs)
-        told = excinfo.getrepr(style="value", chain=False)
-        if told.reprcrash is not None:
+        shown = excinfo.getrepr(style="value", chain=False)
+        if shown.reprcrash is not None:
             # The summary, JUnit and --tb=line name this place: the bet, not a line of this package.
-            told.reprcrash.path = str(self.path)
-            told.reprcrash.lineno = self.document.line
-            told.reprcrash.message = (
+            shown.reprcrash.path = str(self.path)
+            shown.reprcrash.lineno = self.document.line
+            shown.reprcrash.message = (
                 error.brief if isinstance(error, BetFailedError) else str(error)
             )
-        return told
+        return shown
 
 
 class BetFailedError(Exception):
@@ -272,7 +251,7 @@ def conditions_of(config: pytest.Config) -> Conditions:
     cache: pytest.Cache | None = getattr(config, "cache", None)
     kept = cache.mkdir("layerguard") if cache is not None else None
     settings = config.stash[SETTINGS]
-    shown = progress.display(config)
+    display = progress.display(config)
     return Conditions(
         device=settings.device,
         worker=int(worker.removeprefix("gw")),
@@ -284,8 +263,8 @@ def conditions_of(config: pytest.Config) -> Conditions:
         budget=Budget(**dict(settings.limits)),
         allow_unpinned=settings.allow_unpinned,
         allow_remote_code=settings.allow_remote_code,
-        progress=shown.say,
-        counting=shown.counting,
+        progress=display.begin,
+        counting=display.counting,
     )
 
 
@@ -317,6 +296,12 @@ def group_by_model(items: list[pytest.Item]) -> None:
     ordered = (item for group in groups.values() for item in group)
     for at, item in zip(bets, ordered, strict=True):
         items[at] = item
+
+
+def asked_paths(config: pytest.Config) -> Iterator[Path]:
+    """Yield the files and folders that the arguments of pytest name."""
+    for arg in config.args:
+        yield config.invocation_params.dir / arg.split("::")[0]
 
 
 def shown(path: Path, config: pytest.Config) -> Path:

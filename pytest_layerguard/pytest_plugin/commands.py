@@ -77,9 +77,9 @@ def _ask(config: pytest.Config) -> int:
         except AskError as error:
             raise pytest.UsageError(f"{ASK}: {error}") from None
         if place:
-            _say("")
+            _print("")
         for line in answer(idea, catalogue, scout, config.rootpath):
-            _say(line)
+            _print(line)
     return pytest.ExitCode.OK
 
 
@@ -91,7 +91,7 @@ def _write(config: pytest.Config) -> int:
             path = write_summary(folder, _catalogue(config))
         except SummaryError as error:
             return _fail(str(error))
-        _say(f"wrote {bet_items.shown(path, config)}")
+        _print(f"wrote {bet_items.shown(path, config)}")
     return pytest.ExitCode.OK
 
 
@@ -116,7 +116,7 @@ def _audit(config: pytest.Config) -> int:
     except GitError as error:
         return _fail(f"no history can be read: {error}")
     for line in found.lines():
-        _say(line)
+        _print(line)
     return pytest.ExitCode.OK if found.is_clean else pytest.ExitCode.TESTS_FAILED
 
 
@@ -136,10 +136,9 @@ def _catalogue(config: pytest.Config) -> Catalogue:
 
 def _folders(config: pytest.Config) -> Iterator[Path]:
     """Yield the bet folders that the arguments name, lie in or hold."""
-    start = config.invocation_params.dir
     found: dict[Path, None] = {}
-    for arg in config.args or [str(config.rootpath)]:
-        path = (start / arg.split("::")[0]).resolve()
+    for asked in list(bet_items.asked_paths(config)) or [config.rootpath]:
+        path = asked.resolve()
         inside = bet_items.bet_folder(path / "bet.yaml", config)
         below = (path / name for name in config.stash[options.SETTINGS].bets)
         for folder in [inside] if inside is not None else below:
@@ -152,7 +151,7 @@ def _folders(config: pytest.Config) -> Iterator[Path]:
     yield from found
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(f"{line}\n")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,11 +31,6 @@ def layerguard(pytestconfig: pytest.Config) -> Measuring:
     """Measure bets in a test: `layerguard.measure(bet)` gives the numbers and the verdict."""
     from pytest_layerguard.api import Measuring
 
-    @cache
-    def laboratory() -> Laboratory:
-        made: Laboratory = pytestconfig.hook.pytest_layerguard_laboratory(config=pytestconfig)
-        return made
-
     def skip(why: str) -> None:
         if "all" in pytestconfig.stash[options.SETTINGS].require:
             pytest.fail(
@@ -44,6 +39,7 @@ def layerguard(pytestconfig: pytest.Config) -> Measuring:
         pytest.skip(why)
 
     registry = bet_items.registry_of(pytestconfig)
+    laboratory = cache(partial(bet_items.laboratory_of, pytestconfig))
     return Measuring(laboratory, registry, pytestconfig.rootpath, skip)
 
 

@@ -43,7 +43,7 @@ class Screen(Protocol):
         """Remove what would be in the way of what pytest prints next."""
 
 
-class Line:
+class TerminalScreen:
     """A terminal: text behind what pytest has printed, removed again."""
 
     first = 2.0
@@ -72,7 +72,7 @@ class Line:
         self._out.flush()
 
 
-class Log:
+class LogScreen:
     """A log: a line every half minute, which stays."""
 
     first = 30.0
@@ -96,7 +96,7 @@ class Log:
         self._shown = False
 
 
-class Note:
+class FileScreen:
     """A worker of pytest-xdist, which has no terminal: a file that its controller reads."""
 
     first = 2.0
@@ -143,15 +143,21 @@ class Display:
         finally:
             self._stop()
 
-    def say(self, line: str) -> None:
-        """Begin work that counts no steps."""
-        self._begin(line, 0)
+    def begin(self, what: str, steps: int = 0) -> None:
+        """Begin work of `steps` steps, or of none that can be counted."""
+        self._what, self._steps, self._done, self._began = what, steps, 0, self._clock()
+        if self._thread is None and self._screen is not None:
+            self._over.clear()
+            self._thread = threading.Thread(
+                target=self._watch, args=(self._screen,), name="layerguard-progress", daemon=True
+            )
+            self._thread.start()
 
     @contextmanager
     def counting(self, what: str, steps: int) -> Iterator[Callable[[int], None]]:
         """Begin work of `steps` steps; yield a function that is called with the number of steps done."""
         before = (self._what, self._steps, self._done, self._began)
-        self._begin(what, steps)
+        self.begin(what, steps)
         try:
             yield self._advance
         finally:
@@ -164,23 +170,14 @@ class Display:
 
         took = self._clock() - self._began
         # The name of a dataset's file, shown while it is fetched, is untrusted.
-        told = printable(f"{self._bet}: {self._what}".encode("ascii", "replace").decode())
+        work = printable(f"{self._bet}: {self._what}".encode("ascii", "replace").decode())
         if not self._steps:
-            return f"{told}, {text.seconds(took)}"
+            return f"{work}, {text.seconds(took)}"
         done = min(self._done, self._steps)
-        share = f"{told}, {100 * done // self._steps}%"
+        share = f"{work}, {100 * done // self._steps}%"
         if not done:
             return share
         return f"{share}, {text.seconds(took / done * (self._steps - done))} left"
-
-    def _begin(self, what: str, steps: int) -> None:
-        self._what, self._steps, self._done, self._began = what, steps, 0, self._clock()
-        if self._thread is None and self._screen is not None:
-            self._over.clear()
-            self._thread = threading.Thread(
-                target=self._watch, args=(self._screen,), name="layerguard-progress", daemon=True
-            )
-            self._thread.start()
 
     def _advance(self, done: int) -> None:
         self._done += done
@@ -210,9 +207,9 @@ def display(config: pytest.Config) -> Display:
 
 
 def _screen(config: pytest.Config) -> Screen | None:
-    told = getattr(config, "workerinput", {})
-    if told:
-        return Note(Path(told[WORKER_INPUT])) if WORKER_INPUT in told else None
+    given = getattr(config, "workerinput", {})
+    if given:
+        return FileScreen(Path(given[WORKER_INPUT])) if WORKER_INPUT in given else None
     reporter: pytest.TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or config.get_verbosity() < 0:
         return None
@@ -226,13 +223,13 @@ def _screen(config: pytest.Config) -> Screen | None:
     plain = os.environ.get("TERM") == "dumb" or config.getoption("capture", "fd") == "no"
     if out.isatty() and not plain:
         writer = config.get_terminal_writer()
-        return Line(out, lambda: writer.fullwidth - writer.width_of_current_line)
+        return TerminalScreen(out, lambda: writer.fullwidth - writer.width_of_current_line)
 
     def tidy() -> None:
         with uncaptured(config):
             reporter.ensure_newline()
 
-    return Log(out, tidy)
+    return LogScreen(out, tidy)
 
 
 def uncaptured(config: pytest.Config) -> AbstractContextManager[Any]:

@@ -3,36 +3,69 @@
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from pytest_layerguard.environment.secrets import without_secrets
 from pytest_layerguard.pytest_plugin.bet_items import (
+    REPORT,
     SUFFIXES,
     BetItem,
+    asked_paths,
     bet_folder,
     folder_of_bets,
-    shown,
 )
 from pytest_layerguard.pytest_plugin.options import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pytest_layerguard.bet.reader import BetDocument
-    from pytest_layerguard.report.bet_report import BetReport
-    from pytest_layerguard.report.refused import Refused
+    from pytest_layerguard.report.bet_report import BetReport, UnreadableFile
 
-TOLD: Final[pytest.StashKey[list[BetReport]]] = pytest.StashKey()
-REFUSED: Final[pytest.StashKey[list[Refused]]] = pytest.StashKey()
-WRITE_ERRORS: Final[pytest.StashKey[list[str]]] = pytest.StashKey()
-MORE_JSON: Final = pytest.StashKey[dict[str, Any]]()
-"""What the JSON report says beside the bets, by key."""
 ATTRIBUTE: Final = "layerguard"
-"""The attribute of a test report that carries a bet's `BetReport`, as a JSON string."""
+"""The attribute of a test report that holds a bet's `BetReport`, as a string."""
+
+
+@dataclass
+class RunResults:
+    """What a run has gathered for its reports."""
+
+    bets: list[BetReport] = field(default_factory=list)
+    unreadable: list[UnreadableFile] = field(default_factory=list)
+    write_errors: list[str] = field(default_factory=list)
+    more_json: dict[str, Any] = field(default_factory=dict)
+    """What the JSON report holds beside the bets, by key."""
+
+
+RESULTS: Final[pytest.StashKey[RunResults]] = pytest.StashKey()
+
+
+class Gathering:
+    """Keeps the results that reports hold. A plugin object, since the hook gets no config."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._results = config.stash[RESULTS] = RunResults()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep the result of a bet; the controller of pytest-xdist gets the reports of all workers."""
+        bet = attached(report)
+        if bet is not None:
+            self._results.bets.append(bet)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Keep what is wrong with a bet file that could not be read."""
+        if report.failed and folder_of_bets(self._config.rootpath / report.nodeid, self._config):
+            from pytest_layerguard.report.bet_report import UnreadableFile
+
+            unreadable = UnreadableFile.of(report.nodeid, report.longreprtext)
+            self._results.unreadable.append(unreadable)
 
 
 def header(config: pytest.Config) -> list[str]:
@@ -49,12 +82,9 @@ def header(config: pytest.Config) -> list[str]:
 
 def _outside(config: pytest.Config) -> Iterator[str]:
     """Explain why bet files that were asked for are not collected; pytest itself only says "not found"."""
-    for arg in config.args:
-        path = Path(config.invocation_params.dir, arg.split("::")[0])
+    for arg, path in zip(config.args, asked_paths(config), strict=True):
         if path.suffix not in SUFFIXES or bet_folder(path, config) or not path.is_file():
             continue
-        import re
-
         from pytest_layerguard.bet.errors import printable
         from pytest_layerguard.bet.validation import LIMITS
 
@@ -71,46 +101,82 @@ def _outside(config: pytest.Config) -> Iterator[str]:
 
 def has_bets(config: pytest.Config) -> bool:
     """Return whether an argument lies in a bet folder or has one directly below it."""
-    start = config.invocation_params.dir
-    for arg in config.args:
-        path = Path(start, arg.split("::")[0])
-        folders = (path / folder for folder in config.stash[SETTINGS].bets)
-        if bet_folder(path / "bet.yaml", config) or any(folder.is_dir() for folder in folders):
-            return True
-    return False
+    names = config.stash[SETTINGS].bets
+    return any(
+        bet_folder(path / "bet.yaml", config) or any((path / name).is_dir() for name in names)
+        for path in asked_paths(config)
+    )
 
 
 def attach(item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
-    """Attach the result of a bet to its report, which carries it to the controller of pytest-xdist."""
+    """Attach the result of a bet to its report, with which it travels to the controller of pytest-xdist."""
     if not isinstance(item, BetItem):
         return report
-    scrub(report)
+    _remove_secrets(report)
     if report.when != "call":
         return report
-    told = item.told(report)
-    setattr(report, ATTRIBUTE, without_secrets(told.to_json()))
-    item.user_properties.extend(told.properties())
-    report.user_properties.extend(told.properties())
+    bet = item.stash.get(REPORT, None) or _unjudged(item, report)
+    # An outcome that passes may still fail, as by a warning under -W error.
+    bet = replace(bet, outcome=report.outcome)
+    setattr(report, ATTRIBUTE, without_secrets(bet.to_json()))
+    properties = junit_properties(bet)
+    item.user_properties.extend(properties)
+    report.user_properties.extend(properties)
     if isinstance(report.longrepr, tuple):
         # Name the bet as the place of a skip, not the line of this package that raised it.
         report.longrepr = (str(item.path), item.document.line, report.longrepr[2])
     return report
 
 
-def scrub(report: pytest.TestReport) -> None:
+def _unjudged(item: BetItem, report: pytest.TestReport) -> BetReport:
+    """Return an ERROR that quotes the last line of the traceback, for readers who do not see it."""
+    from pytest_layerguard.catalogue.outcome import error
+    from pytest_layerguard.report import text
+
+    if not report.failed:
+        return item.make_report(None)
+    crash = getattr(report.longrepr, "reprcrash", None)
+    raised = str(getattr(crash, "message", "")).strip().split("\n")[0] or "something unknown"
+    return item.make_report(
+        error(
+            f"running it raised what nobody foresaw: {text.plain(raised, 600)}; the traceback "
+            "stands in the output of pytest"
+        )
+    )
+
+
+def _remove_secrets(report: pytest.TestReport) -> None:
     """Remove access tokens from the traceback, the reason and the captured output."""
     report.sections = [(name, without_secrets(text)) for name, text in report.sections]
     if isinstance(report.longrepr, tuple):
         path, line, reason = report.longrepr
         report.longrepr = (path, line, without_secrets(reason))
         return
-    shown = report.longreprtext
-    clean = without_secrets(shown)
-    if clean != shown:
+    text = report.longreprtext
+    clean = without_secrets(text)
+    if clean != text:
         report.longrepr = clean
 
 
-def carried(report: pytest.CollectReport | pytest.TestReport) -> BetReport | None:
+def junit_properties(bet: BetReport) -> list[tuple[str, str | float]]:
+    """Return flat values for JUnit XML, of several variants the worst."""
+    values: dict[str, str | float | None] = {
+        "bet": bet.id,
+        "status": bet.status,
+        "word": bet.word,
+        "verdict": bet.verdict,
+        "digest": bet.digest,
+        "cached": bet.cached,
+    }
+    if len(bet.bases) == 1 and "perplexity" in bet.bases[0].metrics:
+        values["base_perplexity"] = bet.bases[0].metrics["perplexity"].value
+    values["perplexity"] = max(bet.points("perplexity"), default=None)
+    values["ratio"] = max(bet.points("perplexity_ratio"), default=None)
+    values["unique_tokens"] = min(bet.points("unique_tokens"), default=None)
+    return [(f"layerguard_{key}", value) for key, value in values.items() if value is not None]
+
+
+def attached(report: pytest.CollectReport | pytest.TestReport) -> BetReport | None:
     """Return the result of a bet that is attached to a report, or None."""
     text = getattr(report, ATTRIBUTE, None)
     if text is None:
@@ -124,91 +190,67 @@ def status(
     report: pytest.CollectReport | pytest.TestReport,
 ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
     """Return the word of a bet's report. The category stays that of pytest, which counts and exits by it."""
-    told = carried(report)
-    if told is None:
+    bet = attached(report)
+    if bet is None:
         return None
     from pytest_layerguard.report.terminal import markup
 
-    word = told.entry["word"]
     letter = {"passed": ".", "failed": "F", "skipped": "s"}[report.outcome]
-    return report.outcome, letter, (word, markup(word, report.outcome))
+    return report.outcome, letter, (bet.word, markup(bet.word, report.outcome))
 
 
-class Gathering:
-    """Keeps the results that reports carry. A plugin object, since the hook gets no config."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
-        self._bets = config.stash.setdefault(TOLD, [])
-        self._refused = config.stash.setdefault(REFUSED, [])
-        config.stash.setdefault(MORE_JSON, {})
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep the result of a bet; the controller of pytest-xdist gets the reports of all workers."""
-        told = carried(report)
-        if told is not None:
-            self._bets.append(told)
-
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Keep what is wrong with a bet file that could not be read."""
-        if report.failed and folder_of_bets(self._config.rootpath / report.nodeid, self._config):
-            from pytest_layerguard.report.refused import Refused
-
-            self._refused.append(Refused.of(report.nodeid, report.longreprtext))
-
-
-def lost(document: BetDocument, path: Path, why: str, config: pytest.Config) -> BetReport:
+def lost(document: BetDocument, why: str, config: pytest.Config) -> BetReport:
     """Return an ERROR for a bet whose process ended before it was judged."""
     from pytest_layerguard.catalogue import outcome
-    from pytest_layerguard.report.bet_report import tell
+    from pytest_layerguard.report.make_report import make_report
 
-    file = shown(path, config).as_posix()
-    return tell(document, outcome.error(why), file, "failed", config.rootpath)
+    return make_report(document, outcome.error(why), config.rootpath)
 
 
 def write(session: pytest.Session) -> None:
     """Write the reports that were asked for; the run fails with a usage error where one cannot be written."""
     config = session.config
-    if is_worker(config) or config.getoption("collectonly"):
+    if not _reports_here(config):
         return
-    failed = config.stash.setdefault(WRITE_ERRORS, [])
-    for name in ("json", "html", "markdown"):
-        path = getattr(config.stash[SETTINGS], name)
+    from pytest_layerguard.environment.atomic_write import write_whole
+
+    for name, render in (("json", _json), ("html", _page), ("markdown", _markdown)):
+        path: Path | None = getattr(config.stash[SETTINGS], name)
         if path is None:
             continue
         try:
-            write_report(name, path, config)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # A lone surrogate has no place in a file.
+            write_whole(path, render(config, path).encode("utf-8", "replace").decode())
         except OSError as error:
-            failed.append(f"cannot write --layerguard-{name} {path}: {error.strerror}")
+            config.stash[RESULTS].write_errors.append(
+                f"cannot write --layerguard-{name} {path}: {error.strerror}"
+            )
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
 
-def write_report(name: str, path: Path, config: pytest.Config) -> None:
-    """Write one report.
+def _json(config: pytest.Config, _path: Path) -> str:
+    from pytest_layerguard.report import json
 
-    Raises:
-        OSError: when the path cannot be written; whatever stood there still does.
-    """
-    bets, refused = config.stash[TOLD], config.stash[REFUSED]
-    root = config.rootpath
-    if name == "json":
-        from pytest_layerguard.report import json
+    results = config.stash[RESULTS]
+    return json.render(results.bets, results.more_json)
 
-        more = config.stash[MORE_JSON]
-        json.write(path, bets, more)
-        return
-    from pytest_layerguard.report import github
 
-    address = github.address(os.environ, root)
-    if name == "markdown":
-        from pytest_layerguard.report import markdown
+def _page(config: pytest.Config, path: Path) -> str:
+    from pytest_layerguard.report import github, html
 
-        markdown.write(path, bets, refused, address)
-        return
-    from pytest_layerguard.report import html
-
+    results = config.stash[RESULTS]
+    links = html.FileLinks(config.rootpath, path, github.address(os.environ, config.rootpath))
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    html.write(path, bets, refused, html.Source(root, path, address), when)
+    return html.render(results.bets, results.unreadable, links, when)
+
+
+def _markdown(config: pytest.Config, _path: Path) -> str:
+    from pytest_layerguard.report import github, markdown
+
+    results = config.stash[RESULTS]
+    address = github.address(os.environ, config.rootpath)
+    return markdown.render(results.bets, results.unreadable, address=address)
 
 
 def is_worker(config: pytest.Config) -> bool:
@@ -216,14 +258,18 @@ def is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
+def _reports_here(config: pytest.Config) -> bool:
+    return not is_worker(config) and not config.getoption("collectonly")
+
+
 def summarise(terminal: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the table of bets, lines of other packages, and reports that could not be written."""
-    told = config.stash[TOLD]
-    if told and config.get_verbosity() >= 0:
+    results = config.stash[RESULTS]
+    if results.bets and config.get_verbosity() >= 0:
         from pytest_layerguard.report.bet_report import by_place
         from pytest_layerguard.report.terminal import summary
 
-        bets = by_place(told)
+        bets = by_place(results.bets)
         terminal.section("bets")
         for line in summary(bets, config.get_terminal_writer().fullwidth):
             terminal.write(line.text)
@@ -231,26 +277,23 @@ def summarise(terminal: pytest.TerminalReporter, config: pytest.Config) -> None:
         for lines in config.hook.pytest_layerguard_report_lines(config=config, bets=bets):
             for text in lines:
                 terminal.line(text)
-    for error in config.stash.get(WRITE_ERRORS, ()):
+    for error in results.write_errors:
         terminal.line(f"ERROR: {error}", red=True)
-    refused = config.stash[REFUSED]
-    if told or refused:
-        tell_github(terminal, config)
+    if results.bets or results.unreadable:
+        _report_to_github(terminal, config)
 
 
-def tell_github(terminal: pytest.TerminalReporter, config: pytest.Config) -> None:
+def _report_to_github(terminal: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Under GitHub Actions, fold the log, annotate lines and add to the summary of the step."""
     from pytest_layerguard.report import github
 
-    quiet = is_worker(config) or config.getoption("collectonly")
-    if quiet or not github.active(os.environ):
+    if not _reports_here(config) or not github.active(os.environ):
         return
-    bets, refused = config.stash[TOLD], config.stash[REFUSED]
-    root = config.rootpath
-    for line in github.groups(bets):
+    results, root = config.stash[RESULTS], config.rootpath
+    for line in github.groups(results.bets):
         terminal.line(line)
-    for line in github.annotated(bets, refused, os.environ, root):
+    for line in github.annotated(results.bets, results.unreadable, os.environ, root):
         terminal.line(line)
-    problem = github.summarise(bets, refused, os.environ, root)
+    problem = github.summarise(results.bets, results.unreadable, os.environ, root)
     if problem is not None:
         terminal.line(problem, yellow=True)

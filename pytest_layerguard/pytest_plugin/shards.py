@@ -28,7 +28,7 @@ def configure(config: pytest.Config) -> None:
     """
     settings = config.stash[SETTINGS]
     if settings.shard is not None:
-        config.pluginmanager.register(Part(config, *settings.shard), PLUGIN)
+        config.pluginmanager.register(ShardPlugin(config, *settings.shard), PLUGIN)
     elif settings.merge is not None:
         from pytest_layerguard.catalogue.shard_plan import ShardError, join, read_shards
 
@@ -36,10 +36,10 @@ def configure(config: pytest.Config) -> None:
             reports = join(read_shards(settings.merge))
         except ShardError as error:
             raise pytest.UsageError(f"--layerguard-merge: {error}") from None
-        config.pluginmanager.register(Merge(config, reports), PLUGIN)
+        config.pluginmanager.register(MergePlugin(config, reports), PLUGIN)
 
 
-class Part:
+class ShardPlugin:
     """Runs one part of the bets, and keeps their reports for a merge."""
 
     def __init__(self, config: pytest.Config, index: int, count: int) -> None:
@@ -48,7 +48,7 @@ class Part:
         self._count = count
         self._reports: list[str] = []
         shard = {"index": index, "of": count, "reports": self._reports}
-        config.stash[reporting.MORE_JSON]["shard"] = shard
+        config.stash[reporting.RESULTS].more_json["shard"] = shard
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -94,7 +94,7 @@ class Part:
             session.exitstatus = pytest.ExitCode.OK
 
 
-class Merge:
+class MergePlugin:
     """Logs the reports of all parts, by node id, in place of running the bets."""
 
     def __init__(self, config: pytest.Config, reports: dict[str, list[str]]) -> None:
@@ -129,10 +129,10 @@ class Merge:
             [each for each in self._reports if each not in bets],
         )
         judged = {
-            told.entry["id"]: told.entry["digest"]
+            bet.id: bet.digest
             for reports in self._reports.values()
-            for told in map(reporting.carried, reports)
-            if told is not None
+            for bet in map(reporting.attached, reports)
+            if bet is not None
         }
         self._refuse(
             "changed since a part has judged it:",

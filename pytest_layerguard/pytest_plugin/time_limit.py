@@ -38,10 +38,10 @@ def configure(config: pytest.Config) -> None:
     """Watch bets where there is a time limit."""
     limit = config.stash[SETTINGS].timeout
     if limit:
-        config.pluginmanager.register(Watch(config, limit), "layerguard-hanging")
+        config.pluginmanager.register(HangWatch(config, limit), "layerguard-hanging")
 
 
-class Watch:
+class HangWatch:
     """Ends the process of a bet that hangs."""
 
     def __init__(self, config: pytest.Config, limit: float) -> None:
@@ -81,11 +81,11 @@ class Watch:
             if self._done:
                 return
             try:
-                self._tell(item)
+                self._report(item)
             finally:
                 os._exit(pytest.ExitCode.TESTS_FAILED)
 
-    def _tell(self, item: BetItem) -> None:
+    def _report(self, item: BetItem) -> None:
         later = sum(isinstance(each, BetItem) for each in _after(item))
         text = (
             f"hung: not back {hung_after(self._limit):g} seconds after it began, with a limit of "
@@ -98,8 +98,8 @@ class Watch:
                 f"{later} more bets were not measured; with pytest-xdist (-n 1) they would have been"
             )
         os.write(self._stderr, ("\n\nERROR: " + "\n".join(lines) + "\n").encode())
-        told = reporting.lost(item.document, item.path, text, self._config)
-        self._config.stash[reporting.TOLD].append(told)
+        bet = reporting.lost(item.document, text, self._config)
+        self._config.stash[reporting.RESULTS].bets.append(bet)
         reporting.write(item.session)
 
 

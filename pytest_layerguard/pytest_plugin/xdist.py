@@ -28,10 +28,10 @@ def configure(config: pytest.Config) -> None:
     """Register a controller, where pytest-xdist deals out bets."""
     dealt = config.getoption("dist", "no") != "no" and not reporting.is_worker(config)
     if dealt and reporting.has_bets(config):
-        config.pluginmanager.register(Controller(config), "layerguard-controller")
+        config.pluginmanager.register(XdistController(config), "layerguard-controller")
 
 
-class Controller:
+class XdistController:
     """Deals bets out by model, and shows what the workers do."""
 
     def __init__(self, config: pytest.Config) -> None:
@@ -43,7 +43,7 @@ class Controller:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell a worker where to write what it does."""
+        """Name the file to which a worker writes what it does."""
         path = self._folder / f"{node.gateway.id}.txt"
         node.workerinput[progress.WORKER_INPUT] = str(path)
 
@@ -99,15 +99,16 @@ def report_crash(nodeid: str, report: pytest.TestReport, config: pytest.Config) 
     document = next((each for each in _bets(file, config) if each.bet.id == name), None)
     if document is None:
         return
-    path = config.rootpath / file
     limit = config.stash[SETTINGS].timeout
     hung = f", hung past its limit of {limit:g} seconds" if limit else ""
     why = (
         f"the process that measured it died ({report.longrepr}): killed by the system, which is what it does "
         f"when memory runs out{hung}, or crashed in native code; other bets went on in another one"
     )
-    report.longrepr = f"{bet_items.shown(path, config)}:{document.line}: {name}: ERROR: {why}"
-    setattr(report, reporting.ATTRIBUTE, reporting.lost(document, path, why, config).to_json())
+    report.longrepr = (
+        f"{bet_items.shown(document.path, config)}:{document.line}: {name}: ERROR: {why}"
+    )
+    setattr(report, reporting.ATTRIBUTE, reporting.lost(document, why, config).to_json())
 
 
 def _bets(file: str, config: pytest.Config) -> Sequence[BetDocument]:

@@ -1,1 +1,1 @@
-"""How it is told: lines, tables and files made from outcomes. Nothing here measures or judges."""
+"""Reports of judged bets: lines, tables and files. Nothing here measures or judges."""

@@ -1,190 +1,271 @@
-"""What one bet came to, as plain data that survives a process boundary."""
+"""One view of a judged bet: what every report shows of it, as plain data that crosses processes."""
 
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+import re
+from collections.abc import Mapping  # noqa: TC003 - pydantic reads the annotations
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pytest_layerguard.report import text
-from pytest_layerguard.report.evidence import published
-from pytest_layerguard.report.story import Story, story
+from pydantic import TypeAdapter
+
+from pytest_layerguard.bet.criteria.interval import short
+from pytest_layerguard.measurement.results import (  # noqa: TC001 - as above
+    BaseResult,
+    BetResult,
+    VariantResult,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
-    from pytest_layerguard.bet.bet import Bet
-    from pytest_layerguard.bet.criteria.interval import Interval
-    from pytest_layerguard.bet.reader import BetDocument
-    from pytest_layerguard.catalogue.outcome import Outcome
-    from pytest_layerguard.measurement.results import BetResult, VariantResult
+OUTCOMES: Final = ("failed", "passed", "skipped")
+_ORDER: Final = (
+    "TAMPERED", "OVERTURNED", "REGRESSED", "CROSSED", "ERROR", "CATASTROPHIC", "FALSIFIED",
+    "INCONCLUSIVE", "LENIENT", "STRICT", "SKIPPED",
+)  # fmt: skip
+_PLACE: Final = re.compile(r"^(?P<file>.+?):(?P<line>\d+):(?P<column>\d+): (?P<message>.*)$")
+_LONGEST: Final = 20_000
 
-_BRIEF: Final = 240
-"""Characters of one reason in a list of skipped bets."""
 
-Scalar = str | int | float | bool
-Number = float | str
+@dataclass(frozen=True)
+class Criterion:
+    """A criterion as written; with its truth and the numbers filled in, where it was judged."""
+
+    level: str
+    written: str
+    truth: str | None = None
+    filled: str | None = None
+    decided: bool = False
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A number that a criterion compares a metric with: ``strict`` wants ``metric <= 1.5``."""
+
+    level: str
+    prefix: tuple[str, ...]
+    metric: str
+    sign: str
+    value: float
+
+    @property
+    def label(self) -> str:
+        """The comparison as it is printed: ``strict \u2264 1.5``."""
+        sign = {"<=": "\u2264", ">=": "\u2265"}.get(self.sign, self.sign)
+        return f"{self.level} {sign} {short(self.value)}"
+
+    def met(self, value: float) -> bool:
+        """Return whether a value satisfies the comparison."""
+        return {
+            "<": value < self.value,
+            "<=": value <= self.value,
+            ">": value > self.value,
+            ">=": value >= self.value,
+        }[self.sign]
+
+    def is_about(self, variant: VariantResult) -> bool:
+        """Return whether the criterion compares this variant."""
+        return all(name in (variant.arm, variant.text, variant.checkpoint) for name in self.prefix)
+
+
+@dataclass(frozen=True)
+class PublishedEvidence:
+    """A piece of evidence: shown, never compared as if it had been measured."""
+
+    source: str
+    model: str | None
+    text: str | None
+    verdict: str | None
+    figures: Mapping[str, Mapping[str, float]]
+    note: str | None
+
+
+@dataclass(frozen=True)
+class ClosedDoor:
+    """A falsification whose door a bet stands in: its place, its numbers, and what to do instead."""
+
+    id: str
+    title: str
+    claim: str
+    file: str
+    line: int
+    closes: str
+    numbers: tuple[str, ...]
+    standing: str
+    instead: str
 
 
 @dataclass(frozen=True)
 class BetReport:
-    """One bet of a run: its entry in the JSON report, and what else the summary shows."""
+    """A bet and its outcome, cut to what a reader can take in.
 
-    entry: Mapping[str, Any]
-    """The bet's entry as `--layerguard-json` writes it; written with `number`."""
+    Attributes:
+        id: The bet's id.
+        file: Its path from the root directory.
+        line: The line on which it begins, counted from 1.
+        status: What the bet file says: proposed, upheld or falsified.
+        outcome: pytest's word for the test: passed, failed or skipped.
+        word: The word that it is reported by.
+        digest: The bet's digest.
+        model: The model's name.
+        intervention: What is done to the model, in a few words.
+        verdict: What its criteria say of the measurement, or None without one.
+        unrecorded: Whether it fails for nothing but that it has no record.
+        title: Its title.
+        claim: Its claim, on one line.
+        notes: Its notes, or None.
+        links: Its links.
+        steps: What is done to the model with all arguments, one line for each arm.
+        criteria: Its criteria, as written and as measured.
+        metrics: The metrics that the criteria name, in their order.
+        thresholds: The numbers that the criteria compare a metric with.
+        evidence: Published figures, which were not measured here.
+        messages: Why it failed or was skipped.
+        warnings: What to note, whether it passed or not.
+        doors: The falsifications whose door it stands in.
+        result: The measurement; continuations and loss profiles only of the variants in `shown`.
+        shown: The positions of those variants in the result, the mildest first.
+        facts: What the measurement was made with and what it noted, by name.
+        made_with: Versions, device and dtype of each checkpoint, each on one line.
+        matched: The arms that are trained towards the output of the original's layers.
+    """
+
+    id: str
+    file: str
+    line: int
+    status: str
+    outcome: str
+    word: str
+    digest: str
     model: str
     intervention: str
-    notes: tuple[str, ...] = ()
-    story: Story = field(default_factory=Story)
-    """What the page and the pull request tell of it."""
+    verdict: str | None = None
+    unrecorded: bool = False
+    title: str = ""
+    claim: str = ""
+    notes: str | None = None
+    links: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
+    criteria: tuple[Criterion, ...] = ()
+    metrics: tuple[str, ...] = ()
+    thresholds: tuple[Threshold, ...] = ()
+    evidence: tuple[PublishedEvidence, ...] = ()
+    messages: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    doors: tuple[ClosedDoor, ...] = ()
+    result: BetResult | None = None
+    shown: tuple[int, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    made_with: tuple[str, ...] = ()
+    matched: tuple[str | None, ...] = ()
 
     def to_json(self) -> str:
-        """Write as one string: the one form in which pytest-xdist lets an attribute travel."""
-        return json.dumps(
-            {
-                "entry": self.entry,
-                "model": self.model,
-                "intervention": self.intervention,
-                "notes": self.notes,
-                "story": self.story.to_json(),
-            },
-            allow_nan=False,
-        )
+        """Return the report as one string, the form in which pytest-xdist sends an attribute.
+
+        It is no strict JSON: a number may be infinite.
+        """
+        return json.dumps(_adapter().dump_python(self))
 
     @classmethod
     def from_json(cls, text: str) -> BetReport:
-        """Read what `to_json` wrote."""
-        data = json.loads(text)
-        return cls(
-            data["entry"],
-            data["model"],
-            data["intervention"],
-            tuple(data["notes"]),
-            Story.from_json(data["story"]),
-        )
+        """Return what `to_json` wrote."""
+        return _adapter().validate_python(json.loads(text))
 
-    def properties(self) -> list[tuple[str, Scalar]]:
-        """Flat values for JUnit XML and for whatever else reads `user_properties`."""
-        entry = self.entry
-        values: dict[str, Scalar | None] = {
-            "bet": entry["id"],
-            "status": entry["status"],
-            "word": entry["word"],
-            "verdict": entry["verdict"],
-            "digest": entry["digest"],
-            "cached": entry["cached"],
-            "base_perplexity": (entry["base"] or {}).get("perplexity"),
-        }
-        for name, choose in (
-            ("perplexity", max),
-            ("perplexity_ratio", max),
-            ("unique_tokens", min),
-        ):
-            points = self.points(name)
-            values[name.replace("perplexity_ratio", "ratio")] = choose(points, default=None)
-        return [(f"layerguard_{key}", value) for key, value in values.items() if value is not None]
+    @property
+    def failed(self) -> bool:
+        """Whether it fails the build."""
+        return self.outcome == "failed"
+
+    @property
+    def cached(self) -> bool:
+        """Whether the measurement came from the result cache."""
+        return self.result is not None and self.result.cached
+
+    @property
+    def seconds(self) -> float:
+        """The time that this run spent on it: a cached result has that of its measurement."""
+        return 0.0 if self.result is None or self.cached else round(self.result.seconds, 3)
+
+    @property
+    def bases(self) -> tuple[BaseResult, ...]:
+        """The untouched model on each text and checkpoint; none where nothing was measured."""
+        return self.result.bases if self.result is not None else ()
+
+    @property
+    def variants(self) -> tuple[VariantResult, ...]:
+        """All variants; none where nothing was measured."""
+        return self.result.variants if self.result is not None else ()
+
+    @property
+    def shown_variants(self) -> tuple[VariantResult, ...]:
+        """The variants whose continuations are shown, the mildest first."""
+        return tuple(self.variants[at] for at in self.shown)
+
+    @property
+    def deciding(self) -> Criterion | None:
+        """The criterion that decided, if any did."""
+        return next((each for each in self.criteria if each.decided and each.filled), None)
+
+    @property
+    def own_messages(self) -> tuple[str, ...]:
+        """The messages without those on closed doors, which `doors` has in parts."""
+        starts = tuple(f"{door.id} (" for door in self.doors)
+        return tuple(each for each in self.messages if not each.startswith(starts))
 
     def points(self, metric: str) -> list[float]:
-        """The metric's value in every variant that has one."""
-        found = (variant["metrics"].get(metric) for variant in self.entry["variants"])
-        return [float(each["value"]) for each in found if each is not None]
+        """Return the metric's value in every variant that has one."""
+        return [
+            float(each.metrics[metric].value) for each in self.variants if metric in each.metrics
+        ]
+
+
+class FileFault(NamedTuple):
+    """One thing that is wrong in a bet file."""
+
+    line: int
+    column: int
+    message: str
+
+
+@dataclass(frozen=True)
+class UnreadableFile:
+    """A bet file that was not collected, and all that is wrong with it, as pytest shows it."""
+
+    file: str
+    text: str
+
+    @classmethod
+    def of(cls, file: str, text: str) -> UnreadableFile:
+        """Keep what a reader can take in."""
+        return cls(file, text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
+
+    def faults(self) -> Iterator[FileFault]:
+        """Yield every fault that is named with its place; else the first line, at the file's start."""
+        found = [match for line in self.text.splitlines() if (match := _PLACE.match(line))]
+        for match in found:
+            yield FileFault(int(match["line"]), int(match["column"]), match["message"])
+        if not found:
+            yield FileFault(1, 1, next(iter(self.text.splitlines()), "could not be read"))
+
+
+@cache
+def _adapter() -> TypeAdapter[BetReport]:
+    return TypeAdapter(BetReport)
 
 
 def by_place(bets: Iterable[BetReport]) -> list[BetReport]:
-    """Bets in the order of their files and lines, in whatever order workers were done."""
-    return sorted(bets, key=lambda told: (told.entry["file"], told.entry["line"]))
+    """Return bets in the order of their files and lines, in whatever order workers were done."""
+    return sorted(bets, key=lambda bet: (bet.file, bet.line))
 
 
-def tell(
-    document: BetDocument, outcome: Outcome | None, file: str, passed: str, root: Path
-) -> BetReport:
-    """Tell what a bet came to; without an outcome it is an ERROR, whatever raised it.
+def by_urgency(bets: Iterable[BetReport]) -> list[BetReport]:
+    """Return the bets that fail the build first, then by word, then by place."""
 
-    `file` is the bet's path as reports name it, from `root`, and `passed` is pytest's word for
-    the test.
-    """
-    from pytest_layerguard.bet.digest import digest
+    def urgency(bet: BetReport) -> tuple[int, int]:
+        word = _ORDER.index(bet.word) if bet.word in _ORDER else len(_ORDER)
+        return OUTCOMES.index(bet.outcome), word
 
-    bet = document.bet
-    result = outcome.result if outcome is not None else None
-    bases = result.bases if result is not None else ()
-    entry = {
-        "id": bet.id,
-        "file": file,
-        "line": document.line,
-        "status": bet.status,
-        "outcome": passed,
-        "verdict": str(outcome.verdict) if outcome and outcome.verdict else None,
-        "word": str(outcome.word) if outcome else "ERROR",
-        "crossed": [crossing.id for crossing in outcome.crossed] if outcome else [],
-        "digest": digest(bet),
-        # What this run spent on it: a cached result says how long it took when it was measured.
-        "seconds": round(result.seconds, 3) if result and not result.cached else 0.0,
-        "cached": bool(result and result.cached),
-        # Several texts or checkpoints have no one base: each variant then carries its own.
-        "base": _points(bases[0].metrics) if len(bases) == 1 else None,
-        "variants": [_variant(result, each) for each in result.variants] if result else [],
-    }
-    notes = () if outcome is None else (*outcome.warnings, *why_skipped(document, outcome))
-    return BetReport(entry, bet.model.name, done(bet), notes, story(document, outcome, root))
-
-
-def why_skipped(document: BetDocument, outcome: Outcome) -> Iterator[str]:
-    """Why a bet was skipped, and what is known of it from elsewhere."""
-    if outcome.skipped:
-        yield from outcome.messages
-        yield from published(document.bet.evidence)
-
-
-def why_skipped_in_brief(document: BetDocument, outcome: Outcome) -> str:
-    """Why a bet was skipped, on one line that a list of many such stays readable with.
-
-    The whole of it stands below the table of bets, in the reports and in the JSON file.
-    """
-    reason, *further = (text.plain(each.split("\n")[0], _BRIEF) for each in outcome.messages)
-    evidence = list(published(document.bet.evidence))
-    told = [reason, *(text.plain(each, _BRIEF) for each in evidence[:1])]
-    left = len(further) + max(0, len(evidence) - 1)
-    return "; ".join([*told, *([f"and {left} more below"] if left else [])])
-
-
-def done(bet: Bet) -> str:
-    """What is done to the model, in a few words: its kinds in order, or the arms it compares."""
-    if bet.arms is not None:
-        return " vs ".join(bet.arms)
-    return ", ".join(each.kind for each in bet.arm_interventions[None])
-
-
-def _variant(result: BetResult, variant: VariantResult) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "name": variant.name,
-        "arm": variant.arm,
-        "text": variant.text,
-        "checkpoint": variant.checkpoint,
-        "metrics": {name: metric(interval) for name, interval in variant.metrics.items()},
-    }
-    if len(result.bases) > 1:
-        entry["base"] = _points(result.base_of(variant).metrics)
-    return entry
-
-
-def metric(interval: Interval) -> dict[str, Number]:
-    """A metric for JSON: `low` and `high` only where there is an interval."""
-    if interval.is_point:
-        return {"value": number(interval.value)}
-    return {
-        "value": number(interval.value),
-        "low": number(interval.low),
-        "high": number(interval.high),
-    }
-
-
-def number(value: float) -> Number:
-    """A number for JSON, which has no infinity: `"inf"` and `"-inf"`, which `float()` reads."""
-    return value if math.isfinite(value) else str(value)
-
-
-def _points(metrics: Mapping[str, Interval]) -> dict[str, Number]:
-    return {name: number(each.value) for name, each in metrics.items()}
+    return sorted(by_place(bets), key=urgency)

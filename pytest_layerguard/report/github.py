@@ -1,7 +1,7 @@
-"""What GitHub Actions is told: a step's summary, annotations at file and line, grouped logs.
+"""Reports for GitHub Actions: a step's summary, annotations at file and line, grouped logs.
 
-A runner obeys lines that it finds in a step's output. So nothing that a bet, a model or a text
-says may begin a line, and every value inside a command is escaped as the runner's own toolkit does.
+A runner obeys lines that it finds in a step's output. So no text of a bet, a model or a data set
+may begin a line, and every value inside a command is escaped as the runner's own toolkit does.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ from urllib.parse import quote
 
 from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.report import charts, markdown, text
-from pytest_layerguard.report.words import outranks
+from pytest_layerguard.report.bet_report import by_urgency
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_layerguard.report.bet_report import BetReport
-    from pytest_layerguard.report.refused import Refused
-    from pytest_layerguard.report.story import Door
+    from pytest_layerguard.report.bet_report import BetReport, ClosedDoor, UnreadableFile
 
 ANNOTATIONS: Final = 10
 """Errors, and likewise warnings, of one step that GitHub shows."""
@@ -42,8 +40,8 @@ def active(environ: Mapping[str, str]) -> bool:
 
 def command(name: str, message: str, **properties: str | int) -> str:
     """Return a workflow command, escaped so that its values can be nothing but values."""
-    told = ",".join(f"{key}={_property(str(value))}" for key, value in properties.items())
-    return f"::{name}{' ' if told else ''}{told}::{_data(message)}"
+    written = ",".join(f"{key}={_property(str(value))}" for key, value in properties.items())
+    return f"::{name}{' ' if written else ''}{written}::{_data(message)}"
 
 
 def _data(value: str) -> str:
@@ -56,7 +54,7 @@ def _property(value: str) -> str:
 
 
 def address(environ: Mapping[str, str], root: Path) -> str | None:
-    """Return where the files below `root` can be seen in a browser, if the runner says so."""
+    """Return where the files below `root` can be seen in a browser, if the runner names that place."""
     server, name = environ.get("GITHUB_SERVER_URL", ""), environ.get("GITHUB_REPOSITORY", "")
     commit = environ.get("GITHUB_SHA", "")
     inside = _inside(environ, root)
@@ -80,25 +78,24 @@ def _inside(environ: Mapping[str, str], root: Path) -> Path | None:
 
 
 def annotated(
-    bets: Sequence[BetReport], refused: Sequence[Refused], environ: Mapping[str, str], root: Path
+    bets: Sequence[BetReport],
+    unreadable: Sequence[UnreadableFile],
+    environ: Mapping[str, str],
+    root: Path,
 ) -> Iterator[str]:
     """Yield a command for each failure, each fault of a bet file and each warning."""
     inside = _inside(environ, root) or Path()
     errors = [
-        *(_fault(each.file, fault, inside) for each in refused for fault in each.faults()),
-        *(_error(told, inside) for told in sorted(bets, key=outranks) if _failed(told)),
+        *(_fault(each.file, fault, inside) for each in unreadable for fault in each.faults()),
+        *(_annotation(bet, _failure(bet), inside) for bet in by_urgency(bets) if bet.failed),
     ]
-    warnings = [_warning(told, warning, inside) for told in bets for warning in told.story.warnings]
-    for name, told in (("error", errors), ("warning", warnings)):
-        for message, properties in told[:ANNOTATIONS]:
+    warnings = [_annotation(bet, warning, inside) for bet in bets for warning in bet.warnings]
+    for name, found in (("error", errors), ("warning", warnings)):
+        for message, properties in found[:ANNOTATIONS]:
             yield command(name, message, **properties)
 
 
 Annotation = tuple[str, dict[str, str | int]]
-
-
-def _failed(told: BetReport) -> bool:
-    return bool(told.entry["outcome"] == "failed")
 
 
 def _fault(file: str, fault: tuple[int, int, str], inside: Path) -> Annotation:
@@ -107,23 +104,25 @@ def _fault(file: str, fault: tuple[int, int, str], inside: Path) -> Annotation:
     return message[:_MESSAGE], {**place, "title": "bet file"}
 
 
-def _error(told: BetReport, inside: Path) -> Annotation:
-    entry, story = told.entry, told.story
-    deciding = next((each for each in story.criteria if each.decided and each.filled), None)
-    parts = [
-        f"Claim: {story.claim}" if story.claim else "",
-        f"{deciding.level} {deciding.filled}" if deciding is not None else "",
-        *story.messages,
-        *(line for door in story.crossed for line in _crossed(door)),
-    ]
-    message = "\n".join(part for part in parts if part)
-    return (message or entry["word"])[:_MESSAGE], {
-        **_place(told, inside),
-        "title": text.plain(f"{entry['id']}: {entry['word']}", _TITLE),
+def _annotation(bet: BetReport, message: str, inside: Path) -> Annotation:
+    return message[:_MESSAGE], {
+        "file": (inside / bet.file).as_posix(),
+        "line": bet.line,
+        "title": text.plain(f"{bet.id}: {bet.word}", _TITLE),
     }
 
 
-def _crossed(door: Door) -> Iterator[str]:
+def _failure(bet: BetReport) -> str:
+    parts = [
+        f"Claim: {bet.claim}" if bet.claim else "",
+        f"{bet.deciding.level} {bet.deciding.filled}" if bet.deciding is not None else "",
+        *bet.own_messages,
+        *(line for door in bet.doors for line in _door(door)),
+    ]
+    return "\n".join(part for part in parts if part) or bet.word
+
+
+def _door(door: ClosedDoor) -> Iterator[str]:
     yield f"{door.id} ({door.title}), {door.file}:{door.line}"
     yield f"Its claim failed: {door.claim}"
     yield from door.numbers
@@ -131,46 +130,37 @@ def _crossed(door: Door) -> Iterator[str]:
         yield door.instead
 
 
-def _warning(told: BetReport, warning: str, inside: Path) -> Annotation:
-    return warning[:_MESSAGE], {
-        **_place(told, inside),
-        "title": text.plain(f"{told.entry['id']}: {told.entry['word']}", _TITLE),
-    }
-
-
-def _place(told: BetReport, inside: Path) -> dict[str, str | int]:
-    return {"file": (inside / told.entry["file"]).as_posix(), "line": told.entry["line"]}
-
-
 def groups(bets: Sequence[BetReport]) -> Iterator[str]:
     """Yield a fold of the log for each bet that was measured: its criteria and its figures."""
-    for told in bets:
-        if told.story.result is None:
+    for bet in bets:
+        if bet.result is None:
             continue
-        entry = told.entry
-        yield command("group", f"{entry['id']}: {entry['word']}, {entry['outcome']}")
-        yield from (f"| {printable(line)}" for line in _logged(told))
+        yield command("group", f"{bet.id}: {bet.word}, {bet.outcome}")
+        yield from (f"| {printable(line)}" for line in _logged(bet))
         yield command("endgroup", "")
 
 
-def _logged(told: BetReport) -> Iterator[str]:
-    yield f"claim: {text.plain(told.story.claim, 600)}"
-    for each in told.story.criteria:
+def _logged(bet: BetReport) -> Iterator[str]:
+    yield f"claim: {text.plain(bet.claim, 600)}"
+    for each in bet.criteria:
         yield f"{each.level}: {text.plain(each.written, 300)}"
         if each.filled:
             yield f"  {text.plain(each.filled, 600)}"
-    for metric in told.story.metrics[:3]:
-        figure = charts.rows(told.story, metric)
+    for metric in bet.metrics[:3]:
+        figure = charts.rows(bet, metric)
         if figure is not None:
             yield from markdown.drawn(figure)
 
 
 def summarise(
-    bets: Sequence[BetReport], refused: Sequence[Refused], environ: Mapping[str, str], root: Path
+    bets: Sequence[BetReport],
+    unreadable: Sequence[UnreadableFile],
+    environ: Mapping[str, str],
+    root: Path,
 ) -> str | None:
     """Append to the step's summary, if there is one with room; return what went wrong, if anything.
 
-    A summary is a convenience: that it cannot be written is said, and fails nothing.
+    A summary is a convenience: the run passes where it cannot be written.
     """
     path = environ.get("GITHUB_STEP_SUMMARY")
     if not path:
@@ -180,9 +170,9 @@ def summarise(
         room = SUMMARY - there - 1
         if room < _WORTH:
             return "the step's summary has no room left"
-        words = markdown.render(bets, refused, address=address(environ, root), limit=room)
+        added = markdown.render(bets, unreadable, address=address(environ, root), limit=room)
         with Path(path).open("ab") as file:
-            file.write(b"\n" + words.encode("utf-8", "replace"))
+            file.write(b"\n" + added.encode("utf-8", "replace"))
     except OSError as error:
         return f"cannot write the step's summary: {error.strerror}"
     return None

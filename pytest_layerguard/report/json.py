@@ -1,41 +1,83 @@
-"""The JSON report: one file, written whole or not at all."""
+"""The JSON report."""
 
 from __future__ import annotations
 
 import json
+import math
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_layerguard.environment.atomic_write import write_whole
+from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.report.bet_report import by_place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
+    from pytest_layerguard.bet.criteria.interval import Interval
+    from pytest_layerguard.measurement.results import BetResult, VariantResult
     from pytest_layerguard.report.bet_report import BetReport
 
 SCHEMA: Final = 1
 
+Number = float | str
 
-def document(
-    bets: Sequence[BetReport], more: Mapping[str, Any] = MappingProxyType({})
-) -> dict[str, Any]:
-    """What `--layerguard-json` writes, bets in the order of their files and lines.
 
-    `more` is what it says beside them, by key.
+def render(bets: Sequence[BetReport], more: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """Return what `--layerguard-json` writes, bets in the order of their files and lines.
+
+    `more` is what the report holds beside them, by key.
     """
-    return {"schema": SCHEMA, "bets": [told.entry for told in by_place(bets)], **more}
+    report = {"schema": SCHEMA, "bets": [entry(bet) for bet in by_place(bets)], **more}
+    return json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write(
-    path: Path, bets: Sequence[BetReport], more: Mapping[str, Any] = MappingProxyType({})
-) -> None:
-    """Write the report; a reader sees the old file or the whole new one, never a part.
+def entry(bet: BetReport) -> dict[str, Any]:
+    """Return the entry of one bet."""
+    return {
+        "id": bet.id,
+        "file": bet.file,
+        "line": bet.line,
+        "status": bet.status,
+        "outcome": bet.outcome,
+        "verdict": bet.verdict,
+        "word": bet.word,
+        "crossed": [door.id for door in bet.doors],
+        "digest": bet.digest,
+        "seconds": bet.seconds,
+        "cached": bet.cached,
+        # Several texts or checkpoints have no one base: each variant then has its own.
+        "base": _values(bet.bases[0].metrics) if len(bet.bases) == 1 else None,
+        "variants": [_variant(bet.result, each) for each in bet.variants if bet.result],
+    }
 
-    Raises:
-        OSError: when the path cannot be written; whatever stood there still does.
-    """
-    text = json.dumps(document(bets, more), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text)
+
+def _variant(result: BetResult, variant: VariantResult) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "name": variant.name,
+        "arm": variant.arm,
+        "text": variant.text,
+        "checkpoint": variant.checkpoint,
+        "metrics": {name: metric(name, each) for name, each in variant.metrics.items()},
+    }
+    if len(result.bases) > 1:
+        entry["base"] = _values(result.base_of(variant).metrics)
+    return entry
+
+
+def metric(name: str, interval: Interval) -> dict[str, Number]:
+    """Return a metric; `low` and `high` only where there is an interval."""
+    found = {"value": number(name, interval.value)}
+    if not interval.is_point:
+        found |= {"low": number(name, interval.low), "high": number(name, interval.high)}
+    return found
+
+
+def number(name: str, value: float) -> Number:
+    """Return a value of a metric: a count as an integer, and infinity, which JSON lacks, as `"inf"`."""
+    if not math.isfinite(value):
+        return str(value)
+    return int(value) if name in METRICS and METRICS[name].whole else value
+
+
+def _values(metrics: Mapping[str, Interval]) -> dict[str, Number]:
+    return {name: number(name, each.value) for name, each in metrics.items()}

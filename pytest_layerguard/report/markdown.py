@@ -4,58 +4,64 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
+from pytest_layerguard.bet.errors import many
 from pytest_layerguard.catalogue.wording import code, literal
 from pytest_layerguard.report import charts, text
-from pytest_layerguard.report.variants import notes
-from pytest_layerguard.report.words import meaning, outranks
+from pytest_layerguard.report.bet_report import OUTCOMES, by_urgency
+from pytest_layerguard.report.words import meaning, metric_name, notes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
-    from pytest_layerguard.report.bet_report import BetReport
-    from pytest_layerguard.report.refused import Refused
-    from pytest_layerguard.report.story import Criterion, Published
+    from pytest_layerguard.report.bet_report import (
+        BetReport,
+        Criterion,
+        PublishedEvidence,
+        UnreadableFile,
+    )
 
 COMMENT: Final = 65_000
 """Bytes of a file: GitHub takes 65,536 characters as a comment."""
 _ROOM: Final = 400
-"""Bytes kept free for what says that something was left out."""
+"""Bytes kept free for the note that something was left out."""
 _SIGNS: Final = {"passed": "\u2705", "failed": "\u274c", "skipped": "\u23ed\ufe0f"}
 _HEAD: Final = "|   | bet | on | word | what decided |\n|---|---|---|---|---|\n"
 _CELL: Final = 220
-_SAID: Final = 280
+_CONTINUATION: Final = 280
 _LINES: Final = 16
 _WIDTH: Final = 36
 _TICKS: Final = re.compile("`+")
 
 
 def render(
-    bets: Sequence[BetReport], refused: Sequence[Refused], *, address: str | None = None, limit: int
+    bets: Sequence[BetReport],
+    unreadable: Sequence[UnreadableFile],
+    *,
+    address: str | None = None,
+    limit: int = COMMENT,
 ) -> str:
     """Return the run as Markdown, in no more than `limit` bytes.
 
     What fails the build comes first, so that what is left out for want of room is what matters
     least. `address` is where the files of the repository can be seen, if that is known.
     """
-    ranked = sorted(bets, key=outranks)
-    blocks = [f"## layerguard: {_tally(bets, refused)}\n", *_refused(refused, address)]
+    failed = [bet for bet in by_urgency(bets) if bet.failed]
+    rest = [bet for bet in by_urgency(bets) if not bet.failed]
     sheet = _Sheet(limit)
-    sheet.add(*blocks)
-    failed = [told for told in ranked if told.entry["outcome"] == "failed"]
-    rest = [told for told in ranked if told.entry["outcome"] != "failed"]
-    sheet.table([_row(told, address) for told in failed])
-    for told in failed:
-        sheet.add("\n".join(_failure(told, address)) + "\n")
+    sheet.add(f"## layerguard: {_tally(bets, unreadable)}\n", *_unreadable(unreadable, address))
+    sheet.table([_row(bet, address) for bet in failed])
+    for bet in failed:
+        sheet.add("\n".join(_failure(bet, address)) + "\n")
     if failed and rest:
         sheet.add("### What did not fail\n")
-    sheet.table([_row(told, address) for told in rest])
-    for told in rest:
-        if told.story.result is not None:
-            sheet.add("\n".join(_folded(told)) + "\n")
+    sheet.table([_row(bet, address) for bet in rest])
+    for bet in rest:
+        if bet.result is not None:
+            sheet.add("\n".join(_folded(bet)) + "\n")
     return sheet.text
 
 
@@ -68,7 +74,7 @@ class _Sheet:
         self._dropped = 0
 
     def add(self, *blocks: str) -> None:
-        """Add blocks that are worth nothing in parts."""
+        """Add blocks, each whole or not at all."""
         for block in blocks:
             size = len(block.encode("utf-8", "replace")) + 1
             if size > self._left:
@@ -90,130 +96,122 @@ class _Sheet:
 
     @property
     def text(self) -> str:
-        """All that had room."""
-        blocks = list(self._blocks)
+        """Every block that had room."""
         if self._dropped:
             parts = "part was" if self._dropped == 1 else "parts were"
-            blocks.append(f"_{self._dropped} {parts} left out for want of room here._\n")
-        return "\n".join(blocks)
+            left_out = f"_{self._dropped} {parts} left out for want of room here._\n"
+            return "\n".join([*self._blocks, left_out])
+        return "\n".join(self._blocks)
 
 
-def _tally(bets: Sequence[BetReport], refused: Sequence[Refused]) -> str:
-    counts = Counter(told.entry["outcome"] for told in bets)
+def _tally(bets: Sequence[BetReport], unreadable: Sequence[UnreadableFile]) -> str:
+    counts = Counter(bet.outcome for bet in bets)
     parts = []
-    if refused:
-        parts.append(f"{len(refused)} file{'s' if len(refused) != 1 else ''} could not be read")
-    parts += [f"{counts[each]} {each}" for each in ("failed", "passed", "skipped") if counts[each]]
+    if unreadable:
+        parts.append(f"{many(len(unreadable), 'file')} could not be read")
+    parts += [f"{counts[each]} {each}" for each in OUTCOMES if counts[each]]
     return ", ".join(parts) or "no bets"
 
 
-def _refused(refused: Sequence[Refused], address: str | None) -> Iterator[str]:
-    for each in refused:
+def _unreadable(unreadable: Sequence[UnreadableFile], address: str | None) -> Iterator[str]:
+    for each in unreadable:
         first = next(each.faults())
         place = _place(each.file, first.line, address)
         yield f"### {_SIGNS['failed']} {place} could not be read\n\n{_fenced(each.text[:6_000])}\n"
 
 
-def _row(told: BetReport, address: str | None) -> str:
-    entry, story = told.entry, told.story
-    title = literal(text.plain(story.title or entry["id"], 80))
+def _row(bet: BetReport, address: str | None) -> str:
+    title = literal(text.plain(bet.title or bet.id, 80))
     cells = (
-        _SIGNS[entry["outcome"]],
-        f"{_linked(literal(entry['id']), entry['file'], entry['line'], address)}<br>{title}",
-        literal(text.plain(told.model, 60)),
-        f"**{entry['word']}**<br>{entry['status']}",
-        literal(text.plain(_decided(told), _CELL)),
+        _SIGNS[bet.outcome],
+        f"{_linked(literal(bet.id), bet.file, bet.line, address)}<br>{title}",
+        literal(text.plain(bet.model, 60)),
+        f"**{bet.word}**<br>{bet.status}",
+        literal(text.plain(_decided(bet), _CELL)),
     )
     return f"| {' | '.join(cells)} |\n"
 
 
-def _decided(told: BetReport) -> str:
-    """What decided, in a line: the criterion with its numbers, or the first message."""
-    story = told.story
+def _decided(bet: BetReport) -> str:
+    """Return what decided, in a line: the criterion with its numbers, or the first message."""
     # What was skipped may stand behind a door, but nobody has found that it does.
-    if story.crossed and told.entry["outcome"] != "skipped":
-        return "; ".join(f"closed by {door.id}: {door.claim}" for door in story.crossed)
-    deciding = next((each for each in story.criteria if each.decided and each.filled), None)
-    if deciding is not None and told.entry["word"] == told.entry["verdict"]:
-        return f"{deciding.level}: {deciding.filled}"
-    lines = [line for message in story.messages for line in message.splitlines() if line.strip()]
+    if bet.doors and bet.outcome != "skipped":
+        return "; ".join(f"closed by {door.id}: {door.claim}" for door in bet.doors)
+    if bet.deciding is not None and bet.word == bet.verdict:
+        return f"{bet.deciding.level}: {bet.deciding.filled}"
+    lines = [line for message in bet.own_messages for line in message.splitlines() if line.strip()]
     return lines[0] if lines else ""
 
 
-def _failure(told: BetReport, address: str | None) -> Iterator[str]:
-    entry, story = told.entry, told.story
-    yield f"### {_SIGNS['failed']} {entry['id']}: {entry['word']}"
+def _failure(bet: BetReport, address: str | None) -> Iterator[str]:
+    yield f"### {_SIGNS['failed']} {bet.id}: {bet.word}"
     yield ""
-    title = literal(text.plain(story.title, _CELL))
-    yield f"{title}, {entry['status']}, {_place(entry['file'], entry['line'], address)}"
+    title = literal(text.plain(bet.title, _CELL))
+    yield f"{title}, {bet.status}, {_place(bet.file, bet.line, address)}"
     yield ""
-    if story.claim:
-        yield f"> **Claim:** {literal(text.plain(story.claim, 600))}"
+    if bet.claim:
+        yield f"> **Claim:** {literal(text.plain(bet.claim, 600))}"
         yield ""
-    yield meaning(entry["status"], entry["word"], entry["outcome"])
+    yield meaning(bet.status, bet.word, bet.outcome)
     yield ""
-    if story.messages:
-        yield _fenced("\n".join(story.messages)[:6_000])
+    if bet.own_messages:
+        yield _fenced("\n".join(bet.own_messages)[:6_000])
         yield ""
-    for door in story.crossed:
+    for door in bet.doors:
         closed_by = _linked(literal(door.id), door.file, door.line, address)
         yield f"**{closed_by} closed this door.** Its claim failed: {literal(door.claim[:600])}"
         yield ""
         lines = (*door.numbers, f"you stand in it with: {door.standing}", door.instead)
         yield from (f"- {literal(line[:600])}" for line in lines if line)
         yield ""
-    yield from _details(told)
+    yield from _details(bet)
 
 
-def _folded(told: BetReport) -> Iterator[str]:
-    entry = told.entry
-    yield f"<details><summary>{_SIGNS[entry['outcome']]} {entry['id']}: {entry['word']}</summary>"
+def _folded(bet: BetReport) -> Iterator[str]:
+    yield f"<details><summary>{_SIGNS[bet.outcome]} {bet.id}: {bet.word}</summary>"
     yield ""
-    if told.story.claim:
-        yield f"> **Claim:** {literal(text.plain(told.story.claim, 600))}"
+    if bet.claim:
+        yield f"> **Claim:** {literal(text.plain(bet.claim, 600))}"
         yield ""
-    yield from _details(told)
+    yield from _details(bet)
     yield "</details>"
 
 
-def _details(told: BetReport) -> Iterator[str]:
-    story = told.story
-    yield from _criteria(story.criteria)
-    for metric in story.metrics[:2]:
-        figure = charts.rows(story, metric)
+def _details(bet: BetReport) -> Iterator[str]:
+    yield from _criteria(bet.criteria)
+    for metric in bet.metrics[:2]:
+        figure = charts.rows(bet, metric)
         if figure is not None:
             yield _fenced("\n".join(drawn(figure)))
             yield ""
-    if story.result is not None:
-        for note in notes(story.result.variants):
-            yield literal(note)
-            yield ""
-        yield from _said(told)
-    for warning in story.warnings:
+    for note in notes(bet.variants):
+        yield literal(note)
+        yield ""
+    yield from _continuations(bet)
+    for warning in bet.warnings:
         first, _, further = warning.partition("\n")
         yield f"**Note:** {literal(text.plain(first, 600))}"
         yield ""
         if further:
             yield _fenced(further.strip())
             yield ""
-    yield from _evidence(story.evidence)
+    yield from _evidence(bet.evidence)
 
 
 def _criteria(criteria: Sequence[Criterion]) -> Iterator[str]:
     judged = [each for each in criteria if each.truth]
-    if not judged:
-        return
-    yield "| bar | as written | as measured |"
-    yield "|---|---|---|"
-    for each in judged:
-        level = f"**{each.level}**" if each.decided else each.level
-        cells = (level, literal(each.written[:300]), f"{literal((each.filled or '')[:400])}")
-        yield f"| {' | '.join(cells)} |"
-    yield ""
+    if judged:
+        yield "| bar | as written | as measured |"
+        yield "|---|---|---|"
+        for each in judged:
+            level = f"**{each.level}**" if each.decided else each.level
+            cells = (level, literal(each.written[:300]), literal((each.filled or "")[:400]))
+            yield f"| {' | '.join(cells)} |"
+        yield ""
 
 
-def drawn(figure: charts.RowsFigure) -> Iterator[str]:
-    """A figure in letters: a bar for each variant, crossed by the bars of the criteria."""
+def drawn(figure: charts.BarChart) -> Iterator[str]:
+    """Yield a figure in letters: a bar for each variant, crossed by the thresholds."""
     scale = "log scale, " if figure.log else ""
     yield f"{figure.title} ({scale}{figure.note})"
     rows = figure.rows[:_LINES]
@@ -239,37 +237,32 @@ def _letter(per_cent: float) -> int:
     return min(_WIDTH - 1, max(0, round(per_cent / 100 * (_WIDTH - 1))))
 
 
-def _said(told: BetReport) -> Iterator[str]:
-    result = told.story.result
-    assert result is not None
-    speakers = [each for each in told.story.told_variants if each.samples][:2]
-    base = next((base for base in result.bases if base.samples), None)
-    if base is None or not speakers:
+def _continuations(bet: BetReport) -> Iterator[str]:
+    sampled = [each for each in bet.shown_variants if each.samples][:2]
+    base = next((base for base in bet.bases if base.samples), None)
+    if base is None or not sampled:
         return
-    names = ["before", *(literal(each.name) for each in speakers)]
+    names = ["before", *(literal(each.name) for each in sampled)]
     yield f"What the model says after {code(text.plain(base.samples[0].prompt, 120))}:"
     yield ""
     yield f"| {' | '.join(names)} |"
     yield "|" + "---|" * len(names)
-    words = [base.samples[0].text, *(each.samples[0].text for each in speakers)]
-    yield f"| {' | '.join(literal(_oneline(each)) for each in words)} |"
+    texts = [base.samples[0].text, *(each.samples[0].text for each in sampled)]
+    cells = (text.plain(each.replace("\n", f" {text.LINE_END} "), _CONTINUATION) for each in texts)
+    yield f"| {' | '.join(map(literal, cells))} |"
     yield ""
 
 
-def _oneline(said: str) -> str:
-    return text.plain(said.replace("\n", f" {text.LINE_END} "), _SAID)
-
-
-def _evidence(evidence: Iterable[Published]) -> Iterator[str]:
+def _evidence(evidence: Iterable[PublishedEvidence]) -> Iterator[str]:
     for each in evidence:
         figures = "; ".join(
             f"{name} "
-            + ", ".join(f"{charts.named(metric)} {value:.6g}" for metric, value in values)
-            for name, values in each.figures[:_LINES]
+            + ", ".join(f"{metric_name(metric)} {value:.6g}" for metric, value in values.items())
+            for name, values in islice(each.figures.items(), _LINES)
         )
         parts = (each.source, each.model, each.verdict, figures, each.note)
-        said = literal(text.plain(". ".join(part for part in parts if part), 900))
-        yield f"_Published, not measured here:_ {said}"
+        cited = literal(text.plain(". ".join(part for part in parts if part), 900))
+        yield f"_Published, not measured here:_ {cited}"
         yield ""
 
 
@@ -277,30 +270,15 @@ def _place(file: str, line: int, address: str | None) -> str:
     return _linked(code(text.plain(f"{file}:{line}", 300)), file, line, address)
 
 
-def _linked(said: str, file: str, line: int, address: str | None) -> str:
-    """Return words that lead to a line of a file, if it is known where that can be seen."""
+def _linked(label: str, file: str, line: int, address: str | None) -> str:
+    """Return a link to a line of a file, if an address of the file is known."""
     if address is None or file.startswith("/"):
-        return said
-    return f"[{said}]({address}/{quote(file)}#L{line})"
+        return label
+    return f"[{label}]({address}/{quote(file)}#L{line})"
 
 
-def _fenced(words: str) -> str:
+def _fenced(lines: str) -> str:
     """Return lines as a code block that no line of it can end."""
-    lines = text.block(words, len(words))
+    lines = text.block(lines, len(lines))
     fence = "`" * max(3, *(len(run) + 1 for run in _TICKS.findall(lines)), 3)
     return f"{fence}text\n{lines}\n{fence}"
-
-
-def write(
-    path: Path, bets: Sequence[BetReport], refused: Sequence[Refused], address: str | None
-) -> None:
-    """Write the run as a file that fits a comment.
-
-    Raises:
-        OSError: when the path cannot be written; whatever stood there still does.
-    """
-    from pytest_layerguard.environment.atomic_write import write_whole
-
-    words = render(bets, refused, address=address, limit=COMMENT)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, words.encode("utf-8", "replace").decode())

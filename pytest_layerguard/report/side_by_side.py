@@ -1,4 +1,4 @@
-"""What the model says, before and after, as the page shows it."""
+"""Continuations of one prompt before and after, side by side as the page shows them."""
 
 from __future__ import annotations
 
@@ -6,86 +6,82 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytest_layerguard.bet.errors import many
-from pytest_layerguard.report.table import where_and_name
+from pytest_layerguard.report.words import where_and_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pytest_layerguard.measurement.results import Continuation, VariantResult
-    from pytest_layerguard.report.story import Story
+    from pytest_layerguard.report.bet_report import BetReport
 
-OPENLY: Final = 2
-"""Variants of a sweep whose words are shown without being asked for."""
+_OPEN: Final = 2
+"""Variants of a sweep whose continuations are shown without a click."""
 
 
-class Speech(NamedTuple):
-    """What one model says."""
+class NamedContinuation(NamedTuple):
+    """What one model makes of the prompt."""
 
     name: str
     text: str
     note: str
 
 
-class Samples(NamedTuple):
-    """What is said to one prompt, before and after; `folded` is a heading to open it by."""
+class SideBySide(NamedTuple):
+    """The continuations of one prompt; `folded` is a heading to open them by, or empty."""
 
     kind: str
     prompt: str
-    before: Speech
-    after: tuple[Speech, ...]
+    before: NamedContinuation
+    after: tuple[NamedContinuation, ...]
     folded: str
 
 
-def talks(story: Story) -> Iterator[Samples]:
-    """Yield what is said to each prompt: greedily first, then in the eye test; the first unfolded."""
-    open_yet = False
-    for kind, before, after in _conversations(story):
-        if open_yet:
-            yield Samples(
-                kind, before.prompt, _own(before), after, f"{kind} \u201c{before.prompt}\u201d"
-            )
+def side_by_side(bet: BetReport) -> Iterator[SideBySide]:
+    """Yield the continuations of each prompt: greedy ones first, then the eye test's; the first unfolded."""
+    for place, (kind, before, after) in enumerate(_prompts(bet)):
+        untouched = _named("untouched model", before)
+        if place:
+            heading = f"{kind} \u201c{before.prompt}\u201d"
+            yield SideBySide(kind, before.prompt, untouched, after, heading)
             continue
-        open_yet = True
-        yield Samples(kind, before.prompt, _own(before), after[:OPENLY], "")
-        if after[OPENLY:]:
-            heading = many(len(after) - OPENLY, "more variant")
-            yield Samples(kind, before.prompt, _own(before), after[OPENLY:], heading)
+        yield SideBySide(kind, before.prompt, untouched, after[:_OPEN], "")
+        if after[_OPEN:]:
+            heading = many(len(after) - _OPEN, "more variant")
+            yield SideBySide(kind, before.prompt, untouched, after[_OPEN:], heading)
 
 
-def _conversations(story: Story) -> Iterator[tuple[str, Continuation, tuple[Speech, ...]]]:
-    bases = story.result.bases if story.result is not None else ()
-    several = len({base.checkpoint for base in bases}) > 1
-    for kind, heard in (("greedy, after", "samples"), ("eye test, never judged, after", "spoken")):
-        # A prompt is no part of a text, so a model says the same whichever text it is scored on.
-        own = dict.fromkeys((base.checkpoint, getattr(base, heard)) for base in bases)
-        for checkpoint, said in own:
-            texts = {base.text for base in bases if getattr(base, heard) == said}
-            speakers = [
+def _prompts(
+    bet: BetReport,
+) -> Iterator[tuple[str, Continuation, tuple[NamedContinuation, ...]]]:
+    several = len({base.checkpoint for base in bet.bases}) > 1
+    for kind, field in (("greedy, after", "samples"), ("eye test, never judged, after", "spoken")):
+        # A prompt is no part of a text, so its continuation is the same for every text.
+        own = dict.fromkeys((base.checkpoint, getattr(base, field)) for base in bet.bases)
+        for checkpoint, continuations in own:
+            texts = {base.text for base in bet.bases if getattr(base, field) == continuations}
+            variants = [
                 variant
-                for variant in story.told_variants
+                for variant in bet.shown_variants
                 if variant.checkpoint == checkpoint and variant.text in texts
             ]
-            for at, before in enumerate(said):
-                after = tuple(_speeches(speakers, heard, at))
+            for at, before in enumerate(continuations):
+                after = tuple(_after(variants, field, at))
                 yield f"{checkpoint}, {kind}" if several else kind, before, after
 
 
-def _speeches(speakers: Sequence[VariantResult], heard: str, at: int) -> Iterator[Speech]:
-    heard_yet: dict[tuple[str | None, str], list[Continuation]] = {}
-    several = len({variant.text for variant in speakers}) > 1
-    for variant in speakers:
-        said: tuple[Continuation, ...] = getattr(variant, heard)
-        others = heard_yet.setdefault((variant.arm, variant.name), [])
-        if at >= len(said) or said[at] in others:
+def _after(variants: Sequence[VariantResult], field: str, at: int) -> Iterator[NamedContinuation]:
+    """Yield what the variants make of a prompt; the same on another text is not repeated."""
+    shown: dict[tuple[str | None, str], list[Continuation]] = {}
+    several = len({variant.text for variant in variants}) > 1
+    for variant in variants:
+        continuations: tuple[Continuation, ...] = getattr(variant, field)
+        others = shown.setdefault((variant.arm, variant.name), [])
+        if at >= len(continuations) or continuations[at] in others:
             continue
         name = where_and_name(replace(variant, text=None) if several and not others else variant)
-        others.append(said[at])
-        yield Speech(name, said[at].text, _unique(said[at]))
+        others.append(continuations[at])
+        yield _named(name, continuations[at])
 
 
-def _own(before: Continuation) -> Speech:
-    return Speech("untouched model", before.text, _unique(before))
-
-
-def _unique(spoken: Continuation) -> str:
-    return f"{many(spoken.unique_tokens, 'unique token')}"
+def _named(name: str, made: Continuation) -> NamedContinuation:
+    return NamedContinuation(name, made.text, many(made.unique_tokens, "unique token"))

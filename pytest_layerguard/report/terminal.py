@@ -1,4 +1,4 @@
-"""What the terminal shows of a run: a header, and a table of every bet at the end, as lines."""
+"""The lines of a run on the terminal: a header, and a table of every bet at the end."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from pytest_layerguard import __version__
 from pytest_layerguard.bet.criteria.interval import short
 from pytest_layerguard.report import text
+from pytest_layerguard.report.words import why_skipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,13 +22,11 @@ NUMBERS: Final = frozenset({"base", "variant", "ratio", "unique", "time"})
 ELASTIC: Final = frozenset({"bet", "model", "done"})
 LIMITS: Final = (60, 30, 20, 14)
 """Widths that the elastic columns are cut to, one after the other, until the table fits."""
-LONGEST_MODEL: Final = 1_000
-"""Characters of a model's path that are looked at, to show its end."""
 EXPENDABLE: Final = ("time", "done", "interval", "base", "unique", "model", "variant", "ratio")
 """Columns that a narrow terminal goes without, the first to go first."""
 
 
-class Line(NamedTuple):
+class MarkedLine(NamedTuple):
     """A line, and a word at its end that is marked up."""
 
     text: str
@@ -36,7 +35,7 @@ class Line(NamedTuple):
 
 
 def header(device: str, models: str) -> Iterator[str]:
-    """What a reader needs to know to compare this run with another; imports nothing heavy."""
+    """Yield what a reader needs to compare this run with another; imports nothing heavy."""
     versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "transformers"))
     yield f"layerguard: {__version__}, device {device}, {versions}, {models}"
 
@@ -49,7 +48,7 @@ def _version(distribution: str) -> str:
 
 
 def markup(word: str, outcome: str) -> dict[str, bool]:
-    """Green for what stands, red for what fails the build, yellow for what was not decided."""
+    """Return green for what stands, red for what fails the build, yellow for what was not decided."""
     if outcome == "failed":
         return {"red": True}
     if outcome == "skipped" or word in {"INCONCLUSIVE", "SKIPPED"}:
@@ -57,26 +56,25 @@ def markup(word: str, outcome: str) -> dict[str, bool]:
     return {"green": True}
 
 
-def summary(bets: Sequence[BetReport], width: int) -> Iterator[Line]:
-    """A table with one line per bet, no wider than `width` columns, and what is to be noted."""
-    rows = [dict(zip(HEADINGS, HEADINGS, strict=True)), *(_row(told) for told in bets)]
+def summary(bets: Sequence[BetReport], width: int) -> Iterator[MarkedLine]:
+    """Yield a table with a line for each bet, no wider than `width` columns, and notes below it."""
+    rows = [dict(zip(HEADINGS, HEADINGS, strict=True)), *(_row(bet) for bet in bets)]
     table = _fit(rows, width)
-    yield Line(table[0])
-    for line, told in zip(table[1:], bets, strict=True):
-        word = told.entry["word"]
-        yield Line(line.removesuffix(word), word, markup(word, told.entry["outcome"]))
-    for told in bets:
-        for note in told.notes:
-            # The first line says what; the reports say the whole.
+    yield MarkedLine(table[0])
+    for line, bet in zip(table[1:], bets, strict=True):
+        yield MarkedLine(line.removesuffix(bet.word), bet.word, markup(bet.word, bet.outcome))
+    for bet in bets:
+        for note in [*bet.warnings, *(why_skipped(bet) if bet.word == "SKIPPED" else ())]:
+            # The first line says what it is about; the reports have the rest.
             first, _, further = note.partition("\n")
             shown = text.plain(first, 600) + (" ..." if further else "")
-            yield Line(f"{told.entry['id']}: {shown}")
+            yield MarkedLine(f"{bet.id}: {shown}")
 
 
 def _fit(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
     """Cut the elastic columns, then leave columns out, until the table is narrow enough.
 
-    Bets that can be told apart come before columns: a table of beginnings tells nobody anything.
+    Bets that can be distinguished come before columns: a table of equal beginnings is of no use.
     """
     lines: list[str] = []
     alike: list[str] = []
@@ -104,33 +102,28 @@ def _clipped(heading: str, cell: str, limit: int) -> str:
     return text.clip_path(cell, limit) if heading == "model" else text.clip(cell, limit)
 
 
-def _row(told: BetReport) -> dict[str, str]:
-    entry = told.entry
+def _row(bet: BetReport) -> dict[str, str]:
+    ratios = [
+        each.metrics["perplexity_ratio"]
+        for each in bet.variants
+        if "perplexity_ratio" in each.metrics
+    ]
+    ends = [end for each in ratios if not each.is_point for end in (each.low, each.high)]
     return {
-        "bet": entry["id"],
-        "model": text.plain(told.model, LONGEST_MODEL),
-        "done": text.plain(told.intervention, LIMITS[0]),
-        "base": _bases(told),
-        "variant": _spread(told.points("perplexity")),
-        "ratio": _spread(told.points("perplexity_ratio")),
-        "interval": _interval(told),
-        "unique": _spread(told.points("unique_tokens")),
-        "time": "cached" if entry["cached"] else text.seconds(entry["seconds"]),
-        "verdict": entry["word"],
+        "bet": bet.id,
+        "model": bet.model,
+        "done": bet.intervention,
+        "base": _spread(
+            [each.metrics["perplexity"].value for each in bet.bases if "perplexity" in each.metrics]
+        ),
+        "variant": _spread(bet.points("perplexity")),
+        "ratio": _spread(bet.points("perplexity_ratio")),
+        # The outermost ends over the variants.
+        "interval": f"[{short(min(ends))}, {short(max(ends))}]" if ends else "-",
+        "unique": _spread(bet.points("unique_tokens")),
+        "time": "cached" if bet.cached else text.seconds(bet.seconds),
+        "verdict": bet.word,
     }
-
-
-def _bases(told: BetReport) -> str:
-    base = told.entry["base"]
-    bases = [base] if base is not None else [each.get("base") for each in told.entry["variants"]]
-    return _spread([float(each["perplexity"]) for each in bases if each and "perplexity" in each])
-
-
-def _interval(told: BetReport) -> str:
-    """The outermost ends of the ratio's intervals over the variants."""
-    found = [each["metrics"].get("perplexity_ratio", {}) for each in told.entry["variants"]]
-    ends = [float(ratio[end]) for ratio in found for end in ("low", "high") if end in ratio]
-    return f"[{short(min(ends))}, {short(max(ends))}]" if ends else "-"
 
 
 def _spread(values: Sequence[float]) -> str:

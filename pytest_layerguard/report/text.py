@@ -1,4 +1,4 @@
-"""Text for people: strangers' words made harmless, numbers made short, columns lined up."""
+"""Text for people: untrusted text made harmless, numbers made short, columns lined up."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def plain(text: str, limit: int) -> str:
     return printable(text[:limit]) + (CUT if len(text) > limit else "")
 
 
-def spoken(text: str, limit: int) -> str:
-    """Make a model's words safe as `plain` does, with a sign where a line of them ends."""
+def one_line(text: str, limit: int) -> str:
+    """Make a continuation safe as `plain` does, with a sign where a line of it ends."""
     return plain(text.replace("\r\n", "\n").replace("\n", LINE_END), limit)
 
 
@@ -35,7 +35,7 @@ def block(text: str, limit: int) -> str:
 
 
 def columns(text: str) -> int:
-    """Columns that the text takes on a terminal: two for a wide character, none for an accent."""
+    """Return the columns that the text takes on a terminal: two for a wide character, none for an accent."""
     return sum(
         0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
         for char in text
@@ -43,7 +43,7 @@ def columns(text: str) -> int:
 
 
 def clip(text: str, width: int) -> str:
-    """Shorten text to at most `width` columns, saying so where something was cut."""
+    """Shorten text to at most `width` columns, with dots where something was cut."""
     if columns(text) <= width:
         return text
     kept = ""
@@ -55,7 +55,7 @@ def clip(text: str, width: int) -> str:
 
 
 def clip_path(path: str, width: int) -> str:
-    """Shorten a path or a name of the hub to its last parts: they tell which one it is."""
+    """Shorten a path or a name of the hub to its last parts: they show which one it is."""
     if columns(path) <= width:
         return path
     parts = path.rstrip("/").split("/")
@@ -67,7 +67,7 @@ def clip_path(path: str, width: int) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration as people say it: `0.4s`, `12s`, `3m 20s`."""
+    """Return a duration as people write it: `0.4s`, `12s`, `3m 20s`."""
     if value < 10:
         return f"{value:.1f}s"
     if value < 60:

@@ -1,13 +1,20 @@
-"""What a word means for a bet of some status, in a sentence, and which bet a reader sees first."""
+"""The words that several reports use: what a word means, evidence, names of variants and notes on them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-if TYPE_CHECKING:
-    from pytest_layerguard.report.bet_report import BetReport
+from pytest_layerguard.bet.criteria.interval import short
+from pytest_layerguard.bet.errors import many
+from pytest_layerguard.report import text
 
-_WORDS: Final = {
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
+    from pytest_layerguard.report.bet_report import BetReport, PublishedEvidence
+
+_MEANINGS: Final = {
     "STRICT": "The claim holds, with room to spare.",
     "LENIENT": "The claim holds.",
     "FALSIFIED": "The claim does not hold.",
@@ -20,32 +27,98 @@ _WORDS: Final = {
     "ERROR": "Nothing could be measured honestly, so there is no verdict.",
     "SKIPPED": "Not measured here.",
 }
-_ORDER: Final = (
-    "TAMPERED", "OVERTURNED", "REGRESSED", "CROSSED", "ERROR", "CATASTROPHIC", "FALSIFIED",
-    "INCONCLUSIVE", "LENIENT", "STRICT", "SKIPPED",
-)  # fmt: skip
-_OUTCOMES: Final = ("failed", "passed", "skipped")
+_EVIDENCE: Final = 1_000
+"""Characters of one piece of evidence on a line."""
+_BRIEF: Final = 240
+"""Characters of one reason in a list of skipped bets."""
+_NOTE: Final = 600
+_NAMED: Final = 4
+"""Variants that are named before one note; the others are counted."""
 
 
 def meaning(status: str, word: str, outcome: str) -> str:
-    """Say what a word means, and what it means for the build."""
-    said = _WORDS.get(word, "")
+    """Return what a word means, and what it means for the build."""
+    meant = _MEANINGS.get(word, "")
     if outcome == "skipped":
-        return f"{said} Whatever it closes stays closed." if status == "falsified" else said
+        return f"{meant} Whatever it closes stays closed." if status == "falsified" else meant
     if outcome == "passed" and status == "falsified":
         stands = word in {"FALSIFIED", "CATASTROPHIC"}
-        return f"{said} The falsification stands." if stands else f"{said} The build passes."
+        return f"{meant} The falsification stands." if stands else f"{meant} The build passes."
     if outcome == "failed":
-        return f"{said} The build fails."
-    return said
+        return f"{meant} The build fails."
+    return meant
 
 
-def outranks(told: BetReport) -> tuple[int, int, str, int]:
-    """The key by which bets are sorted: what fails the build first, then by word, then by place."""
-    entry = told.entry
-    return (
-        _OUTCOMES.index(entry["outcome"]),
-        _ORDER.index(entry["word"]) if entry["word"] in _ORDER else len(_ORDER),
-        entry["file"],
-        entry["line"],
+def published(evidence: Sequence[PublishedEvidence]) -> Iterator[str]:
+    """Yield one line for each piece of evidence: source, model, verdict, figures and note."""
+    for each in evidence:
+        where = f"{each.source} ({each.model})" if each.model else each.source
+        figures = "; ".join(
+            f"{name} " + ", ".join(f"{metric} {short(value)}" for metric, value in values.items())
+            for name, values in each.figures.items()
+        )
+        cited = ": ".join(part for part in (where, each.verdict, figures, each.note) if part)
+        yield f"published, not measured here: {text.plain(cited, _EVIDENCE)}"
+
+
+def why_skipped(bet: BetReport) -> Iterator[str]:
+    """Yield why a bet was skipped, and what is known of it from elsewhere."""
+    yield from bet.messages
+    yield from published(bet.evidence)
+
+
+def why_skipped_in_brief(bet: BetReport) -> str:
+    """Return why a bet was skipped, short enough for a list of many such bets.
+
+    The whole stands below the table of bets and in the reports.
+    """
+    reason, *further = (text.plain(each.split("\n")[0], _BRIEF) for each in bet.messages)
+    evidence = [text.plain(each, _BRIEF) for each in published(bet.evidence)]
+    left = len(further) + len(evidence[1:])
+    return "; ".join([reason, *evidence[:1], *([f"and {left} more below"] if left else [])])
+
+
+def how_measured(result: BetResult) -> str:
+    """Return how many tokens were scored, and where the intervals come from."""
+    intervals = (
+        "descriptive: fewer than 8 windows, so no intervals"
+        if result.descriptive
+        else "95 % intervals, clustered by window"
     )
+    return f"{result.tokens:,} tokens in {many(result.windows, 'window')}; {intervals}"
+
+
+def metric_name(metric: str) -> str:
+    """Return a metric's name as people write it."""
+    return metric.replace("_", " ").replace("kl", "KL").replace("top1", "top-1")
+
+
+def where(each: BaseResult | VariantResult) -> str:
+    """Return arm, text and checkpoint of a measurement, as far as the bet has several."""
+    parts = (getattr(each, "arm", None), each.text, each.checkpoint)
+    return " \u00b7 ".join(part for part in parts if part is not None)
+
+
+def where_and_name(variant: VariantResult) -> str:
+    """Return a variant's arm, text and checkpoint, and its name."""
+    return " \u00b7 ".join(part for part in (where(variant), variant.name) if part)
+
+
+def name_of(each: BaseResult | VariantResult) -> str:
+    """Return the name of a base or a variant, with its text and checkpoint where there are several."""
+    parts = [getattr(each, "name", "base"), each.text, each.checkpoint]
+    return ", ".join(text.plain(part, 60) for part in parts if part is not None)
+
+
+def notes(variants: Sequence[VariantResult]) -> Iterator[str]:
+    """Yield each note once, after the names of the variants that have it."""
+    noted: dict[str, list[str]] = {}
+    for variant in variants:
+        if variant.note:
+            noted.setdefault(variant.note, []).append(name_of(variant))
+    for note, names in noted.items():
+        left = len(names) - _NAMED
+        # "and 1 more" would be no shorter than the name.
+        named = ", ".join(names if left <= 1 else names[:_NAMED])
+        more = f" and {left} more" if left > 1 else ""
+        yield f"{named}{more}: {text.plain(note, _NOTE)}"

@@ -12,7 +12,7 @@ from support.hostile import HOSTILE
 from support.hostile_bet import hostile
 
 from pytest_layerguard.report import html
-from pytest_layerguard.report.refused import Refused
+from pytest_layerguard.report.bet_report import UnreadableFile
 
 from .chromium import Chromium
 
@@ -42,6 +42,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "page.html"
     kinds = [*tales.every().values(), tales.steep()]
     bets = [*kinds, *(hostile(words) for words in HOSTILE.values())]
-    refused = [Refused.of("bets/a.yaml", words) for words in HOSTILE.values()]
-    html.write(path, bets, refused, html.Source(tales.ROOT, path, None), "2026-01-02 03:04 UTC")
+    refused = [UnreadableFile.of("bets/a.yaml", words) for words in HOSTILE.values()]
+    links = html.FileLinks(tales.ROOT, path, None)
+    page = html.render(bets, refused, links, "2026-01-02 03:04 UTC")
+    path.write_text(page, encoding="utf-8", errors="replace")
     return path

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_layerguard.pytest_plugin.progress import Display, Line, Log, Note
+from pytest_layerguard.pytest_plugin.progress import Display, FileScreen, LogScreen, TerminalScreen
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
@@ -32,7 +32,7 @@ class TestStatus:
         clock = Clock()
         display = Display(None, clock)
         with display.bet("bet-40"):
-            display.say("loading model reference")
+            display.begin("loading model reference")
             clock.now += 12
             assert display.status() == "bet-40: loading model reference, 12s"
 
@@ -59,7 +59,7 @@ class TestStatus:
     def test_a_name_cannot_steer_a_terminal(self) -> None:
         display = Display(None, Clock())
         with display.bet("bet-40"):
-            display.say("loading caf\u00e9\u202e\n::error::\x1b[2J")
+            display.begin("loading caf\u00e9\u202e\n::error::\x1b[2J")
             told = "bet-40: loading caf??\\u000a::error::\\u001b[2J, 0.0s"
             assert display.status() == told
 
@@ -69,7 +69,7 @@ class TestLine:
 
     def test_it_is_rewritten_and_taken_back(self) -> None:
         out = io.StringIO()
-        line = Line(out, lambda: 80)
+        line = TerminalScreen(out, lambda: 80)
         line.show("a quarter of it is done")
         line.show("half of it is done")
         line.clear()
@@ -81,14 +81,14 @@ class TestLine:
     @pytest.mark.parametrize("room", range(1, 40))
     def test_it_never_breaks_the_line(self, room: int) -> None:
         out = io.StringIO()
-        Line(out, lambda: room).show("measuring 4 variants, 12s left")
+        TerminalScreen(out, lambda: room).show("measuring 4 variants, 12s left")
         assert len(out.getvalue()) < room
 
 
 def test_a_log_gets_whole_lines_and_is_left_tidy() -> None:
     out = io.StringIO()
     tidied: list[bool] = []
-    log = Log(out, lambda: tidied.append(True))
+    log = LogScreen(out, lambda: tidied.append(True))
     log.clear()
     assert not tidied
     log.show("a quarter")
@@ -100,13 +100,13 @@ def test_a_log_gets_whole_lines_and_is_left_tidy() -> None:
 
 def test_a_worker_leaves_a_note_and_takes_it_away(tmp_path: Path) -> None:
     path = tmp_path / "gw0.txt"
-    note = Note(path)
+    note = FileScreen(path)
     note.show("a quarter")
     note.show("half")
     assert path.read_text(encoding="utf-8") == "half"
     note.clear()
     assert list(tmp_path.iterdir()) == []
-    Note(tmp_path / "gone" / "gw0.txt").show("nobody hears")
+    FileScreen(tmp_path / "gone" / "gw0.txt").show("nobody hears")
 
 
 SLOW = """
@@ -114,7 +114,7 @@ SLOW = """
 from pytest_layerguard.pytest_plugin import progress, xdist
 from pytest_layerguard.pytest_plugin.bet_items import conditions_of
 
-for screen in (progress.Line, progress.Log, progress.Note):
+for screen in (progress.TerminalScreen, progress.LogScreen, progress.FileScreen):
     screen.first = screen.every = {pause}
 xdist.EVERY = {pause}
 

@@ -196,7 +196,7 @@ class TestHooks:
         self.conftest(
             project,
             "\n\ndef pytest_layerguard_report_lines(bets):\n"
-            "    return [f'{len(bets)} bet, {bets[0].entry[\"word\"]}']\n",
+            "    return [f'{len(bets)} bet, {bets[0].word}']\n",
         )
         project.bet("bet-1", "STRICT")
         project.run("bets/").stdout.fnmatch_lines(["1 bet, STRICT"])

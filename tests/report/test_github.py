@@ -9,7 +9,7 @@ from support.hostile import FORBIDDEN, HOSTILE
 from support.hostile_bet import hostile
 
 from pytest_layerguard.report import github
-from pytest_layerguard.report.refused import Refused
+from pytest_layerguard.report.bet_report import UnreadableFile
 
 RUNNER = {
     "GITHUB_ACTIONS": "true",
@@ -86,14 +86,18 @@ class TestAnnotations:
 
     def test_each_fault_of_a_file_that_could_not_be_read(self) -> None:
         text = "bets/a.yaml:3:2: id: is missing\n    3 | x\n      | ^\nbets/a.yaml:9:1: claim: is missing"
-        told = list(github.annotated([], [Refused("bets/a.yaml", text)], RUNNER, Path("/project")))
+        told = list(
+            github.annotated([], [UnreadableFile("bets/a.yaml", text)], RUNNER, Path("/project"))
+        )
         assert told == [
             "::error file=bets/a.yaml,line=3,col=2,title=bet file::id: is missing",
             "::error file=bets/a.yaml,line=9,col=1,title=bet file::claim: is missing",
         ]
 
     def test_a_file_without_a_place(self) -> None:
-        told = list(github.annotated([], [Refused("bets/a.yaml", "no")], RUNNER, Path("/project")))
+        told = list(
+            github.annotated([], [UnreadableFile("bets/a.yaml", "no")], RUNNER, Path("/project"))
+        )
         assert told == ["::error file=bets/a.yaml,line=1,col=1,title=bet file::no"]
 
     def test_no_more_than_github_shows(self) -> None:
@@ -104,7 +108,7 @@ class TestAnnotations:
     @pytest.mark.parametrize("kind", HOSTILE)
     def test_nothing_else_is_obeyed(self, kind: str) -> None:
         words = HOSTILE[kind]
-        bets, refused = [hostile(words)], [Refused.of(words[:200], f"{words}:1:2: {words}")]
+        bets, refused = [hostile(words)], [UnreadableFile.of(words[:200], f"{words}:1:2: {words}")]
         for line in github.annotated(bets, refused, RUNNER, Path("/project")):
             assert obeyed(line) in {"error", "warning"}
             assert "\n" not in line

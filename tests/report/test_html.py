@@ -16,11 +16,9 @@ from support.hostile_bet import hostile
 
 from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.report import html
-from pytest_layerguard.report.refused import Refused
+from pytest_layerguard.report.bet_report import UnreadableFile
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pytest_layerguard.report.bet_report import BetReport
 
 WHEN = "2026-01-02 03:04 UTC"
@@ -57,8 +55,10 @@ class Read(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def page(*bets: BetReport, refused: tuple[Refused, ...] = (), address: str | None = None) -> str:
-    source = html.Source(tales.ROOT, tales.ROOT / "out/page.html", address)
+def page(
+    *bets: BetReport, refused: tuple[UnreadableFile, ...] = (), address: str | None = None
+) -> str:
+    source = html.FileLinks(tales.ROOT, tales.ROOT / "out/page.html", address)
     return html.render(bets, refused, source, WHEN)
 
 
@@ -99,9 +99,9 @@ class TestPage:
     def test_every_kind_of_bet_is_shown(self, kind: str) -> None:
         told = tales.every()[kind]
         text = Read(page(told)).text
-        assert told.story.title in text or kind == "bug"
-        assert told.entry["word"] in text
-        assert f"bets/some.yaml:{told.entry['line']}" in text
+        assert told.title in text or kind == "bug"
+        assert told.word in text
+        assert f"bets/some.yaml:{told.line}" in text
 
     def test_claim_criteria_and_their_numbers(self) -> None:
         text = Read(page(tales.judged(tales.SWEEP, tales.sweep()))).text
@@ -181,7 +181,7 @@ class TestPage:
 
     def test_a_file_that_could_not_be_read(self) -> None:
         text = Read(
-            page(refused=(Refused("bets/a.yaml", "bets/a.yaml:1:2: id: is <b>missing"),))
+            page(refused=(UnreadableFile("bets/a.yaml", "bets/a.yaml:1:2: id: is <b>missing"),))
         ).text
         assert "bets/a.yaml:1:2: id: is <b>missing" in text
         assert "1 file could not be read" in text
@@ -256,26 +256,3 @@ class TestHostile:
         for words in HOSTILE.values():
             for link in Read(page_of(words)).all("a"):
                 assert re.match(r"#|\.\./bets/|https://example\.org/", link["href"])
-
-
-class TestWriting:
-    def test_whole(self, tmp_path: Path) -> None:
-        path = tmp_path / "new" / "page.html"
-        source = html.Source(tales.ROOT, path, None)
-        html.write(path, [*tales.every().values()], [], source, WHEN)
-        assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
-        assert [each.name for each in path.parent.iterdir()] == ["page.html"]
-
-    def test_or_not_at_all(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = tmp_path / "page.html"
-        path.write_text("old", encoding="utf-8")
-
-        def full(*_: object, **__: object) -> str:
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr("pathlib.Path.replace", full)
-        source = html.Source(tales.ROOT, path, None)
-        with pytest.raises(OSError, match="No space left"):
-            html.write(path, [], [], source, WHEN)
-        assert path.read_text(encoding="utf-8") == "old"
-        assert [each.name for each in tmp_path.iterdir()] == ["page.html"]

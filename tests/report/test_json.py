@@ -1,30 +1,28 @@
-"""The JSON report: its numbers, and that it is written whole or not at all."""
+"""The JSON report: its order and its numbers."""
 
 from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import pytest
+from support import tales
 
 from pytest_layerguard.bet.criteria.interval import Interval
-from pytest_layerguard.report import bet_report
 from pytest_layerguard.report import json as report
 from pytest_layerguard.report.bet_report import BetReport
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 def told(file: str = "bets/a.yaml", line: int = 1, **changes: Any) -> BetReport:
-    return BetReport({"id": "a", "file": file, "line": line, **changes}, "reference", "skip_layers")
+    return replace(tales.every()["skipped"], file=file, line=line, **changes)
 
 
 def test_bets_are_sorted_so_that_workers_do_not_decide() -> None:
     bets = [told("bets/b.yaml"), told(line=40), told(line=7)]
-    written = report.document(bets)
-    assert written["schema"] == 1
+    written = json.loads(report.render(bets, {"more": 1}))
+    assert written["schema"] == written["more"] == 1
     assert [(bet["file"], bet["line"]) for bet in written["bets"]] == [
         ("bets/a.yaml", 7),
         ("bets/a.yaml", 40),
@@ -32,22 +30,15 @@ def test_bets_are_sorted_so_that_workers_do_not_decide() -> None:
     ]
 
 
-def test_a_report_replaces_the_one_before(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "folder" / "report.json"
-    report.write(path, [told()])
-    report.write(path, [])
-    assert json.loads(path.read_text(encoding="utf-8")) == {"schema": 1, "bets": []}
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "report.json"
-    report.write(path, [])
-    before = path.read_bytes()
+def test_a_number_that_json_does_not_know_is_refused() -> None:
+    slow = replace(tales.sweep(), seconds=math.nan)
     with pytest.raises(ValueError, match="not JSON compliant"):
-        report.write(path, [told(seconds=math.nan)])
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
+        report.render([told(result=slow)])
+
+
+def test_a_count_is_an_integer() -> None:
+    written = report.metric("unique_tokens", Interval.point(64.0))
+    assert json.dumps(written) == '{"value": 64}'
 
 
 @pytest.mark.parametrize(
@@ -61,9 +52,4 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> N
     ],
 )
 def test_a_metric(interval: Interval, expected: dict[str, Any]) -> None:
-    assert bet_report.metric(interval) == expected
-
-
-def test_what_is_told_survives_the_way_from_a_worker() -> None:
-    one = BetReport({"id": "a", "variants": []}, "reference", "skip_layers", ("a note",))
-    assert BetReport.from_json(one.to_json()) == one
+    assert report.metric("kl", interval) == expected

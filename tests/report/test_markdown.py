@@ -10,10 +10,10 @@ from support.hostile import FORBIDDEN, HOSTILE
 from support.hostile_bet import hostile
 
 from pytest_layerguard.report import charts, markdown
-from pytest_layerguard.report.refused import Refused
+from pytest_layerguard.report.bet_report import UnreadableFile
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    pass
 
 ADDRESS = "https://github.com/acme/models/blob/" + "0" * 40
 ROOM = 1_000_000
@@ -30,13 +30,13 @@ class TestSummary:
 
     @pytest.mark.parametrize("kind", tales.every())
     def test_every_bet_has_a_row(self, kind: str) -> None:
-        entry = tales.every()[kind].entry
+        bet = tales.every()[kind]
         (row,) = (
             line
             for line in render(*tales.every().values()).splitlines()
-            if f"| {entry['id']}<br>" in line
+            if f"| {bet.id}<br>" in line
         )
-        assert f"**{entry['word']}**" in row
+        assert f"**{bet.word}**" in row
         assert row.count(" | ") == 4
 
     def test_a_failure_needs_no_other_file(self) -> None:
@@ -63,7 +63,7 @@ class TestSummary:
         assert f"[`bets/some.yaml:1`]({ADDRESS}/bets/some.yaml#L1)" in told
 
     def test_a_file_that_could_not_be_read(self) -> None:
-        told = render(refused=[Refused("bets/a.yaml", "bets/a.yaml:3:2: id: is missing")])
+        told = render(refused=[UnreadableFile("bets/a.yaml", "bets/a.yaml:3:2: id: is missing")])
         assert "1 file could not be read" in told
         assert "`bets/a.yaml:3` could not be read" in told
 
@@ -73,7 +73,7 @@ class TestSummary:
 
 class TestDrawing:
     def test_bars_are_letters(self) -> None:
-        figure = charts.rows(tales.judged(tales.SWEEP, tales.sweep()).story, "perplexity_ratio")
+        figure = charts.rows(tales.judged(tales.SWEEP, tales.sweep()), "perplexity_ratio")
         assert figure is not None
         lines = list(markdown.drawn(figure))
         bars = [line.count("\u2588") for line in lines[1:5]]
@@ -83,7 +83,7 @@ class TestDrawing:
 
     def test_a_long_sweep_is_cut(self) -> None:
         found = tales.result(*(tales.variant(f"skip-{at}", str(at)) for at in range(500)))
-        figure = charts.rows(tales.judged(tales.SWEEP, found).story, "perplexity_ratio")
+        figure = charts.rows(tales.judged(tales.SWEEP, found), "perplexity_ratio")
         assert figure is not None
         assert "and 484 more variants" in list(markdown.drawn(figure))
 
@@ -108,7 +108,9 @@ class TestRoom:
 class TestHostile:
     @pytest.mark.parametrize("kind", HOSTILE)
     def test_words_stay_words(self, kind: str) -> None:
-        told = render(hostile(HOSTILE[kind]), refused=[Refused.of("bets/a.yaml", HOSTILE[kind])])
+        told = render(
+            hostile(HOSTILE[kind]), refused=[UnreadableFile.of("bets/a.yaml", HOSTILE[kind])]
+        )
         outside = re.sub(r"^(`{3,})text\n.*?^\1$", "", told, flags=re.DOTALL | re.MULTILINE)
         outside = re.sub(r"(?<!\\)(`+)(?!`).*?(?<!`)\1(?!`)", "", outside)
         plain = re.sub(r"\\.", "", outside)
@@ -127,16 +129,12 @@ class TestHostile:
                 assert len(re.findall(r"(?<!\\)\|", line)) == 6
 
 
-class TestWriting:
-    def test_whole_and_fit_for_a_comment(self, tmp_path: Path) -> None:
-        path = tmp_path / "new" / "comment.md"
-        markdown.write(path, [hostile("x" * 1_000)] * 200, [], None)
-        assert len(path.read_text(encoding="utf-8")) < 65_536
-        assert [each.name for each in path.parent.iterdir()] == ["comment.md"]
+def test_it_fits_a_comment() -> None:
+    assert len(markdown.render([hostile("x" * 1_000)] * 200, [])) < 65_536
 
 
 def test_a_note_of_several_lines_is_a_block() -> None:
-    told = next(each for each in tales.every().values() if each.entry["outcome"] == "failed")
+    told = next(each for each in tales.every().values() if each.outcome == "failed")
     note = "reports one protocol. A bet that measures both:\n\nid: both\ntitle: Both"
-    noted = replace(told, story=replace(told.story, warnings=(note,)))
+    noted = replace(told, warnings=(note,))
     assert "```text\nid: both\ntitle: Both\n```" in render(noted)

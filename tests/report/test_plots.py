@@ -51,7 +51,7 @@ class TestScale:
 
 class TestRows:
     def test_a_row_says_where_it_lies(self) -> None:
-        figure = charts.rows(tales.judged(tales.SWEEP, tales.sweep()).story, "perplexity_ratio")
+        figure = charts.rows(tales.judged(tales.SWEEP, tales.sweep()), "perplexity_ratio")
         assert figure is not None
         assert [row.zone for row in figure.rows] == ["catastrophic", "failed", "failed", "failed"]
         assert [mark.level for mark in figure.marks] == ["strict", "lenient", "catastrophic"]
@@ -62,19 +62,19 @@ class TestRows:
         assert "lenient \u2264 3 not met" in first.words
 
     def test_a_bar_is_about_the_arm_it_names(self) -> None:
-        figure = charts.rows(tales.judged(tales.ARMS, tales.arms()).story, "perplexity_ratio")
+        figure = charts.rows(tales.judged(tales.ARMS, tales.arms()), "perplexity_ratio")
         assert figure is not None
         assert [row.zone for row in figure.rows] == ["lenient", "none"]
         assert [len(row.marks) for row in figure.rows] == [1, 0]
         assert [mark.label for mark in figure.marks] == ["lenient \u2264 3 (magnitude)"]
 
     def test_a_bar_of_one_text_is_named_after_it(self) -> None:
-        figure = charts.rows(tales.eye_test().story, "perplexity_ratio")
+        figure = charts.rows(tales.eye_test(), "perplexity_ratio")
         assert figure is not None
         assert figure.marks[0].label == "strict \u2264 1.1 (heldout)"
 
     def test_a_pair_has_one_gap(self) -> None:
-        figure = charts.rows(tales.judged(tales.PAIRS, tales.pairs()).story, "protocol_gap")
+        figure = charts.rows(tales.judged(tales.PAIRS, tales.pairs()), "protocol_gap")
         assert figure is not None
         assert len(figure.rows) == 10
         assert (figure.rows[0].label, figure.rows[0].group) == ("0\u21941", None)
@@ -83,7 +83,7 @@ class TestRows:
     def test_a_bound_has_no_upper_end(self) -> None:
         bound = {"perplexity_ratio": Interval(8.0, 8.0, math.inf)}
         found = tales.result(tales.variant("skip-0", "0", metrics=bound))
-        figure = charts.rows(tales.judged(tales.SWEEP, found).story, "perplexity_ratio")
+        figure = charts.rows(tales.judged(tales.SWEEP, found), "perplexity_ratio")
         assert figure is not None
         assert figure.rows[0].endless
         assert figure.rows[0].interval == "or more"
@@ -92,7 +92,7 @@ class TestRows:
         found = tales.result(
             tales.variant("skip-0", "0", metrics={"perplexity_ratio": Interval(3, 2, 4)})
         )
-        figure = charts.rows(tales.judged(tales.SWEEP, found).story, "perplexity_ratio")
+        figure = charts.rows(tales.judged(tales.SWEEP, found), "perplexity_ratio")
         assert figure is not None
         assert "lenient \u2264 3 undecided" in figure.rows[0].words
 
@@ -101,19 +101,19 @@ class TestRows:
         found = tales.result(
             tales.variant("skip-0", "0", metrics=endless), tales.variant("skip-1", "1")
         )
-        figure = charts.rows(tales.judged(tales.SWEEP, found).story, "perplexity_ratio")
+        figure = charts.rows(tales.judged(tales.SWEEP, found), "perplexity_ratio")
         assert figure is not None
         assert figure.rows[0].beyond
         assert 90 < figure.rows[0].point <= 100
 
     def test_a_long_sweep_is_cut_and_says_so(self) -> None:
         found = tales.result(*(tales.variant(f"skip-{at}", str(at)) for at in range(500)))
-        figure = charts.rows(tales.judged(tales.SWEEP, found).story, "perplexity_ratio")
+        figure = charts.rows(tales.judged(tales.SWEEP, found), "perplexity_ratio")
         assert figure is not None
         assert len(figure.rows) + figure.more == 500
 
     def test_a_metric_that_nobody_has(self) -> None:
-        assert charts.rows(tales.judged(tales.SWEEP, tales.sweep()).story, "kl") is None
+        assert charts.rows(tales.judged(tales.SWEEP, tales.sweep()), "kl") is None
 
 
 class TestHeat:
@@ -139,7 +139,7 @@ class TestHeat:
 
 class TestLines:
     def test_a_trajectory_has_a_line_for_each_variant(self) -> None:
-        story = tales.judged(tales.TRAJECTORY, tales.trajectory()).story
+        story = tales.judged(tales.TRAJECTORY, tales.trajectory())
         figure = charts.trajectory(story, "perplexity_ratio")
         assert figure is not None
         assert [line.name for line in figure.lines] == ["skip-0", "skip-1", "skip-2"]
@@ -148,7 +148,7 @@ class TestLines:
         assert all(below - above >= 12 for above, below in itertools.pairwise(names))
 
     def test_one_checkpoint_is_no_trajectory(self) -> None:
-        story = tales.judged(tales.SWEEP, tales.sweep()).story
+        story = tales.judged(tales.SWEEP, tales.sweep())
         assert charts.trajectory(story, "perplexity_ratio") is None
 
     def test_training_is_a_curve(self) -> None:
@@ -223,7 +223,7 @@ class TestProfile:
 
 class TestStrips:
     def test_bets_share_one_axis(self) -> None:
-        stories = [told.story for told in tales.every().values()]
+        stories = [*tales.every().values()]
         drawn, ticks = charts.strips(stories)
         assert len(drawn) == len(stories)
         assert ticks
@@ -232,5 +232,5 @@ class TestStrips:
         assert drawn[-1] is None
 
     def test_none_was_measured(self) -> None:
-        drawn, _ = charts.strips([tales.every()["error"].story])
+        drawn, _ = charts.strips([tales.every()["error"]])
         assert drawn == (None,)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import replace
@@ -10,20 +9,21 @@ from support import tales
 
 from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.bet.reader import parse_bets
-from pytest_layerguard.report.story import Bar, Story, story
+from pytest_layerguard.report.bet_report import BetReport, Threshold
+from pytest_layerguard.report.make_report import make_report
 
 
 @pytest.mark.parametrize("kind", tales.every())
-def test_a_story_comes_back_as_it_went(kind: str) -> None:
-    told = tales.every()[kind].story
-    assert Story.from_json(json.loads(json.dumps(told.to_json(), allow_nan=False))) == told
+def test_a_report_comes_back_as_it_went(kind: str) -> None:
+    told = tales.every()[kind]
+    assert BetReport.from_json(told.to_json()) == told
 
 
 def test_numbers_that_json_does_not_know_travel_too() -> None:
     endless = {"perplexity_ratio": Interval(math.inf, 3.0, math.inf)}
     told = tales.judged(tales.SWEEP, tales.result(tales.variant("skip-0", "0", metrics=endless)))
-    assert told.story.result is not None
-    assert told.story.result.variants[0].metrics["perplexity_ratio"].value == math.inf
+    assert told.result is not None
+    assert told.result.variants[0].metrics["perplexity_ratio"].value == math.inf
 
 
 @pytest.mark.parametrize(
@@ -48,15 +48,17 @@ def test_bars_are_read_off_a_criterion(
 ) -> None:
     head, tail = tales.SWEEP.split("criteria:")
     text = f"{head}criteria: {{lenient: {criterion}}}\n{tail[tail.index('closes') :]}"
-    told = story(tales.document(text), None, tales.ROOT)
+    told = make_report(tales.document(text), None, tales.ROOT)
     assert [
-        (bar.prefix, bar.metric, bar.sign, bar.value) for bar in told.bars if bar.level == "lenient"
+        (bar.prefix, bar.metric, bar.sign, bar.value)
+        for bar in told.thresholds
+        if bar.level == "lenient"
     ] == bars
 
 
 @pytest.mark.parametrize(("sign", "met"), [("<", False), ("<=", True), (">", False), (">=", True)])
 def test_a_bar_at_its_value(sign: str, met: bool) -> None:
-    assert Bar("lenient", (), "kl", sign, 2.0).met(2.0) is met
+    assert Threshold("lenient", (), "kl", sign, 2.0).met(2.0) is met
 
 
 def test_a_sweep_tells_the_words_of_the_mildest_and_of_the_worst() -> None:
@@ -66,8 +68,8 @@ def test_a_sweep_tells_the_words_of_the_mildest_and_of_the_worst() -> None:
             for at in range(50)
         )
     )
-    told = tales.judged(tales.SWEEP, found).story
-    assert told.telling == (49, 48, 47, 46, 45, 44, 1, 0)
+    told = tales.judged(tales.SWEEP, found)
+    assert told.shown == (49, 48, 47, 46, 45, 44, 1, 0)
     assert told.result is not None
     assert [bool(each.samples) for each in told.result.variants].count(True) == 8
     assert len(told.result.variants) == 50
@@ -80,18 +82,18 @@ def test_what_travels_is_bounded_and_harmless() -> None:
     told = tales.judged(
         tales.SWEEP, tales.result(replace(loud, samples=tales.said("a\x1b[2J\nb\x00")))
     )
-    assert told.story.result is not None
-    assert told.story.result.variants[0].samples[0].text == "a\\u001b[2J\nb\\u0000"
+    assert told.result is not None
+    assert told.result.variants[0].samples[0].text == "a\\u001b[2J\nb\\u0000"
 
 
 def test_a_claim_of_several_lines_is_told_on_one() -> None:
     lines = re.sub("claim: .*", "claim: |\n  It holds\n  everywhere.", tales.SWEEP, count=1)
     told = tales.judged(lines, tales.result(tales.variant("skip-0", "0", ratio=2.0)))
-    assert told.story.claim == "It holds everywhere."
+    assert told.claim == "It holds everywhere."
 
 
 def test_what_is_done_is_told_with_its_arguments() -> None:
-    told = story(parse_bets(tales.TRAINING, tales.ROOT / "a.yaml")[0], None, tales.ROOT)
-    assert len(told.done) == 1
-    assert told.done[0].startswith("average_experts")
-    assert ", then train {steps: 20" in told.done[0]
+    told = make_report(parse_bets(tales.TRAINING, tales.ROOT / "a.yaml")[0], None, tales.ROOT)
+    assert len(told.steps) == 1
+    assert told.steps[0].startswith("average_experts")
+    assert ", then train {steps: 20" in told.steps[0]

@@ -2,51 +2,63 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
+from pytest_layerguard.bet.criteria.interval import Interval
+from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
 from pytest_layerguard.report import terminal, text
 from pytest_layerguard.report.bet_report import BetReport
 
 
-def told(**changes: Any) -> BetReport:
-    about = {name: changes.pop(name) for name in ("model", "intervention") if name in changes}
-    notes = changes.pop("notes", ())
-    entry = {
+def told(
+    *variants: VariantResult,
+    bases: tuple[BaseResult, ...] = (BaseResult(None, None, {"perplexity": Interval.point(89.0)}),),
+    cached: bool = False,
+    **changes: Any,
+) -> BetReport:
+    found = BetResult(
+        bases,
+        variants or (variant("skip-0", 7120, 80, 71.2, 89.9, 2), variant("skip-3", 980, 11)),
+        tokens=1024,
+        windows=8,
+        descriptive=False,
+        provenance={},
+        seconds=1.94,
+        cached=cached,
+    )
+    values: dict[str, Any] = {
         "id": "bet-40",
+        "file": "bets/a.yaml",
+        "line": 1,
         "status": "falsified",
         "outcome": "passed",
         "word": "CATASTROPHIC",
-        "seconds": 1.94,
-        "cached": False,
-        "base": {"perplexity": 89.0, "unique_tokens": 73.0},
-        "variants": [variant("skip-0", 7120, 80, 71.2, 89.9, 2), variant("skip-3", 980, 11)],
+        "digest": "",
+        "model": "reference",
+        "intervention": "skip_layers",
+        "result": found,
     }
-    return BetReport(
-        entry | changes,
-        about.get("model", "reference"),
-        about.get("intervention", "skip_layers"),
-        notes,
-    )
+    return BetReport(**(values | changes))
 
 
 def variant(
     name: str,
-    perplexity: float | str,
-    ratio: float | str,
+    perplexity: float,
+    ratio: float,
     low: float | None = None,
     high: float | None = None,
     unique: float | None = None,
-) -> dict[str, Any]:
-    interval = {} if low is None else {"low": low, "high": high}
-    metrics: dict[str, Any] = {
-        "perplexity": {"value": perplexity},
-        "perplexity_ratio": {"value": ratio, **interval},
+) -> VariantResult:
+    metrics = {
+        "perplexity": Interval.point(perplexity),
+        "perplexity_ratio": Interval(ratio, low or ratio, high or ratio),
     }
     if unique is not None:
-        metrics["unique_tokens"] = {"value": unique}
-    return {"name": name, "arm": None, "text": None, "checkpoint": None, "metrics": metrics}
+        metrics["unique_tokens"] = Interval.point(unique)
+    return VariantResult(name, "", None, None, None, metrics)
 
 
 def table(*bets: BetReport, width: int = 160) -> list[str]:
@@ -62,20 +74,20 @@ def test_a_sweep_shows_its_range_and_the_outermost_ends() -> None:
 
 
 def test_an_overflow_is_infinite() -> None:
-    assert " inf " in table(told(variants=[variant("x", "inf", "inf")]))[1]
+    assert " inf " in table(told(variant("x", math.inf, math.inf)))[1]
 
 
 def test_a_bet_that_was_not_measured() -> None:
-    line = table(told(base=None, variants=[], word="CROSSED", outcome="failed", seconds=0.0))[1]
+    line = table(told(result=None, word="CROSSED", outcome="failed"))[1]
     assert line.split() == ["bet-40", "reference", "skip_layers", *"-----", "0.0s", "CROSSED"]
 
 
-def test_each_variant_may_have_its_own_base() -> None:
-    variants = [
-        {**variant("skip-0", 20, 2), "base": {"perplexity": 10.0}},
-        {**variant("skip-0", 30, 2), "base": {"perplexity": 15.0}},
-    ]
-    assert "10..15" in table(told(base=None, variants=variants))[1]
+def test_each_checkpoint_has_its_own_base() -> None:
+    bases = tuple(
+        BaseResult(None, name, {"perplexity": Interval.point(value)})
+        for name, value in (("before", 10.0), ("after", 15.0))
+    )
+    assert "10..15" in table(told(bases=bases))[1]
 
 
 def test_a_cached_result_says_so() -> None:
@@ -121,15 +133,15 @@ def test_verdicts_start_in_one_column() -> None:
     )
 
 
-def test_a_hostile_name_stays_on_its_line() -> None:
-    lines = table(told(model="\x1b[31mred\nnext", notes=["\x1b[2J", "x" * 5000]))
+def test_a_hostile_note_stays_on_its_line() -> None:
+    lines = table(told(warnings=("\x1b[2J", "x" * 5000)))
     assert len(lines) == 4
     assert "\x1b" not in "".join(lines)
     assert len(lines[3]) < 1000
 
 
 def test_notes_stand_below_the_table() -> None:
-    lines = table(told(notes=["needs 24 GiB of GPU memory"]), told(id="b"))
+    lines = table(told(warnings=("needs 24 GiB of GPU memory",)), told(id="b"))
     assert lines[3:] == ["bet-40: needs 24 GiB of GPU memory"]
 
 

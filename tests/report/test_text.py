@@ -36,13 +36,13 @@ def test_whatever_is_said_stays_on_one_line_and_can_be_encoded(said: str) -> Non
 
 @given(st.text())
 def test_whatever_a_model_says_stays_on_one_line(said: str) -> None:
-    told = text.spoken(said, 40)
+    told = text.one_line(said, 40)
     assert not any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in told)
     assert "\\u000a" not in told or "\\u000a" in said
 
 
 def test_a_line_break_of_a_model_is_a_sign_that_people_read() -> None:
-    assert text.spoken("one\ntwo\r\n\x1b[2J", 100) == "one\u21b5two\u21b5\\u001b[2J"
+    assert text.one_line("one\ntwo\r\n\x1b[2J", 100) == "one\u21b5two\u21b5\\u001b[2J"
 
 
 def test_a_long_text_is_cut_and_says_so() -> None:

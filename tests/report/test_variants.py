@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from support import tales
 
-from pytest_layerguard.report.variants import notes
+from pytest_layerguard.report.words import notes
 
 
 def test_a_note_of_several_is_told_once() -> None:

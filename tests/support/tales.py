@@ -19,12 +19,12 @@ from pytest_layerguard.measurement.results import (
     TokenHarm,
     VariantResult,
 )
-from pytest_layerguard.report.bet_report import BetReport, tell
-from pytest_layerguard.report.story import Door
+from pytest_layerguard.report.bet_report import BetReport, ClosedDoor
+from pytest_layerguard.report.make_report import make_report
 
 ROOT = Path("/project")
 
-DOOR = Door(
+DOOR = ClosedDoor(
     id="old",
     title="Skip a layer",
     claim="A layer can go.",
@@ -254,11 +254,7 @@ def judged(text: str, found: BetResult, **changes: Any) -> BetReport:
 
 def told(bet: BetDocument, outcome: Outcome | None) -> BetReport:
     """Tell it, and let it travel as it does from a worker."""
-    passed = "failed" if outcome is None or not outcome.passed else "passed"
-    if outcome is not None and outcome.skipped:
-        passed = "skipped"
-    entry = tell(bet, outcome, "bets/some.yaml", passed, ROOT)
-    return BetReport.from_json(entry.to_json())
+    return BetReport.from_json(make_report(bet, outcome, ROOT).to_json())
 
 
 def steep() -> BetReport:
@@ -276,7 +272,7 @@ def doubtful() -> BetReport:
     skipped = told(
         document(text), unavailable("whether old closed it cannot be told", required=False)
     )
-    return replace(skipped, story=replace(skipped.story, crossed=(DOOR,)))
+    return replace(skipped, doors=(DOOR,))
 
 
 def eye_test() -> BetReport:

@@ -7,30 +7,26 @@ forbids. Horizontal places are per cents, so that one figure fits every width.
 """
 
 from pytest_layerguard.report.charts.axes import Scale, Tick
-from pytest_layerguard.report.charts.bars import Row, RowsFigure, rows
-from pytest_layerguard.report.charts.curves import LinesFigure, recovery, trajectory
-from pytest_layerguard.report.charts.heatmap import HeatFigure, heat
-from pytest_layerguard.report.charts.loss_profile import ProfileFigure, profile
-from pytest_layerguard.report.charts.marks import Mark, named, written, zone_of
-from pytest_layerguard.report.charts.overview import Strip, strips
+from pytest_layerguard.report.charts.bars import BarChart, OverviewStrip, rows, strips
+from pytest_layerguard.report.charts.curves import LineChart, recovery, trajectory
+from pytest_layerguard.report.charts.heatmap import HeatMap, heat
+from pytest_layerguard.report.charts.loss_profile import LossProfileChart, profile
+from pytest_layerguard.report.charts.marks import Mark, between
 
 __all__ = [
-    "HeatFigure",
-    "LinesFigure",
+    "BarChart",
+    "HeatMap",
+    "LineChart",
+    "LossProfileChart",
     "Mark",
-    "ProfileFigure",
-    "Row",
-    "RowsFigure",
+    "OverviewStrip",
     "Scale",
-    "Strip",
     "Tick",
+    "between",
     "heat",
-    "named",
     "profile",
     "recovery",
     "rows",
     "strips",
     "trajectory",
-    "written",
-    "zone_of",
 ]

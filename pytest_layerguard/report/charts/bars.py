@@ -1,4 +1,4 @@
-"""One metric over all variants: a bar for each, with its interval, crossed by the bars of the criteria."""
+"""One metric over all variants: a bar for each, with its interval, crossed by the thresholds of the criteria."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from pytest_layerguard.report.charts.marks import (
     between,
     each_once,
     marks_of,
-    named,
     summary,
-    told_of,
-    written,
+    unit_of,
     zone_of,
 )
+from pytest_layerguard.report.words import metric_name, where
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_layerguard.bet.criteria.interval import Interval
     from pytest_layerguard.measurement.results import BetResult, VariantResult
-    from pytest_layerguard.report.story import Bar, Story
+    from pytest_layerguard.report.bet_report import BetReport, Threshold
 
 
 ROWS: Final = 120
-"""Rows of a figure that are drawn at the most; the table of all numbers has more."""
+"""Rows of a figure that are drawn at most; the table of all numbers has more."""
+_DOTS: Final = 60
 
 
 @dataclass(frozen=True)
-class Row:
+class BarRow:
     """A measurement: from what nothing would give to what was found, with its interval."""
 
     label: str
@@ -56,14 +56,14 @@ class Row:
 
 
 @dataclass(frozen=True)
-class RowsFigure:
+class BarChart:
     """One metric over all variants, one row each."""
 
     title: str
     log: bool
     ticks: tuple[Tick, ...]
     marks: tuple[Mark, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[BarRow, ...]
     origin: float
     untouched: float | None
     note: str
@@ -71,15 +71,15 @@ class RowsFigure:
     summary: str
 
 
-def rows(story: Story, metric: str) -> RowsFigure | None:
+def rows(bet: BetReport, metric: str) -> BarChart | None:
     """Return the figure of a metric, or None where no variant has it."""
-    result = story.result
+    result = bet.result
     if result is None:
         return None
     having = each_once(metric, result.variants)
     if not having:
         return None
-    bars = [bar for bar in story.bars if bar.metric == metric]
+    thresholds = [each for each in bet.thresholds if each.metric == metric]
     shown = having[:ROWS]
     found = [variant.metrics[metric] for variant in shown]
     log = metric in LOGARITHMIC and all(each.value > 0 for each in found)
@@ -87,20 +87,22 @@ def rows(story: Story, metric: str) -> RowsFigure | None:
     # A bar on a linear axis starts at zero; on a logarithmic one at what nothing would give.
     origin = UNCHANGED.get(metric, base or 1.0) if log else UNCHANGED.get(metric, 0.0)
     values = [end for each in found for end in (each.value, each.low, each.high)]
-    limits = [bar.value for bar in bars]
-    scale = Scale.over([*values, *limits, origin, *([] if base is None else [base])], log=log)
-    marks = marks_of(bars, scale)
-    return RowsFigure(
-        named(metric),
+    scale = Scale.over(
+        [*values, *(each.value for each in thresholds), origin, *([] if base is None else [base])],
+        log=log,
+    )
+    marks = marks_of(thresholds, scale)
+    return BarChart(
+        metric_name(metric),
         log,
         scale.ticks(),
         marks,
-        tuple(_row(variant, metric, scale, origin, bars, marks) for variant in shown),
+        tuple(_row(variant, metric, scale, origin, thresholds, marks) for variant in shown),
         scale.at(origin),
         None if base is None else scale.at(base),
         _note(metric, origin, base),
         len(having) - len(shown),
-        summary(metric, having, bars),
+        summary(metric, having, thresholds),
     )
 
 
@@ -116,16 +118,16 @@ def _row(
     metric: str,
     scale: Scale,
     origin: float,
-    bars: Sequence[Bar],
+    thresholds: Sequence[Threshold],
     marks: Sequence[Mark],
-) -> Row:
+) -> BarRow:
     interval = variant.metrics[metric]
     point, zero = scale.at(interval.value), scale.at(origin)
-    about = [bar for bar in bars if bar.about(variant)]
+    about = [each for each in thresholds if each.is_about(variant)]
     zone = zone_of(interval.value, about)
-    return Row(
+    return BarRow(
         variant.name,
-        _group(variant),
+        where(variant) or None,
         short(interval.value),
         between(interval),
         round(min(point, zero), 2),
@@ -148,19 +150,53 @@ def _note(metric: str, origin: float, base: float | None) -> str:
         about = f"the untouched model has {short(base)}"
     else:
         about = f"{short(origin)} is unchanged"
-    return ", ".join(part for part in (told_of(metric), about) if part)
+    return ", ".join(part for part in (unit_of(metric), about) if part)
 
 
-def _group(variant: VariantResult) -> str | None:
-    parts = [each for each in (variant.arm, variant.text, variant.checkpoint) if each is not None]
-    return " \u00b7 ".join(parts) or None
+def _met(interval: Interval, thresholds: Sequence[Threshold]) -> str:
+    """Return what a reader who does not see colours must know of a row."""
+    found = []
+    for each in thresholds:
+        ends = {each.met(interval.low), each.met(interval.high)}
+        truth = "undecided" if len(ends) > 1 else "met" if each.met(interval.value) else "not met"
+        found.append(f"{each.label} {truth}")
+    return ", ".join(found)
 
 
-def _met(interval: Interval, bars: Sequence[Bar]) -> str:
-    """What a reader who does not see colours must know of a row."""
-    told = []
-    for bar in bars:
-        ends = {bar.met(interval.low), bar.met(interval.high)}
-        truth = "undecided" if len(ends) > 1 else "met" if bar.met(interval.value) else "not met"
-        told.append(f"{bar.level} {written(bar.sign)} {short(bar.value)} {truth}")
-    return ", ".join(told)
+@dataclass(frozen=True)
+class OverviewStrip:
+    """A bet's ratios in one line of the overview."""
+
+    dots: tuple[Mark, ...]
+    bars: tuple[Mark, ...]
+    words: str
+
+
+def strips(bets: Sequence[BetReport]) -> tuple[tuple[OverviewStrip | None, ...], tuple[Tick, ...]]:
+    """Return the ratios of every bet on one common axis, and the axis; None for a bet without any."""
+    metric = "perplexity_ratio"
+    values = [value for bet in bets for value in bet.points(metric)]
+    limits = [
+        each.value
+        for bet in bets
+        if bet.points(metric)
+        for each in bet.thresholds
+        if each.metric == metric
+    ]
+    scale = Scale.over([1.0, *values, *limits], log=True, start=3, end=97)
+    return tuple(_strip(bet, metric, scale) for bet in bets), scale.ticks()
+
+
+def _strip(bet: BetReport, metric: str, scale: Scale) -> OverviewStrip | None:
+    ratios = bet.points(metric)
+    if not ratios:
+        return None
+    thresholds = [each for each in bet.thresholds if each.metric == metric]
+    dots = []
+    for variant in [each for each in bet.variants if metric in each.metrics][:_DOTS]:
+        value = variant.metrics[metric].value
+        zone = zone_of(value, [each for each in thresholds if each.is_about(variant)])
+        dots.append(Mark(scale.at(value), zone, variant.name))
+    low, high = min(ratios), max(ratios)
+    words = short(low) if low == high else f"{short(low)} \u2013 {short(high)}"
+    return OverviewStrip(tuple(dots), marks_of(thresholds, scale), words)

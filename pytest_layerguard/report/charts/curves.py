@@ -13,15 +13,15 @@ from pytest_layerguard.report.charts.marks import (
     Mark,
     each_once,
     marks_of,
-    named,
     summary,
-    told_of,
+    unit_of,
 )
+from pytest_layerguard.report.words import metric_name
 
 if TYPE_CHECKING:
     from pytest_layerguard.bet.criteria.interval import Interval
     from pytest_layerguard.measurement.results import VariantResult
-    from pytest_layerguard.report.story import Story
+    from pytest_layerguard.report.bet_report import BetReport
 
 
 SERIES: Final = 8
@@ -36,7 +36,7 @@ _LETTERING: Final = 13.0
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """A measured point of a line; `x` in per cent, `y`, `low` and `high` in pixels."""
 
     x: float
@@ -47,17 +47,17 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A series."""
+class Curve:
+    """A line of the figure."""
 
     name: str
     style: int
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
     label_y: float
 
 
 @dataclass(frozen=True)
-class LinesFigure:
+class LineChart:
     """Lines over checkpoints or training steps."""
 
     title: str
@@ -66,7 +66,7 @@ class LinesFigure:
     xticks: tuple[Tick, ...]
     yticks: tuple[Tick, ...]
     marks: tuple[Mark, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[Curve, ...]
     summary: str
     more: int = 0
     dotted: bool = False
@@ -86,7 +86,7 @@ def _yticks(scale: Scale) -> tuple[Tick, ...]:
     )  # fmt: skip
 
 
-def _spread(lines: list[tuple[str, int, tuple[Point, ...]]]) -> tuple[Line, ...]:
+def _spread(lines: list[tuple[str, int, tuple[CurvePoint, ...]]]) -> tuple[Curve, ...]:
     """Place the names of lines beside their ends, apart from each other."""
     placed: dict[int, float] = {}
     last = -math.inf
@@ -95,14 +95,14 @@ def _spread(lines: list[tuple[str, int, tuple[Point, ...]]]) -> tuple[Line, ...]
         placed[at] = last
     over = max(0.0, last - _BOTTOM)
     return tuple(
-        Line(name, style, points, round(placed[at] - over + 4, 1))
+        Curve(name, style, points, round(placed[at] - over + 4, 1))
         for at, (name, style, points) in enumerate(lines)
     )
 
 
-def trajectory(story: Story, metric: str) -> LinesFigure | None:
+def trajectory(bet: BetReport, metric: str) -> LineChart | None:
     """Return a metric over the checkpoints, or None where there is but one."""
-    result = story.result
+    result = bet.result
     if result is None:
         return None
     checkpoints = list(dict.fromkeys(base.checkpoint for base in result.bases))
@@ -114,11 +114,11 @@ def trajectory(story: Story, metric: str) -> LinesFigure | None:
         name = " \u00b7 ".join(each for each in (variant.arm, variant.text, variant.name) if each)
         series.setdefault(name, {})[variant.checkpoint] = variant.metrics[metric]
     shown = dict(list(series.items())[:SERIES])
-    bars = [bar for bar in story.bars if bar.metric == metric]
+    thresholds = [each for each in bet.thresholds if each.metric == metric]
     found = [each for line in shown.values() for each in line.values()]
     values = [end for each in found for end in (each.value, each.low, each.high)]
     log = metric in LOGARITHMIC and all(each.value > 0 for each in found)
-    scale = Scale.over([*values, *(bar.value for bar in bars)], log=log)
+    scale = Scale.over([*values, *(each.value for each in thresholds)], log=log)
     direct = max(map(len, shown)) <= _LONGEST_NAME
     last = (_NAMES_AT - 3 if direct else 92.0) - 12
     xs = {name: 12 + last * at / (len(checkpoints) - 1) for at, name in enumerate(checkpoints)}
@@ -127,21 +127,21 @@ def trajectory(story: Story, metric: str) -> LinesFigure | None:
         for style, (name, line) in enumerate(shown.items())
     ]
     marks = tuple(
-        Mark(_y(scale, mark.bars[0].value), mark.level, mark.label)
-        for mark in marks_of(bars, scale)
+        Mark(_y(scale, mark.thresholds[0].value), mark.level, mark.label)
+        for mark in marks_of(thresholds, scale)
     )
     ticks = tuple(Tick(round(x, 2), str(name)) for name, x in xs.items())
-    unit = ", ".join(filter(None, (told_of(metric), "log scale" if log else "")))
-    return LinesFigure(
-        f"{named(metric)} by checkpoint", unit, HEIGHT, ticks,
-        _yticks(scale), marks, _spread(lines), summary(metric, having, bars),
+    unit = ", ".join(filter(None, (unit_of(metric), "log scale" if log else "")))
+    return LineChart(
+        f"{metric_name(metric)} by checkpoint", unit, HEIGHT, ticks,
+        _yticks(scale), marks, _spread(lines), summary(metric, having, thresholds),
         len(series) - len(shown), dotted=True, direct=direct,
     )  # fmt: skip
 
 
-def _point(x: float, interval: Interval, scale: Scale, name: str) -> Point:
+def _point(x: float, interval: Interval, scale: Scale, name: str) -> CurvePoint:
     sure = interval.is_point
-    return Point(
+    return CurvePoint(
         round(x, 2),
         _y(scale, interval.value),
         None if sure else _y(scale, interval.low),
@@ -150,10 +150,10 @@ def _point(x: float, interval: Interval, scale: Scale, name: str) -> Point:
     )
 
 
-def recovery(variant: VariantResult, name: str, *, matched: bool) -> LinesFigure | None:
+def recovery(variant: VariantResult, name: str, *, matched: bool) -> LineChart | None:
     """Return the loss over the steps of training, or None where nothing was trained.
 
-    `matched` says that it was trained towards the output of the original's layers.
+    `matched` is whether it was trained towards the output of the original's layers.
     """
     noted = variant.diagnostics.get("training_loss") or ()
     steps = [(float(step), float(loss)) for step, loss in noted if math.isfinite(float(loss))]
@@ -164,13 +164,13 @@ def recovery(variant: VariantResult, name: str, *, matched: bool) -> LinesFigure
     across = Scale.over([step for step, _ in kept], log=False, start=8, end=97)
     scale = Scale.over([loss for _, loss in kept], log=False)
     points = tuple(
-        Point(across.at(step), _y(scale, loss), None, None, f"step {step:.0f}: {short(loss)}")
+        CurvePoint(across.at(step), _y(scale, loss), None, None, f"step {step:.0f}: {short(loss)}")
         for step, loss in kept
     )
     unit = "distance to the original's output" if matched else "nats per token"
     (first, begin), (last, end) = steps[0], steps[-1]
     summary = f"loss {short(begin)} at step {first:.0f}, {short(end)} at step {last:.0f}"
-    return LinesFigure(
+    return LineChart(
         f"training loss by step, {name}", unit, HEIGHT, across.ticks(), _yticks(scale), (),
-        (Line("", 0, points, 0.0),), summary,
+        (Curve("", 0, points, 0.0),), summary,
     )  # fmt: skip

@@ -21,7 +21,7 @@ _FEWEST_PAIRS: Final = 6
 
 
 @dataclass(frozen=True)
-class Cell:
+class HeatCell:
     """A pair of layers in a heat map; `shade` is 0 to 8, or ``up0`` .. ``down4`` for a gap."""
 
     row: int
@@ -32,25 +32,25 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Panel:
+class HeatPanel:
     """One heat map: a protocol, or the gap between two."""
 
     title: str
     layers: int
-    cells: tuple[Cell, ...]
+    cells: tuple[HeatCell, ...]
     steps: tuple[Tick, ...]
     shades: tuple[str, ...]
     best: str
 
 
 @dataclass(frozen=True)
-class HeatFigure:
+class HeatMap:
     """Every pair of layers, by protocol, and the gap where both were measured."""
 
-    panels: tuple[Panel, ...]
+    panels: tuple[HeatPanel, ...]
 
 
-def heat(result: BetResult) -> HeatFigure | None:
+def heat(result: BetResult) -> HeatMap | None:
     """Return the heat map of swap-KL, or None where the pairs do not fill a part of the plane."""
     if len({(base.text, base.checkpoint) for base in result.bases}) != 1:
         return None
@@ -76,27 +76,27 @@ def heat(result: BetResult) -> HeatFigure | None:
     }
     if gaps:
         panels.append(_gap(gaps, layers))
-    return HeatFigure(tuple(panels))
+    return HeatMap(tuple(panels))
 
 
 def _panel(
     title: str, found: dict[tuple[int, int], VariantResult], layers: int, scale: Scale
-) -> Panel:
+) -> HeatPanel:
     best = min(found, key=lambda pair: found[pair].metrics["swap_kl"].value)
     cells = []
     for (i, j), variant in found.items():
         interval = variant.metrics["swap_kl"]
         shade = min(_SHADES - 1, int(scale.at(interval.value)))
         label = f"layers {i} and {j}: {interval} nats per token"
-        cells.append(Cell(max(i, j), min(i, j), f"q{shade}", label, (i, j) == best))
+        cells.append(HeatCell(max(i, j), min(i, j), f"q{shade}", label, (i, j) == best))
     ends = (scale.low, math.sqrt(scale.low * scale.high), scale.high)
     steps = tuple(Tick(place, short(end)) for place, end in zip((0, 50, 100), ends, strict=True))
-    told = f"least {short(found[best].metrics['swap_kl'].value)} at {best[0]}\u2194{best[1]}"
+    least = f"least {short(found[best].metrics['swap_kl'].value)} at {best[0]}\u2194{best[1]}"
     shades = tuple(f"q{shade}" for shade in range(_SHADES))
-    return Panel(title, layers, tuple(cells), steps, shades, told)
+    return HeatPanel(title, layers, tuple(cells), steps, shades, least)
 
 
-def _gap(found: dict[tuple[int, int], VariantResult], layers: int) -> Panel:
+def _gap(found: dict[tuple[int, int], VariantResult], layers: int) -> HeatPanel:
     values = {pair: each.metrics["protocol_gap"] for pair, each in found.items()}
     most = max(
         (abs(each.value) for each in values.values() if math.isfinite(each.value)), default=0
@@ -107,19 +107,17 @@ def _gap(found: dict[tuple[int, int], VariantResult], layers: int) -> Panel:
         side = "up" if interval.value >= 0 else "down"
         label = f"layers {i} and {j}: replacement minus interchange {interval} nats per token"
         cells.append(
-            Cell(
-                max(i, j), min(i, j), f"{side}{math.ceil(share * _FAR)}", label, best=False,
-            )
-        )  # fmt: skip
+            HeatCell(max(i, j), min(i, j), f"{side}{math.ceil(share * _FAR)}", label, best=False)
+        )
     steps = (Tick(0, short(-most)), Tick(50, "0"), Tick(100, f"+{short(most)}"))
     shades = (*(f"down{n}" for n in range(_FAR, 0, -1)), *(f"up{n}" for n in range(_FAR + 1)))
     worse = sum(each.value > 0 for each in values.values())
-    told = f"replacement is worse in {worse} of {len(values)} pairs"
-    return Panel(
+    worse_in = f"replacement is worse in {worse} of {len(values)} pairs"
+    return HeatPanel(
         "gap: replacement \u2212 interchange",
         layers,
         tuple(cells),
         steps,
         shades,
-        told,
+        worse_in,
     )

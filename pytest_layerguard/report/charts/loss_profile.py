@@ -22,7 +22,7 @@ _YTICKS: Final = 4
 
 
 @dataclass(frozen=True)
-class Column:
+class ProfileColumn:
     """A place in the window, or several put together: where it stands and how high."""
 
     x: float
@@ -33,7 +33,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Harm:
+class HurtToken:
     """A token, and how much it is hurt, beside the one hurt most."""
 
     token: str
@@ -43,19 +43,19 @@ class Harm:
 
 
 @dataclass(frozen=True)
-class ProfileFigure:
+class LossProfileChart:
     """Where in the window, and at which tokens, an intervention hurts."""
 
-    columns: tuple[Column, ...]
+    columns: tuple[ProfileColumn, ...]
     zero: float
     yticks: tuple[Tick, ...]
     xticks: tuple[Tick, ...]
     height: int
-    tokens: tuple[Harm, ...]
+    tokens: tuple[HurtToken, ...]
     summary: str
 
 
-def profile(found: LossProfile | None) -> ProfileFigure | None:
+def profile(found: LossProfile | None) -> LossProfileChart | None:
     """Return the loss profile as columns over the window, or None where none was measured."""
     if found is None:
         return None
@@ -80,7 +80,7 @@ def profile(found: LossProfile | None) -> ProfileFigure | None:
 
     zero = height(0.0)
     columns = tuple(
-        Column(
+        ProfileColumn(
             across.at(at),
             round(max(0.2, (across.end - across.start) / count - 0.15), 2),
             min(zero, height(value)),
@@ -103,14 +103,14 @@ def profile(found: LossProfile | None) -> ProfileFigure | None:
     summary = f"first positions {short(first)} nats"
     if rest:
         summary += f", the others {short(sum(rest) / len(rest))} on average"
-    return ProfileFigure(columns, zero, yticks, xticks, _LOW, _harms(found), summary)
+    return LossProfileChart(columns, zero, yticks, xticks, _LOW, _harms(found), summary)
 
 
-def _harms(found: LossProfile) -> tuple[Harm, ...]:
+def _harms(found: LossProfile) -> tuple[HurtToken, ...]:
     hurt = [harm for harm in found.tokens if harm.difference > 0]
     most = max((harm.difference for harm in hurt), default=0.0)
     return tuple(
-        Harm(
+        HurtToken(
             harm.token.replace(" ", "\u2423") or "(empty)",
             harm.count,
             # Two places would make all of a small harm zero.

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.criteria.interval import short
 from pytest_layerguard.bet.criteria.metrics import METRICS
+from pytest_layerguard.report.words import metric_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pytest_layerguard.bet.criteria.interval import Interval
     from pytest_layerguard.measurement.results import VariantResult
+    from pytest_layerguard.report.bet_report import Threshold
     from pytest_layerguard.report.charts.axes import Scale
-    from pytest_layerguard.report.story import Bar
 
 
 LOGARITHMIC: Final = frozenset({"perplexity", "base_perplexity", "perplexity_ratio"})
@@ -29,54 +30,48 @@ UNCHANGED: Final = {"perplexity_ratio": 1.0, "top1_agreement": 1.0, "size_ratio"
 
 @dataclass(frozen=True)
 class Mark:
-    """A bar of a criterion, drawn across the rows."""
+    """A threshold of a criterion, drawn across the rows."""
 
     at: float
     level: str
     label: str
-    bars: tuple[Bar, ...] = ()
+    thresholds: tuple[Threshold, ...] = ()
 
     def crosses(self, variant: VariantResult) -> bool:
-        """Whether the bar is about a variant; a bar of one arm is not drawn across another's."""
-        return any(bar.about(variant) for bar in self.bars)
+        """Return whether to draw the mark across a variant, which may be of another arm."""
+        return any(each.is_about(variant) for each in self.thresholds)
 
 
-def named(metric: str) -> str:
-    """A metric's name as people write it."""
-    return metric.replace("_", " ").replace("kl", "KL").replace("top1", "top-1")
-
-
-def marks_of(bars: Sequence[Bar], scale: Scale) -> tuple[Mark, ...]:
-    """The bars of a metric on its axis, each once, with whose they are where that is said."""
-    alike: dict[tuple[str, str, float], list[Bar]] = {}
-    for bar in sorted(bars, key=lambda each: each.value):
-        alike.setdefault((bar.level, bar.sign, bar.value), []).append(bar)
+def marks_of(thresholds: Sequence[Threshold], scale: Scale) -> tuple[Mark, ...]:
+    """Return the thresholds of a metric on its axis, each once, named after what they compare."""
+    alike: dict[tuple[str, str, float], list[Threshold]] = {}
+    for each in sorted(thresholds, key=lambda each: each.value):
+        alike.setdefault((each.level, each.sign, each.value), []).append(each)
     return tuple(
         Mark(scale.at(value), level, label_of(those), tuple(those))
         for (level, _, value), those in alike.items()
     )
 
 
-def label_of(bars: Sequence[Bar]) -> str:
-    """Name bars that differ in nothing but in whom they are about."""
-    first = bars[0]
-    label = f"{first.level} {written(first.sign)} {short(first.value)}"
-    if not all(bar.prefix for bar in bars):
-        return label
-    common = [name for name in first.prefix if all(name in bar.prefix for bar in bars)]
-    whose = [".".join(common)] if common else [".".join(bar.prefix) for bar in bars]
+def label_of(thresholds: Sequence[Threshold]) -> str:
+    """Name thresholds that differ in nothing but in the arm, text or checkpoint that they compare."""
+    first = thresholds[0]
+    if not all(each.prefix for each in thresholds):
+        return first.label
+    common = [name for name in first.prefix if all(name in each.prefix for each in thresholds)]
+    whose = [".".join(common)] if common else [".".join(each.prefix) for each in thresholds]
     names = list(dict.fromkeys(whose))
-    return f"{label} ({', '.join(names[:_NAMES])}{', ...' if len(names) > _NAMES else ''})"
+    return f"{first.label} ({', '.join(names[:_NAMES])}{', ...' if len(names) > _NAMES else ''})"
 
 
-def told_of(metric: str) -> str:
-    """The unit of a metric, where it has one that a reader would miss."""
+def unit_of(metric: str) -> str:
+    """Return the unit of a metric, where it has one that a reader would miss."""
     known = METRICS.get(metric)
     return "" if known is None or known.unit == "1" else known.unit
 
 
 def each_once(metric: str, variants: Iterable[VariantResult]) -> list[VariantResult]:
-    """Variants that have a metric; of a metric that spans arms, each pair once."""
+    """Return the variants that have a metric; of a metric that spans arms, each pair once."""
     having = [variant for variant in variants if metric in variant.metrics]
     known = METRICS.get(metric)
     if known is None or not known.spans_arms:
@@ -88,7 +83,7 @@ def each_once(metric: str, variants: Iterable[VariantResult]) -> list[VariantRes
 
 
 def between(interval: Interval) -> str | None:
-    """The ends of an interval, or None where there is no uncertainty."""
+    """Return the ends of an interval, or None where there is no uncertainty."""
     if interval.is_point:
         return None
     if math.isinf(interval.high) and math.isfinite(interval.low):
@@ -96,28 +91,20 @@ def between(interval: Interval) -> str | None:
     return f"{short(interval.low)} \u2013 {short(interval.high)}"
 
 
-def written(sign: str) -> str:
-    """A comparison as it is printed."""
-    return {"<=": "\u2264", ">=": "\u2265"}.get(sign, sign)
-
-
-def zone_of(value: float, bars: Sequence[Bar]) -> str:
-    """Where a value lies among the bars that are about it: a level, ``failed`` or ``none``."""
-    if not bars:
-        return "none"
+def zone_of(value: float, thresholds: Sequence[Threshold]) -> str:
+    """Return where a value lies among its thresholds: a level, ``failed`` or ``none``."""
     by_level = {
-        level: [bar for bar in bars if bar.level == level]
+        level: [each for each in thresholds if each.level == level]
         for level in ("catastrophic", "strict", "lenient")
     }
     for level, those in by_level.items():
-        if those and all(bar.met(value) for bar in those):
+        if those and all(each.met(value) for each in those):
             return level
-    judged = by_level["strict"] or by_level["lenient"]
-    return "failed" if judged else "none"
+    return "failed" if by_level["strict"] or by_level["lenient"] else "none"
 
 
-def summary(metric: str, having: Sequence[VariantResult], bars: Sequence[Bar]) -> str:
-    """What a figure shows, in a sentence."""
+def summary(metric: str, having: Sequence[VariantResult], thresholds: Sequence[Threshold]) -> str:
+    """Return what a figure shows, in a sentence."""
     values = {
         " ".join(
             each for each in (variant.arm, variant.text, variant.checkpoint, variant.name) if each
@@ -125,12 +112,11 @@ def summary(metric: str, having: Sequence[VariantResult], bars: Sequence[Bar]) -
         for variant in having
     }
     least, most = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
-    told = (
-        f"{named(metric)} of {least}: {short(values[least])}"
+    name = metric_name(metric)
+    values_shown = (
+        f"{name} of {least}: {short(values[least])}"
         if len(values) == 1
-        else f"{named(metric)} from {short(values[least])} ({least}) to {short(values[most])} ({most})"
+        else f"{name} from {short(values[least])} ({least}) to {short(values[most])} ({most})"
     )
-    against = ", ".join(
-        dict.fromkeys(f"{bar.level} {written(bar.sign)} {short(bar.value)}" for bar in bars)
-    )
-    return f"{told}; bars: {against}" if against else told
+    bars = ", ".join(dict.fromkeys(each.label for each in thresholds))
+    return f"{values_shown}; bars: {bars}" if bars else values_shown

@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 
 def pytest_layerguard_report_lines(bets: Sequence[BetReport]) -> list[str]:
     """Name the bets in which a window suffers more than 1 nat per token."""
-    hurt = [told.entry["id"] for told in bets if max(told.points("worst_window"), default=0) > 1]
+    hurt = [bet.id for bet in bets if max(bet.points("worst_window"), default=0) > 1]
     return [f"worst_window above 1 nat per token: {', '.join(hurt)}"] if hurt else []

@@ -1,0 +1,320 @@
+"""Makes the view of a judged bet that every report reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_layerguard.bet.criteria import parse
+from pytest_layerguard.bet.criteria.interval import short
+from pytest_layerguard.bet.criteria.metrics import METRICS
+from pytest_layerguard.bet.digest import digest
+from pytest_layerguard.catalogue.bet_folders import shown
+from pytest_layerguard.catalogue.wording import (
+    describe_closes,
+    describe_interventions,
+    describe_numbers,
+    name_interventions,
+)
+from pytest_layerguard.report import text
+from pytest_layerguard.report.bet_report import (
+    BetReport,
+    ClosedDoor,
+    Criterion,
+    PublishedEvidence,
+    Threshold,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pytest_layerguard.bet.arguments import Intervention
+    from pytest_layerguard.bet.bet import Evidence
+    from pytest_layerguard.bet.criteria.evaluate import Criteria, Expression
+    from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.catalogue.doors import Crossing
+    from pytest_layerguard.catalogue.outcome import Outcome
+    from pytest_layerguard.measurement.results import (
+        BetResult,
+        Continuation,
+        LossProfile,
+        VariantResult,
+    )
+
+_LEVELS: Final = ("strict", "lenient", "catastrophic")
+_SHOWN: Final = 8
+"""Variants whose continuations and loss profiles are kept; a sweep may have thousands."""
+_PROSE: Final = 4_000
+_LINE: Final = 500
+_CONTINUATION: Final = 1_200
+_PROMPTS: Final = 4
+_TOKENS: Final = 10
+_FIGURES: Final = 60
+"""Variants of one piece of evidence that are kept."""
+_FACTS: Final = 120
+_MIRRORED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+
+
+def make_report(document: BetDocument, outcome: Outcome | None, root: Path) -> BetReport:
+    """Return the view of a bet; without an outcome it is an ERROR. Paths are named from `root`."""
+    bet = document.bet
+    result = outcome.result if outcome is not None else None
+    kept = _mildest_and_worst(result, bet.criteria) if result is not None else ()
+    report = BetReport(
+        id=bet.id,
+        file=Path(shown(document.path, root)).as_posix(),
+        line=document.line,
+        status=bet.status,
+        outcome="failed",
+        word="ERROR",
+        digest=digest(bet),
+        model=text.plain(bet.model.name, 1_000),
+        intervention=text.plain(name_interventions(bet), _LINE),
+        title=text.plain(bet.title, _LINE),
+        claim=text.plain(bet.claim_line, _PROSE),
+        notes=bet.notes and text.plain(bet.notes, _PROSE),
+        links=bet.links[:20],
+        steps=tuple(text.plain(each, _LINE) for each in describe_interventions(bet)),
+        criteria=tuple(_criteria(bet.criteria, outcome)),
+        metrics=tuple(_metrics(bet.criteria)),
+        thresholds=tuple(_thresholds(bet.criteria)),
+        evidence=tuple(_published(each) for each in bet.evidence[:20]),
+        matched=tuple(arm for arm, steps in bet.arm_interventions.items() if _matched(steps)),
+    )
+    if outcome is None:
+        return report
+    return replace(
+        report,
+        outcome="skipped" if outcome.skipped else "passed" if outcome.passed else "failed",
+        word=str(outcome.word),
+        verdict=str(outcome.verdict) if outcome.verdict else None,
+        unrecorded=outcome.is_unrecorded,
+        messages=outcome.messages,
+        warnings=outcome.warnings,
+        doors=tuple(_doors(outcome, root)),
+        result=result and _trimmed(result, kept),
+        shown=kept,
+        facts=tuple(_facts(result)) if result is not None else (),
+        made_with=tuple(dict.fromkeys(_made_with(result))) if result is not None else (),
+    )
+
+
+def _matched(interventions: Sequence[Intervention]) -> bool:
+    """Whether the last training's loss is a distance rather than nats."""
+    trained = [each.arguments for each in interventions if each.kind == "train"]
+    return getattr(trained[-1], "objective", None) == "layer_output" if trained else False
+
+
+def _criteria(criteria: Criteria, outcome: Outcome | None) -> Iterator[Criterion]:
+    for level, expression in _expressions(criteria):
+        criterion = Criterion(level, text.plain(str(expression), _PROSE))
+        evaluation = getattr(outcome and outcome.judgement, level, None)
+        if outcome is not None and evaluation is not None:
+            criterion = replace(
+                criterion,
+                truth=evaluation.truth.value,
+                # The evaluation repeats the criterion before its numbers.
+                filled=text.plain(evaluation.filled.split("  ->  ", 1)[-1], _PROSE),
+                decided=level == outcome.decided_by,
+            )
+        yield criterion
+
+
+def _expressions(criteria: Criteria) -> Iterator[tuple[str, Expression]]:
+    for level in _LEVELS:
+        expression = getattr(criteria, level)
+        if expression is not None:
+            yield level, expression
+
+
+def _metrics(criteria: Criteria) -> Iterator[str]:
+    named = (
+        node.parts[-1]
+        for _, expression in _expressions(criteria)
+        for node in parse.walk(expression.node)
+        if isinstance(node, parse.Name)
+    )
+    return iter(dict.fromkeys(named))
+
+
+def _thresholds(criteria: Criteria) -> Iterator[Threshold]:
+    for level, expression in _expressions(criteria):
+        for node in parse.walk(expression.node):
+            if isinstance(node, parse.Comparison):
+                yield from _compared(level, node)
+
+
+def _compared(level: str, node: parse.Comparison) -> Iterator[Threshold]:
+    for place, sign in enumerate(node.operators):
+        sides = node.operands[place : place + 2]
+        if isinstance(sides[0], parse.Number):
+            sides, sign = sides[::-1], _MIRRORED.get(sign, sign)
+        metric, number = sides
+        while isinstance(metric, parse.Quantifier):
+            metric = metric.operand
+        if (
+            isinstance(metric, parse.Name)
+            and isinstance(number, parse.Number)
+            and sign in _MIRRORED
+        ):
+            yield Threshold(level, metric.parts[:-1], metric.parts[-1], sign, number.value)
+
+
+def _published(evidence: Evidence) -> PublishedEvidence:
+    figures = {"base": evidence.base or {}, **(evidence.variants or {})}
+    return PublishedEvidence(
+        text.plain(evidence.source, _LINE),
+        evidence.model and text.plain(evidence.model, _LINE),
+        evidence.text and text.plain(evidence.text, _LINE),
+        evidence.verdict,
+        {
+            text.plain(name, 100): dict(islice(each.items(), 12))
+            for name, each in islice(figures.items(), _FIGURES)
+            if each
+        },
+        evidence.note and text.plain(evidence.note, _PROSE),
+    )
+
+
+def _doors(outcome: Outcome, root: Path) -> Iterator[ClosedDoor]:
+    # Advice is for those who have not challenged yet.
+    challenge = () if outcome.result is not None else [each.id for each in outcome.crossed]
+    for crossing in outcome.crossed:
+        yield _door(crossing, root, challenge)
+
+
+def _door(crossing: Crossing, root: Path, challenge: Sequence[str]) -> ClosedDoor:
+    entry = crossing.entry
+    document, closes = entry.document, entry.closes
+    assert closes is not None
+    standing = f"{'; '.join(crossing.parts)}, on {crossing.model}"
+    if crossing.doubt is not None:
+        standing += f"; cannot be excluded: {crossing.doubt}"
+    return ClosedDoor(
+        id=crossing.id,
+        title=text.plain(document.bet.title, _LINE),
+        claim=text.plain(document.bet.claim_line, _PROSE),
+        file=shown(document.path, root),
+        line=document.line,
+        closes=describe_closes(closes),
+        numbers=tuple(describe_numbers(entry)),
+        standing=text.plain(standing, _PROSE),
+        instead=f"what you can do: {crossing.alternatives(challenge)}" if challenge else "",
+    )
+
+
+def _mildest_and_worst(result: BetResult, criteria: Criteria) -> tuple[int, ...]:
+    """Return the positions of the variants to show, the mildest first: all of a few, else both ends."""
+    count = len(result.variants)
+    metric = next(
+        (name for name in _metrics(criteria) if all(name in v.metrics for v in result.variants)),
+        "perplexity_ratio",
+    )
+    known = METRICS.get(metric)
+    sign = -1 if known is not None and known.name in {"unique_tokens", "top1_agreement"} else 1
+
+    def harm(at: int) -> float:
+        interval = result.variants[at].metrics.get(metric)
+        return sign * interval.value if interval is not None else math.inf
+
+    ranked = sorted(range(count), key=harm)
+    if count <= _SHOWN:
+        return tuple(ranked)
+    return (*ranked[: _SHOWN - 2], *ranked[-2:])
+
+
+def _trimmed(result: BetResult, kept: Sequence[int]) -> BetResult:
+    """Return the result without token ids, and with the continuations of kept variants alone."""
+    return replace(
+        result,
+        bases=tuple(
+            replace(base, samples=_continuations(base.samples), spoken=_continuations(base.spoken))
+            for base in result.bases
+        ),
+        variants=tuple(
+            _with_details(variant) if at in kept else _without_details(variant)
+            for at, variant in enumerate(result.variants)
+        ),
+        provenance={},
+        diagnostics={},
+    )
+
+
+def _with_details(variant: VariantResult) -> VariantResult:
+    losses = variant.diagnostics.get("training_loss")
+    return replace(
+        variant,
+        samples=_continuations(variant.samples),
+        spoken=_continuations(variant.spoken),
+        profile=_profile(variant.profile),
+        diagnostics={"training_loss": losses} if losses else {},
+        note=variant.note and text.plain(variant.note, _LINE),
+    )
+
+
+def _without_details(variant: VariantResult) -> VariantResult:
+    bare = replace(variant, samples=(), spoken=(), profile=None, diagnostics={})
+    return _with_details(bare)
+
+
+def _continuations(made: Sequence[Continuation]) -> tuple[Continuation, ...]:
+    return tuple(
+        replace(
+            each,
+            prompt=text.block(each.prompt, _LINE),
+            text=text.block(each.text, _CONTINUATION),
+            token_ids=(),
+        )
+        for each in made[:_PROMPTS]
+    )
+
+
+def _profile(profile: LossProfile | None) -> LossProfile | None:
+    if profile is None:
+        return None
+    tokens = tuple(
+        replace(harm, token=text.one_line(harm.token, 40)) for harm in profile.tokens[:_TOKENS]
+    )
+    return replace(profile, tokens=tokens)
+
+
+def _made_with(result: BetResult) -> Iterator[str]:
+    for made in result.provenance.get("checkpoints", ()):
+        versions = made.get("versions", {})
+        libraries = [
+            f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions
+        ]
+        on = [str(made[key]) for key in ("device", "dtype") if key in made]
+        yield text.plain(" \u00b7 ".join([*libraries, *on]), 300)
+
+
+def _facts(result: BetResult) -> Iterator[tuple[str, str]]:
+    """Yield what a measurement was made with, and what it noted, by name."""
+    checkpoints = result.provenance.get("checkpoints", ())
+    found: list[tuple[str, str]] = []
+    for key, value in {**result.provenance, **result.diagnostics}.items():
+        if key != "checkpoints":
+            found += _leaves(key, value)
+            continue
+        for made in checkpoints:
+            prefix = f"{made.get('checkpoint')}: " if len(checkpoints) > 1 else ""
+            found += [(prefix + name, each) for name, each in _leaves("", made)]
+    for name, each in found[:_FACTS]:
+        yield text.plain(name, 80), text.plain(each, 300)
+
+
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield the leaves of nested data with their names, but for those that are None."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _leaves(f"{key} {name}".strip().replace("_", " "), each)
+    elif isinstance(value, list | tuple):
+        for at, each in enumerate(value):
+            yield from _leaves(f"{key} {at}" if len(value) > 1 else key, each)
+    elif value is not None:
+        number = isinstance(value, float) and math.isfinite(value)
+        yield key, short(value) if number else str(value)
