@@ -260,7 +260,7 @@ def conditions_of(config: pytest.Config) -> Conditions:
         fresh=settings.fresh,
         device_wait=settings.device_wait,
         timeout=settings.timeout,
-        budget=Budget(**dict(settings.limits)),
+        budget=Budget(**settings.limits),
         allow_unpinned=settings.allow_unpinned,
         allow_remote_code=settings.allow_remote_code,
         progress=display.begin,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 DEVICE: Final = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
 REQUIREMENTS: Final = ("all", "records")
@@ -39,7 +39,7 @@ class Settings:
     device_wait: float
     timeout: float
     """Seconds that a bet may be measured; 0 for as long as it takes."""
-    limits: tuple[tuple[str, int], ...]
+    limits: Mapping[str, int]
     """How much one bet may use, where that is not the default."""
     shard: tuple[int, int] | None
     """Which part of the bets is judged here, counted from 1, and of how many."""
@@ -53,19 +53,21 @@ class Settings:
 
 @dataclass(frozen=True)
 class Option:
-    """One option of the command line and the ini file; `read` turns its words into a value.
+    """One option of the command line and the ini file; `read` turns a word into a value.
 
-    `read` gets every word given and the folder that relative paths start from, and raises
-    `ValueError` with what is wrong and what is allowed. Without `read` the option is a flag.
+    `read` gets a word and the folder that relative paths start from, and raises `ValueError` with
+    what is wrong and what is allowed. Without `read` the option is a flag.
     """
 
     name: str
     """The field of `Settings`."""
     help: str
-    read: Callable[[Sequence[str], Path], Any] | None = None
+    read: Callable[[str, Path], Any] | None = None
     metavar: str = ""
-    several: bool = False
-    default: tuple[str, ...] = ()
+    several: Callable[[Iterable[Any]], Any] | None = None
+    """Collects the values of an option that may be given several times; `read` returns several."""
+    default: str = ""
+    """The word that stands for the option where it is not given; an empty one stands for none."""
     flag: str | None = None
     """The option on the command line, or `None` if only the ini file has it."""
 
@@ -74,120 +76,118 @@ class Option:
         """The option's name in the ini file."""
         return f"layerguard_{self.name}"
 
+    def values(self, words: Sequence[str], start: Path) -> list[Any]:
+        """Return the values of all words, or that of the last one where only one counts."""
+        assert self.read is not None
+        if self.several is not None:
+            return [value for word in words for value in self.read(word, start)]
+        return [self.read(word, start) for word in words[-1:] if word or self.default]
 
-def read_folders(words: Sequence[str], _start: Path) -> tuple[PurePosixPath, ...]:
-    """Read the names of bet folders."""
-    folders = tuple(PurePosixPath(word) for word in words)
-    for folder in folders:
-        if folder.is_absolute() or ".." in folder.parts or not folder.parts:
-            raise ValueError(
-                f"{str(folder)!r} is not the name of a bet folder; "
-                "allowed: a folder name or a path below the root directory, such as 'quality/bets'"
-            )
-    return folders
+    def joined(self, values: Sequence[Any]) -> Any:
+        """Return the value in `Settings`; None for an option that was not given."""
+        if self.several is not None:
+            return self.several(values)
+        return values[0] if values else None
 
 
-def read_device(words: Sequence[str], _start: Path) -> str:
+def read_folder_name(word: str, _start: Path) -> tuple[PurePosixPath]:
+    """Read the name of a bet folder."""
+    folder = PurePosixPath(word)
+    if folder.is_absolute() or ".." in folder.parts or not folder.parts:
+        raise ValueError(
+            f"{str(folder)!r} is not the name of a bet folder; "
+            "allowed: a folder name or a path below the root directory, such as 'quality/bets'"
+        )
+    return (folder,)
+
+
+def read_device(word: str, _start: Path) -> str:
     """Read the device to measure on; whether it exists is checked when it is needed."""
-    if not DEVICE.fullmatch(words[-1]):
-        raise ValueError(f"{words[-1]!r} is not a device; allowed: auto, cpu, cuda, cuda:N, mps")
-    return words[-1]
+    if not DEVICE.fullmatch(word):
+        raise ValueError(f"{word!r} is not a device; allowed: auto, cpu, cuda, cuda:N, mps")
+    return word
 
 
-def read_report_path(words: Sequence[str], start: Path) -> Path | None:
+def read_report_path(word: str, start: Path) -> Path:
     """Read the path of a file to be written."""
-    if not words or not words[-1]:
-        return None
-    path = start / Path(words[-1]).expanduser()
+    path = start / Path(word).expanduser()
     if path.is_dir():
-        raise ValueError(f"{words[-1]!r} is a directory; allowed: the path of a file to write")
+        raise ValueError(f"{word!r} is a directory; allowed: the path of a file to write")
     return path
 
 
-def read_folder_path(words: Sequence[str], start: Path) -> Path | None:
-    """Read the path of a folder that is created when it is needed."""
-    if not words or not words[-1]:
-        return None
-    path = start / Path(words[-1]).expanduser()
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{words[-1]!r} is a file; allowed: the path of a folder")
-    return path
-
-
-def read_page_path(words: Sequence[str], start: Path) -> Path | None:
+def read_page_path(word: str, start: Path) -> Path:
     """Read the path of the page, and check before anything runs that Jinja2 is installed."""
-    path = read_report_path(words, start)
-    if path is not None and importlib.util.find_spec("jinja2") is None:
+    path = read_report_path(word, start)
+    if importlib.util.find_spec("jinja2") is None:
         raise ValueError("needs Jinja2, which is not here; pip install 'pytest-layerguard[html]'")
     return path
 
 
-def read_roots(words: Sequence[str], start: Path) -> tuple[Path, ...]:
-    """Read folders that must exist, so that a misspelt one is reported once and not bet by bet."""
-    roots = tuple(start / Path(word).expanduser() for word in words)
-    for word, root in zip(words, roots, strict=True):
-        if not root.is_dir():
-            raise ValueError(f"{word!r} is not a directory; allowed: a folder that exists")
-    return roots
+def read_new_folder(word: str, start: Path) -> Path:
+    """Read the path of a folder that is created when it is needed."""
+    path = start / Path(word).expanduser()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{word!r} is a file; allowed: the path of a folder")
+    return path
 
 
-def read_seconds(words: Sequence[str], _start: Path) -> float:
+def read_folder(word: str, start: Path) -> Path:
+    """Read the path of a folder that exists."""
+    path = start / Path(word).expanduser()
+    if not path.is_dir():
+        raise ValueError(f"{word!r} is not a directory; allowed: a folder that exists")
+    return path
+
+
+def read_root(word: str, start: Path) -> tuple[Path]:
+    """Read a folder that must exist, so that a misspelt one is reported once and not bet by bet."""
+    return (read_folder(word, start),)
+
+
+def read_seconds(word: str, _start: Path) -> float:
     """Read a number of seconds."""
     try:
-        seconds = float(words[-1])
+        seconds = float(word)
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise ValueError(f"{words[-1]!r} is not a time; allowed: a number of seconds, such as 600")
+        raise ValueError(f"{word!r} is not a time; allowed: a number of seconds, such as 600")
     return seconds
 
 
-def read_limits(words: Sequence[str], _start: Path) -> tuple[tuple[str, int], ...]:
-    """Read limits, each as `NAME=NUMBER`; the later one of a name counts."""
-    if not words:
-        return ()
+def read_limit(word: str, _start: Path) -> tuple[tuple[str, int]]:
+    """Read a limit, as `NAME=NUMBER`."""
     from pytest_layerguard.environment.budget import NAMES
 
-    limits = {}
-    for word in words:
-        name, _, number = word.partition("=")
-        if name not in NAMES or not re.fullmatch(r"[0-9]{1,15}", number.replace("_", "")):
-            raise ValueError(
-                f"{word!r} is not a limit; allowed: NAME=NUMBER, where NAME is {', '.join(NAMES)}"
-            )
-        limits[name] = int(number)
-    return tuple(limits.items())
+    name, _, number = word.partition("=")
+    if name not in NAMES or not re.fullmatch(r"[0-9]{1,15}", number.replace("_", "")):
+        raise ValueError(
+            f"{word!r} is not a limit; allowed: NAME=NUMBER, where NAME is {', '.join(NAMES)}"
+        )
+    return ((name, int(number)),)
 
 
-def read_shard(words: Sequence[str], _start: Path) -> tuple[int, int] | None:
+def read_shard(word: str, _start: Path) -> tuple[int, int]:
     """Read a part and the number of parts, as `I/N`."""
-    if not words or not words[-1]:
-        return None
-    found = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", words[-1])
+    found = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", word)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise ValueError(f"{words[-1]!r} is not a part; allowed: i/n from 1/n to n/n, such as 2/3")
+        raise ValueError(f"{word!r} is not a part; allowed: i/n from 1/n to n/n, such as 2/3")
     return int(found[1]), int(found[2])
 
 
-def read_folder(words: Sequence[str], start: Path) -> Path | None:
-    """Read the path of a folder that exists."""
-    return read_roots(words[-1:], start)[0] if words and words[-1] else None
-
-
-def read_address(words: Sequence[str], _start: Path) -> str | None:
+def read_address(word: str, _start: Path) -> str:
     """Read the address of a Ray cluster; whether one answers is checked when it is needed."""
-    if not words or not words[-1]:
-        return None
     if importlib.util.find_spec("ray") is None:
         raise ValueError(
             "Ray is not installed; it comes with an extra: pip install 'pytest-layerguard[ray]'"
         )
-    return words[-1]
+    return word
 
 
-def read_require(words: Sequence[str], _start: Path) -> frozenset[str]:
+def read_require(word: str, _start: Path) -> frozenset[str]:
     """Read requirements, also several in one word: `all,records`."""
-    required = frozenset(part.strip() for word in words for part in word.split(","))
+    required = frozenset(part.strip() for part in word.split(","))
     for part in sorted(required):
         if part not in REQUIREMENTS:
             raise ValueError(
@@ -200,16 +200,16 @@ OPTIONS: Final = (
     Option(
         "bets",
         "folders that hold bet files: names, or paths below the root directory",
-        read=read_folders,
-        several=True,
-        default=("bets",),
+        read=read_folder_name,
+        several=tuple,
+        default="bets",
     ),
     Option(
         "device",
         "device to measure on: auto (default), cpu, cuda, cuda:N or mps",
         read=read_device,
         metavar="DEVICE",
-        default=("auto",),
+        default="auto",
         flag="--layerguard-device",
     ),
     Option(
@@ -237,9 +237,9 @@ OPTIONS: Final = (
         "roots",
         "folder outside the bets' own tree from which they may read models and texts "
         "(multi-allowed)",
-        read=read_roots,
+        read=read_root,
         metavar="DIR",
-        several=True,
+        several=tuple,
         flag="--layerguard-root",
     ),
     Option(
@@ -248,7 +248,7 @@ OPTIONS: Final = (
         "records (an upheld or falsified bet without a record); multi-allowed, or comma-separated",
         read=read_require,
         metavar="WHAT",
-        several=True,
+        several=frozenset,
         flag="--layerguard-require",
     ),
     Option(
@@ -259,7 +259,7 @@ OPTIONS: Final = (
     Option(
         "cache",
         "keep the results of unchanged bets in this folder (default: below pytest's cache directory)",
-        read=read_folder_path,
+        read=read_new_folder,
         metavar="DIR",
         flag="--layerguard-cache",
     ),
@@ -273,7 +273,7 @@ OPTIONS: Final = (
         "wait so long for a GPU that another run holds (default: 3600)",
         read=read_seconds,
         metavar="SECONDS",
-        default=("3600",),
+        default="3600",
         flag="--layerguard-device-wait",
     ),
     Option(
@@ -282,15 +282,15 @@ OPTIONS: Final = (
         "(default: 0, for as long as it takes)",
         read=read_seconds,
         metavar="SECONDS",
-        default=("0",),
+        default="0",
         flag="--layerguard-timeout",
     ),
     Option(
         "limits",
         "let a bet use so much, as in tokens=100000 or variants=500 (multi-allowed)",
-        read=read_limits,
+        read=read_limit,
         metavar="NAME=NUMBER",
-        several=True,
+        several=dict,
         flag="--layerguard-limit",
     ),
     Option(
@@ -333,25 +333,19 @@ def add_options(parser: pytest.Parser) -> None:
     """Declare every option of `OPTIONS` on the command line and in the ini file."""
     group = parser.getgroup("layerguard", "bets on compressing language models")
     for option in OPTIONS:
-        if option.flag is not None and option.read is None:
-            group.addoption(
-                option.flag, dest=option.ini, action="store_true", default=None, help=option.help
-            )
-        elif option.flag is not None:
-            action = "append" if option.several else "store"
-            group.addoption(
-                option.flag,
-                dest=option.ini,
-                action=action,
-                metavar=option.metavar,
-                help=option.help,
-            )
+        on_line: dict[str, Any] = {"metavar": option.metavar}
+        in_file: dict[str, Any]
         if option.read is None:
-            parser.addini(option.ini, option.help, type="bool", default=False)
+            on_line = {"action": "store_true", "default": None}
+            in_file = {"type": "bool", "default": False}
         elif option.several:
-            parser.addini(option.ini, option.help, type="args", default=list(option.default))
+            on_line["action"] = "append"
+            in_file = {"type": "args", "default": option.default.split()}
         else:
-            parser.addini(option.ini, option.help, type="string", default=" ".join(option.default))
+            in_file = {"type": "string", "default": option.default}
+        if option.flag is not None:
+            group.addoption(option.flag, dest=option.ini, help=option.help, **on_line)
+        parser.addini(option.ini, option.help, **in_file)
 
 
 def configure(config: pytest.Config) -> None:
@@ -381,27 +375,20 @@ def configure(config: pytest.Config) -> None:
 
 def _value(config: pytest.Config, option: Option) -> Any:
     given = config.getoption(option.ini) if option.flag is not None else None
+    in_file = config.getini(option.ini)
     if option.read is None:
-        return bool(given or config.getini(option.ini))
+        return bool(given or in_file)
     start = config.invocation_params.dir
     ini_start = config.inipath.parent if config.inipath is not None else start
-    ini = config.getini(option.ini)
-    sources: list[tuple[str, list[str], Path]] = []
-    if option.several:
-        sources = [
-            (f"ini option {option.ini}", list(ini), ini_start),
-            (str(option.flag), given or [], start),
-        ]
-        parts = [_read(option, *source) for source in sources]
-        return type(parts[0])([*parts[0], *parts[1]])
+    several = option.several is not None
+    sources = [(f"ini option {option.ini}", in_file if several else [in_file], ini_start)]
     if given is not None:
-        return _read(option, str(option.flag), [given], start)
-    return _read(option, f"ini option {option.ini}", [ini], ini_start)
-
-
-def _read(option: Option, source: str, words: list[str], start: Path) -> Any:
-    assert option.read is not None
-    try:
-        return option.read(words, start)
-    except ValueError as error:
-        raise pytest.UsageError(f"{source}: {error}") from None
+        on_line = (str(option.flag), given if several else [given], start)
+        sources = [*sources, on_line] if several else [on_line]
+    values: list[Any] = []
+    for source, words, folder in sources:
+        try:
+            values += option.values(words, folder)
+        except ValueError as error:
+            raise pytest.UsageError(f"{source}: {error}") from None
+    return option.joined(values)

@@ -27,9 +27,8 @@ def start(tmp_path: Path) -> Path:
 
 
 def read(name: str, words: list[str], start: Path) -> Any:
-    reader = BY_NAME[name].read
-    assert reader is not None
-    return reader(words, start)
+    option = BY_NAME[name]
+    return option.joined(option.values(words, start))
 
 
 @pytest.mark.parametrize(
@@ -46,8 +45,8 @@ def read(name: str, words: list[str], start: Path) -> Any:
         ("require", ["all", "records"], {"all", "records"}),
         ("device_wait", ["0.5"], 0.5),
         ("timeout", ["600"], 600.0),
-        ("limits", [], ()),
-        ("limits", ["tokens=9", "variants=1_000", "tokens=7"], (("tokens", 7), ("variants", 1000))),
+        ("limits", [], {}),
+        ("limits", ["tokens=9", "variants=1_000", "tokens=7"], {"tokens": 7, "variants": 1000}),
         ("shard", ["2/3"], (2, 3)),
         ("shard", ["1/1"], (1, 1)),
         ("ray", [""], None),
@@ -132,7 +131,7 @@ def test_nothing_asked(pytester: pytest.Pytester) -> None:
         fresh=False,
         device_wait=3600.0,
         timeout=0.0,
-        limits=(),
+        limits={},
         shard=None,
         merge=None,
         ray=None,
