@@ -34,7 +34,7 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def active(environ: Mapping[str, str]) -> bool:
-    """Whether this run is a step of GitHub Actions."""
+    """Return whether this run is a step of GitHub Actions."""
     return environ.get("GITHUB_ACTIONS") == "true"
 
 
@@ -131,7 +131,7 @@ def _door(door: ClosedDoor) -> Iterator[str]:
 
 
 def groups(bets: Sequence[BetReport]) -> Iterator[str]:
-    """Yield a fold of the log for each bet that was measured: its criteria and its figures."""
+    """Yield a group of log lines for each bet that was measured: its criteria and its figures."""
     for bet in bets:
         if bet.result is None:
             continue
@@ -147,7 +147,7 @@ def _logged(bet: BetReport) -> Iterator[str]:
         if each.filled:
             yield f"  {text.plain(each.filled, 600)}"
     for metric in bet.metrics[:3]:
-        figure = charts.rows(bet, metric)
+        figure = charts.bar_chart(bet, metric)
         if figure is not None:
             yield from markdown.drawn(figure)
 

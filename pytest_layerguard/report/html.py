@@ -164,7 +164,7 @@ def _page(
     bets: Sequence[BetReport], unreadable: Sequence[UnreadableFile], links: FileLinks, when: str
 ) -> Page:
     ranked = by_urgency(bets)
-    strips, ticks = charts.strips(ranked)
+    strips, ticks = charts.overview_strips(ranked)
     anchors = {bet.id: f"bet-{at}" for at, bet in enumerate(ranked, 1)}
     tally = tuple(_tally(bets, unreadable)) or (TallyPart("skipped", "no bets"),)
     made_with = {each for bet in bets for each in bet.made_with}
@@ -213,8 +213,8 @@ def _section(
     bet: BetReport, anchor: str, strip: charts.OverviewStrip | None, links: FileLinks
 ) -> BetSection:
     result = bet.result
-    heat = charts.heat(result) if result is not None else None
-    trajectories = tuple(_figures(bet, charts.trajectory))
+    heat = charts.heat_map(result) if result is not None else None
+    trajectories = tuple(_figures(bet, charts.trajectory_chart))
     spent = "from the cache" if bet.cached else text.seconds(bet.seconds)
     return BetSection(
         report=bet,
@@ -225,7 +225,7 @@ def _section(
         measured=f"{words.how_measured(result)}; {spent}" if result is not None else "",
         notes=tuple(words.notes(bet.variants)),
         strip=strip,
-        rows=() if heat or trajectories else tuple(_figures(bet, charts.rows)),
+        rows=() if heat or trajectories else tuple(_figures(bet, charts.bar_chart)),
         trajectories=trajectories,
         trainings=tuple(_trainings(bet)),
         heat=heat,
@@ -246,13 +246,13 @@ def _figures(bet: BetReport, draw: Callable[[BetReport, str], Figure | None]) ->
 def _trainings(bet: BetReport) -> Iterator[charts.LineChart]:
     for variant in bet.variants:
         name, matched = words.where_and_name(variant), variant.arm in bet.matched
-        figure = charts.recovery(variant, name, matched=matched)
+        figure = charts.training_chart(variant, name, matched=matched)
         if figure is not None:
             yield figure
 
 
 def _profiles(bet: BetReport) -> Iterator[tuple[str, charts.LossProfileChart]]:
     for variant in bet.shown_variants:
-        figure = charts.profile(variant.profile)
+        figure = charts.profile_chart(variant.profile)
         if figure is not None:
             yield words.where_and_name(variant), figure

@@ -1,4 +1,4 @@
-"""Makes the view of a judged bet that every report reads."""
+"""Make the view of a judged bet that every report reads."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def make_report(document: BetDocument, outcome: Outcome | None, root: Path) -> B
 
 
 def _matched(interventions: Sequence[Intervention]) -> bool:
-    """Whether the last training's loss is a distance rather than nats."""
+    """Return whether the last training's loss is a distance rather than nats."""
     trained = [each.arguments for each in interventions if each.kind == "train"]
     return getattr(trained[-1], "objective", None) == "layer_output" if trained else False
 
@@ -181,7 +181,7 @@ def _published(evidence: Evidence) -> PublishedEvidence:
 
 
 def _doors(outcome: Outcome, root: Path) -> Iterator[ClosedDoor]:
-    # Advice is for those who have not challenged yet.
+    # A bet that was measured has challenged the doors already.
     challenge = () if outcome.result is not None else [each.id for each in outcome.crossed]
     for crossing in outcome.crossed:
         yield _door(crossing, root, challenge)

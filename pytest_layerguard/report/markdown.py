@@ -55,13 +55,13 @@ def render(
     sheet.add(f"## layerguard: {_tally(bets, unreadable)}\n", *_unreadable(unreadable, address))
     sheet.table([_row(bet, address) for bet in failed])
     for bet in failed:
-        sheet.add("\n".join(_failure(bet, address)) + "\n")
+        sheet.add("\n\n".join(_failure(bet, address)) + "\n\n")
     if failed and rest:
         sheet.add("### What did not fail\n")
     sheet.table([_row(bet, address) for bet in rest])
     for bet in rest:
         if bet.result is not None:
-            sheet.add("\n".join(_folded(bet)) + "\n")
+            sheet.add("\n\n".join(_folded(bet)) + "\n")
     return sheet.text
 
 
@@ -129,12 +129,12 @@ def _row(bet: BetReport, address: str | None) -> str:
         f"**{bet.word}**<br>{bet.status}",
         literal(text.plain(_decided(bet), _CELL)),
     )
-    return f"| {' | '.join(cells)} |\n"
+    return _line(cells) + "\n"
 
 
 def _decided(bet: BetReport) -> str:
     """Return what decided, in a line: the criterion with its numbers, or the first message."""
-    # What was skipped may stand behind a door, but nobody has found that it does.
+    # Of a skipped bet it is not known whether it stands in the door.
     if bet.doors and bet.outcome != "skipped":
         return "; ".join(f"closed by {door.id}: {door.claim}" for door in bet.doors)
     if bet.deciding is not None and bet.word == bet.verdict:
@@ -144,70 +144,59 @@ def _decided(bet: BetReport) -> str:
 
 
 def _failure(bet: BetReport, address: str | None) -> Iterator[str]:
+    """Yield the paragraphs on a bet that fails the build."""
     yield f"### {_SIGNS['failed']} {bet.id}: {bet.word}"
-    yield ""
     title = literal(text.plain(bet.title, _CELL))
     yield f"{title}, {bet.status}, {_place(bet.file, bet.line, address)}"
-    yield ""
     if bet.claim:
         yield f"> **Claim:** {literal(text.plain(bet.claim, 600))}"
-        yield ""
     yield meaning(bet.status, bet.word, bet.outcome)
-    yield ""
     if bet.own_messages:
         yield _fenced("\n".join(bet.own_messages)[:6_000])
-        yield ""
     for door in bet.doors:
         closed_by = _linked(literal(door.id), door.file, door.line, address)
         yield f"**{closed_by} closed this door.** Its claim failed: {literal(door.claim[:600])}"
-        yield ""
         lines = (*door.numbers, f"you stand in it with: {door.standing}", door.instead)
-        yield from (f"- {literal(line[:600])}" for line in lines if line)
-        yield ""
+        yield "\n".join(f"- {literal(line[:600])}" for line in lines if line)
     yield from _details(bet)
 
 
 def _folded(bet: BetReport) -> Iterator[str]:
+    """Yield the paragraphs on a bet that does not, which a click unfolds."""
     yield f"<details><summary>{_SIGNS[bet.outcome]} {bet.id}: {bet.word}</summary>"
-    yield ""
     if bet.claim:
         yield f"> **Claim:** {literal(text.plain(bet.claim, 600))}"
-        yield ""
     yield from _details(bet)
     yield "</details>"
 
 
 def _details(bet: BetReport) -> Iterator[str]:
-    yield from _criteria(bet.criteria)
+    judged = [each for each in bet.criteria if each.truth]
+    if judged:
+        yield _table(("bar", "as written", "as measured"), map(_criterion, judged))
     for metric in bet.metrics[:2]:
-        figure = charts.rows(bet, metric)
+        figure = charts.bar_chart(bet, metric)
         if figure is not None:
             yield _fenced("\n".join(drawn(figure)))
-            yield ""
-    for note in notes(bet.variants):
-        yield literal(note)
-        yield ""
+    yield from map(literal, notes(bet.variants))
     yield from _continuations(bet)
     for warning in bet.warnings:
-        first, _, further = warning.partition("\n")
-        yield f"**Note:** {literal(text.plain(first, 600))}"
-        yield ""
-        if further:
-            yield _fenced(further.strip())
-            yield ""
+        yield f"**Note:** {literal(text.plain(warning, 600))}"
     yield from _evidence(bet.evidence)
 
 
-def _criteria(criteria: Sequence[Criterion]) -> Iterator[str]:
-    judged = [each for each in criteria if each.truth]
-    if judged:
-        yield "| bar | as written | as measured |"
-        yield "|---|---|---|"
-        for each in judged:
-            level = f"**{each.level}**" if each.decided else each.level
-            cells = (level, literal(each.written[:300]), literal((each.filled or "")[:400]))
-            yield f"| {' | '.join(cells)} |"
-        yield ""
+def _criterion(criterion: Criterion) -> tuple[str, str, str]:
+    level = f"**{criterion.level}**" if criterion.decided else criterion.level
+    return level, literal(criterion.written[:300]), literal((criterion.filled or "")[:400])
+
+
+def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    rule = "|" + "---|" * len(heading)
+    return "\n".join([_line(heading), rule, *map(_line, rows)])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def drawn(figure: charts.BarChart) -> Iterator[str]:
@@ -242,15 +231,11 @@ def _continuations(bet: BetReport) -> Iterator[str]:
     base = next((base for base in bet.bases if base.samples), None)
     if base is None or not sampled:
         return
-    names = ["before", *(literal(each.name) for each in sampled)]
     yield f"What the model says after {code(text.plain(base.samples[0].prompt, 120))}:"
-    yield ""
-    yield f"| {' | '.join(names)} |"
-    yield "|" + "---|" * len(names)
     texts = [base.samples[0].text, *(each.samples[0].text for each in sampled)]
     cells = (text.plain(each.replace("\n", f" {text.LINE_END} "), _CONTINUATION) for each in texts)
-    yield f"| {' | '.join(map(literal, cells))} |"
-    yield ""
+    names = ["before", *(literal(each.name) for each in sampled)]
+    yield _table(names, [[*map(literal, cells)]])
 
 
 def _evidence(evidence: Iterable[PublishedEvidence]) -> Iterator[str]:
@@ -263,7 +248,6 @@ def _evidence(evidence: Iterable[PublishedEvidence]) -> Iterator[str]:
         parts = (each.source, each.model, each.verdict, figures, each.note)
         cited = literal(text.plain(". ".join(part for part in parts if part), 900))
         yield f"_Published, not measured here:_ {cited}"
-        yield ""
 
 
 def _place(file: str, line: int, address: str | None) -> str:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,7 +72,7 @@ class TestSummary:
 
 class TestDrawing:
     def test_bars_are_letters(self) -> None:
-        figure = charts.rows(tales.judged(tales.SWEEP, tales.sweep()), "perplexity_ratio")
+        figure = charts.bar_chart(tales.judged(tales.SWEEP, tales.sweep()), "perplexity_ratio")
         assert figure is not None
         lines = list(markdown.drawn(figure))
         bars = [line.count("\u2588") for line in lines[1:5]]
@@ -83,7 +82,7 @@ class TestDrawing:
 
     def test_a_long_sweep_is_cut(self) -> None:
         found = tales.result(*(tales.variant(f"skip-{at}", str(at)) for at in range(500)))
-        figure = charts.rows(tales.judged(tales.SWEEP, found), "perplexity_ratio")
+        figure = charts.bar_chart(tales.judged(tales.SWEEP, found), "perplexity_ratio")
         assert figure is not None
         assert "and 484 more variants" in list(markdown.drawn(figure))
 
@@ -131,10 +130,3 @@ class TestHostile:
 
 def test_it_fits_a_comment() -> None:
     assert len(markdown.render([hostile("x" * 1_000)] * 200, [])) < 65_536
-
-
-def test_a_note_of_several_lines_is_a_block() -> None:
-    told = next(each for each in tales.every().values() if each.outcome == "failed")
-    note = "reports one protocol. A bet that measures both:\n\nid: both\ntitle: Both"
-    noted = replace(told, warnings=(note,))
-    assert "```text\nid: both\ntitle: Both\n```" in render(noted)

@@ -51,7 +51,7 @@ class TestScale:
 
 class TestRows:
     def test_a_row_says_where_it_lies(self) -> None:
-        figure = charts.rows(tales.judged(tales.SWEEP, tales.sweep()), "perplexity_ratio")
+        figure = charts.bar_chart(tales.judged(tales.SWEEP, tales.sweep()), "perplexity_ratio")
         assert figure is not None
         assert [row.zone for row in figure.rows] == ["catastrophic", "failed", "failed", "failed"]
         assert [mark.level for mark in figure.marks] == ["strict", "lenient", "catastrophic"]
@@ -62,19 +62,19 @@ class TestRows:
         assert "lenient \u2264 3 not met" in first.words
 
     def test_a_bar_is_about_the_arm_it_names(self) -> None:
-        figure = charts.rows(tales.judged(tales.ARMS, tales.arms()), "perplexity_ratio")
+        figure = charts.bar_chart(tales.judged(tales.ARMS, tales.arms()), "perplexity_ratio")
         assert figure is not None
         assert [row.zone for row in figure.rows] == ["lenient", "none"]
         assert [len(row.marks) for row in figure.rows] == [1, 0]
         assert [mark.label for mark in figure.marks] == ["lenient \u2264 3 (magnitude)"]
 
     def test_a_bar_of_one_text_is_named_after_it(self) -> None:
-        figure = charts.rows(tales.eye_test(), "perplexity_ratio")
+        figure = charts.bar_chart(tales.eye_test(), "perplexity_ratio")
         assert figure is not None
         assert figure.marks[0].label == "strict \u2264 1.1 (heldout)"
 
     def test_a_pair_has_one_gap(self) -> None:
-        figure = charts.rows(tales.judged(tales.PAIRS, tales.pairs()), "protocol_gap")
+        figure = charts.bar_chart(tales.judged(tales.PAIRS, tales.pairs()), "protocol_gap")
         assert figure is not None
         assert len(figure.rows) == 10
         assert (figure.rows[0].label, figure.rows[0].group) == ("0\u21941", None)
@@ -83,7 +83,7 @@ class TestRows:
     def test_a_bound_has_no_upper_end(self) -> None:
         bound = {"perplexity_ratio": Interval(8.0, 8.0, math.inf)}
         found = tales.result(tales.variant("skip-0", "0", metrics=bound))
-        figure = charts.rows(tales.judged(tales.SWEEP, found), "perplexity_ratio")
+        figure = charts.bar_chart(tales.judged(tales.SWEEP, found), "perplexity_ratio")
         assert figure is not None
         assert figure.rows[0].endless
         assert figure.rows[0].interval == "or more"
@@ -92,7 +92,7 @@ class TestRows:
         found = tales.result(
             tales.variant("skip-0", "0", metrics={"perplexity_ratio": Interval(3, 2, 4)})
         )
-        figure = charts.rows(tales.judged(tales.SWEEP, found), "perplexity_ratio")
+        figure = charts.bar_chart(tales.judged(tales.SWEEP, found), "perplexity_ratio")
         assert figure is not None
         assert "lenient \u2264 3 undecided" in figure.rows[0].words
 
@@ -101,24 +101,24 @@ class TestRows:
         found = tales.result(
             tales.variant("skip-0", "0", metrics=endless), tales.variant("skip-1", "1")
         )
-        figure = charts.rows(tales.judged(tales.SWEEP, found), "perplexity_ratio")
+        figure = charts.bar_chart(tales.judged(tales.SWEEP, found), "perplexity_ratio")
         assert figure is not None
         assert figure.rows[0].beyond
         assert 90 < figure.rows[0].point <= 100
 
     def test_a_long_sweep_is_cut_and_says_so(self) -> None:
         found = tales.result(*(tales.variant(f"skip-{at}", str(at)) for at in range(500)))
-        figure = charts.rows(tales.judged(tales.SWEEP, found), "perplexity_ratio")
+        figure = charts.bar_chart(tales.judged(tales.SWEEP, found), "perplexity_ratio")
         assert figure is not None
         assert len(figure.rows) + figure.more == 500
 
     def test_a_metric_that_nobody_has(self) -> None:
-        assert charts.rows(tales.judged(tales.SWEEP, tales.sweep()), "kl") is None
+        assert charts.bar_chart(tales.judged(tales.SWEEP, tales.sweep()), "kl") is None
 
 
 class TestHeat:
     def test_each_protocol_has_a_panel_and_their_gap_too(self) -> None:
-        figure = charts.heat(tales.pairs())
+        figure = charts.heat_map(tales.pairs())
         assert figure is not None
         assert [panel.title for panel in figure.panels[:2]] == ["replacement", "interchange"]
         assert len(figure.panels) == 3
@@ -127,20 +127,20 @@ class TestHeat:
         assert "worse in 10 of 10" in figure.panels[2].best
 
     def test_shades_follow_the_values(self) -> None:
-        figure = charts.heat(tales.pairs())
+        figure = charts.heat_map(tales.pairs())
         assert figure is not None
         shades = {(cell.column, cell.row): int(cell.shade[1:]) for cell in figure.panels[1].cells}
         assert shades[0, 1] < shades[0, 2] < shades[0, 4]
 
     def test_a_few_pairs_are_rows_instead(self) -> None:
-        assert charts.heat(tales.pairs(layers=3)) is None
-        assert charts.heat(tales.sweep()) is None
+        assert charts.heat_map(tales.pairs(layers=3)) is None
+        assert charts.heat_map(tales.sweep()) is None
 
 
 class TestLines:
     def test_a_trajectory_has_a_line_for_each_variant(self) -> None:
         story = tales.judged(tales.TRAJECTORY, tales.trajectory())
-        figure = charts.trajectory(story, "perplexity_ratio")
+        figure = charts.trajectory_chart(story, "perplexity_ratio")
         assert figure is not None
         assert [line.name for line in figure.lines] == ["skip-0", "skip-1", "skip-2"]
         assert [tick.label for tick in figure.xticks] == ["before", "after"]
@@ -149,18 +149,18 @@ class TestLines:
 
     def test_one_checkpoint_is_no_trajectory(self) -> None:
         story = tales.judged(tales.SWEEP, tales.sweep())
-        assert charts.trajectory(story, "perplexity_ratio") is None
+        assert charts.trajectory_chart(story, "perplexity_ratio") is None
 
     def test_training_is_a_curve(self) -> None:
-        figure = charts.recovery(tales.training().variants[0], "averaged", matched=False)
+        figure = charts.training_chart(tales.training().variants[0], "averaged", matched=False)
         assert figure is not None
         assert len(figure.lines[0].points) == 20
         assert figure.lines[0].points[0].y < figure.lines[0].points[-1].y
 
     def test_a_training_says_whose_it_is_and_what_its_loss_is(self) -> None:
         (variant,) = tales.training().variants
-        nats = charts.recovery(variant, "averaged", matched=False)
-        distance = charts.recovery(variant, "averaged", matched=True)
+        nats = charts.training_chart(variant, "averaged", matched=False)
+        distance = charts.training_chart(variant, "averaged", matched=True)
         assert nats is not None
         assert distance is not None
         assert nats.title == "training loss by step, averaged"
@@ -170,7 +170,7 @@ class TestLines:
     def test_a_long_training_is_thinned_but_keeps_its_end(self) -> None:
         losses = [[step, 1 / step] for step in range(1, 10_001)]
         trained = tales.variant("a", diagnostics={"training_loss": losses})
-        figure = charts.recovery(trained, "a", matched=False)
+        figure = charts.training_chart(trained, "a", matched=False)
         assert figure is not None
         assert len(figure.lines[0].points) <= 161
         assert figure.lines[0].points[-1].label.startswith("step 10000")
@@ -178,12 +178,12 @@ class TestLines:
     @pytest.mark.parametrize("losses", [[], [[1, 2.0]], [[1, math.nan], [2, math.inf]]])
     def test_nothing_to_draw(self, losses: list[list[float]]) -> None:
         trained = tales.variant("a", diagnostics={"training_loss": losses})
-        assert charts.recovery(trained, "a", matched=False) is None
+        assert charts.training_chart(trained, "a", matched=False) is None
 
 
 class TestProfile:
     def test_columns_stand_on_zero(self) -> None:
-        figure = charts.profile(tales.profile())
+        figure = charts.profile_chart(tales.profile())
         assert figure is not None
         assert len(figure.columns) == 15
         assert figure.columns[0].harm
@@ -193,38 +193,38 @@ class TestProfile:
 
     @pytest.mark.parametrize("height", [0.3, 1.0, 2.02, 2.2, 7.0])
     def test_no_number_is_cut_off_at_the_top(self, height: float) -> None:
-        figure = charts.profile(tales.profile(height))
+        figure = charts.profile_chart(tales.profile(height))
         assert figure is not None
         assert all(tick.at >= 12 for tick in figure.yticks)
 
     @pytest.mark.parametrize("height", [-3.0, -0.03, 0.002, 0.3, 1.0, 2.2, 7.0])
     def test_zero_and_another_number_are_told(self, height: float) -> None:
-        figure = charts.profile(tales.profile(height))
+        figure = charts.profile_chart(tales.profile(height))
         assert figure is not None
         assert "0" in {tick.label for tick in figure.yticks}
         assert 2 <= len(figure.yticks) <= 4
 
     def test_a_long_window_is_put_together(self) -> None:
-        figure = charts.profile(LossProfile(tuple(1.0 for _ in range(4096)), ()))
+        figure = charts.profile_chart(LossProfile(tuple(1.0 for _ in range(4096)), ()))
         assert figure is not None
         assert len(figure.columns) <= 96
         assert figure.tokens == ()
 
     def test_a_small_harm_is_not_rounded_to_nothing(self) -> None:
         tokens = (TokenHarm("a", 4, 0.00031), TokenHarm("b", 4, -0.0002))
-        figure = charts.profile(LossProfile((0.1,), tokens))
+        figure = charts.profile_chart(LossProfile((0.1,), tokens))
         assert figure is not None
         assert [(each.token, each.difference) for each in figure.tokens] == [("a", "+0.0003")]
 
     @pytest.mark.parametrize("profile", [None, LossProfile((None, None), ()), LossProfile((), ())])
     def test_nothing_to_draw(self, profile: LossProfile | None) -> None:
-        assert charts.profile(profile) is None
+        assert charts.profile_chart(profile) is None
 
 
 class TestStrips:
     def test_bets_share_one_axis(self) -> None:
         stories = [*tales.every().values()]
-        drawn, ticks = charts.strips(stories)
+        drawn, ticks = charts.overview_strips(stories)
         assert len(drawn) == len(stories)
         assert ticks
         assert drawn[0] is not None
@@ -232,5 +232,5 @@ class TestStrips:
         assert drawn[-1] is None
 
     def test_none_was_measured(self) -> None:
-        drawn, _ = charts.strips([tales.every()["error"]])
+        drawn, _ = charts.overview_strips([tales.every()["error"]])
         assert drawn == (None,)

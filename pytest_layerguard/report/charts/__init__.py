@@ -7,10 +7,10 @@ forbids. Horizontal places are per cents, so that one figure fits every width.
 """
 
 from pytest_layerguard.report.charts.axes import Scale, Tick
-from pytest_layerguard.report.charts.bars import BarChart, OverviewStrip, rows, strips
-from pytest_layerguard.report.charts.curves import LineChart, recovery, trajectory
-from pytest_layerguard.report.charts.heatmap import HeatMap, heat
-from pytest_layerguard.report.charts.loss_profile import LossProfileChart, profile
+from pytest_layerguard.report.charts.bars import BarChart, OverviewStrip, bar_chart, overview_strips
+from pytest_layerguard.report.charts.curves import LineChart, training_chart, trajectory_chart
+from pytest_layerguard.report.charts.heatmap import HeatMap, heat_map
+from pytest_layerguard.report.charts.loss_profile import LossProfileChart, profile_chart
 from pytest_layerguard.report.charts.marks import Mark, between
 
 __all__ = [
@@ -22,11 +22,11 @@ __all__ = [
     "OverviewStrip",
     "Scale",
     "Tick",
+    "bar_chart",
     "between",
-    "heat",
-    "profile",
-    "recovery",
-    "rows",
-    "strips",
-    "trajectory",
+    "heat_map",
+    "overview_strips",
+    "profile_chart",
+    "training_chart",
+    "trajectory_chart",
 ]

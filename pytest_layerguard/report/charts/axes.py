@@ -41,7 +41,7 @@ class Scale:
     def over(
         cls, values: Iterable[float], *, log: bool, start: float = 2.0, end: float = 98.0
     ) -> Scale:
-        """A scale that holds all finite values, with a little air."""
+        """Return a scale that holds all finite values, with a margin."""
         found = [
             min(max(value, -_MOST), _MOST)
             for value in values
@@ -52,16 +52,16 @@ class Scale:
             low, high = max(low, _LEAST), min(max(high, _LEAST), _MOST)
             if high / low < 1.3:
                 low, high = low / 1.15, high * 1.15
-            air = (high / low) ** 0.04
-            return cls(low / air, high * air, True, start, end)
+            margin = (high / low) ** 0.04
+            return cls(low / margin, high * margin, True, start, end)
         if high == low:
             low, high = low - (abs(low) or 1.0) * 0.1, high + (abs(high) or 1.0) * 0.1
-        air = (high - low) * 0.04
-        floor = low if low == 0 else low - air
-        return cls(floor, high + air, False, start, end)
+        margin = (high - low) * 0.04
+        floor = low if low == 0 else low - margin
+        return cls(floor, high + margin, False, start, end)
 
     def at(self, value: float) -> float:
-        """The place of a value, held inside the axis."""
+        """Return the place of a value, held inside the axis."""
         if math.isnan(value):
             return self.start
         if self.log:
@@ -77,13 +77,13 @@ class Scale:
         return round(self.start + share * (self.end - self.start), 2)
 
     def ticks(self) -> tuple[Tick, ...]:
-        """Round numbers inside the axis, six at the most."""
+        """Return round numbers inside the axis, six at the most."""
         values = decades(self.low, self.high) if self.log else round_numbers(self.low, self.high)
         return tuple(Tick(self.at(value), short(value)) for value in values)
 
 
 def decades(low: float, high: float) -> list[float]:
-    """Steps of a logarithmic axis: 1, 2, 5 and 10 where that is few, else powers of ten."""
+    """Return steps of a logarithmic axis: 1, 2, 5 and 10 where that is few, else powers of ten."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     fine = [step * 10.0**power for power in range(first, last + 1) for step in _STEPS]
     inside = [value for value in fine if low <= value <= high]
@@ -96,7 +96,7 @@ def decades(low: float, high: float) -> list[float]:
 
 
 def round_numbers(low: float, high: float) -> list[float]:
-    """Steps of a linear axis."""
+    """Return steps of a linear axis."""
     rough = (high - low) / (_MOST_TICKS - 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(each * power for each in (1, 2, 5, 10) if each * power >= rough)

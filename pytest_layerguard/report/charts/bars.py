@@ -71,7 +71,7 @@ class BarChart:
     summary: str
 
 
-def rows(bet: BetReport, metric: str) -> BarChart | None:
+def bar_chart(bet: BetReport, metric: str) -> BarChart | None:
     """Return the figure of a metric, or None where no variant has it."""
     result = bet.result
     if result is None:
@@ -172,7 +172,9 @@ class OverviewStrip:
     words: str
 
 
-def strips(bets: Sequence[BetReport]) -> tuple[tuple[OverviewStrip | None, ...], tuple[Tick, ...]]:
+def overview_strips(
+    bets: Sequence[BetReport],
+) -> tuple[tuple[OverviewStrip | None, ...], tuple[Tick, ...]]:
     """Return the ratios of every bet on one common axis, and the axis; None for a bet without any."""
     metric = "perplexity_ratio"
     values = [value for bet in bets for value in bet.points(metric)]

@@ -100,7 +100,7 @@ def _spread(lines: list[tuple[str, int, tuple[CurvePoint, ...]]]) -> tuple[Curve
     )
 
 
-def trajectory(bet: BetReport, metric: str) -> LineChart | None:
+def trajectory_chart(bet: BetReport, metric: str) -> LineChart | None:
     """Return a metric over the checkpoints, or None where there is but one."""
     result = bet.result
     if result is None:
@@ -150,7 +150,7 @@ def _point(x: float, interval: Interval, scale: Scale, name: str) -> CurvePoint:
     )
 
 
-def recovery(variant: VariantResult, name: str, *, matched: bool) -> LineChart | None:
+def training_chart(variant: VariantResult, name: str, *, matched: bool) -> LineChart | None:
     """Return the loss over the steps of training, or None where nothing was trained.
 
     `matched` is whether it was trained towards the output of the original's layers.

@@ -50,7 +50,7 @@ class HeatMap:
     panels: tuple[HeatPanel, ...]
 
 
-def heat(result: BetResult) -> HeatMap | None:
+def heat_map(result: BetResult) -> HeatMap | None:
     """Return the heat map of swap-KL, or None where the pairs do not fill a part of the plane."""
     if len({(base.text, base.checkpoint) for base in result.bases}) != 1:
         return None

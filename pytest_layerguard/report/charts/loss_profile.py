@@ -1,4 +1,4 @@
-"""Where in the window, and at which tokens, an intervention hurts."""
+"""The loss that an intervention adds, by position in the window and by token."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _YTICKS: Final = 4
 
 @dataclass(frozen=True)
 class ProfileColumn:
-    """A place in the window, or several put together: where it stands and how high."""
+    """A position in the window, or several together: where the column stands and how high it is."""
 
     x: float
     width: float
@@ -34,7 +34,7 @@ class ProfileColumn:
 
 @dataclass(frozen=True)
 class HurtToken:
-    """A token, and how much it is hurt, beside the one hurt most."""
+    """A token, the loss added to it, and its share of the largest one."""
 
     token: str
     count: int
@@ -44,7 +44,7 @@ class HurtToken:
 
 @dataclass(frozen=True)
 class LossProfileChart:
-    """Where in the window, and at which tokens, an intervention hurts."""
+    """The loss that an intervention adds, by position in the window and by token."""
 
     columns: tuple[ProfileColumn, ...]
     zero: float
@@ -55,7 +55,7 @@ class LossProfileChart:
     summary: str
 
 
-def profile(found: LossProfile | None) -> LossProfileChart | None:
+def profile_chart(found: LossProfile | None) -> LossProfileChart | None:
     """Return the loss profile as columns over the window, or None where none was measured."""
     if found is None:
         return None

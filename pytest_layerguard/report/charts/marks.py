@@ -1,4 +1,4 @@
-"""What is written at a figure and drawn across it: names, bars of criteria, a sentence for who cannot see it."""
+"""Marks across a figure and words beside it: thresholds, units, and a sentence for screen readers."""
 
 from __future__ import annotations
 
