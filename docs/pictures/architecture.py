@@ -14,7 +14,7 @@ from typing import Final
 
 PACKAGE: Final = Path(__file__).parents[2] / "pytest_layerguard"
 PICTURE: Final = Path(__file__).with_suffix(".svg")
-_WIDE, _HIGH, _GAP, _SIDE = 360, 66, 30, 20
+_WIDE, _HIGH, _GAP, _SIDE = 380, 66, 30, 20
 _STYLE: Final = """\
 text { font: 13px system-ui, sans-serif; fill: #424a53 } .name { font-weight: 600; fill: #1f2328 }
 rect { fill: #f6f8fa; stroke: #d1d9e0 } path { stroke: #59636e; stroke-width: 1.5; fill: none }
@@ -107,7 +107,7 @@ def _box(room: str, x: int, y: int) -> list[str]:
     folder = PACKAGE / room
     source = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
     doc = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
-    lines = textwrap.wrap(doc.splitlines()[0].replace("`", ""), 54)[:2]
+    lines = textwrap.wrap(doc.splitlines()[0].replace("`", ""), 54)
     name = f"{room}/" if folder.is_dir() else f"{room}.py"
     return [
         f'<rect x="{x}" y="{y}" width="{_WIDE}" height="{_HIGH}" rx="6"/>',

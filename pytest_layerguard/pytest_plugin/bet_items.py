@@ -158,7 +158,7 @@ class BetItem(pytest.Item):
 
             raise BetFailedError("\n".join(failure.lines(bet)), failure.brief(bet))
 
-    def make_report(self, outcome: Outcome | None) -> BetReport:
+    def make_report(self, outcome: Outcome) -> BetReport:
         """Return the view of the bet that every report reads."""
         from pytest_layerguard.report.make_report import make_report
 

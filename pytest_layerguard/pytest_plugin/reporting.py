@@ -131,15 +131,13 @@ def attach(item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
 def _unjudged(item: BetItem, report: pytest.TestReport) -> BetReport:
     """Return an ERROR that quotes the last line of the traceback, for readers who do not see it."""
     from pytest_layerguard.catalogue.outcome import error
-    from pytest_layerguard.report import text
+    from pytest_layerguard.catalogue.wording import cut
 
-    if not report.failed:
-        return item.make_report(None)
     crash = getattr(report.longrepr, "reprcrash", None)
     raised = str(getattr(crash, "message", "")).strip().split("\n")[0] or "something unknown"
     return item.make_report(
         error(
-            f"running it raised what nobody foresaw: {text.plain(raised, 600)}; the traceback "
+            f"running it raised what nobody foresaw: {cut(raised, 600)}; the traceback "
             "stands in the output of pytest"
         )
     )

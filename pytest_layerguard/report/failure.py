@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from pytest_layerguard.catalogue.wording import cut
 from pytest_layerguard.report import text, variant_table
 from pytest_layerguard.report.words import name_of, published
 
@@ -23,10 +24,10 @@ _VARIANTS: Final = 3
 def lines(bet: BetReport) -> Iterator[str]:
     """Yield why a bet failed the build, so that a reader needs no other file to know what to do."""
     unrecorded = "unrecorded, " if bet.unrecorded else ""
-    title = text.plain(bet.title, 100)
+    title = cut(bet.title, 100)
     yield f"{bet.file}:{bet.line}: {bet.id} ({title}), {bet.status}: {unrecorded}{bet.word}"
     yield ""
-    yield f"claim:    {text.plain(bet.claim, _PROSE)}"
+    yield f"claim:    {cut(bet.claim, _PROSE)}"
     yield from _criteria(bet)
     for message in bet.messages:
         yield ""
@@ -45,7 +46,7 @@ def brief(bet: BetReport) -> str:
     """Return what decided in one line, for where there is room for no more."""
     decided = bet.deciding
     if decided is not None and bet.word == bet.verdict and not bet.unrecorded:
-        return text.plain(f"{decided.level}: {decided.written}  ->  {decided.filled}", _PROSE)
+        return cut(f"{decided.level}: {decided.written}  ->  {decided.filled}", _PROSE)
     return next((line for each in bet.messages for line in each.splitlines()), "")
 
 
@@ -54,7 +55,7 @@ def _criteria(bet: BetReport) -> Iterator[str]:
     judged = [each for each in bet.criteria if each.truth is not None]
     for each in sorted(judged, key=lambda each: each.level != "catastrophic"):
         mark = "decided:" if each.decided else "also:   "
-        filled = text.plain(f"{each.written}  ->  {each.filled}", _PROSE)
+        filled = cut(f"{each.written}  ->  {each.filled}", _PROSE)
         yield f"{mark}  {each.level} is {each.truth}: {filled}"
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from pytest_layerguard.bet.errors import printable
-from pytest_layerguard.report import charts, markdown, text
+from pytest_layerguard.catalogue.wording import cut
+from pytest_layerguard.report import charts, markdown
 from pytest_layerguard.report.bet_report import by_urgency
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _annotation(bet: BetReport, message: str, inside: Path) -> Annotation:
     return message[:_MESSAGE], {
         "file": (inside / bet.file).as_posix(),
         "line": bet.line,
-        "title": text.plain(f"{bet.id}: {bet.word}", _TITLE),
+        "title": cut(f"{bet.id}: {bet.word}", _TITLE),
     }
 
 
@@ -141,11 +142,11 @@ def groups(bets: Sequence[BetReport]) -> Iterator[str]:
 
 
 def _logged(bet: BetReport) -> Iterator[str]:
-    yield f"claim: {text.plain(bet.claim, 600)}"
+    yield f"claim: {cut(bet.claim, 600)}"
     for each in bet.criteria:
-        yield f"{each.level}: {text.plain(each.written, 300)}"
+        yield f"{each.level}: {cut(each.written, 300)}"
         if each.filled:
-            yield f"  {text.plain(each.filled, 600)}"
+            yield f"  {cut(each.filled, 600)}"
     for metric in bet.metrics[:3]:
         figure = charts.bar_chart(bet, metric)
         if figure is not None:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from pytest_layerguard import __version__
 from pytest_layerguard.bet.criteria.interval import short
 from pytest_layerguard.bet.errors import many
+from pytest_layerguard.catalogue.wording import cut
 from pytest_layerguard.report import charts, text, words
 from pytest_layerguard.report.bet_report import OUTCOMES, by_urgency
 from pytest_layerguard.report.side_by_side import SideBySide, side_by_side
@@ -148,7 +149,7 @@ def _environment() -> jinja2.Environment:
         number=short,
         interval=charts.between,
         where=words.where,
-        cut=text.plain,
+        cut=cut,
         published_metrics=_published_metrics,
         capitalize_first=lambda line: line[:1].upper() + line[1:],
     )

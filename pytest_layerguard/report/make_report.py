@@ -15,6 +15,7 @@ from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.bet.digest import digest
 from pytest_layerguard.catalogue.bet_folders import shown
 from pytest_layerguard.catalogue.wording import (
+    cut,
     describe_closes,
     describe_interventions,
     describe_numbers,
@@ -59,40 +60,31 @@ _FACTS: Final = 120
 _MIRRORED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
-def make_report(document: BetDocument, outcome: Outcome | None, root: Path) -> BetReport:
-    """Return the view of a bet; without an outcome it is an ERROR. Paths are named from `root`."""
-    bet = document.bet
-    result = outcome.result if outcome is not None else None
+def make_report(document: BetDocument, outcome: Outcome, root: Path) -> BetReport:
+    """Return the view of a bet and its outcome. Paths are named from `root`."""
+    bet, result = document.bet, outcome.result
     kept = _mildest_and_worst(result, bet.criteria) if result is not None else ()
-    report = BetReport(
+    return BetReport(
         id=bet.id,
         file=Path(shown(document.path, root)).as_posix(),
         line=document.line,
         status=bet.status,
-        outcome="failed",
-        word="ERROR",
-        digest=digest(bet),
-        model=text.plain(bet.model.name, 1_000),
-        intervention=text.plain(name_interventions(bet), _LINE),
-        title=text.plain(bet.title, _LINE),
-        claim=text.plain(bet.claim_line, _PROSE),
-        notes=bet.notes and text.plain(bet.notes, _PROSE),
-        links=bet.links[:20],
-        steps=tuple(text.plain(each, _LINE) for each in describe_interventions(bet)),
-        criteria=tuple(_criteria(bet.criteria, outcome)),
-        metrics=tuple(_metrics(bet.criteria)),
-        thresholds=tuple(_thresholds(bet.criteria)),
-        evidence=tuple(_published(each) for each in bet.evidence[:20]),
-        matched=tuple(arm for arm, steps in bet.arm_interventions.items() if _matched(steps)),
-    )
-    if outcome is None:
-        return report
-    return replace(
-        report,
         outcome="skipped" if outcome.skipped else "passed" if outcome.passed else "failed",
         word=str(outcome.word),
         verdict=str(outcome.verdict) if outcome.verdict else None,
         unrecorded=outcome.is_unrecorded,
+        digest=digest(bet),
+        model=cut(bet.model.name, 1_000),
+        intervention=cut(name_interventions(bet), _LINE),
+        title=cut(bet.title, _LINE),
+        claim=cut(bet.claim_line, _PROSE),
+        notes=bet.notes and cut(bet.notes, _PROSE),
+        links=bet.links[:20],
+        steps=tuple(cut(each, _LINE) for each in describe_interventions(bet)),
+        criteria=tuple(_criteria(bet.criteria, outcome)),
+        metrics=tuple(_metrics(bet.criteria)),
+        thresholds=tuple(_thresholds(bet.criteria)),
+        evidence=tuple(_published(each) for each in bet.evidence[:20]),
         messages=outcome.messages,
         warnings=outcome.warnings,
         doors=tuple(_doors(outcome, root)),
@@ -100,6 +92,7 @@ def make_report(document: BetDocument, outcome: Outcome | None, root: Path) -> B
         shown=kept,
         facts=tuple(_facts(result)) if result is not None else (),
         made_with=tuple(dict.fromkeys(_made_with(result))) if result is not None else (),
+        matched=tuple(arm for arm, steps in bet.arm_interventions.items() if _matched(steps)),
     )
 
 
@@ -109,16 +102,16 @@ def _matched(interventions: Sequence[Intervention]) -> bool:
     return getattr(trained[-1], "objective", None) == "layer_output" if trained else False
 
 
-def _criteria(criteria: Criteria, outcome: Outcome | None) -> Iterator[Criterion]:
+def _criteria(criteria: Criteria, outcome: Outcome) -> Iterator[Criterion]:
     for level, expression in _expressions(criteria):
-        criterion = Criterion(level, text.plain(str(expression), _PROSE))
-        evaluation = getattr(outcome and outcome.judgement, level, None)
-        if outcome is not None and evaluation is not None:
+        criterion = Criterion(level, cut(str(expression), _PROSE))
+        evaluation = getattr(outcome.judgement, level, None)
+        if evaluation is not None:
             criterion = replace(
                 criterion,
                 truth=evaluation.truth.value,
                 # The evaluation repeats the criterion before its numbers.
-                filled=text.plain(evaluation.filled.split("  ->  ", 1)[-1], _PROSE),
+                filled=cut(evaluation.filled.split("  ->  ", 1)[-1], _PROSE),
                 decided=level == outcome.decided_by,
             )
         yield criterion
@@ -167,16 +160,16 @@ def _compared(level: str, node: parse.Comparison) -> Iterator[Threshold]:
 def _published(evidence: Evidence) -> PublishedEvidence:
     figures = {"base": evidence.base or {}, **(evidence.variants or {})}
     return PublishedEvidence(
-        text.plain(evidence.source, _LINE),
-        evidence.model and text.plain(evidence.model, _LINE),
-        evidence.text and text.plain(evidence.text, _LINE),
+        cut(evidence.source, _LINE),
+        evidence.model and cut(evidence.model, _LINE),
+        evidence.text and cut(evidence.text, _LINE),
         evidence.verdict,
         {
-            text.plain(name, 100): dict(islice(each.items(), 12))
+            cut(name, 100): dict(islice(each.items(), 12))
             for name, each in islice(figures.items(), _FIGURES)
             if each
         },
-        evidence.note and text.plain(evidence.note, _PROSE),
+        evidence.note and cut(evidence.note, _PROSE),
     )
 
 
@@ -196,13 +189,13 @@ def _door(crossing: Crossing, root: Path, challenge: Sequence[str]) -> ClosedDoo
         standing += f"; cannot be excluded: {crossing.doubt}"
     return ClosedDoor(
         id=crossing.id,
-        title=text.plain(document.bet.title, _LINE),
-        claim=text.plain(document.bet.claim_line, _PROSE),
+        title=cut(document.bet.title, _LINE),
+        claim=cut(document.bet.claim_line, _PROSE),
         file=shown(document.path, root),
         line=document.line,
         closes=describe_closes(closes),
         numbers=tuple(describe_numbers(entry)),
-        standing=text.plain(standing, _PROSE),
+        standing=cut(standing, _PROSE),
         instead=f"what you can do: {crossing.alternatives(challenge)}" if challenge else "",
     )
 
@@ -252,7 +245,7 @@ def _with_details(variant: VariantResult) -> VariantResult:
         spoken=_continuations(variant.spoken),
         profile=_profile(variant.profile),
         diagnostics={"training_loss": losses} if losses else {},
-        note=variant.note and text.plain(variant.note, _LINE),
+        note=variant.note and cut(variant.note, _LINE),
     )
 
 
@@ -289,7 +282,7 @@ def _made_with(result: BetResult) -> Iterator[str]:
             f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions
         ]
         on = [str(made[key]) for key in ("device", "dtype") if key in made]
-        yield text.plain(" \u00b7 ".join([*libraries, *on]), 300)
+        yield cut(" \u00b7 ".join([*libraries, *on]), 300)
 
 
 def _facts(result: BetResult) -> Iterator[tuple[str, str]]:
@@ -304,7 +297,7 @@ def _facts(result: BetResult) -> Iterator[tuple[str, str]]:
             prefix = f"{made.get('checkpoint')}: " if len(checkpoints) > 1 else ""
             found += [(prefix + name, each) for name, each in _leaves("", made)]
     for name, each in found[:_FACTS]:
-        yield text.plain(name, 80), text.plain(each, 300)
+        yield cut(name, 80), cut(each, 300)
 
 
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from pytest_layerguard.bet.errors import many
-from pytest_layerguard.catalogue.wording import code, literal
+from pytest_layerguard.catalogue.wording import code, cut, literal
 from pytest_layerguard.report import charts, text
 from pytest_layerguard.report.bet_report import OUTCOMES, by_urgency
 from pytest_layerguard.report.words import meaning, metric_name, notes
@@ -121,13 +121,13 @@ def _unreadable(unreadable: Sequence[UnreadableFile], address: str | None) -> It
 
 
 def _row(bet: BetReport, address: str | None) -> str:
-    title = literal(text.plain(bet.title or bet.id, 80))
+    title = literal(cut(bet.title or bet.id, 80))
     cells = (
         _SIGNS[bet.outcome],
         f"{_linked(literal(bet.id), bet.file, bet.line, address)}<br>{title}",
-        literal(text.plain(bet.model, 60)),
+        literal(cut(bet.model, 60)),
         f"**{bet.word}**<br>{bet.status}",
-        literal(text.plain(_decided(bet), _CELL)),
+        literal(cut(_decided(bet), _CELL)),
     )
     return _line(cells) + "\n"
 
@@ -146,10 +146,10 @@ def _decided(bet: BetReport) -> str:
 def _failure(bet: BetReport, address: str | None) -> Iterator[str]:
     """Yield the paragraphs on a bet that fails the build."""
     yield f"### {_SIGNS['failed']} {bet.id}: {bet.word}"
-    title = literal(text.plain(bet.title, _CELL))
+    title = literal(cut(bet.title, _CELL))
     yield f"{title}, {bet.status}, {_place(bet.file, bet.line, address)}"
     if bet.claim:
-        yield f"> **Claim:** {literal(text.plain(bet.claim, 600))}"
+        yield f"> **Claim:** {literal(cut(bet.claim, 600))}"
     yield meaning(bet.status, bet.word, bet.outcome)
     if bet.own_messages:
         yield _fenced("\n".join(bet.own_messages)[:6_000])
@@ -165,7 +165,7 @@ def _folded(bet: BetReport) -> Iterator[str]:
     """Yield the paragraphs on a bet that does not, which a click unfolds."""
     yield f"<details><summary>{_SIGNS[bet.outcome]} {bet.id}: {bet.word}</summary>"
     if bet.claim:
-        yield f"> **Claim:** {literal(text.plain(bet.claim, 600))}"
+        yield f"> **Claim:** {literal(cut(bet.claim, 600))}"
     yield from _details(bet)
     yield "</details>"
 
@@ -181,7 +181,7 @@ def _details(bet: BetReport) -> Iterator[str]:
     yield from map(literal, notes(bet.variants))
     yield from _continuations(bet)
     for warning in bet.warnings:
-        yield f"**Note:** {literal(text.plain(warning, 600))}"
+        yield f"**Note:** {literal(cut(warning, 600))}"
     yield from _evidence(bet.evidence)
 
 
@@ -214,7 +214,7 @@ def drawn(figure: charts.BarChart) -> Iterator[str]:
             line[at] = "\u2506" if mark.level == "catastrophic" else "\u2502"
         name = " ".join(part for part in (row.group, row.label) if part)
         interval = f"[{row.interval}]" if row.interval else ""
-        cells.append((text.plain(name, 40), "".join(line), row.value, interval))
+        cells.append((cut(name, 40), "".join(line), row.value, interval))
     yield from text.aligned(cells, frozenset({2}))
     if len(figure.rows) + figure.more > len(rows):
         yield f"and {len(figure.rows) + figure.more - len(rows)} more variants"
@@ -231,9 +231,9 @@ def _continuations(bet: BetReport) -> Iterator[str]:
     base = next((base for base in bet.bases if base.samples), None)
     if base is None or not sampled:
         return
-    yield f"What the model says after {code(text.plain(base.samples[0].prompt, 120))}:"
+    yield f"What the model says after {code(cut(base.samples[0].prompt, 120))}:"
     texts = [base.samples[0].text, *(each.samples[0].text for each in sampled)]
-    cells = (text.plain(each.replace("\n", f" {text.LINE_END} "), _CONTINUATION) for each in texts)
+    cells = (cut(each.replace("\n", f" {text.LINE_END} "), _CONTINUATION) for each in texts)
     names = ["before", *(literal(each.name) for each in sampled)]
     yield _table(names, [[*map(literal, cells)]])
 
@@ -246,12 +246,12 @@ def _evidence(evidence: Iterable[PublishedEvidence]) -> Iterator[str]:
             for name, values in islice(each.figures.items(), _LINES)
         )
         parts = (each.source, each.model, each.verdict, figures, each.note)
-        cited = literal(text.plain(". ".join(part for part in parts if part), 900))
+        cited = literal(cut(". ".join(part for part in parts if part), 900))
         yield f"_Published, not measured here:_ {cited}"
 
 
 def _place(file: str, line: int, address: str | None) -> str:
-    return _linked(code(text.plain(f"{file}:{line}", 300)), file, line, address)
+    return _linked(code(cut(f"{file}:{line}", 300)), file, line, address)
 
 
 def _linked(label: str, file: str, line: int, address: str | None) -> str:

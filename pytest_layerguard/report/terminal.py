@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytest_layerguard import __version__
 from pytest_layerguard.bet.criteria.interval import short
+from pytest_layerguard.catalogue.wording import cut
 from pytest_layerguard.report import text
 from pytest_layerguard.report.words import why_skipped
 
@@ -67,7 +68,7 @@ def summary(bets: Sequence[BetReport], width: int) -> Iterator[MarkedLine]:
         for note in [*bet.warnings, *(why_skipped(bet) if bet.word == "SKIPPED" else ())]:
             # The first line says what it is about; the reports have the rest.
             first, _, further = note.partition("\n")
-            shown = text.plain(first, 600) + (" ..." if further else "")
+            shown = cut(first, 600) + (" ..." if further else "")
             yield MarkedLine(f"{bet.id}: {shown}")
 
 

@@ -6,6 +6,7 @@ import unicodedata
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.errors import printable
+from pytest_layerguard.catalogue.wording import cut
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,21 +16,13 @@ LINE_END: Final = "\u21b5"
 """Stands for a line break where there must be none."""
 
 
-def plain(text: str, limit: int) -> str:
-    """Make text from a bet file or a model safe to print on one line, and bound its length.
-
-    One hostile string can then neither steer a terminal or a CI runner nor drown a report.
-    """
-    return printable(text[:limit]) + (CUT if len(text) > limit else "")
-
-
 def one_line(text: str, limit: int) -> str:
-    """Make a continuation safe as `plain` does, with a sign where a line of it ends."""
-    return plain(text.replace("\r\n", "\n").replace("\n", LINE_END), limit)
+    """Make a continuation safe as `cut` does, with a sign where a line of it ends."""
+    return cut(text.replace("\r\n", "\n").replace("\n", LINE_END), limit)
 
 
 def block(text: str, limit: int) -> str:
-    """Make text safe as `plain` does, but keep the line breaks that its author meant."""
+    """Make text safe as `cut` does, but keep the line breaks that its author meant."""
     lines = text[:limit].replace("\r\n", "\n").split("\n")
     return "\n".join(map(printable, lines)) + (CUT if len(text) > limit else "")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.criteria.interval import short
 from pytest_layerguard.bet.errors import many
-from pytest_layerguard.report import text
+from pytest_layerguard.catalogue.wording import cut
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -58,7 +58,7 @@ def published(evidence: Sequence[PublishedEvidence]) -> Iterator[str]:
             for name, values in each.figures.items()
         )
         cited = ": ".join(part for part in (where, each.verdict, figures, each.note) if part)
-        yield f"published, not measured here: {text.plain(cited, _EVIDENCE)}"
+        yield f"published, not measured here: {cut(cited, _EVIDENCE)}"
 
 
 def why_skipped(bet: BetReport) -> Iterator[str]:
@@ -72,8 +72,8 @@ def why_skipped_in_brief(bet: BetReport) -> str:
 
     The whole stands below the table of bets and in the reports.
     """
-    reason, *further = (text.plain(each.split("\n")[0], _BRIEF) for each in bet.messages)
-    evidence = [text.plain(each, _BRIEF) for each in published(bet.evidence)]
+    reason, *further = (cut(each.split("\n")[0], _BRIEF) for each in bet.messages)
+    evidence = [cut(each, _BRIEF) for each in published(bet.evidence)]
     left = len(further) + len(evidence[1:])
     return "; ".join([reason, *evidence[:1], *([f"and {left} more below"] if left else [])])
 
@@ -107,7 +107,7 @@ def where_and_name(variant: VariantResult) -> str:
 def name_of(each: BaseResult | VariantResult) -> str:
     """Return the name of a base or a variant, with its text and checkpoint where there are several."""
     parts = [getattr(each, "name", "base"), each.text, each.checkpoint]
-    return ", ".join(text.plain(part, 60) for part in parts if part is not None)
+    return ", ".join(cut(part, 60) for part in parts if part is not None)
 
 
 def notes(variants: Sequence[VariantResult]) -> Iterator[str]:
@@ -121,4 +121,4 @@ def notes(variants: Sequence[VariantResult]) -> Iterator[str]:
         # "and 1 more" would be no shorter than the name.
         named = ", ".join(names if left <= 1 else names[:_NAMED])
         more = f" and {left} more" if left > 1 else ""
-        yield f"{named}{more}: {text.plain(note, _NOTE)}"
+        yield f"{named}{more}: {cut(note, _NOTE)}"

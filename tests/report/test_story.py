@@ -9,6 +9,7 @@ from support import tales
 
 from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.bet.reader import parse_bets
+from pytest_layerguard.catalogue.outcome import error
 from pytest_layerguard.report.bet_report import BetReport, Threshold
 from pytest_layerguard.report.make_report import make_report
 
@@ -48,7 +49,7 @@ def test_bars_are_read_off_a_criterion(
 ) -> None:
     head, tail = tales.SWEEP.split("criteria:")
     text = f"{head}criteria: {{lenient: {criterion}}}\n{tail[tail.index('closes') :]}"
-    told = make_report(tales.document(text), None, tales.ROOT)
+    told = make_report(tales.document(text), error("x"), tales.ROOT)
     assert [
         (bar.prefix, bar.metric, bar.sign, bar.value)
         for bar in told.thresholds
@@ -93,7 +94,7 @@ def test_a_claim_of_several_lines_is_told_on_one() -> None:
 
 
 def test_what_is_done_is_told_with_its_arguments() -> None:
-    told = make_report(parse_bets(tales.TRAINING, tales.ROOT / "a.yaml")[0], None, tales.ROOT)
+    told = make_report(parse_bets(tales.TRAINING, tales.ROOT / "a.yaml")[0], error("x"), tales.ROOT)
     assert len(told.steps) == 1
     assert told.steps[0].startswith("average_experts")
     assert ", then train {steps: 20" in told.steps[0]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_layerguard.catalogue.wording import cut
 from pytest_layerguard.report import text
 
 
@@ -23,12 +24,12 @@ from pytest_layerguard.report import text
     ],
 )
 def test_what_moves_the_cursor_is_written_out(hostile: str, harmless: str) -> None:
-    assert text.plain(hostile, 100) == harmless
+    assert cut(hostile, 100) == harmless
 
 
 @given(st.text())
 def test_whatever_is_said_stays_on_one_line_and_can_be_encoded(said: str) -> None:
-    told = text.plain(said, 40)
+    told = cut(said, 40)
     assert not any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in told)
     assert len(told.splitlines()) <= 1
     told.encode("utf-8")
@@ -46,7 +47,7 @@ def test_a_line_break_of_a_model_is_a_sign_that_people_read() -> None:
 
 
 def test_a_long_text_is_cut_and_says_so() -> None:
-    assert text.plain("x" * 50, 10) == "x" * 10 + "..."
+    assert cut("x" * 50, 10) == "x" * 10 + "..."
 
 
 @pytest.mark.parametrize(

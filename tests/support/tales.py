@@ -252,7 +252,7 @@ def judged(text: str, found: BetResult, **changes: Any) -> BetReport:
     return told(bet, outcome)
 
 
-def told(bet: BetDocument, outcome: Outcome | None) -> BetReport:
+def told(bet: BetDocument, outcome: Outcome) -> BetReport:
     """Tell it, and let it travel as it does from a worker."""
     return BetReport.from_json(make_report(bet, outcome, ROOT).to_json())
 
@@ -302,5 +302,5 @@ def every() -> dict[str, BetReport]:
             document(SWEEP.replace("id: sweep", "id: absent")),
             unavailable("needs a GPU of 24 GiB", required=False),
         ),
-        "bug": told(document(SWEEP.replace("id: sweep", "id: bug")), None),
+        "bug": told(document(SWEEP.replace("id: sweep", "id: bug")), error("a mistake")),
     }
