@@ -1,0 +1,172 @@
+"""How one tensor of a candidate differs from the base's, found block by block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod, sqrt
+from typing import TYPE_CHECKING, Final
+
+from pytest_layerguard.checkpoints.grid import Grid, find_grid
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pytest_layerguard.checkpoints.places import Piece
+
+_BLOCK: Final = 2**22
+"""The most values of a block; a dozen copies of it are in memory at once."""
+_SAMPLED: Final = 64
+"""The rows that are searched for a grid, at least."""
+_RUN: Final = 16
+"""The smallest group that formats scale together."""
+_RELATED: Final = 0.2
+"""The least cosine of a tensor and one that was made from it; that of two others is near zero."""
+_MORE_ZEROS: Final = 0.01
+_PRUNED_ON_GRID: Final = 0.05
+"""The least share of zeros on a grid that no rounding explains."""
+_ROUNDED: Final = 0.6
+"""The steps from zero below which values become zero; a half, and a little for GPTQ's corrections."""
+_PRECISION: Final = {"F16": 2.0**-11, "BF16": 2.0**-8}
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a tensor differs from the base's.
+
+    Attributes:
+        equal: Whether every value is the base's, bit for bit.
+        cast: The dtype that the base's values were rounded to, and nothing else, or None.
+        pruned: Whether values were set to zero.
+        grid: The grid that its values were put on, or None.
+        moved: Whether values differ in a way that none of these explains.
+        zeros: The share of zeros.
+        base_zeros: That of the base's tensor.
+        two_of_four: Whether two of any four values in a row are zero.
+        distance: The norm of the difference over the base's norm.
+        cosine: Of the angle between both.
+    """
+
+    equal: bool = False
+    cast: str | None = None
+    pruned: bool = False
+    grid: Grid | None = None
+    moved: bool = False
+    zeros: float = 0.0
+    base_zeros: float = 0.0
+    two_of_four: bool = False
+    distance: float = 0.0
+    cosine: float = 1.0
+
+    @property
+    def related(self) -> bool:
+        """Whether it was made from the base's tensor at all."""
+        return self.equal or self.cast is not None or self.cosine >= _RELATED
+
+
+def compare(base: Piece, candidate: Piece) -> Change:
+    """Compare a tensor with the base's, over the rows that both have."""
+    width = max(1, prod(candidate.shape[1:]))
+    rows = max(1, _BLOCK // width)
+    tally = _Tally(min(base.shape[0], candidate.shape[0]), width)
+    for ours, theirs in zip(base.blocks(rows), candidate.blocks(rows), strict=False):
+        shared = min(len(ours), len(theirs))
+        tally.add(ours[:shared], theirs[:shared])
+    return tally.change(candidate)
+
+
+class _Tally:
+    """What is counted over the blocks of two tensors."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        import torch
+
+        self._every = max(1, rows // _SAMPLED)
+        # One piece of memory for all rows: small ones between the blocks would keep those from being reused.
+        self._sample = torch.empty(2, -(-rows // self._every), width)
+        self._rows = 0
+        self._casts = {"bfloat16": True, "float16": True}
+        self._equal = self._kept = self._two_of_four = True
+        self._count = self._zeros = self._base_zeros = 0
+        self._dot = self._square = self._base_square = self._apart = 0.0
+
+    def add(self, base: Tensor, candidate: Tensor) -> None:
+        import torch
+
+        ours, theirs = base.float(), candidate.float()
+        first = -self._rows % self._every
+        sampled = torch.stack(
+            [
+                each[first :: self._every].reshape(-1, self._sample.shape[2])
+                for each in (ours, theirs)
+            ]
+        )
+        at = -(-self._rows // self._every)
+        self._sample[:, at : at + sampled.shape[1]] = sampled
+        self._rows += len(ours)
+        same = ours == theirs
+        self._count += ours.numel()
+        self._equal = self._equal and bool(same.all())
+        for dtype, alive in self._casts.items():
+            target = getattr(torch, dtype)
+            self._casts[dtype] = (
+                alive and target != base.dtype and bool((base.to(target).float() == theirs).all())
+            )
+        if self._equal:
+            return
+        zero = theirs == 0
+        rounded = base.to(candidate.dtype).float() == theirs
+        self._kept = self._kept and bool((zero | same | rounded).all())
+        self._zeros += int(zero.sum())
+        self._base_zeros += int((ours == 0).sum())
+        if theirs.dim() > 1 and theirs.shape[-1] % 4 == 0:
+            fours = zero.reshape(-1, 4).sum(1)
+            self._two_of_four = self._two_of_four and bool((fours >= 2).all())
+        else:
+            self._two_of_four = False
+        self._dot += float((ours * theirs).sum(dtype=torch.float64))
+        self._square += float(theirs.square().sum(dtype=torch.float64))
+        self._base_square += float(ours.square().sum(dtype=torch.float64))
+        self._apart += float((theirs - ours).square().sum(dtype=torch.float64))
+
+    def change(self, candidate: Piece) -> Change:
+        """Return what the counts amount to."""
+        if self._equal:
+            return Change(equal=True)
+        cast = next((dtype for dtype, alive in self._casts.items() if alive), None)
+        if cast is not None:
+            return Change(cast=cast)
+        zeros, base_zeros = self._zeros / self._count, self._base_zeros / self._count
+        pruned, grid = self._kept, None
+        if len(candidate.shape) > 1 and not self._kept:
+            ours, theirs = self._sample
+            grid = _grid(candidate, ours, theirs)
+            least = _MORE_ZEROS if grid is None else _PRUNED_ON_GRID
+            more = zeros - base_zeros > _MORE_ZEROS
+            pruned = more and _unexplained(ours, theirs) > least
+        norms = sqrt(self._square * self._base_square)
+        return Change(
+            pruned=pruned,
+            grid=grid,
+            moved=grid is None and not self._kept,
+            zeros=zeros,
+            base_zeros=base_zeros,
+            two_of_four=pruned and self._two_of_four,
+            distance=sqrt(self._apart / self._base_square) if self._base_square else float("inf"),
+            cosine=self._dot / norms if norms else 0.0,
+        )
+
+
+def _grid(candidate: Piece, base: Tensor, values: Tensor) -> Grid | None:
+    scheme = candidate.checkpoint.weights[candidate.name].scheme
+    if scheme is not None:
+        return Grid(scheme.levels, scheme.group, floats="FP8" in scheme.number)
+    return find_grid(values, base, _PRECISION.get(candidate.dtype, 2.0**-24))
+
+
+def _unexplained(base: Tensor, candidate: Tensor) -> float:
+    """Return the share of zeros that rounding to the steps of their group would not have made."""
+    whole = candidate.numel() // _RUN * _RUN
+    values, before = (each.flatten()[:whole].reshape(-1, _RUN) for each in (candidate, base))
+    apart = values.sort(1).values.diff(dim=1)
+    step = apart.masked_fill(apart <= 0, float("inf")).amin(1, keepdim=True)
+    return float(((values == 0) & (before.abs() > _ROUNDED * step)).float().mean())

@@ -1,0 +1,184 @@
+"""Which of the base's layers and experts those of a candidate were made from, by their values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pytest_layerguard.checkpoints.places import ROUTER, Piece
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Layer = Mapping[tuple[str, int | None], Piece]
+"""The pieces of a layer by role and expert."""
+
+_SKETCH: Final = 4096
+"""How many values of a matrix tell it from another one."""
+_RELATED: Final = 0.2
+"""The least cosine of a layer and the one it was made from."""
+_NEXT: Final = 0.5
+"""The most that an expert may be like a second one, beside the one it was made from; a mean of two is
+like both."""
+_MEAN: Final = 0.3
+"""The farthest that quantising puts experts from the mean of the base's, over the mean's norm."""
+
+
+@dataclass
+class MatchedExperts:
+    """Which of the base's experts those of a layer are.
+
+    Attributes:
+        source: The base's expert of each; None where it is none of them.
+        count: The experts that the base's layer has.
+        equal: Whether all are one another's equals, and the base's are not.
+        mean: Whether they are the mean of the base's.
+    """
+
+    source: dict[int, int | None]
+    count: int
+    equal: bool = False
+    mean: bool = False
+
+    @property
+    def dropped(self) -> list[int]:
+        """The base's experts that none of these was made from."""
+        return sorted(set(range(self.count)) - set(self.source.values()) - {None})
+
+
+def matched_layers(ours: Mapping[int, Layer], theirs: Mapping[int, Layer]) -> dict[int, int | None]:
+    """Match each layer with the base's that its values are nearest to; None where none is near."""
+    known = {layer: _sketches(pieces) for layer, pieces in ours.items()}
+    found: dict[int, int | None] = {}
+    last = -1
+    for layer, pieces in theirs.items():
+        sketches = _sketches(pieces)
+        near = {each: _likeness(sketches, sketch) for each, sketch in known.items()}
+        if all(likeness is None for likeness in near.values()):
+            # No matrix has a shape that the base knows: only the number is left to go by.
+            found[layer] = layer if layer in ours else None
+            continue
+        best = max(likeness for likeness in near.values() if likeness is not None)
+        ties = [
+            each
+            for each, likeness in near.items()
+            if likeness is not None and likeness >= best - 1e-6
+        ]
+        following = [each for each in ties if each > last]
+        source = layer if layer in ties else (following or ties)[0]
+        found[layer] = source if best >= _RELATED else None
+        last = source
+    return found
+
+
+def _sketches(pieces: Layer) -> dict[str, Tensor]:
+    """Return some values of up to three matrices of a layer, by role."""
+    roles = sorted(
+        role
+        for (role, expert), piece in pieces.items()
+        if expert is None and len(piece.shape) == 2 and not ROUTER.search(role)
+    )
+    if len(roles) > 3:
+        roles = [roles[0], roles[len(roles) // 2], roles[-1]]
+    return {role: _sketch(pieces[role, None]) for role in roles} or {
+        role: _sketch(piece) for (role, expert), piece in pieces.items() if expert == 0
+    }
+
+
+def _sketch(piece: Piece) -> Tensor:
+    rows = max(1, _SKETCH // max(1, piece.shape[-1]))
+    # A view would keep the whole of a matrix that is dequantised at once.
+    return piece.read(0, min(rows, piece.shape[0])).float().flatten().clone()
+
+
+def _likeness(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float | None:
+    """Return the mean cosine of the sketches that two layers share; None where there are none."""
+    cosines = [
+        _cosine(one[role], other[role])
+        for role in one.keys() & other.keys()
+        if one[role].shape == other[role].shape
+    ]
+    return sum(cosines) / len(cosines) if cosines else None
+
+
+def _cosine(one: Tensor, other: Tensor) -> float:
+    norms = float(one.norm() * other.norm())
+    return float(one @ other) / norms if norms else 0.0
+
+
+def experts_of(layer: Layer) -> int:
+    """Return how many experts a layer has."""
+    return len({expert for _, expert in layer if expert is not None})
+
+
+def matched_experts(ours: Layer, theirs: Layer) -> MatchedExperts:
+    """Match the experts of a layer with the base's."""
+    role = min(role for role, expert in theirs if expert is not None)
+    before = {
+        expert: piece
+        for (name, expert), piece in ours.items()
+        if name == role and expert is not None
+    }
+    after = {
+        expert: piece
+        for (name, expert), piece in theirs.items()
+        if name == role and expert is not None
+    }
+    known = {expert: _sketch(piece) for expert, piece in before.items()}
+    sketches = {expert: _sketch(piece) for expert, piece in after.items()}
+    source: dict[int, int | None] = {}
+    for expert, sketch in sketches.items():
+        near = {
+            each: _cosine(sketch, other) if sketch.shape == other.shape else 0.0
+            for each, other in known.items()
+        }
+        ranked = sorted(near, key=lambda each: (-near[each], each != expert))
+        best, second = near[ranked[0]], near[ranked[1]] if ranked[1:] else 0.0
+        if best < _RELATED:
+            source[expert] = expert if expert in before else None
+        else:
+            source[expert] = ranked[0] if second <= _NEXT * best or best > 1 - 1e-6 else None
+    experts = MatchedExperts(source, len(before))
+    alike = _all_equal(sketches) and not _all_equal(known)
+    if alike and (len(after) > 1 or None in source.values()) and len(before) > 1:
+        experts.equal = True
+        experts.mean = _is_mean(before, next(iter(after.values())))
+        experts.source = dict.fromkeys(source)
+    return experts
+
+
+def _all_equal(sketches: Mapping[int, Tensor]) -> bool:
+    first = next(iter(sketches.values()))
+    return all(first.equal(sketch) for sketch in sketches.values())
+
+
+def _is_mean(experts: Mapping[int, Piece], candidate: Piece) -> bool:
+    """Return whether a matrix is the mean of the base's experts, but for rounding."""
+    total = sum(piece.read().float() for piece in experts.values()) / len(experts)
+    found = candidate.read().float()
+    assert not isinstance(total, float)
+    return total.shape == found.shape and float((found - total).norm()) <= _MEAN * float(
+        total.norm()
+    )
+
+
+def is_part(base: Piece, candidate: Piece) -> bool:
+    """Return whether a tensor has some of the base's rows or columns and nothing else, bit for bit."""
+    if len(base.shape) != len(candidate.shape):
+        return False
+    differing = [
+        dim
+        for dim, (ours, theirs) in enumerate(zip(base.shape, candidate.shape, strict=True))
+        if ours != theirs
+    ]
+    if len(differing) != 1 or candidate.shape[differing[0]] > base.shape[differing[0]]:
+        return False
+    ours, theirs = (
+        {
+            hash(row.numpy().tobytes())
+            for row in piece.read().float().movedim(differing[0], 0).contiguous()
+        }
+        for piece in (base, candidate)
+    )
+    return theirs <= ours
