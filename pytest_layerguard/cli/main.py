@@ -1,4 +1,4 @@
-"""The command line: `new`, `check`, `explain` and `schema`."""
+"""The command line: `new`, `check`, `explain`, `compare` and `schema`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_layerguard import __version__
-from pytest_layerguard.cli import check, explain, new
+from pytest_layerguard.cli import check, compare, explain, new
 from pytest_layerguard.cli.command_output import PROBLEMS, UserError, echo, echo_error
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     _new(commands.add_parser("new", help="write a bet that runs as it is"))
     _check(commands.add_parser("check", help="say all that is wrong with bet files"))
     _explain(commands.add_parser("explain", help="say what a bet would measure, and what it costs"))
+    _compare(commands.add_parser("compare", help="say what was done to a checkpoint"))
     schema = commands.add_parser(
         "schema",
         help="print the JSON Schema of a bet",
@@ -120,6 +121,24 @@ def _explain(command: argparse.ArgumentParser) -> None:
         help="a folder outside the bets' own tree from which they may read (multi-allowed)",
     )
     command.set_defaults(run=explain.run)
+
+
+def _compare(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Say what two checkpoints are and what was done to the base to get the candidate, from their "
+        "files, tensor by tensor: layers and experts that are gone or moved, weights that are pruned, "
+        "quantised, rounded or trained, or an adapter. Loads no model."
+    )
+    for name, text in (
+        ("base", "the original: a folder of safetensors, a GGUF file, reference or reference-wide"),
+        (
+            "candidate",
+            "what was made of it: a folder of safetensors, a GGUF file or a LoRA adapter",
+        ),
+    ):
+        command.add_argument(name, metavar=name.upper(), help=text)
+    command.add_argument("--json", action="store_true", help="print one JSON document")
+    command.set_defaults(run=compare.run)
 
 
 def _schema(_given: argparse.Namespace) -> int:
