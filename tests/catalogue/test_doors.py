@@ -26,6 +26,8 @@ FOLDERS = {
     "padded": ModelFacts(100_713_680, 4, 16, 16, ("qwen3_moe",)),
     "small-dense": ModelFacts(260_032, 5, 0, 64, ("llama",)),
     "large": ModelFacts(30_532_122_624, 48, 128, 2048, ("qwen3_moe",)),
+    # A folder like the model that a door names may be a copy of it.
+    "moonlight": ModelFacts(16_000_000_000, 27, 64, 2048, ("deepseek_v3",)),
 }
 MODELS = ("reference", "reference-wide", *FOLDERS)
 AVERAGED = (("average_experts",), ("reference", "reference-wide"))
@@ -39,6 +41,7 @@ INSIDE = {
         ("skip_layers", "remove_layers", "zero_layers"),
         ("reference", "reference-wide", "small-dense"),
     ),
+    "reap-moonlight-16b": (("drop_experts",), ("moonlight",)),
 }
 """What each door is closed to: all other interventions, and all other models, are outside."""
 BET = """\
@@ -115,4 +118,4 @@ def test_nor_is_it_opened_by_company(judge: Judge, kind: str, model: str, form: 
     each, other = f"{{{kind}: {ARGUMENTS[kind]}}}", "{drop_experts: {count: 1}}"
     done = {"list": f"intervention: [{other}, {each}]", "arms": f"arms: {{a: {other}, b: {each}}}"}
     doors, _ = knock(judge, model, done[form])
-    assert doors == closed({kind}, model)
+    assert doors == closed({kind, "drop_experts"}, model)

@@ -46,6 +46,11 @@ def test_doors_are_told_with_who_closed_them_and_with_what_numbers(bets: Bets) -
     assert r"- its record: CATASTROPHIC: all(perplexity\_ratio \>= 10)" in text
 
 
+def test_a_bet_that_rests_on_published_figures_of_a_large_model_is_sound(bets: Bets) -> None:
+    bets.put(BET_40, needs={"gpu": "24GiB"})
+    assert "To be put right" not in summary(bets.path, bets.catalogue)
+
+
 def test_it_is_the_same_whatever_the_order_of_the_files(bets: Bets) -> None:
     bets.put(BET_40, file="b/40.yaml")
     bets.put(file="a/one.yaml")

@@ -229,12 +229,14 @@ def files(knocks: list[Knock]) -> list[str]:
 
 
 def doors(clone: Clone) -> dict[str, str]:
-    """Every door of the catalogue and what it is closed to."""
+    """Every door of the catalogue but those of models that need a machine, and what it is closed to."""
     from pytest_layerguard.catalogue.bet_folders import Catalogue
 
     found = {}
     for entry in Catalogue.load([clone.path / "bets"]).doors:
         assert entry.closes is not None
+        if entry.document.bet.needs is not None:
+            continue
         kinds = ", ".join(entry.closes.interventions)
         found[entry.id] = f"{kinds} on `{entry.closes.models}`"
     return found
