@@ -19,6 +19,7 @@ from pytest_layerguard.catalogue.model_facts import (
 )
 from pytest_layerguard.catalogue.wording import (
     cut,
+    describe_closes,
     describe_door,
     describe_facts,
     describe_numbers,
@@ -41,6 +42,27 @@ FORM: Final = (
 _IDEA: Final = re.compile(r"\s*(?P<done>.+?)\s+on\s+(?P<model>\S.*?)\s*", re.DOTALL)
 _BETWEEN: Final = re.compile(r"\s*(?:\+|,|\bthen\b|\band\b)\s*")
 _FACT: Final = re.compile(r"(parameters|layers|experts|hidden_size|family|name)\s*==?\s*(\S+)")
+_WORD: Final = re.compile(r"[a-z]+|\d+(?:[.:]\d+)*")
+_ENDING: Final = re.compile(r"(?<=..)(?:i[sz](?:ation|ing|e[ds]?)|ing|e?[ds]|e)$")
+_COMMON: Final = frozenset(
+    (
+        "a",
+        "an",
+        "and",
+        "at",
+        "by",
+        "does",
+        "for",
+        "how",
+        "in",
+        "is",
+        "of",
+        "on",
+        "the",
+        "to",
+        "with",
+    )
+)
 _HUB: Final = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[0-9a-f]{40}))?")
 
 
@@ -213,3 +235,35 @@ def _near(
         on = cut(bet.model.name)
         yield f"  {bet.id} ({cut(bet.title)}), {bet.status}, on {on}, {entry.place(root)}"
         yield from (f"    {line}" for line in describe_numbers(entry))
+
+
+def by_words(text: str, catalogue: Catalogue, root: Path) -> Iterator[str]:
+    """Yield lines with the bets that have every word of a question, or none where no bet has."""
+    words = _words(text)
+    found = [entry for entry in catalogue.entries if words and words <= _words(_text(entry))]
+    if found:
+        yield f"{cut(text)}: {'this bet has' if len(found) == 1 else 'these bets have'} the words"
+    for entry in found:
+        bet = entry.document.bet
+        yield ""
+        on = cut(bet.model.name)
+        yield f"{bet.id} ({cut(bet.title)}), {bet.status}, on {on}, {entry.place(root)}"
+        yield f"  claim: {cut(bet.claim_line)}"
+        if entry.closes is not None:
+            yield f"  it closes: {describe_closes(entry.closes)}"
+        yield from (f"  {line}" for line in describe_numbers(entry))
+
+
+def _words(text: str) -> frozenset[str]:
+    """Return the words of a text without their endings: prune, pruned and pruning are one."""
+    words = _WORD.findall(text.lower())
+    return frozenset(_ENDING.sub("", word) for word in words if word not in _COMMON)
+
+
+def _text(entry: Entry) -> str:
+    bet = entry.document.bet
+    parts = [bet.id, bet.title, bet.claim, bet.model.name, bet.notes or ""]
+    parts += [each.kind for done in bet.arm_interventions.values() for each in done]
+    for each in bet.evidence:
+        parts += [each.source, each.model or "", each.text or "", *(each.variants or {})]
+    return " ".join(parts)

@@ -29,8 +29,8 @@ def add_options(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="IDEA",
-        help="say what is known of an idea, such as 'skip_layers on ORG/NAME', and exit "
-        "(multi-allowed)",
+        help="say what is known of an idea, such as 'skip_layers on ORG/NAME', or which bets have the "
+        "words of a question, such as 'reap on moonlight', and exit (multi-allowed)",
     )
     group.addoption(
         AUDIT,
@@ -65,7 +65,7 @@ def main(config: pytest.Config) -> int | None:
 
 
 def _ask(config: pytest.Config) -> int:
-    from pytest_layerguard.catalogue.ask import AskError, answer, read_idea
+    from pytest_layerguard.catalogue.ask import AskError, answer, by_words, read_idea
     from pytest_layerguard.catalogue.model_facts import ModelLookup
 
     scout = ModelLookup(bet_items.conditions_of(config))
@@ -74,11 +74,14 @@ def _ask(config: pytest.Config) -> int:
     for place, question in enumerate(config.getoption(ASK)):
         try:
             idea = read_idea(question, kinds, scout, config.invocation_params.dir)
+            lines = list(answer(idea, catalogue, scout, config.rootpath))
         except AskError as error:
-            raise pytest.UsageError(f"{ASK}: {error}") from None
+            lines = list(by_words(question, catalogue, config.rootpath))
+            if not lines:
+                raise pytest.UsageError(f"{ASK}: {error}") from None
         if place:
             _print("")
-        for line in answer(idea, catalogue, scout, config.rootpath):
+        for line in lines:
             _print(line)
     return pytest.ExitCode.OK
 

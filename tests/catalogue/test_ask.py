@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,8 @@ from support.catalogue import BET_40
 
 from pytest_layerguard import reference
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
-from pytest_layerguard.catalogue.ask import AskError, answer, read_idea
+from pytest_layerguard.catalogue.ask import AskError, answer, by_words, read_idea
+from pytest_layerguard.catalogue.bet_folders import Catalogue
 from pytest_layerguard.catalogue.model_facts import ModelLookup
 
 if TYPE_CHECKING:
@@ -112,3 +114,54 @@ def test_a_question_that_means_nothing_is_told_what_is_allowed(
         asked(bets, question)
     assert said in str(error.value)
     assert str(error.value).isprintable()
+
+
+BETS = Path(__file__).parents[2] / "bets"
+
+
+@pytest.fixture(scope="module")
+def ours() -> Catalogue:
+    return Catalogue.load([BETS])
+
+
+@pytest.mark.parametrize(
+    ("question", "id_"),
+    [
+        ("reap on moonlight", "reap-moonlight-16b"),
+        ("drop_experts on moonlight", "reap-moonlight-16b"),
+        ("expert pruning of Moonlight", "reap-moonlight-16b"),
+        ("REAP on Qwen3-30B", "reap-qwen3-30b-a3b"),
+        ("nvfp4 on qwen3 30b", "four-bits-qwen3-30b-a3b"),
+        ("gptq on a MoE", "four-bits-qwen3-6-35b-a3b"),
+        ("2:4 on llama-2-7b", "half-magnitude-llama-2-7b"),
+        ("magnitude pruning of llama-2-13b", "half-magnitude-llama-2-13b"),
+        ("Wanda on Llama 2 70B", "half-magnitude-llama-2-70b"),
+        ("q2_K of llama-3-8b", "two-bits-llama-3-8b"),
+        ("quantized llama2 7b in 2 bits", "two-bits-llama-2-7b"),
+        ("q4_k_m of llama3 8b", "four-bits-llama-3-8b"),
+        ("half of the attention of llama-2-70b", "half-the-layers-llama-2-70b"),
+        ("4 bits at long context", "four-bits-long-context-llama-3-1-70b"),
+        ("nf4 on qwen2.5 72b", "four-bits-long-context-qwen2-5-72b"),
+    ],
+)
+def test_published_work_is_found_by_words(ours: Catalogue, question: str, id_: str) -> None:
+    lines = list(by_words(question, ours, BETS.parent))
+    assert any(line.startswith(f"{id_} (") for line in lines)
+    assert any(line.startswith("  its evidence (published, not measured here): ") for line in lines)
+
+
+def test_every_bet_of_the_field_names_its_source_and_needs_a_machine(ours: Catalogue) -> None:
+    field = [
+        each.document.bet for each in ours.entries if each.document.path.parent.name == "field"
+    ]
+    assert field
+    for bet in field:
+        assert bet.evidence, bet.id
+        assert bet.links, bet.id
+        assert bet.needs is not None, bet.id
+
+
+@pytest.mark.parametrize("question", ["", "on the", "skip_layers on referense", "fly on reference"])
+def test_words_that_no_bet_has_find_none(bets: Bets, question: str) -> None:
+    bets.put(BET_40)
+    assert not list(by_words(question, bets.catalogue, bets.root))

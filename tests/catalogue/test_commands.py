@@ -49,6 +49,19 @@ def test_a_question_that_means_nothing_is_a_usage_error(
     )
 
 
+def test_a_question_in_words_finds_the_bets_that_have_them(
+    pytester: pytest.Pytester, folder: Path
+) -> None:
+    result = pytester.runpytest_inprocess("bets", "--layerguard-ask", "saving bandwidth")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "saving bandwidth: this bet has the words",
+            "drop-one (*), proposed, on reference, *new.yaml:1",
+        ]
+    )
+
+
 def test_where_there_are_no_bets_that_is_told(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_inprocess("--layerguard-ask", "skip_layers on reference")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
