@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from pytest_layerguard.bet.verdict import Judgement, Verdict
-    from pytest_layerguard.catalogue.guard import Laboratory
     from pytest_layerguard.interventions.registry import Registry
+    from pytest_layerguard.measurement.laboratory import AnyLaboratory
     from pytest_layerguard.measurement.results import BetResult
 
     Given = BetDocument | Mapping[str, Any] | str | os.PathLike[str]
@@ -144,7 +144,7 @@ def read(
     return found[0]
 
 
-def measured(document: BetDocument, laboratory: Laboratory) -> Measured:
+def measured(document: BetDocument, laboratory: AnyLaboratory) -> Measured:
     """Measure a bet in a laboratory, and judge it by its own criteria.
 
     Raises:
@@ -169,7 +169,7 @@ class Measuring:
         skip: Called with the reason where a bet cannot be measured here.
     """
 
-    laboratory: Callable[[], Laboratory]
+    laboratory: Callable[[], AnyLaboratory]
     registry: Registry
     start: Path
     skip: Callable[[str], object]

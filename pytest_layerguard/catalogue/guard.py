@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -17,22 +17,8 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.catalogue.judge import Judge
     from pytest_layerguard.catalogue.outcome import Outcome
+    from pytest_layerguard.measurement.laboratory import AnyLaboratory
     from pytest_layerguard.measurement.results import BetResult
-
-
-class Laboratory(Protocol):
-    """Whatever measures a bet."""
-
-    def measure(self, document: BetDocument, *, bets: Path) -> BetResult:
-        """Measure the bet, whose bet folder is `bets`.
-
-        Raises:
-            MeasurementError: a measurement that cannot be made honestly.
-            UnavailableError: something the bet needs cannot be had here.
-        """
-
-    def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
-        """Announce the bets, each with its bet folder, that this process measures."""
 
 
 class Guard:
@@ -44,13 +30,13 @@ class Guard:
     def __init__(
         self,
         judge: Judge,
-        laboratory: Callable[[], Laboratory],
+        laboratory: Callable[[], AnyLaboratory],
         expected: Iterable[tuple[BetDocument, Path]] = (),
     ) -> None:
         self._judge = judge
         self._open = laboratory
         self._expected = expected
-        self._laboratory: Laboratory | None = None
+        self._laboratory: AnyLaboratory | None = None
 
     def judge(self, document: BetDocument, bets: Path) -> Outcome:
         """Return the outcome of a bet of the folder `bets`."""

@@ -168,8 +168,7 @@ class _Explanation:
 
     def _took(self) -> Iterator[str]:
         """Yield how long it took in this project, where pytest still has the result."""
-        from pytest_layerguard.measurement.cache_key import identity
-        from pytest_layerguard.measurement.result_cache import ResultCache
+        from pytest_layerguard.measurement.result_cache import ResultCache, identity
 
         try:
             key = identity(self.document, self.bets, self.conditions, self.known)

@@ -16,12 +16,22 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from pytest_layerguard.bet.bet import SpeakSpec
+from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.bet.errors import many
+from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.environment.progress_listener import Advance, counted
+from pytest_layerguard.measurement.results import Continuation
+from pytest_layerguard.measurement.session import shortage
+from pytest_layerguard.models.plan import Plan
 from pytest_layerguard.models.runner import ForwardState, Runner
+from pytest_layerguard.models.tokenization import encode_prompt, end_of_text_ids
 
 if TYPE_CHECKING:
-    from pytest_layerguard.models.plan import OuterWeights, Plan, Weights
+    from pytest_layerguard.bet.bet import SampleSpec
+    from pytest_layerguard.measurement.planning import PlannedVariant
+    from pytest_layerguard.models.loading import LoadedModel
+    from pytest_layerguard.models.plan import OuterWeights, Weights
 
 Choose = Callable[[Tensor], Tensor]
 """Chooses the next token of each row from fp32 logits ``[R, V]``; returns ids ``[R]``."""
@@ -223,3 +233,95 @@ class _Batch:
         blank = hidden.new_zeros((1, 1, hidden.shape[1], 1))
         for slot in range(len(self.slots)):
             ruler.update(blank, blank, slot)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Continuations of the same prompts by the base and by every variant.
+
+    Attributes:
+        base: The base's continuations, one per prompt; empty where there are no prompts.
+        variants: For each variant, those of the directed plan with the fewest unique tokens.
+    """
+
+    base: tuple[Continuation, ...]
+    variants: tuple[tuple[Continuation, ...], ...]
+
+    def unique_tokens(self, variant: int) -> dict[str, Interval]:
+        """Return the metrics of unique tokens of a variant, the fewest over the prompts."""
+        if not self.base:
+            return {}
+        return {
+            "unique_tokens": fewest_unique(self.variants[variant]),
+            "base_unique_tokens": fewest_unique(self.base),
+        }
+
+
+def fewest_unique(continuations: Sequence[Continuation]) -> Interval:
+    """Return the fewest unique tokens of any continuation, as a point."""
+    return Interval.point(min(each.unique_tokens for each in continuations))
+
+
+def sample(
+    runner: Runner,
+    loaded: LoadedModel,
+    variants: Sequence[PlannedVariant],
+    spec: SampleSpec | SpeakSpec | None,
+) -> Samples:
+    """Continue every prompt with the base and every variant, by exactly ``spec.tokens`` new tokens.
+
+    Greedy, but for a spec with a temperature above 0. The end of text is never picked. Without a spec there
+    are no prompts.
+
+    Raises:
+        MeasurementError: If there is not enough memory for all variants and prompts together.
+    """
+    if spec is None:
+        return Samples((), tuple(() for _ in variants))
+    choose: Choose = greedy
+    if isinstance(spec, SpeakSpec) and spec.temperature > 0:
+        choose = drawn(spec.temperature, spec.seed)
+    base = Plan.untouched(len(runner.anatomy))
+    plans = list(dict.fromkeys([base, *(plan for variant in variants for plan in variant.plans)]))
+    forbidden = end_of_text_ids(loaded.model, loaded.tokenizer)
+    encoded = [encode_prompt(loaded.tokenizer, prompt) for prompt in spec.prompts]
+    tokens = _all_at_once(
+        lambda: generate(runner, plans, encoded, spec.tokens, choose, forbidden),
+        len(plans) * len(encoded),
+    )
+    continuations = {
+        plan: tuple(
+            Continuation(prompt, str(loaded.tokenizer.decode(ids)), len(set(ids)), tuple(ids))
+            for prompt, ids in zip(spec.prompts, rows, strict=True)
+        )
+        for plan, rows in zip(plans, tokens, strict=True)
+    }
+    return Samples(
+        continuations[base],
+        tuple(
+            min(
+                (continuations[plan] for plan in variant.plans),
+                key=lambda each: fewest_unique(each).value,
+            )
+            for variant in variants
+        ),
+    )
+
+
+def _all_at_once(work: Callable[[], list[list[list[int]]]], rows: int) -> list[list[list[int]]]:
+    """Return what ``work`` returns.
+
+    Raises:
+        MeasurementError: If there is no memory for all rows together; fewer windows at a time would not help.
+    """
+    try:
+        return work()
+    except Exception as error:
+        needed = shortage(error)
+        if needed is None:
+            raise
+    # Not in the handler, so that the tensors of the failed attempt can be freed.
+    raise MeasurementError(
+        f"out of memory while {rows:,} texts (variants times prompts) were continued together, which "
+        f"needed {needed}; take fewer prompts, fewer tokens or fewer variants"
+    )

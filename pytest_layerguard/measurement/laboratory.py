@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_layerguard.environment import devices
 from pytest_layerguard.environment.deadline import within
@@ -12,22 +13,19 @@ from pytest_layerguard.environment.device_lock import DeviceLock
 from pytest_layerguard.environment.library_output import panics_as_errors
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.environment.progress_listener import progress_to
-from pytest_layerguard.measurement.out_of_memory import fitted
-from pytest_layerguard.measurement.own_metrics import with_own_metrics
-from pytest_layerguard.measurement.planning import Arm, planned
-from pytest_layerguard.measurement.result_building import told_base, told_variants
+from pytest_layerguard.measurement.generation import sample
+from pytest_layerguard.measurement.planning import PlannedVariant, Workbench, planned
+from pytest_layerguard.measurement.result_building import ResultBuilder
 from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
-from pytest_layerguard.measurement.samples import sampled, spoken
 from pytest_layerguard.measurement.session import ModelSession
 from pytest_layerguard.measurement.statistics import FEWEST_WINDOWS
 from pytest_layerguard.measurement.sweep import evaluations
-from pytest_layerguard.measurement.workbench import Workbench
 from pytest_layerguard.models.loading import load
 from pytest_layerguard.texts.sources import Texts
 from pytest_layerguard.texts.windowed_text import WindowedText, contract_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from pytest_layerguard.bet.bet import Bet, ModelSource
@@ -37,26 +35,33 @@ if TYPE_CHECKING:
     from pytest_layerguard.models.plan import Plan
 
 
+class AnyLaboratory(Protocol):
+    """Measures bets: in this process, from a cache, on a cluster, or in a package that brings its own."""
+
+    def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
+        """Announce the bets, each with its bet folder, that this process will measure."""
+
+    def measure(self, document: BetDocument, *, bets: Path) -> BetResult:
+        """Measure a bet of the bet folder ``bets``.
+
+        Raises:
+            MeasurementError: If no honest measurement can be made; the text is for people.
+            UnavailableError: If the machine or the hub lacks what the bet needs.
+        """
+
+
 @dataclass(frozen=True)
-class _Expected:
-    """A bet that will be measured in this process, with its bet folder."""
-
-    document: BetDocument
-    bets: Path
-
-
-@dataclass(frozen=True)
-class _Part:
+class _CheckpointResult:
     """What was measured at one checkpoint."""
 
-    readings: tuple[WindowedText, ...]
+    texts: tuple[WindowedText, ...]
     bases: tuple[BaseResult, ...]
     variants: tuple[VariantResult, ...]
     provenance: Mapping[str, Any]
 
 
 class Laboratory:
-    """Measures bets, one model in memory at a time.
+    """Measures bets in this process, one model in memory at a time.
 
     Args:
         conditions: Device, allowed roots and the like.
@@ -69,30 +74,23 @@ class Laboratory:
     def __init__(self, conditions: Conditions, registry: Registry) -> None:
         self._conditions = conditions
         self._registry = registry
-        self._expected: list[_Expected] = []
-        self._knows_the_end = False
+        self._expected: list[tuple[BetDocument, Path]] | None = None
         self._held: tuple[tuple[Any, ...], ModelSession] | None = None
-        self._lease = DeviceLock(conditions)
+        self._lock = DeviceLock(conditions)
         self.loads = 0
 
-    @property
-    def subject(self) -> ModelSession | None:
-        """The model in memory, or None."""
-        return None if self._held is None else self._held[1]
-
     def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
-        """Says which bets will be measured, so that those of one model and text share a sweep.
+        """Announce the bets that this process will measure: those of one model and text share a sweep.
 
         Sharing changes no number: every plan is run at the same shapes, alone or not.
         """
-        self._expected = [_Expected(document, bets) for document, bets in documents]
-        self._knows_the_end = True
+        self._expected = list(documents)
 
     def measure(self, document: BetDocument, *, bets: Path) -> BetResult:
-        """Measures a bet: its base and every variant, on every text and checkpoint.
+        """Measure a bet: its base and every variant, on every text and checkpoint.
 
         Args:
-            document: The bet, with the file it stands in.
+            document: The bet, with its file.
             bets: The bet folder; files are read below the folder that holds it.
 
         Raises:
@@ -100,130 +98,127 @@ class Laboratory:
             UnavailableError: If the machine or the hub lacks what the bet needs.
         """
         started = time.perf_counter()
-        self._expected = [each for each in self._expected if each.document is not document]
+        if self._expected is not None:
+            self._expected = [each for each in self._expected if each[0] is not document]
         self._conditions.budget.check_bet(document.bet)
         devices.require(document.bet.needs, self._conditions)
+        checkpoints: list[_CheckpointResult] = []
         try:
             with (
                 panics_as_errors(),
                 progress_to(self._conditions.counting),
                 within(self._conditions.timeout),
             ):
-                parts = [
-                    self._at(document, bets, checkpoint, source)
-                    for checkpoint, source in document.bet.model.checkpoints().items()
-                ]
+                for name, source in document.bet.model.checkpoints().items():
+                    session = self._session(document, bets, source)
+                    work = partial(self._measure_checkpoint, session, document, bets, name, source)
+                    checkpoints.append(session.within_memory(work, self._conditions.progress))
         finally:
-            self._release()
-        readings = [reading for part in parts for reading in part.readings]
+            self._release_unless_expected()
+        texts = [text for each in checkpoints for text in each.texts]
         return BetResult(
-            bases=tuple(base for part in parts for base in part.bases),
-            variants=tuple(variant for part in parts for variant in part.variants),
-            tokens=readings[0].scored,
-            windows=readings[0].windows,
-            descriptive=any(reading.windows < FEWEST_WINDOWS for reading in readings),
-            provenance={"checkpoints": [part.provenance for part in parts]},
+            bases=tuple(base for each in checkpoints for base in each.bases),
+            variants=tuple(variant for each in checkpoints for variant in each.variants),
+            tokens=texts[0].scored,
+            windows=texts[0].windows,
+            descriptive=any(text.windows < FEWEST_WINDOWS for text in texts),
+            provenance={"checkpoints": [each.provenance for each in checkpoints]},
             seconds=time.perf_counter() - started,
         )
 
-    def _at(
-        self, document: BetDocument, bets: Path, checkpoint: str | None, source: ModelSource
-    ) -> _Part:
-        """Measures a bet at one checkpoint of its model, as much at a time as memory allows."""
-        subject = self._take(document, bets, source)
-        return fitted(
-            subject,
-            lambda: self._with(subject, document, bets, checkpoint, source),
-            self._conditions.progress,
-        )
-
-    def _with(
+    def _measure_checkpoint(
         self,
-        subject: ModelSession,
+        session: ModelSession,
         document: BetDocument,
         bets: Path,
         checkpoint: str | None,
         source: ModelSource,
-    ) -> _Part:
-        """Measures a bet with a model that is loaded."""
+    ) -> _CheckpointResult:
+        """Read the texts, plan the variants, sample, sweep, and build the results."""
         bet = document.bet
-        texts = Texts(self._conditions, document.path, bets)
-        readings = {
-            name: subject.reading(texts, text, bet.measure)
+        source_texts = Texts(self._conditions, document.path, bets)
+        texts = {
+            name: session.windows(source_texts, text, bet.measure)
             for name, text in bet.measure.named_texts.items()
         }
-        arms = self._arms(bet, subject, texts, next(iter(readings.values())))
-        own = self._registry.own_metrics(bet.criteria)
-        samples = sampled(subject.runner, subject.loaded, arms, bet.measure.sample)
-        eye_test = spoken(subject.runner, subject.loaded, arms, bet.measure.speak)
-        plans = [plan for arm in arms for plan in arm.plans]
-        also = self._companions(document, subject, source)
-        # A criterion may range over all of them, so their intervals hold together.
-        comparisons = len(arms) * len(readings) * len(bet.model.checkpoints())
+        variants = self._plan(bet, session, source_texts, next(iter(texts.values())))
+        samples = sample(session.runner, session.loaded, variants, bet.measure.sample)
+        eye_test = sample(session.runner, session.loaded, variants, bet.measure.speak)
+        plans = [plan for variant in variants for plan in variant.plans]
+        later = self._plans_of_later_bets(document, session, source)
+        own_metrics = self._registry.own_metrics(bet.criteria)
         bases: list[BaseResult] = []
-        variants: list[VariantResult] = []
-        for name, reading in readings.items():
-            place = (samples, eye_test, name, checkpoint)
-            losses, scores = subject.scores(reading, plans, also)
-            told = told_variants(subject, reading, losses, scores, arms, comparisons, *place)
-            told = with_own_metrics(own, told, arms, losses, scores, reading, comparisons)
-            bases.append(told_base(subject, bet.measure, reading, losses, *place))
-            variants += told
-        alone = evaluations([subject.base, *plans])
-        return _Part(
-            readings=tuple(readings.values()),
+        results: list[VariantResult] = []
+        for name, text in texts.items():
+            losses, scores = session.scores(text, plans, later)
+            builder = ResultBuilder(
+                session=session,
+                measure=bet.measure,
+                text_name=name,
+                text=text,
+                checkpoint=checkpoint,
+                samples=samples,
+                eye_test=eye_test,
+                losses=losses,
+                scores=scores,
+                # A criterion may range over all of them, so their intervals hold together.
+                comparisons=len(variants) * len(texts) * len(bet.model.checkpoints()),
+            )
+            bases.append(builder.base())
+            results += builder.variants(variants, own_metrics)
+        alone = evaluations([session.base, *plans])
+        return _CheckpointResult(
+            texts=tuple(texts.values()),
             bases=tuple(bases),
-            variants=tuple(variants),
+            variants=tuple(results),
             provenance={
                 "checkpoint": checkpoint,
-                **subject.loaded.provenance,
-                "micro_batch": subject.micro_batch,
-                "layer_evaluations": alone * sum(len(each.batches) for each in readings.values()),
-                "texts": [
-                    {"name": name, **reading.provenance} for name, reading in readings.items()
-                ],
+                **session.loaded.provenance,
+                "micro_batch": session.micro_batch,
+                "layer_evaluations": alone * sum(len(text.batches) for text in texts.values()),
+                "texts": [{"name": name, **text.provenance} for name, text in texts.items()],
             },
         )
 
-    def _arms(
-        self, bet: Bet, subject: ModelSession, texts: Texts, reading: WindowedText
-    ) -> list[Arm]:
-        """Plans a bet's variants; choices that rest on a text are made on its first."""
+    def _plan(
+        self, bet: Bet, session: ModelSession, texts: Texts, first: WindowedText
+    ) -> list[PlannedVariant]:
+        """Plan a bet's variants; choices that depend on a text are made on the bet's first."""
         bench = Workbench(
-            subject.runner,
-            reading.batches,
-            subject.vocabulary,
-            lambda arguments: subject.training(texts, bet.measure, arguments),
+            session.runner,
+            first.batches,
+            session.vocabulary,
+            lambda arguments: session.training_windows(texts, bet.measure, arguments),
         )
         return planned(bet, bench, self._registry, self._conditions.budget)
 
-    def _companions(
-        self, document: BetDocument, subject: ModelSession, source: ModelSource
+    def _plans_of_later_bets(
+        self, document: BetDocument, session: ModelSession, source: ModelSource
     ) -> list[Plan]:
-        """Plans of bets still to come that can be run in the same sweep as this one."""
-        wanted = (self._key(document, source), contract_key(document.bet.measure, document.path))
+        """Return the plans of bets still to come that can run in the same sweep as this one."""
+        contract = contract_key(document.bet.measure, document.path)
         plans: list[Plan] = []
-        for each in self._expected:
-            bet = each.document.bet
-            same = any(
-                (self._key(each.document, other), contract_key(bet.measure, each.document.path))
-                == wanted
-                for other in bet.model.checkpoints().values()
-            )
-            if not same or not self._light(bet):
+        for later, bets in self._expected or ():
+            bet = later.bet
+            if (
+                self._key(document, source) not in self._keys(later)
+                or contract_key(bet.measure, later.path) != contract
+                or not self._is_light(bet)
+            ):
                 continue
             try:
-                texts = Texts(self._conditions, each.document.path, each.bets)
+                texts = Texts(self._conditions, later.path, bets)
                 first = next(iter(bet.measure.named_texts.values()))
-                arms = self._arms(bet, subject, texts, subject.reading(texts, first, bet.measure))
+                windows = session.windows(texts, first, bet.measure)
+                variants = self._plan(bet, session, texts, windows)
             except MeasurementError:
-                # BetReport when that bet itself is measured.
+                # Reported when that bet itself is measured.
                 continue
-            plans += [plan for arm in arms for plan in arm.plans]
+            plans += [plan for variant in variants for plan in variant.plans]
         return plans
 
-    def _light(self, bet: Bet) -> bool:
-        """Whether a bet's variants can be planned without running the model."""
+    def _is_light(self, bet: Bet) -> bool:
+        """Return whether a bet's variants can be planned without running the model."""
         return all(
             self._registry[each.kind].light
             for interventions in bet.arm_interventions.values()
@@ -231,18 +226,21 @@ class Laboratory:
         )
 
     def _key(self, document: BetDocument, source: ModelSource) -> tuple[Any, ...]:
-        """What makes two checkpoints of two bets the same model in memory."""
+        """Return what makes two checkpoints of two bets the same model in memory."""
         spec = document.bet.model
         anchor = document.path.parent if source.kind == "path" else None
         how = (spec.dtype, spec.device_map, spec.attn_implementation, spec.placement)
         return (source, anchor, *how)
 
-    def _take(self, document: BetDocument, bets: Path, source: ModelSource) -> ModelSession:
-        """Returns a model, loaded unless it is the one that is held."""
+    def _keys(self, document: BetDocument) -> list[tuple[Any, ...]]:
+        return [self._key(document, source) for source in document.bet.model.checkpoints().values()]
+
+    def _session(self, document: BetDocument, bets: Path, source: ModelSource) -> ModelSession:
+        """Return a session with a model, loaded unless it is the one in memory."""
         key = self._key(document, source)
         if self._held is None or self._held[0] != key:
-            self._let_go()
-            self._lease.take(devices.taken(document.bet.model, self._conditions))
+            self._release()
+            self._lock.take(devices.taken(document.bet.model, self._conditions))
             loaded = load(
                 document.bet.model,
                 source,
@@ -254,18 +252,16 @@ class Laboratory:
             self._held = (key, ModelSession(loaded))
         return self._held[1]
 
-    def _release(self) -> None:
-        """Lets go of the model that is held if no bet to come wants it, where it is known what is to come."""
-        wanted: Sequence[tuple[Any, ...]] = [
-            self._key(each.document, source)
-            for each in self._expected
-            for source in each.document.bet.model.checkpoints().values()
-        ]
-        if self._knows_the_end and (self._held is None or self._held[0] not in wanted):
-            self._let_go()
+    def _release_unless_expected(self) -> None:
+        """Release the model in memory if no bet to come needs it, where the bets to come are known."""
+        if self._expected is None:
+            return
+        needed = [key for document, _ in self._expected for key in self._keys(document)]
+        if self._held is None or self._held[0] not in needed:
+            self._release()
 
-    def _let_go(self) -> None:
-        """Takes the model out of memory, and lets others have its device."""
+    def _release(self) -> None:
+        """Take the model out of memory and give its device to others."""
         self._held = None
         devices.vacate()
-        self._lease.end()
+        self._lock.end()

@@ -1,8 +1,8 @@
-"""What a metric of another package is measured on, and how the laboratory asks for it."""
+"""Metrics of other packages, and the token scores that they are measured on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_layerguard.bet.criteria.interval import Interval, greatest, least
@@ -14,14 +14,9 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from pytest_layerguard.bet.criteria.metrics import OwnMetric
-    from pytest_layerguard.measurement.head import Scores
-    from pytest_layerguard.measurement.planning import Arm
-    from pytest_layerguard.measurement.results import Continuation, VariantResult
-    from pytest_layerguard.models.plan import Plan
-    from pytest_layerguard.texts.windowed_text import WindowedText
+    from pytest_layerguard.measurement.results import Continuation
 
 
 @dataclass(frozen=True)
@@ -36,9 +31,9 @@ class ScoredTokens:
         windows: The cluster of each token, ``[n]``; tokens of one are not independent.
         positions: The position of each token in its window, ``[n]``.
         tokens: The id of each token, ``[n]``.
-        samples: What the variant says, where the bet has `measure.sample`.
+        samples: The variant's greedy continuations, where the bet has `measure.sample`.
         metrics: The built-in metrics of the variant, measured already.
-        comparisons: Over how many variants intervals hold together.
+        comparisons: How many variants the intervals hold for together.
     """
 
     base: NDArray[np.float64]
@@ -61,45 +56,14 @@ class ScoredTokens:
         return statistics.share(values, self.windows, self.comparisons)
 
 
-def with_own_metrics(
-    wanted: Sequence[OwnMetric],
-    variants: Sequence[VariantResult],
-    arms: Sequence[Arm],
-    base: Tensor,
-    scores: Mapping[Plan, Scores],
-    reading: WindowedText,
-    comparisons: int,
-) -> list[VariantResult]:
-    """Return the variants, one for each arm, with the metrics of other packages beside the built-in ones.
-
-    After an overflow, which a variant's note tells of, each is at the worst that its definition allows.
+def measured(metric: OwnMetric, directions: Sequence[ScoredTokens]) -> Interval:
+    """Return a metric of a variant; the worst over its directed changes.
 
     Raises:
-        MeasurementError: If a metric's function does not return an interval.
+        MeasurementError: If the metric's function does not return an interval.
     """
-    told: list[VariantResult] = []
-    for variant, arm in zip(variants, arms, strict=True):
-        directions = [
-            _seen(variant, base, scores[plan], reading, comparisons * len(arm.plans))
-            for plan in arm.plans
-        ]
-        found = {
-            metric.name: _at_worst(metric)
-            if variant.note is not None
-            else _measured(metric, directions)
-            for metric in wanted
-        }
-        told.append(replace(variant, metrics={**variant.metrics, **found}))
-    return told
-
-
-def _at_worst(metric: OwnMetric) -> Interval:
-    return Interval.point(metric.high if metric.larger_is_worse else metric.low)
-
-
-def _measured(metric: OwnMetric, directions: Sequence[ScoredTokens]) -> Interval:
     measure = metric.load()
-    found = [measure(seen) for seen in directions]
+    found = [measure(tokens) for tokens in directions]
     for value in found:
         if not isinstance(value, Interval):
             raise MeasurementError(
@@ -107,21 +71,3 @@ def _measured(metric: OwnMetric, directions: Sequence[ScoredTokens]) -> Interval
                 "allowed: an Interval, such as ScoredTokens.mean returns, or Interval.point(x)"
             )
     return greatest(found) if metric.larger_is_worse else least(found)
-
-
-def _seen(
-    variant: VariantResult, base: Tensor, scores: Scores, reading: WindowedText, comparisons: int
-) -> ScoredTokens:
-    ground = reading.positions
-    return ScoredTokens(
-        base=base.double().numpy(),
-        losses=scores.losses.double().numpy(),
-        kl=scores.kl.double().numpy(),
-        agreement=scores.agreement.double().numpy(),
-        windows=ground.windows,
-        positions=ground.positions,
-        tokens=ground.tokens,
-        samples=variant.samples,
-        metrics=variant.metrics,
-        comparisons=comparisons,
-    )

@@ -1,35 +1,51 @@
-"""From the variants that a bet declares to the plans that carry them out."""
+"""From the variants that a bet declares to the plans that carry them out, on one model."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
 
 from pytest_layerguard.bet.arguments import variants
 from pytest_layerguard.bet.targets import TargetError
 from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.measurement.sweep import sweep
+from pytest_layerguard.measurement.training import (
+    Trained,
+    Windows,
+    train_on_text,
+    train_to_layer_output,
+)
 from pytest_layerguard.models.plan import InterventionError, Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from pytest_layerguard.bet.arguments import Train
     from pytest_layerguard.bet.bet import Bet
     from pytest_layerguard.environment.budget import Budget
     from pytest_layerguard.interventions.registry import Registry
-    from pytest_layerguard.measurement.workbench import Workbench
+    from pytest_layerguard.models.layer_parts import ExpertBank, LayerParts
+    from pytest_layerguard.models.runner import Runner
+    from pytest_layerguard.texts.windows import Batch
 
 
 @dataclass(frozen=True)
-class Arm:
+class PlannedVariant:
     """One variant of one arm, ready to run.
 
     Attributes:
         arm: The arm's name, or None where the bet has no arms.
         name: The variant's slug.
-        target: What it touches.
-        kinds: What is done, in order.
+        target: The layers that it changes.
+        kinds: Its kinds of interventions, in order.
         plans: How it is run; several where a variant is several directed changes.
-        notes: What making the plans brought to light.
+        notes: Diagnostics of its interventions.
     """
 
     arm: str | None
@@ -40,21 +56,19 @@ class Arm:
     notes: Mapping[str, Any]
 
 
-def planned(bet: Bet, bench: Workbench, registry: Registry, budget: Budget) -> list[Arm]:
-    """Plans every variant of every arm of a bet.
+def planned(bet: Bet, bench: Workbench, registry: Registry, budget: Budget) -> list[PlannedVariant]:
+    """Plan every variant of every arm of a bet.
 
     Raises:
         MeasurementError: If the model lacks what an intervention names, or there are too many variants.
     """
-    arms: list[Arm] = []
+    found: list[PlannedVariant] = []
     budget.check("layers", bench.layers, "layers of the model")
-    count = 0
     for arm, interventions in bet.arm_interventions.items():
         try:
-            found = variants(interventions, bench.layers)
-            count += len(found)
-            budget.check("variants", count, "variants")
-            for variant in found:
+            declared = variants(interventions, bench.layers)
+            budget.check("variants", len(found) + len(declared), "variants")
+            for variant in declared:
                 plans: Sequence[Plan] = (Plan.untouched(bench.layers),)
                 for each in variant.interventions:
                     carry_out = registry[each.kind].load()
@@ -62,9 +76,198 @@ def planned(bet: Bet, bench: Workbench, registry: Registry, budget: Budget) -> l
                         made for plan in plans for made in carry_out(plan, each.arguments, bench)
                     ]
                 kinds = tuple(each.kind for each in variant.interventions)
-                arms.append(
-                    Arm(arm, variant.slug, variant.target, kinds, tuple(plans), bench.notes())
+                found.append(
+                    PlannedVariant(
+                        arm, variant.slug, variant.target, kinds, tuple(plans), bench.notes()
+                    )
                 )
         except (TargetError, InterventionError) as error:
             raise MeasurementError(f"{f'arm {arm}: ' if arm else ''}{error}") from error
-    return arms
+    return found
+
+
+class Workbench:
+    """Implements :class:`~pytest_layerguard.interventions.bench.Bench`.
+
+    Args:
+        runner: The model.
+        batches: Micro-batches of the bet's first text, on which choices are made.
+        vocabulary: The number of logits.
+        training: Returns the windows to train on.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        batches: Sequence[Batch],
+        vocabulary: int,
+        training: Callable[[Train], Windows],
+    ) -> None:
+        self._runner = runner
+        self._batches = batches
+        self._vocabulary = vocabulary
+        self._training = training
+        self._trained: dict[tuple[Any, ...], Trained] = {}
+        self._distances: dict[tuple[Plan, str], Mapping[tuple[int, int], float]] = {}
+        self._notes: dict[str, Any] = {}
+
+    @property
+    def layers(self) -> int:
+        """The number of layers, L."""
+        return len(self._runner.anatomy)
+
+    def parts(self, layer: int) -> LayerParts:
+        """Return the parts of a layer."""
+        return self._runner.anatomy.parts[layer]
+
+    def note(self, name: str, value: Any) -> None:
+        """Keep a diagnostic until it is collected."""
+        self._notes[name] = value
+
+    def notes(self) -> dict[str, Any]:
+        """Return the diagnostics noted since the last call."""
+        noted, self._notes = self._notes, {}
+        return noted
+
+    def reinitialised(self, layer: int, seed: int) -> Mapping[str, Tensor]:
+        """Draw a layer's parameters by the model's own initialiser, on the CPU in fp32, from a seed.
+
+        The initialiser is that of the text decoder, as transformers itself chooses it inside a multimodal
+        wrapper. Buffers stay as they are: they are not drawn.
+
+        Raises:
+            InterventionError: If the initialiser leaves a parameter untouched.
+        """
+        anatomy = self._runner.anatomy
+        block = anatomy.layers[layer]
+        initialise = getattr(anatomy.decoder, "_init_weights", anatomy.model._init_weights)
+        fresh = copy.deepcopy(block).to_empty(device="cpu").to(torch.float32)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            for parameter in fresh.parameters():
+                parameter.fill_(torch.nan)
+            torch.manual_seed(seed * 10_007 + layer)
+            fresh.apply(initialise)
+        drawn = dict(fresh.named_parameters())
+        untouched = [name for name, tensor in drawn.items() if tensor.isnan().any()]
+        if untouched:
+            raise InterventionError(
+                f"reinitialize_layers: the initialiser of {type(anatomy.model).__name__} leaves "
+                f"{', '.join(untouched[:4])} as they are; there is nothing to draw them from"
+            )
+        own = dict(block.named_parameters())
+        return {
+            name: tensor.detach().to(self._runner.device, own[name].dtype)
+            for name, tensor in drawn.items()
+        }
+
+    @torch.inference_mode()
+    def expert_use(self, plan: Plan) -> Mapping[tuple[int, str], Sequence[int]]:
+        """Count the tokens of the bet's text that each expert is chosen for, by slot and mixture."""
+        counts: dict[tuple[int, str], Tensor] = {}
+        handles = []
+        for slot, layer in enumerate(self._runner.anatomy.layers):
+            for bank in self._runner.anatomy.parts[slot].banks:
+                counts[slot, bank.module] = torch.zeros(bank.count, dtype=torch.long)
+                if bank.fused:
+                    owner = layer.get_submodule(bank.fused[0].rpartition(".")[0])
+                    handles.append(
+                        owner.register_forward_pre_hook(_counting(counts[slot, bank.module], bank))
+                    )
+        try:
+            for _ in self._states(plan):
+                pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {place: count.tolist() for place, count in counts.items()}
+
+    def pair_distances(self, plan: Plan, protocol: str) -> Mapping[tuple[int, int], float]:
+        """Measure the swap-KL of every pair of slots, in nats per token, all in one trie and once."""
+        key = (plan, protocol)
+        if key not in self._distances:
+            self._distances[key] = self._measured_distances(plan, protocol)
+        return self._distances[key]
+
+    def _measured_distances(self, plan: Plan, protocol: str) -> Mapping[tuple[int, int], float]:
+        pairs = list(combinations(range(self.layers), 2))
+        weights = {step.slot: step.weights for step in plan.steps}
+        if len(weights) < self.layers:
+            raise InterventionError(
+                "remove_layers: guided removal stands first in a list; some layers are left out already"
+            )
+        plans: list[Plan] = []
+        for i, j in pairs:
+            if protocol == "interchange":
+                plans.append(plan.rebound({i: weights[j], j: weights[i]}))
+            else:
+                plans += [plan.rebound({i: weights[j]}), plan.rebound({j: weights[i]})]
+        scores = sweep(self._runner, self._batches, plan, plans, self._vocabulary).variants
+        means = [float(score.kl.double().mean()) for score in scores]
+        if protocol == "replacement":
+            means = [max(pair) for pair in zip(means[::2], means[1::2], strict=True)]
+        return dict(zip(pairs, means, strict=True))
+
+    @torch.inference_mode()
+    def block_influence(self, plan: Plan) -> Sequence[float]:
+        """Return 1 minus the mean cosine of each slot's input and output, over all positions of the bet's text."""
+        totals = [0.0] * self.layers
+        tokens = 0
+        for before, after, slot in self._states(plan):
+            cosine = functional.cosine_similarity(before.float(), after.float(), dim=-1)
+            totals[slot] += float(cosine.double().sum())
+            tokens += cosine.numel() if slot == plan.steps[0].slot else 0
+        return [1 - total / tokens for total in totals]
+
+    def train(self, plan: Plan, arguments: Train) -> Plan:
+        """Train a plan, once for equal plans and arguments.
+
+        Raises:
+            InterventionError: If the layers stay on disk: training must hold and change all of them.
+        """
+        if self._runner.store is not None:
+            raise InterventionError(
+                "train needs the whole model in memory; model.placement: memory"
+            )
+        key = (plan, arguments.model_dump_json())
+        if key not in self._trained:
+            windows = self._training(arguments)
+            if arguments.objective == "layer_output":
+                assert arguments.layers is not None
+                (layers,) = arguments.layers.resolve(self.layers)
+                self._trained[key] = train_to_layer_output(
+                    self._runner, plan, arguments, windows, layers
+                )
+            else:
+                self._trained[key] = train_on_text(self._runner, plan, arguments, windows)
+        self.note("training_loss", [list(point) for point in self._trained[key].curve])
+        return self._trained[key].plan
+
+    def _states(self, plan: Plan) -> Any:
+        """Yield input and output ``[B, T, H]`` of each slot, batch by batch."""
+        for batch in self._batches:
+            frame = self._runner.begin(batch.input_ids, shell=plan.shell)
+            hidden = frame.embeddings
+            for step in plan.steps:
+                with self._runner.bound(step.slot, step.weights):
+                    after = self._runner.step(frame, step.slot, hidden)
+                yield hidden, after, step.slot
+                hidden = after
+
+
+def _counting(count: Tensor, bank: ExpertBank) -> Callable[..., None]:
+    """Count what a router passes to the experts: chosen indices, or tokens per expert."""
+
+    def hook(_module: Any, args: tuple[Any, ...]) -> None:
+        for given in args[1:]:
+            if isinstance(given, Tensor) and not given.is_floating_point():
+                count.add_(torch.bincount(given.flatten().cpu(), minlength=bank.count))
+                return
+            if isinstance(given, list) and len(given) == bank.count:
+                count.add_(torch.tensor(given))
+                return
+        raise InterventionError(
+            f"drop_experts: cannot see which experts {bank.module} chooses; looked for expert indices among what its "
+            "experts are given"
+        )
+
+    return hook

@@ -1,22 +1,19 @@
 """Measuring on a Ray cluster: the bets on each model are one task, wherever there is what they need.
 
-Nodes need this package in the version that asks them, and the files that bets name at the same paths; models
-of a hub each node fetches itself. What a task found is judged by whoever asked.
+Nodes need this package in the version of the machine that starts the tasks, and the files that bets name at the
+same paths; models of a hub each node fetches itself. That machine judges what the tasks measure.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.environment.conditions import Conditions, silent
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.environment.progress_listener import uncounted
-from pytest_layerguard.measurement.answers import Answer, Measures, failure, given, success
-from pytest_layerguard.measurement.cache_key import code
-from pytest_layerguard.measurement.result_cache import CachingLaboratory
+from pytest_layerguard.measurement.result_cache import CachingLaboratory, code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,9 +21,11 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.interventions.registry import Registry
+    from pytest_layerguard.measurement.laboratory import AnyLaboratory
     from pytest_layerguard.measurement.results import BetResult
 
-    Opens = Callable[[Conditions, Registry], Measures]
+    Opens = Callable[[Conditions, Registry], AnyLaboratory]
+    Answer = BetResult | MeasurementError | UnavailableError
 
 RETRIES: Final = 3
 """How often a task is begun again on another worker when its own was lost."""
@@ -43,8 +42,8 @@ class _Bet:
 
 
 @dataclass(frozen=True)
-class _Order:
-    """What a task is to do."""
+class _Task:
+    """Bets that one worker measures, and how."""
 
     bets: tuple[_Bet, ...]
     conditions: Conditions
@@ -79,11 +78,11 @@ class RayLaboratory:
         self._connected = False
 
     def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
-        """Says which bets will be asked for."""
+        """Announce the bets that will be measured."""
         self._expected = list(documents)
 
     def measure(self, document: BetDocument, *, bets: Path) -> BetResult:
-        """Returns what the cluster found for a bet.
+        """Return what the cluster measured for a bet.
 
         Raises:
             MeasurementError: If no honest measurement can be made, or no cluster answers.
@@ -99,12 +98,15 @@ class RayLaboratory:
             raise begun
         self._conditions.progress(f"measuring on the Ray cluster at {self._address}")
         try:
-            return given(ray.get(begun))
+            answer: Answer = ray.get(begun)
         except ray.exceptions.RayError as error:
             raise MeasurementError(
                 f"the Ray cluster lost the worker that measured this, {RETRIES + 1} times: "
                 f"{str(error).strip().splitlines()[0]}"
             ) from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def _connect(self) -> None:
         if self._connected:
@@ -122,14 +124,14 @@ class RayLaboratory:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise MeasurementError(f"no Ray cluster answers at {self._address}: {reason}") from None
         self._connected = True
-        groups: dict[str, list[tuple[BetDocument, Path]]] = {}
+        by_model: dict[str, list[tuple[BetDocument, Path]]] = {}
         for document, bets in self._expected:
-            groups.setdefault(document.model_identity, []).append((document, bets))
-        for group in groups.values():
+            by_model.setdefault(document.model_identity, []).append((document, bets))
+        for group in by_model.values():
             self._begin(group)
 
     def _begin(self, group: Sequence[tuple[BetDocument, Path]]) -> None:
-        """Begins the bets on one model, those together that need the same."""
+        """Begin the bets on one model, those together that need the same."""
         import ray
 
         by_needs: dict[tuple[tuple[str, float], ...], list[tuple[BetDocument, Path]]] = {}
@@ -137,28 +139,28 @@ class RayLaboratory:
             needed = tuple(sorted(self._resources(document).items()))
             by_needs.setdefault(needed, []).append((document, bets))
         for needed, members in by_needs.items():
-            wanted = dict(needed)
+            resources = dict(needed)
             ids = [document.bet.id for document, _ in members]
             try:
-                _require(wanted)
-                order = self._order(members)
+                _require(resources)
+                task = self._task(members)
             except (MeasurementError, UnavailableError) as error:
                 self._begun |= dict.fromkeys(ids, error)
                 continue
-            task = ray.remote(_measured).options(
-                num_returns=len(members), max_retries=RETRIES, **_options(wanted)
+            remote = ray.remote(_measure).options(
+                num_returns=len(members), max_retries=RETRIES, **_options(resources)
             )
-            found = task.remote(order)
+            found = remote.remote(task)
             refs = found if len(members) > 1 else [found]
             self._begun |= dict(zip(ids, refs, strict=True))
 
-    def _order(self, members: Sequence[tuple[BetDocument, Path]]) -> _Order:
-        return _Order(
+    def _task(self, members: Sequence[tuple[BetDocument, Path]]) -> _Task:
+        return _Task(
             tuple(
                 _Bet(_text(document.path), document.path, bets, document.bet.id)
                 for document, bets in members
             ),
-            # Whoever is shown how far it is sits here; a task sees only the GPUs that Ray gave it.
+            # Progress is shown on this machine; a task has only the GPUs that Ray gave it.
             replace(
                 self._conditions,
                 device=self._conditions.device.partition(":")[0],
@@ -172,42 +174,39 @@ class RayLaboratory:
         )
 
     def _resources(self, document: BetDocument) -> dict[str, float]:
-        """What a node must have, in Ray's names."""
+        """Return what a node must have, in Ray's names."""
         import ray
 
         needs = document.bet.needs
-        wanted = {"CPU": 1.0}
+        resources = {"CPU": 1.0}
         on_gpu = self._conditions.device.startswith("cuda") or (
             needs is not None and needs.gpu is not None
         )
-        if on_gpu and document.bet.model.device_map is not None:
-            # A model across several GPUs takes all that one node has.
-            wanted["GPU"] = max(_most(ray.nodes(), "GPU"), 1.0)
-        elif on_gpu:
-            wanted["GPU"] = 1.0
+        if on_gpu:
+            resources["GPU"] = 1.0
+            if document.bet.model.device_map is not None:
+                # A model across several GPUs takes all that one node has.
+                most = (node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"])
+                resources["GPU"] = max([1.0, *most])
         if needs is not None and needs.memory is not None:
-            wanted["memory"] = float(needs.memory)
-        return wanted
+            resources["memory"] = float(needs.memory)
+        return resources
 
 
-def _require(wanted: Mapping[str, float]) -> None:
+def _require(resources: Mapping[str, float]) -> None:
     """Refuse what no node can ever give: Ray would wait for such a node for ever."""
     import ray
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if any(all(has.get(name, 0) >= much for name, much in wanted.items()) for has in alive):
+    if any(all(has.get(name, 0) >= much for name, much in resources.items()) for has in alive):
         return
-    told = ", ".join(f"{much:g} {name}" for name, much in wanted.items())
-    raise UnavailableError(f"needs {told}; no node of the Ray cluster has that")
+    needed = ", ".join(f"{much:g} {name}" for name, much in resources.items())
+    raise UnavailableError(f"needs {needed}; no node of the Ray cluster has that")
 
 
-def _most(nodes: Iterable[Mapping[str, Any]], name: str) -> float:
-    return max((node["Resources"].get(name, 0.0) for node in nodes if node["Alive"]), default=0.0)
-
-
-def _options(wanted: Mapping[str, float]) -> dict[str, float]:
+def _options(resources: Mapping[str, float]) -> dict[str, float]:
     names = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
-    return {names[name]: much for name, much in wanted.items()}
+    return {names[name]: much for name, much in resources.items()}
 
 
 def _text(path: Path) -> str:
@@ -217,24 +216,22 @@ def _text(path: Path) -> str:
         raise MeasurementError(f"{path}: cannot be read any more: {error}") from None
 
 
-def _measured(order: _Order) -> Any:
-    """Measure on a node; runs in a process of Ray's."""
-    answers = _answers(order)
+def _measure(task: _Task) -> Any:
+    """Measure on a node; runs in a process of Ray's, which wants as many values as there are bets."""
+    answers = _answers(task)
     return answers if len(answers) > 1 else answers[0]
 
 
-def _answers(order: _Order) -> list[Answer]:
-    if order.code != code():
-        told = (
+def _answers(task: _Task) -> list[Answer]:
+    if task.code != code():
+        other = MeasurementError(
             "the Ray node has another version of pytest-layerguard than the machine that asked it"
         )
-        return [failure(MeasurementError(told))] * len(order.bets)
-    laboratory = order.opens(order.conditions, order.registry)
-    documents = [(_parsed(bet, order.registry), bet.bets) for bet in order.bets]
+        return [other] * len(task.bets)
+    laboratory = task.opens(task.conditions, task.registry)
+    documents = [(_parsed(bet, task.registry), bet.bets) for bet in task.bets]
     laboratory.expect(documents)
-    return [
-        _answer(partial(laboratory.measure, document, bets=bets)) for document, bets in documents
-    ]
+    return [_answer(laboratory, document, bets) for document, bets in documents]
 
 
 def _parsed(bet: _Bet, registry: Registry) -> BetDocument:
@@ -242,8 +239,11 @@ def _parsed(bet: _Bet, registry: Registry) -> BetDocument:
     return next(document for document in documents if document.bet.id == bet.id)
 
 
-def _answer(measure: Callable[[], BetResult]) -> Answer:
+def _answer(laboratory: AnyLaboratory, document: BetDocument, bets: Path) -> Answer:
+    """Return the bet's result, or the error as a value: one that Ray raises would end the other bets too."""
     try:
-        return success(measure())
-    except Exception as error:  # whatever it is, the machine that asked must be told
-        return failure(error)
+        return laboratory.measure(document, bets=bets)
+    except (MeasurementError, UnavailableError) as error:
+        return error
+    except Exception as error:
+        return MeasurementError(f"{type(error).__name__}: {error}")

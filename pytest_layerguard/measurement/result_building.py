@@ -1,14 +1,15 @@
-"""From scores and samples to the results of a bet on one text."""
+"""From token scores and samples to the results of a bet on one text."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
+from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.measurement import sanity_checks, variant_metrics
-from pytest_layerguard.measurement.results import BaseResult, VariantResult
-from pytest_layerguard.measurement.samples import Samples, fewest
-from pytest_layerguard.measurement.size_metric import size_metrics
+from pytest_layerguard.measurement.generation import Samples, fewest_unique
+from pytest_layerguard.measurement.own_metrics import ScoredTokens, measured
+from pytest_layerguard.measurement.results import BaseResult, LossProfile, VariantResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,142 +17,185 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_layerguard.bet.bet import Measure
-    from pytest_layerguard.bet.criteria.interval import Interval
-    from pytest_layerguard.measurement.head import Scores
-    from pytest_layerguard.measurement.planning import Arm
+    from pytest_layerguard.bet.criteria.metrics import OwnMetric
+    from pytest_layerguard.measurement.planning import PlannedVariant
+    from pytest_layerguard.measurement.results import Continuation
     from pytest_layerguard.measurement.session import ModelSession
+    from pytest_layerguard.measurement.token_scores import TokenScores
     from pytest_layerguard.models.plan import Plan
     from pytest_layerguard.texts.windowed_text import WindowedText
 
-_PAIRS = frozenset({"replace_layers", "interchange_layers"})
+_PAIRS: Final = frozenset({"replace_layers", "interchange_layers"})
 
 
-def told_base(
-    subject: ModelSession,
-    measure: Measure,
-    reading: WindowedText,
-    losses: Tensor,
-    samples: Samples,
-    eye_test: Samples,
-    text: str | None,
-    checkpoint: str | None,
-) -> BaseResult:
-    """The untouched model on one text.
+@dataclass(frozen=True, kw_only=True)
+class ResultBuilder:
+    """Builds the results of a bet on one text and checkpoint.
 
-    Raises:
-        MeasurementError: If it is no base to compare anything with.
+    Attributes:
+        session: The model.
+        measure: The bet's ``measure``.
+        text_name: The text's name, or None where the bet has but one text.
+        text: The text, cut into windows.
+        checkpoint: The checkpoint's name, or None where the bet has but one.
+        samples: Greedy continuations.
+        eye_test: Continuations drawn at a temperature.
+        losses: The base's token losses, ``[n]``.
+        scores: Token scores of each plan.
+        comparisons: How many variants the intervals hold for together.
     """
-    metrics = variant_metrics.base_metrics(losses, reading.positions, reading.whole)
-    sanity_checks.check_start(
-        subject.runner,
-        reading.batches[0],
-        reading.provenance["bos"],
-        subject.loaded.tokenizer.bos_token_id,
-        measure,
-    )
-    sanity_checks.check_base(
-        losses, metrics["perplexity"], samples.base, measure, subject.vocabulary, reading.start
-    )
-    unique = samples.fewest
-    if unique is not None:
-        metrics["unique_tokens"] = unique
-    return BaseResult(text, checkpoint, metrics, samples.base, eye_test.base)
 
+    session: ModelSession
+    measure: Measure
+    text_name: str | None
+    text: WindowedText
+    checkpoint: str | None
+    samples: Samples
+    eye_test: Samples
+    losses: Tensor
+    scores: Mapping[Plan, TokenScores]
+    comparisons: int
 
-def told_variants(
-    subject: ModelSession,
-    reading: WindowedText,
-    losses: Tensor,
-    scores: Mapping[Plan, Scores],
-    arms: Sequence[Arm],
-    comparisons: int,
-    samples: Samples,
-    eye_test: Samples,
-    text: str | None,
-    checkpoint: str | None,
-) -> list[VariantResult]:
-    """Every variant on one text, in order; the intervals hold together over so many comparisons."""
-    gaps = _gaps(reading, scores, arms, comparisons)
-    variants: list[VariantResult] = []
-    for index, arm in enumerate(arms):
-        scored = _scored(subject, reading, losses, scores, arm, comparisons)
-        metrics = {**scored.metrics, **_unique(samples.fewest, fewest(samples.variants[index]))}
-        metrics |= size_metrics(
-            arm.plans, subject.runner.anatomy, subject.loaded.provenance["stored_dtype"]
+    def base(self) -> BaseResult:
+        """Return the result of the untouched model.
+
+        Raises:
+            MeasurementError: If it is no base to compare anything with.
+        """
+        metrics = variant_metrics.base_metrics(self.losses, self.text.positions, self.text.whole)
+        sanity_checks.check_start(
+            self.session.runner,
+            self.text.batches[0],
+            self.text.provenance["bos"],
+            self.session.loaded.tokenizer.bos_token_id,
+            self.measure,
         )
-        if _PAIRS & set(arm.kinds):
-            metrics |= gaps.get(arm.target, {})
-        variants.append(
-            replace(
-                scored,
-                text=text,
-                checkpoint=checkpoint,
-                metrics=metrics,
-                samples=samples.variants[index],
-                spoken=eye_test.variants[index],
+        sanity_checks.check_base(
+            self.losses,
+            metrics["perplexity"],
+            self.samples.base,
+            self.measure,
+            self.session.vocabulary,
+            self.text.start,
+        )
+        if self.samples.base:
+            metrics["unique_tokens"] = fewest_unique(self.samples.base)
+        return BaseResult(
+            self.text_name, self.checkpoint, metrics, self.samples.base, self.eye_test.base
+        )
+
+    def variants(
+        self, variants: Sequence[PlannedVariant], own_metrics: Sequence[OwnMetric]
+    ) -> list[VariantResult]:
+        """Return the result of each variant, with the metrics of other packages after the built-in ones.
+
+        After an overflow, each of those is at the worst that its definition allows.
+
+        Raises:
+            MeasurementError: If an intervention left weights that are not finite, or a metric's function does
+                not return an interval.
+        """
+        gaps = self._protocol_gaps(variants)
+        return [
+            self._variant(index, variant, gaps.get(variant.target), own_metrics)
+            for index, variant in enumerate(variants)
+        ]
+
+    def _variant(
+        self,
+        index: int,
+        variant: PlannedVariant,
+        gap: Interval | None,
+        own_metrics: Sequence[OwnMetric],
+    ) -> VariantResult:
+        scores = [self.scores[plan] for plan in variant.plans]
+        note = self._overflow(variant)
+        if note is None:
+            metrics = variant_metrics.variant_metrics(
+                self.losses, scores, self.text.positions, self.comparisons
             )
+        else:
+            metrics = variant_metrics.overflowed(self.losses, self.text.positions)
+        samples = self.samples.variants[index]
+        is_pair = bool(_PAIRS & set(variant.kinds))
+        if is_pair:
+            metrics["swap_kl"] = metrics["kl"]
+        metrics |= self.samples.unique_tokens(index)
+        metrics |= variant_metrics.size_metrics(
+            variant.plans,
+            self.session.runner.anatomy,
+            self.session.loaded.provenance["stored_dtype"],
         )
-    return variants
-
-
-def _scored(
-    subject: ModelSession,
-    reading: WindowedText,
-    losses: Tensor,
-    scores: Mapping[Plan, Scores],
-    arm: Arm,
-    comparisons: int,
-) -> VariantResult:
-    directions = [scores[plan] for plan in arm.plans]
-    notes = [
-        sanity_checks.overflow(scores[plan].losses, plan, subject.runner) for plan in arm.plans
-    ]
-    note = next(filter(None, notes), None)
-    profile = None
-    if note is None:
-        metrics = variant_metrics.variant_metrics(
-            losses, directions, reading.positions, comparisons
+        if is_pair and gap is not None:
+            metrics["protocol_gap"] = gap
+        if note is None:
+            directions = [self._tokens(each, samples, metrics, len(scores)) for each in scores]
+            own = {each.name: measured(each, directions) for each in own_metrics}
+        else:
+            own = {
+                each.name: Interval.point(each.high if each.larger_is_worse else each.low)
+                for each in own_metrics
+            }
+        return VariantResult(
+            variant.name,
+            variant.target,
+            variant.arm,
+            self.text_name,
+            self.checkpoint,
+            metrics | own,
+            samples,
+            self.eye_test.variants[index],
+            self._profile(scores) if note is None else None,
+            variant.notes,
+            note,
         )
-        worst = max(directions, key=lambda each: float(each.losses.double().mean()))
-        profile = variant_metrics.profile(
-            losses, worst, reading.positions, lambda token: subject.decode([token])
+
+    def _overflow(self, variant: PlannedVariant) -> str | None:
+        notes = [
+            sanity_checks.overflow(self.scores[plan].losses, plan, self.session.runner)
+            for plan in variant.plans
+        ]
+        return next(filter(None, notes), None)
+
+    def _tokens(
+        self,
+        scores: TokenScores,
+        samples: tuple[Continuation, ...],
+        metrics: Mapping[str, Interval],
+        directions: int,
+    ) -> ScoredTokens:
+        positions = self.text.positions
+        return ScoredTokens(
+            base=self.losses.double().numpy(),
+            losses=scores.losses.double().numpy(),
+            kl=scores.kl.double().numpy(),
+            agreement=scores.agreement.double().numpy(),
+            windows=positions.windows,
+            positions=positions.positions,
+            tokens=positions.tokens,
+            samples=samples,
+            metrics=metrics,
+            comparisons=self.comparisons * directions,
         )
-    else:
-        metrics = variant_metrics.overflowed(losses, reading.positions)
-    if _PAIRS & set(arm.kinds):
-        metrics["swap_kl"] = metrics["kl"]
-    return VariantResult(
-        arm.name,
-        arm.target,
-        arm.arm,
-        None,
-        None,
-        metrics,
-        profile=profile,
-        diagnostics=arm.notes,
-        note=note,
-    )
 
+    def _profile(self, scores: Sequence[TokenScores]) -> LossProfile:
+        worst = max(scores, key=lambda each: float(each.losses.double().mean()))
+        return variant_metrics.profile(
+            self.losses, worst, self.text.positions, lambda token: self.session.decode([token])
+        )
 
-def _unique(base: Interval | None, variant: Interval | None) -> dict[str, Interval]:
-    return {"unique_tokens": variant, "base_unique_tokens": base} if base and variant else {}
-
-
-def _gaps(
-    reading: WindowedText, scores: Mapping[Plan, Scores], arms: Sequence[Arm], comparisons: int
-) -> dict[str, dict[str, Interval]]:
-    """The protocol gap of each target that has both a replacement and an interchange."""
-    replaced = {arm.target: arm for arm in arms if arm.kinds == ("replace_layers",)}
-    interchanged = {arm.target: arm for arm in arms if arm.kinds == ("interchange_layers",)}
-    both = replaced.keys() & interchanged.keys()
-    return {
-        target: {
-            "protocol_gap": variant_metrics.gap(
-                [scores[plan] for plan in replaced[target].plans],
-                scores[interchanged[target].plans[0]],
-                reading.positions,
-                comparisons,
-            )
+    def _protocol_gaps(self, variants: Sequence[PlannedVariant]) -> dict[str, Interval]:
+        """Return the protocol gap of each target that has both a replacement and an interchange."""
+        replaced = {each.target: each for each in variants if each.kinds == ("replace_layers",)}
+        interchanged = {
+            each.target: each for each in variants if each.kinds == ("interchange_layers",)
         }
-        for target in both
-    }
+        return {
+            target: variant_metrics.gap(
+                [self.scores[plan] for plan in replaced[target].plans],
+                self.scores[interchanged[target].plans[0]],
+                self.text.positions,
+                self.comparisons,
+            )
+            for target in replaced.keys() & interchanged.keys()
+        }

@@ -1,54 +1,135 @@
-"""Results of unchanged bets, kept from run to run."""
+"""Results of unchanged bets, kept from run to run under a digest of everything that decides them.
+
+The digest is known without loading a model or importing torch.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import platform
+import sys
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import pytest_layerguard
+from pytest_layerguard import reference
+from pytest_layerguard.bet.digest import digest
+from pytest_layerguard.bet.text_sources import UNPINNED, DatasetText, ReferenceText
 from pytest_layerguard.environment import file_digests
+from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.atomic_write import write_whole
 from pytest_layerguard.environment.measurement_errors import MeasurementError
-from pytest_layerguard.measurement.cache_key import identity
+from pytest_layerguard.environment.versions import versions
 from pytest_layerguard.measurement.results import BetResult
+from pytest_layerguard.models.loading import model_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator
 
+    from pytest_layerguard.bet.bet import Bet
     from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.bet.text_sources import TextSource
     from pytest_layerguard.environment.conditions import Conditions
     from pytest_layerguard.interventions.registry import Registry
     from pytest_layerguard.measurement.laboratory import Laboratory
 
 _FORMAT: Final = 1
 
+_DECIDES_NO_NUMBER: Final = ("catalogue", "cli", "pytest_plugin", "report")
+"""Folders of this package whose code measures nothing."""
+
+_NVIDIA: Final = Path("/proc/driver/nvidia/gpus")
+
+
+class CachingLaboratory:
+    """Measures what is not in the cache; imports the laboratory, and with it torch, only for that.
+
+    Args:
+        conditions: The cache folder, whether its results count, device, allowed roots and the like.
+        registry: The kinds of interventions.
+    """
+
+    def __init__(self, conditions: Conditions, registry: Registry) -> None:
+        self._cache = ResultCache(conditions.cache) if conditions.cache is not None else None
+        self._conditions = conditions
+        self._registry = registry
+        self._opened: Laboratory | None = None
+        self._expected: list[tuple[BetDocument, Path]] | None = None
+
+    def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
+        """Announce the bets that this process will measure."""
+        self._expected = list(documents)
+
+    def measure(self, document: BetDocument, *, bets: Path) -> BetResult:
+        """Return the bet's result, from the cache or measured.
+
+        Raises:
+            MeasurementError: If no honest measurement can be made.
+            UnavailableError: If the machine or the hub lacks what the bet needs.
+        """
+        if self._cache is None:
+            return self._laboratory().measure(document, bets=bets)
+        key = identity(document, bets, self._conditions, self._registry)
+        found = self._find(key)
+        if found is not None:
+            return found
+        result = self._laboratory().measure(document, bets=bets)
+        if key is not None:
+            self._cache.keep(key, result)
+        return result
+
+    def _find(self, key: str | None) -> BetResult | None:
+        if self._cache is None or key is None or self._conditions.fresh:
+            return None
+        return self._cache.find(key)
+
+    def _is_cached(self, document: BetDocument, bets: Path) -> bool:
+        try:
+            key = identity(document, bets, self._conditions, self._registry)
+        except MeasurementError:
+            # Reported when that bet itself is measured.
+            return False
+        return self._find(key) is not None
+
+    def _laboratory(self) -> Laboratory:
+        if self._opened is None:
+            from pytest_layerguard.measurement.laboratory import Laboratory
+
+            self._opened = Laboratory(self._conditions, self._registry)
+            if self._expected is not None:
+                # A bet that is cached must not be swept along with those that are not.
+                self._opened.expect(each for each in self._expected if not self._is_cached(*each))
+        return self._opened
+
 
 class ResultCache:
     """A folder of results, each under the digest of what decides it.
 
-    An entry that is damaged, or was put under another digest, is as good as none: it is measured again.
+    An entry that is damaged, or was put under another digest, counts as none.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def find(self, key: str) -> BetResult | None:
-        """The result kept under a digest, marked as cached, or None."""
+        """Return the result kept under a digest, marked as cached, or None."""
         try:
             entry = json.loads(self._path(key).read_text(encoding="utf-8"))
             if (entry["format"], entry["key"]) != (_FORMAT, key):
                 return None
-            if entry["digest"] != _digest(key, entry["result"]):
+            if entry["digest"] != _checksum(key, entry["result"]):
                 return None
             return replace(BetResult.from_json(entry["result"]), cached=True)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def keep(self, key: str, result: BetResult) -> None:
-        """Keeps a result, whole or not at all; a folder that cannot be written keeps none."""
+        """Write a result, whole or not at all; nothing in a folder that cannot be written."""
         plain = result.to_json()
-        entry = {"format": _FORMAT, "key": key, "digest": _digest(key, plain), "result": plain}
+        entry = {"format": _FORMAT, "key": key, "digest": _checksum(key, plain), "result": plain}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_whole(self._path(key), json.dumps(entry, sort_keys=True))
@@ -60,67 +141,95 @@ class ResultCache:
         return self._folder / f"{key.removeprefix('sha256:')}.json"
 
 
-class CachingLaboratory:
-    """Measures what is not remembered; opens the laboratory, and with it torch, only for that.
-
-    Args:
-        conditions: Where results are kept and whether they count, device, allowed roots and the like.
-        registry: The kinds of interventions.
-    """
-
-    def __init__(self, conditions: Conditions, registry: Registry) -> None:
-        self._kept = ResultCache(conditions.cache) if conditions.cache is not None else None
-        self._conditions = conditions
-        self._registry = registry
-        self._opened: Laboratory | None = None
-        self._expected: list[tuple[BetDocument, Path]] | None = None
-
-    def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
-        """Says which bets will be measured in this process."""
-        self._expected = list(documents)
-
-    def measure(self, document: BetDocument, *, bets: Path) -> BetResult:
-        """Returns the bet's result, remembered or measured.
-
-        Raises:
-            MeasurementError: If no honest measurement can be made.
-            UnavailableError: If the machine or the hub lacks what the bet needs.
-        """
-        if self._kept is None:
-            return self._laboratory().measure(document, bets=bets)
-        key = identity(document, bets, self._conditions, self._registry)
-        found = self._find(key)
-        if found is not None:
-            return found
-        result = self._laboratory().measure(document, bets=bets)
-        if key is not None:
-            self._kept.keep(key, result)
-        return result
-
-    def _find(self, key: str | None) -> BetResult | None:
-        if self._kept is None or key is None or self._conditions.fresh:
-            return None
-        return self._kept.find(key)
-
-    def _remembers(self, document: BetDocument, bets: Path) -> bool:
-        try:
-            return (
-                self._find(identity(document, bets, self._conditions, self._registry)) is not None
-            )
-        except MeasurementError:
-            # BetReport when that bet itself is measured.
-            return False
-
-    def _laboratory(self) -> Laboratory:
-        if self._opened is None:
-            from pytest_layerguard.measurement.laboratory import Laboratory
-
-            self._opened = Laboratory(self._conditions, self._registry)
-            if self._expected is not None:
-                # A bet that is remembered must not be swept along with those that are not.
-                self._opened.expect(each for each in self._expected if not self._remembers(*each))
-        return self._opened
-
-
-def _digest(key: str, result: Any) -> str:
+def _checksum(key: str, result: Any) -> str:
     return file_digests.of_text(json.dumps([key, result], sort_keys=True))
+
+
+def identity(
+    document: BetDocument, bets: Path, conditions: Conditions, registry: Registry
+) -> str | None:
+    """Return a digest of everything that decides a bet's numbers.
+
+    Weights, tokenizer, texts, the bet itself, versions, the code that measures, the kind of device.
+
+    Returns:
+        The digest, or None where something that decides cannot be known beforehand: a revision that is
+        not pinned, an intervention or a metric of another package whose code may change under one version.
+
+    Raises:
+        MeasurementError: If something the bet names is not there.
+    """
+    bet = document.bet
+    if not _is_builtin(bet, registry) or registry.own_metrics(bet.criteria):
+        return None
+    models = [
+        model_key(bet.model, source, bet_file=document.path, bets=bets, conditions=conditions)
+        for source in bet.model.checkpoints().values()
+    ]
+    reach = AllowedPaths.of(document.path, bets, conditions)
+    texts = [_text_key(text, reach, conditions) for text in _texts(bet)]
+    if None in models or None in texts:
+        return None
+    content = {
+        "bet": digest(bet),
+        # Shown, not judged, and so not of the digest.
+        "speak": bet.measure.speak and bet.measure.speak.model_dump(mode="json"),
+        "models": models,
+        "texts": texts,
+        "versions": dict(versions()),
+        "machine": [platform.machine(), platform.system(), device_kind(conditions)],
+        "code": code(),
+    }
+    return file_digests.of_text(json.dumps(content, sort_keys=True))
+
+
+def device_kind(conditions: Conditions) -> str:
+    """Return what numbers may depend on of the device: its kind, not which of several alike."""
+    if conditions.device != "cpu" and _NVIDIA.is_dir():
+        cards = sorted(
+            line.partition(":")[2].strip()
+            for file in _NVIDIA.glob("*/information")
+            for line in file.read_text(encoding="utf-8", errors="replace").splitlines()
+            if line.startswith("Model:")
+        )
+        return f"{conditions.device} {cards}"
+    # A device that is named and is not here must not get another's numbers.
+    return "cpu" if conditions.device == "auto" and sys.platform != "darwin" else conditions.device
+
+
+@cache
+def code() -> str:
+    """Return a digest of the code that measures: a cached number is what this very code would measure."""
+    package = Path(pytest_layerguard.__file__).parent
+    hashed = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        place = file.relative_to(package)
+        if place.parts[0] not in _DECIDES_NO_NUMBER:
+            hashed.update(place.as_posix().encode())
+            hashed.update(file.read_bytes())
+    return hashed.hexdigest()
+
+
+def _is_builtin(bet: Bet, registry: Registry) -> bool:
+    return all(
+        registry[each.kind].implementation.startswith("pytest_layerguard.")
+        for interventions in bet.arm_interventions.values()
+        for each in interventions
+    )
+
+
+def _texts(bet: Bet) -> Iterator[TextSource]:
+    yield from bet.measure.named_texts.values()
+    for interventions in bet.arm_interventions.values():
+        for each in interventions:
+            yield from getattr(each.arguments, "text", ())
+
+
+def _text_key(text: TextSource, reach: AllowedPaths, conditions: Conditions) -> Any:
+    plain = text.model_dump(mode="json")
+    if isinstance(text, ReferenceText):
+        return [plain, reference.manifest()["heldout"]["sha256"]]
+    if isinstance(text, DatasetText):
+        return None if text.revision == UNPINNED else plain
+    path = reach.file(text.file, "file", largest=conditions.budget.text_bytes)
+    return [plain, file_digests.of_file(path)]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pytest_layerguard.environment.measurement_errors import MeasurementError
-from pytest_layerguard.measurement.head import compare
+from pytest_layerguard.measurement.token_scores import compare
 from pytest_layerguard.models.plan import Weights
 
 if TYPE_CHECKING:

@@ -1,12 +1,22 @@
-"""A model that is loaded, with what was read and scored with it so far."""
+"""A model that is loaded, with what was read and scored with it so far.
+
+Numbers move with the shapes that go through a model, so base and variants have one shape. Where memory is not
+enough for one of them, all are measured again, half as many windows at a time.
+"""
 
 from __future__ import annotations
 
+import gc
+import re
 from typing import TYPE_CHECKING, Final
 
+import torch
+
 from pytest_layerguard.bet.errors import many
+from pytest_layerguard.environment import devices
+from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.environment.progress_listener import counted
-from pytest_layerguard.measurement import heap, sanity_checks
+from pytest_layerguard.measurement import sanity_checks
 from pytest_layerguard.measurement.sweep import Base, evaluations, sweep
 from pytest_layerguard.models import tokenization
 from pytest_layerguard.models.anatomy import Anatomy
@@ -21,20 +31,35 @@ from pytest_layerguard.texts.windowed_text import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import TypeVar
 
     from torch import Tensor
 
     from pytest_layerguard.bet.arguments import Train
     from pytest_layerguard.bet.bet import Measure
     from pytest_layerguard.bet.text_sources import TextSource
-    from pytest_layerguard.measurement.head import Scores
+    from pytest_layerguard.environment.conditions import Progress
+    from pytest_layerguard.measurement.token_scores import TokenScores
     from pytest_layerguard.measurement.training import Windows
     from pytest_layerguard.models.loading import LoadedModel
     from pytest_layerguard.texts.sources import Texts
 
+    T = TypeVar("T")
+
 MICRO_BATCH: Final = {"cpu": 2048, "cuda": 16384}
 """Tokens that go through a block at a time; fixed for a kind of device, because numbers move with shapes."""
+
+_UNTYPED: Final = re.compile(
+    r"DefaultCPUAllocator: can't allocate memory|not enough memory: you tried to allocate"
+    r"|MPS backend out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
+)
+"""Messages of torch's RuntimeError where it has no class for a lack of memory."""
+
+_REQUESTED: Final = re.compile(r"[Tt]ried to allocate ([0-9.]+) ?([KMGT]iB|[KMGT]B|bytes)")
+
+_LARGEST_BLOCK: Final = 2**25 - 2**16
+"""Just below the largest block (32 MiB) that glibc takes for a hint."""
 
 
 class ModelSession:
@@ -42,20 +67,22 @@ class ModelSession:
 
     Attributes:
         loaded: The model and its tokenizer.
-        runner: What runs it.
+        runner: Runs the model's layers.
         sweeps: How many sweeps were made so far.
+        micro_batch: Tokens that go through a block at a time.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
-        heap.reuse_freed_memory()
+        reuse_freed_memory()
         self.loaded = loaded
         self.runner = Runner(Anatomy.of(loaded.model), loaded.store)
         self.sweeps = 0
-        self._micro_batch = self._usual
-        self._proven = False
-        self._readings: dict[str, WindowedText] = {}
+        self._usual = MICRO_BATCH.get(self.runner.device.type, MICRO_BATCH["cpu"])
+        self.micro_batch = self._usual
+        self._checked = False
+        self._texts: dict[str, WindowedText] = {}
         self._bases: dict[str, Base] = {}
-        self._scores: dict[str, dict[Plan, Scores]] = {}
+        self._scores: dict[str, dict[Plan, TokenScores]] = {}
 
     @property
     def base(self) -> Plan:
@@ -67,58 +94,77 @@ class ModelSession:
         """The number of logits."""
         return int(self.loaded.model.config.get_text_config(decoder=True).vocab_size)
 
-    @property
-    def micro_batch(self) -> int:
-        """Tokens that go through a block at a time."""
-        return self._micro_batch
+    def within_memory(self, work: Callable[[], T], progress: Progress) -> T:
+        """Return what ``work`` returns, done with as many windows at a time as there is memory for.
 
-    @property
-    def _usual(self) -> int:
-        return MICRO_BATCH.get(self.runner.device.type, MICRO_BATCH["cpu"])
+        Starts at the size that is usual for the device, whatever did not fit before: a result must not depend
+        on what was measured earlier.
 
-    def as_usual(self) -> None:
-        """Goes back to the micro-batch that is usual for the device."""
-        if self._micro_batch != self._usual:
+        Raises:
+            MeasurementError: If not even one window at a time fits; the text names the memory needed.
+        """
+        if self.micro_batch != self._usual:
             self._reshape(self._usual)
+        while True:
+            try:
+                return work()
+            except Exception as error:
+                needed = shortage(error)
+                if needed is None:
+                    raise
+            # Only here, where no frame of the failed attempt is left, can its tensors be freed.
+            windows = self._halve()
+            gc.collect()
+            devices.vacate()
+            if windows is None:
+                raise MeasurementError(self._too_large(needed))
+            progress(f"out of memory; measuring again, at most {many(windows, 'window')} at a time")
 
-    def halve(self) -> int | None:
-        """Halves the micro-batch, and forgets what was scored in the larger one.
+    def _halve(self) -> int | None:
+        """Halve the micro-batch and forget what was scored in the larger one.
 
         Returns:
-            How many windows there are at a time now at the most, or None if there was only one before.
+            The most windows at a time now, or None if there was only one before.
         """
-        shapes = [
-            batch.input_ids.shape for each in self._readings.values() for batch in each.batches
-        ]
+        shapes = [batch.input_ids.shape for text in self._texts.values() for batch in text.batches]
         largest = max(((rows * length, rows) for rows, length in shapes if rows > 1), default=None)
-        self._reshape(self._micro_batch if largest is None else largest[0] // 2)
+        self._reshape(self.micro_batch if largest is None else largest[0] // 2)
         return None if largest is None else largest[1] // 2
 
     def _reshape(self, micro_batch: int) -> None:
-        self._micro_batch = micro_batch
-        self._readings.clear()
+        self.micro_batch = micro_batch
+        self._texts.clear()
         self._bases.clear()
         self._scores.clear()
 
+    def _too_large(self, needed: str) -> str:
+        where = self.runner.device.type
+        model = sum(each.nbytes for each in self.loaded.model.parameters())
+        return (
+            f"out of memory on {'the host' if where == 'cpu' else where}, even with one window at a time: beside "
+            f"the model's {model / 2**30:.3g} GiB it needed {needed}. Take a shorter measure.window or a "
+            "smaller model.dtype, or say in the bet's needs what the machine must have"
+        )
+
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids."""
+        """Return the text of token ids."""
         return str(self.loaded.tokenizer.decode(list(ids)))
 
-    def reading(self, texts: Texts, text: TextSource, measure: Measure) -> WindowedText:
-        """Reads a text and cuts it into micro-batches by the bet's contract.
+    def windows(self, texts: Texts, text: TextSource, measure: Measure) -> WindowedText:
+        """Read a text and cut it into micro-batches by the bet's contract.
 
-        The first reading also proves that the model, run slot by slot, is the model.
+        The first text also serves to check that the model, run slot by slot, computes what it computes whole.
         """
-        wording = texts.read(text, self.loaded.tokenizer, tokens_needed(measure))
-        reading = windowed(wording, measure, self.loaded, self.micro_batch)
-        reading = self._readings.setdefault(reading.key, reading)
-        if not self._proven:
-            sanity_checks.check_head(self.runner, reading.batches[0])
-            self._proven = True
-        return reading
+        content = texts.read(text, self.loaded.tokenizer, tokens_needed(measure))
+        windows = windowed(content, measure, self.loaded, self.micro_batch)
+        windows = self._texts.setdefault(windows.key, windows)
+        if not self._checked:
+            sanity_checks.check_head(self.runner, windows.batches[0])
+            self._checked = True
+        return windows
 
-    def training(self, texts: Texts, measure: Measure, arguments: Train) -> Windows:
-        """The windows that a training is to see."""
+    def training_windows(self, texts: Texts, measure: Measure, arguments: Train) -> Windows:
+        """Return the windows to train on, in the order before shuffling."""
         tokenizer = self.loaded.tokenizer
         window = default_window(measure, self.loaded)
         most = arguments.steps * arguments.batch
@@ -130,32 +176,31 @@ class ModelSession:
         return training_windows(ids, window, tokenization.bos_id(tokenizer, measure.bos), most)
 
     def scores(
-        self, reading: WindowedText, plans: Sequence[Plan], also: Sequence[Plan] = ()
-    ) -> tuple[Tensor, Mapping[Plan, Scores]]:
-        """Scores plans on what was read.
+        self, text: WindowedText, plans: Sequence[Plan], later: Sequence[Plan] = ()
+    ) -> tuple[Tensor, Mapping[Plan, TokenScores]]:
+        """Score plans on a text.
 
         Args:
-            reading: The windows.
-            plans: What is asked for; a plan that was scored before is not run again.
-            also: What will be asked for later; run in the same sweep, if there is one, so that what these
-                plans share with the others is computed once.
+            text: The text, cut into windows.
+            plans: The plans to score; one that was scored before is not run again.
+            later: Plans that later bets will ask for. They run in the same sweep, if there is one, so that
+                what they share with the others is computed once.
 
         Returns:
-            The base's token losses ``[n]``, and the scores of each plan asked for.
+            The base's token losses ``[n]``, and the scores of each of ``plans``.
         """
-        held = self._scores.setdefault(reading.key, {})
-        known = self._bases.get(reading.key)
+        held = self._scores.setdefault(text.key, {})
+        known = self._bases.get(text.key)
         missing = [plan for plan in dict.fromkeys(plans) if plan not in held]
         if missing or known is None:
-            missing += [plan for plan in dict.fromkeys(also) if plan not in held]
+            missing += [plan for plan in dict.fromkeys(later) if plan not in held]
             ran = [*missing] if known is not None else [self.base, *missing]
             with counted(
-                f"measuring {many(len(missing), 'variant')}",
-                evaluations(ran) * len(reading.batches),
+                f"measuring {many(len(missing), 'variant')}", evaluations(ran) * len(text.batches)
             ) as advance:
                 swept = sweep(
                     self.runner,
-                    reading.batches,
+                    text.batches,
                     self.base,
                     missing,
                     self.vocabulary,
@@ -167,9 +212,34 @@ class ModelSession:
             held |= dict(zip(missing, swept.variants, strict=True))
             if swept.kept is None:
                 return swept.base, {plan: held.pop(plan) for plan in dict.fromkeys(plans)}
-            known = self._bases[reading.key] = swept.kept
-        # A plan is asked for once by each bet; what later bets ask for stays until they do.
-        waiting = set(also)
+            known = self._bases[text.key] = swept.kept
+        # Each bet asks for a plan once; what later bets will ask for stays until they do.
+        waiting = set(later)
         return known.losses, {
             plan: held[plan] if plan in waiting else held.pop(plan) for plan in dict.fromkeys(plans)
         }
+
+
+def shortage(error: BaseException) -> str | None:
+    """Return how much memory was requested in vain, in words, or None if an error is no lack of memory."""
+    if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not (
+        isinstance(error, RuntimeError) and _UNTYPED.search(str(error))
+    ):
+        return None
+    requested = _REQUESTED.search(str(error))
+    if requested is None:
+        return "more than there was"
+    if requested[2] == "bytes":
+        return f"another {float(requested[1]) / 2**30:.3g} GiB"
+    return f"another {requested[1]} {requested[2]}"
+
+
+def reuse_freed_memory() -> None:
+    """Make glibc reuse the blocks that freed activations and logits leave behind.
+
+    glibc keeps what it takes to be worth keeping by the largest block freed so far (``mallopt(3)``,
+    ``M_MMAP_THRESHOLD``). Without the hint the chunks of logits at a vocabulary of 262,144 leave the heap in
+    pieces: 84 MiB of tensors take 1.2 GiB of resident memory, with it 116 MiB
+    (``tests/benchmarks/memory.py``). At most 64 MiB are kept. With another allocator nothing happens.
+    """
+    torch.empty(_LARGEST_BLOCK, dtype=torch.uint8)

@@ -7,9 +7,9 @@ and Miller, "A Practitioner's Guide to Cluster-Robust Inference", 2015, with G/(
 Harm is skewed: some windows suffer far more than the rest. Student's interval then ends too early on the side
 of the long tail, which is the side of the bar, and a proposal truly at the bar passes in 3 to 6 % of runs
 instead of 2.5 %. That end is moved out to where Hall's transformation puts it ("On the removal of skewness by
-transformation", Journal of the Royal Statistical Society B 54, 1992) for half again the skewness that is seen,
-because a few windows show too little of it, and at most twice as far as Student's; the other end stays. What
-this covers is told in ``docs/statistics.md``.
+transformation", Journal of the Royal Statistical Society B 54, 1992) for half again the skewness in the sample,
+because a few windows show too little of it, and at most twice as far as Student's; the other end stays. Its
+coverage is in ``docs/statistics.md``.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FEWEST_WINDOWS: Final = 8
-"""With fewer windows there is no interval; the point decides and the report says ``descriptive``."""
+"""With fewer windows there is no interval; the point decides and the report has ``descriptive``."""
 
 _SHORTFALL: Final = 1.5
-"""Skewness to allow for over skewness seen; with 1 a skewed proposal at the bar still passes in 3 % of runs."""
+"""Skewness to allow for over that of the sample; with 1 a skewed proposal at the bar still passes in 3 % of runs."""
 
 _FURTHEST: Final = 2.0
-"""How many times as far as Student's interval one that allows for skewness may reach."""
+"""Return how many times as far as Student's interval one that allows for skewness may reach."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Mean:
     skewness: float = 0.0
 
     def interval(self, comparisons: int = 1) -> Interval:
-        """The 95 % interval; simultaneous over so many comparisons by Bonferroni's inequality.
+        """Return the 95 % interval; simultaneous over so many comparisons by Bonferroni's inequality.
 
         With fewer than eight windows the interval is the point.
         """
@@ -65,12 +65,12 @@ class Mean:
         )
 
     def times(self, factor: float) -> Mean:
-        """The mean of the quantity times a positive factor."""
+        """Return the mean of the quantity times a positive factor."""
         return Mean(self.value * factor, self.error * factor, self.windows, self.skewness)
 
 
 def clustered(values: NDArray[np.float64], windows: NDArray[np.int64]) -> Mean:
-    """The mean over tokens with its clustered standard error.
+    """Return the mean over tokens with its clustered standard error.
 
     Args:
         values: One number per scored token, ``[n]``.
@@ -97,9 +97,9 @@ def clustered(values: NDArray[np.float64], windows: NDArray[np.int64]) -> Mean:
 def share(
     values: NDArray[np.float64], windows: NDArray[np.int64], comparisons: int = 1
 ) -> Interval:
-    """The interval of a share of tokens, from one 0 or 1 per scored token, ``[n]``.
+    """Return the interval of a share of tokens, from one 0 or 1 per scored token, ``[n]``.
 
-    Where the rare case never or hardly ever occurs the windows agree, which says little about how rare it is.
+    Where the rare case never or hardly ever occurs the windows agree, which is little evidence of how rare it is.
     So the interval is no narrower than that of independent tokens (Clopper and Pearson, "The use of confidence
     or fiducial limits illustrated in the case of the binomial", Biometrika 26, 1934).
     """
@@ -118,12 +118,12 @@ def share(
 
 
 def exponential(interval: Interval) -> Interval:
-    """The interval of exp(x), infinite where that overflows."""
+    """Return the interval of exp(x), infinite where that overflows."""
     return Interval(*(_exp(bound) for bound in (interval.value, interval.low, interval.high)))
 
 
 def _reach(skewness: float, windows: int) -> float:
-    """How many times as far as Student's the upper end lies, for deviations of this skewness.
+    """Return how many times as far as Student's the upper end lies, for deviations of this skewness.
 
     Hall's transformation is g(T) = T + aT²/3 + a²T³/27 + a/(6n), for T the mean's deviation in standard
     deviations of the windows; g is inverted at Student's quantile. Always at 95 %: further out the

@@ -1,4 +1,4 @@
-"""Running many plans of one model as a prefix trie: what two plans share, they share exactly.
+"""Run many plans of one model as a prefix trie: the steps that two plans share run once.
 
 Skipping each of L layers in turn costs L(L+1)/2 layer evaluations, the untouched model included, because the
 variant that skips layer k agrees with it on the first k layers. The trie is walked depth first, one part of
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor
 
-from pytest_layerguard.measurement.head import Scores, compare, joined
+from pytest_layerguard.measurement.token_scores import TokenScores, compare, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a sweep may hold on a kind of device, in bytes.
+    """The bytes that a sweep may hold on a kind of device.
 
     Attributes:
         states: Hidden states at a time.
@@ -48,7 +48,7 @@ _LIMITS: Final = {"cpu": Limits(2**30, 2**30, 2**28), "cuda": Limits(2**33, 2**3
 
 @dataclass(frozen=True)
 class Base:
-    """A base that was run already.
+    """A base that was run before.
 
     Attributes:
         losses: Its token losses, ``[n]``.
@@ -70,7 +70,7 @@ class Swept:
     """
 
     base: Tensor
-    variants: tuple[Scores, ...]
+    variants: tuple[TokenScores, ...]
     kept: Base | None
 
 
@@ -96,7 +96,7 @@ class _Kept:
 
 
 def evaluations(plans: Sequence[Plan]) -> int:
-    """How many layer evaluations the trie of these plans makes per micro-batch."""
+    """Return how many layer evaluations the trie of these plans takes per micro-batch."""
     return len(
         {
             (plan.shell, plan.steps[: depth + 1])
@@ -129,11 +129,11 @@ def sweep(
     known: Base | None = None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Swept:
-    """Scores a base and its variants, each on every micro-batch.
+    """Score a base and its variants, each on every micro-batch.
 
     Args:
         runner: The model.
-        batches: Micro-batches; base and variants see the same shapes, so that doing nothing changes nothing.
+        batches: Micro-batches; base and variants run at the same shapes, so that doing nothing changes nothing.
         base: The plan that the variants are compared with.
         variants: The plans to compare; equal plans are run once.
         vocabulary: The number of logits.
@@ -149,7 +149,7 @@ def sweep(
     base_losses: list[Tensor] = []
     base_final: list[Tensor] = []
     room = limits.base
-    scores: dict[Plan, list[Scores]] = {plan: [] for plan in variants}
+    scores: dict[Plan, list[TokenScores]] = {plan: [] for plan in variants}
     states = [batch.input_ids.numel() * runner.state_width for batch in batches]
     # Depth first a state is held for each slot, else for each plan; besides, the embeddings, what a layer
     # is about to give, and the base's final states.
@@ -176,7 +176,7 @@ def sweep(
 
 
 def _finals(known: Base | None, parts: Sequence[Sequence[Batch]]) -> Sequence[Tensor | None]:
-    """The known base's final hidden states on each part; another sweep may have cut its parts otherwise."""
+    """Return the known base's final hidden states on each part; its sweep may have had other parts."""
     if known is None:
         return [None] * len(parts)
     sizes = [sum(int(batch.scored.sum()) for batch in part) for part in parts]
@@ -211,10 +211,12 @@ class _Walk:
         self.waiting: list[tuple[Plan, Tensor]] = []
         self.waiting_bytes = 0
         self.losses: Tensor | None = None
-        self.scores: dict[Plan, Scores] = {}
+        self.scores: dict[Plan, TokenScores] = {}
 
-    def run(self, plans: Sequence[Plan], known: Tensor | None) -> tuple[Tensor, dict[Plan, Scores]]:
-        """Returns the base's losses and every plan's scores on this part.
+    def run(
+        self, plans: Sequence[Plan], known: Tensor | None
+    ) -> tuple[Tensor, dict[Plan, TokenScores]]:
+        """Return the base's losses and every plan's scores on this part.
 
         The base is among the plans, or its final hidden states are known.
         """
@@ -241,7 +243,7 @@ class _Walk:
         depth: int,
         states: list[Tensor],
     ) -> None:
-        """Runs all plans that agree on their first ``depth`` steps, from the states these steps lead to.
+        """Run all plans that agree on their first ``depth`` steps, from the states these steps lead to.
 
         The caller's list of states is emptied as soon as the last branch has read it.
         """
@@ -273,7 +275,7 @@ class _Walk:
     def _go_through(
         self, frames: Sequence[ForwardState], plans: Sequence[Plan], states: list[Tensor]
     ) -> None:
-        """Runs all plans slot by slot, so that a layer that stays on disk is read once for all of them.
+        """Run all plans slot by slot, so that a layer that stays on disk is read once for all of them.
 
         The trie is the same, walked breadth first: more states are held, and fewer weights.
         """

@@ -1,4 +1,4 @@
-"""Training a plan: what the interventions before left is trained, the model itself stays as it is."""
+"""Train the weights of a plan; the model itself is never written to."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Windows = Sequence[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained plan, and the loss on the way: pairs of step and mean loss since the pair before."""
+    """A trained plan and its loss curve: pairs of a step and the mean loss since the pair before."""
 
     plan: Plan
     curve: tuple[tuple[int, float], ...]
@@ -85,7 +85,7 @@ class _Slot:
             self.held.append(hold)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What the slot runs with now, differentiable back to the leaves."""
+        """Return the tensors that the slot runs with now, differentiable back to the leaves."""
         current: dict[str, Tensor] = {
             name: leaf.expand(self.shapes[name]) for name, leaf in self.leaves.items()
         } | self.fixed
@@ -95,7 +95,7 @@ class _Slot:
 
 
 def _compact(tensor: Tensor) -> Tensor:
-    """The part of an expanded view that is stored: one index along each dimension of stride 0."""
+    """Return the part of an expanded view that is stored: one index along each dimension of stride 0."""
     for dimension, stride in enumerate(tensor.stride()):
         if stride == 0 and tensor.shape[dimension] > 1:
             tensor = tensor.narrow(dimension, 0, 1)
@@ -103,7 +103,7 @@ def _compact(tensor: Tensor) -> Tensor:
 
 
 def train_on_text(runner: Runner, plan: Plan, arguments: Train, windows: Windows) -> Trained:
-    """Trains all weights of a plan as a language model.
+    """Train all weights of a plan as a language model.
 
     Mean cross-entropy over the scored tokens of a batch; the optimiser with PyTorch's defaults but for the
     learning rate, constant. The model stays in evaluation mode, so no dropout.
@@ -112,7 +112,7 @@ def train_on_text(runner: Runner, plan: Plan, arguments: Train, windows: Windows
         runner: The model.
         plan: What is trained: its slots and its shell (embeddings, norm, head).
         arguments: Steps, learning rate, optimiser, batch, seed.
-        windows: Inputs and labels, in the order in which they are to be seen before shuffling.
+        windows: Inputs and labels, in the order before shuffling.
 
     Raises:
         InterventionError: If the loss is no longer a number.
@@ -150,7 +150,7 @@ def train_on_text(runner: Runner, plan: Plan, arguments: Train, windows: Windows
                 labels,
             )
             losses.append(_stepped(optimiser, loss, len(losses)))
-    key = _key("train", plan, arguments)
+    key = _key(plan, arguments)
     with torch.no_grad():
         edits = {slot: _frozen(key, each) for slot, each in slots.items()}
         laid = {
@@ -162,7 +162,7 @@ def train_on_text(runner: Runner, plan: Plan, arguments: Train, windows: Windows
 def train_to_layer_output(
     runner: Runner, plan: Plan, arguments: Train, windows: Windows, layers: Sequence[int]
 ) -> Trained:
-    """Trains single layers towards the untouched layer's output on what the untouched model feeds it.
+    """Train single layers towards the untouched layer's output on what the untouched model feeds it.
 
     The loss is the squared L2 distance of the outputs, averaged over tokens and width. Only the layer's own
     tensors move; nothing behind it is run.
@@ -179,7 +179,7 @@ def train_to_layer_output(
     """
     edits: dict[int, Edit] = {}
     losses: list[float] = []
-    key = _key("train", plan, arguments)
+    key = _key(plan, arguments)
     for layer in layers:
         weights = plan.weights_at(layer)
         if weights is None:
@@ -230,7 +230,7 @@ def _text_loss(
 def _batches(
     windows: Windows, arguments: Train, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields one batch per step, going through the windows in a seeded order, over and over."""
+    """Yield one batch per step, going through the windows in a seeded order, over and over."""
     generator = torch.Generator().manual_seed(arguments.seed)
     whole = [window for window in windows if len(window[0]) == len(windows[0][0])]
     order: list[int] = []
@@ -267,9 +267,8 @@ def _frozen(key: tuple[Any, ...], slot: _Slot) -> Edit:
     return Edit(key, lambda current, parts: kept, stored=slot.stored)
 
 
-def _key(name: str, plan: Plan, arguments: Train) -> tuple[Any, ...]:
-    told = hashlib.sha256(arguments.model_dump_json().encode()).hexdigest()
-    return (name, plan, told)
+def _key(plan: Plan, arguments: Train) -> tuple[Any, ...]:
+    return ("train", plan, hashlib.sha256(arguments.model_dump_json().encode()).hexdigest())
 
 
 def _curve(losses: Sequence[float]) -> tuple[tuple[int, float], ...]:

@@ -1,4 +1,4 @@
-"""From token scores to metrics with intervals."""
+"""Compute metrics with intervals from token scores."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ import re
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import torch
 
 from pytest_layerguard.bet.criteria.interval import Interval, greatest, least
 from pytest_layerguard.measurement.results import LossProfile, TokenHarm
 from pytest_layerguard.measurement.statistics import Mean, clustered, exponential, share
+from pytest_layerguard.models import stored_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from pytest_layerguard.measurement.head import Scores
+    from pytest_layerguard.measurement.token_scores import TokenScores
+    from pytest_layerguard.models.anatomy import Anatomy
+    from pytest_layerguard.models.plan import Plan
     from pytest_layerguard.texts.windows import TokenPositions
 
 _FEWEST_PLACES: Final = 4
@@ -26,14 +30,14 @@ _WORST_TOKENS: Final = 20
 
 
 def base_metrics(
-    losses: Tensor, ground: TokenPositions, whole: str | None = None
+    losses: Tensor, positions: TokenPositions, whole: str | None = None
 ) -> dict[str, Interval]:
-    """The base's perplexity, from its token losses ``[n]``.
+    """Return the base's perplexity, from its token losses ``[n]``.
 
     Where the whole text is scored, also by word and by byte, as lm-evaluation-harness counts them: pieces
     between runs of white space, and bytes of UTF-8.
     """
-    mean = _mean(losses, ground)
+    mean = _mean(losses, positions)
     units = {"perplexity": len(losses)}
     if whole is not None:
         units["word_perplexity"] = len(re.split(r"\s+", whole))
@@ -45,39 +49,39 @@ def base_metrics(
 
 
 def variant_metrics(
-    base: Tensor, directions: Sequence[Scores], ground: TokenPositions, comparisons: int
+    base: Tensor, directions: Sequence[TokenScores], positions: TokenPositions, comparisons: int
 ) -> dict[str, Interval]:
-    """The metrics of a variant.
+    """Return the metrics of a variant.
 
     Args:
         base: Token losses of the base, ``[n]``.
         directions: Scores of the variant, one for each of its directed changes; the worse one counts.
-        ground: Where the tokens stand.
-        comparisons: Over how many variants the intervals hold together.
+        positions: The cluster, position and id of each token.
+        comparisons: How many variants the intervals hold for together.
 
     Returns:
         Intervals of ``perplexity``, ``base_perplexity``, ``perplexity_ratio``, ``kl`` and ``top1_agreement``.
     """
     together = comparisons * len(directions)
 
-    def worst(pick: Callable[[Scores], Tensor]) -> Interval:
-        return greatest(_mean(pick(scores), ground).interval(together) for scores in directions)
+    def worst(pick: Callable[[TokenScores], Tensor]) -> Interval:
+        return greatest(_mean(pick(scores), positions).interval(together) for scores in directions)
 
     return {
         "perplexity": exponential(worst(lambda scores: scores.losses)),
-        "base_perplexity": exponential(_mean(base, ground).interval()),
+        "base_perplexity": exponential(_mean(base, positions).interval()),
         "perplexity_ratio": exponential(worst(lambda scores: scores.losses - base)),
         "kl": _not_negative(worst(lambda scores: scores.kl)),
-        "top1_agreement": least(_agreement(scores, ground, together) for scores in directions),
+        "top1_agreement": least(_agreement(scores, positions, together) for scores in directions),
     }
 
 
-def overflowed(base: Tensor, ground: TokenPositions) -> dict[str, Interval]:
-    """The metrics of a variant whose activations overflowed: nothing is likely any more."""
+def overflowed(base: Tensor, positions: TokenPositions) -> dict[str, Interval]:
+    """Return the metrics of a variant whose activations overflowed: infinite, and no agreement."""
     endless = Interval.point(float("inf"))
     return {
         "perplexity": endless,
-        "base_perplexity": exponential(_mean(base, ground).interval()),
+        "base_perplexity": exponential(_mean(base, positions).interval()),
         "perplexity_ratio": endless,
         "kl": endless,
         "top1_agreement": Interval.point(0.0),
@@ -85,23 +89,49 @@ def overflowed(base: Tensor, ground: TokenPositions) -> dict[str, Interval]:
 
 
 def gap(
-    replacement: Sequence[Scores], interchange: Scores, ground: TokenPositions, comparisons: int
+    replacement: Sequence[TokenScores],
+    interchange: TokenScores,
+    positions: TokenPositions,
+    comparisons: int,
 ) -> Interval:
-    """Replacement swap-KL minus interchange swap-KL of one pair, paired token by token."""
+    """Return replacement swap-KL minus interchange swap-KL of one pair, paired token by token."""
     together = comparisons * len(replacement)
     return greatest(
-        _mean(scores.kl - interchange.kl, ground).interval(together) for scores in replacement
+        _mean(scores.kl - interchange.kl, positions).interval(together) for scores in replacement
     )
 
 
+def size_metrics(plans: Iterable[Plan], anatomy: Anatomy, stored_dtype: str) -> dict[str, Interval]:
+    """Return the metric ``size_ratio`` if weights are stored otherwise; of several plans the largest.
+
+    Args:
+        plans: The plans of one variant.
+        anatomy: The model.
+        stored_dtype: The dtype of the model's files, by torch's name.
+    """
+    item = getattr(torch, stored_dtype).itemsize
+    found = [
+        stored_size.size_ratio(
+            (
+                (anatomy.parts[weights.layer], weights.edits)
+                for weights in dict.fromkeys(step.weights for step in plan.steps)
+            ),
+            item,
+        )
+        for plan in plans
+    ]
+    ratios = [ratio for ratio in found if ratio is not None]
+    return {"size_ratio": Interval.point(max(ratios))} if ratios else {}
+
+
 def profile(
-    base: Tensor, scores: Scores, ground: TokenPositions, decode: Callable[[int], str]
+    base: Tensor, scores: TokenScores, positions: TokenPositions, decode: Callable[[int], str]
 ) -> LossProfile:
-    """Which positions and which tokens suffer, from losses ``[n]`` of base and variant."""
+    """Return the positions and the tokens whose loss grows, from losses ``[n]`` of base and variant."""
     difference = (scores.losses.double() - base.double()).numpy()
-    by_position = _means(ground.positions, difference)
-    length = int(ground.positions.max()) + 1
-    by_token = _means(ground.tokens, difference)
+    by_position = _means(positions.positions, difference)
+    length = int(positions.positions.max()) + 1
+    by_token = _means(positions.tokens, difference)
     often = [
         (token, mean, count) for token, (mean, count) in by_token.items() if count >= _FEWEST_PLACES
     ]
@@ -127,21 +157,21 @@ def _means(
     }
 
 
-def _mean(values: Tensor, ground: TokenPositions) -> Mean:
+def _mean(values: Tensor, positions: TokenPositions) -> Mean:
     plain = values.double().numpy()
-    if ground.weights is not None:
-        mean = float((plain * ground.weights).mean())
+    if positions.weights is not None:
+        mean = float((plain * positions.weights).mean())
         if math.isfinite(mean):
             # Of these the plain mean is the weighed one, and so are the windows' deviations.
-            plain = mean + ground.weights * (plain - mean)
-    return clustered(plain, ground.windows)
+            plain = mean + positions.weights * (plain - mean)
+    return clustered(plain, positions.windows)
 
 
-def _agreement(scores: Scores, ground: TokenPositions, comparisons: int) -> Interval:
+def _agreement(scores: TokenScores, positions: TokenPositions, comparisons: int) -> Interval:
     if not bool(scores.kl.any()):
         # Nothing changed at all, which is known and not estimated.
         return Interval.point(float(scores.agreement.double().mean()))
-    return share(scores.agreement.double().numpy(), ground.windows, comparisons)
+    return share(scores.agreement.double().numpy(), positions.windows, comparisons)
 
 
 def _not_negative(interval: Interval) -> Interval:

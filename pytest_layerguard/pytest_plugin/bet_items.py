@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pytest_layerguard.bet.reader import BetDocument
-    from pytest_layerguard.catalogue.guard import Guard, Laboratory
+    from pytest_layerguard.catalogue.guard import Guard
     from pytest_layerguard.catalogue.outcome import Outcome
     from pytest_layerguard.environment.conditions import Conditions
     from pytest_layerguard.interventions.registry import Registry
+    from pytest_layerguard.measurement.laboratory import AnyLaboratory
     from pytest_layerguard.report.bet_report import BetReport
 
 SUFFIXES: Final = frozenset({".yaml", ".yml"})
@@ -268,13 +269,13 @@ def conditions_of(config: pytest.Config) -> Conditions:
     )
 
 
-def laboratory_of(config: pytest.Config) -> Laboratory:
+def laboratory_of(config: pytest.Config) -> AnyLaboratory:
     """Return what measures the bets of this process."""
-    made: Laboratory = config.hook.pytest_layerguard_laboratory(config=config)
+    made: AnyLaboratory = config.hook.pytest_layerguard_laboratory(config=config)
     return made
 
 
-def own_laboratory(config: pytest.Config) -> Laboratory:
+def own_laboratory(config: pytest.Config) -> AnyLaboratory:
     """Build the laboratory of this package, on the terms of this run."""
     from pytest_layerguard.measurement.result_cache import CachingLaboratory
 

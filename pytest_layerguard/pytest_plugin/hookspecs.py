@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_layerguard.bet.criteria.metrics import OwnMetric
-    from pytest_layerguard.catalogue.guard import Laboratory
     from pytest_layerguard.interventions.registry import Kind
+    from pytest_layerguard.measurement.laboratory import AnyLaboratory
     from pytest_layerguard.report.bet_report import BetReport
 
 
@@ -26,7 +26,7 @@ def pytest_layerguard_metrics(config: pytest.Config) -> Sequence[OwnMetric] | No
 
 
 @pytest.hookspec(firstresult=True)
-def pytest_layerguard_laboratory(config: pytest.Config) -> Laboratory | None:
+def pytest_layerguard_laboratory(config: pytest.Config) -> AnyLaboratory | None:
     """Return what measures the bets of this process; asked once, when the first one runs."""
 
 

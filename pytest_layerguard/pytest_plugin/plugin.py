@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_layerguard.api import Measuring
-    from pytest_layerguard.catalogue.guard import Laboratory
+    from pytest_layerguard.measurement.laboratory import AnyLaboratory
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_layerguard_laboratory(config: pytest.Config) -> Laboratory:
+def pytest_layerguard_laboratory(config: pytest.Config) -> AnyLaboratory:
     """Build the laboratory of this package, unless somebody has another."""
     return bet_items.own_laboratory(config)
 

@@ -115,8 +115,8 @@ def measured(model: Path, text: Path) -> Mapping[str, Array]:
 
     from pytest_layerguard.bet.arguments import BUILTIN_KINDS
     from pytest_layerguard.interventions.registry import Registry
+    from pytest_layerguard.measurement.planning import Workbench
     from pytest_layerguard.measurement.sweep import sweep as run
-    from pytest_layerguard.measurement.workbench import Workbench
     from pytest_layerguard.models.anatomy import Anatomy
     from pytest_layerguard.models.plan import Plan
     from pytest_layerguard.models.runner import Runner

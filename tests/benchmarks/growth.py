@@ -23,8 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.lines import Line, Panel, drawn
 from sweeps import built, scored
 
-from pytest_layerguard.measurement import heap
-from pytest_layerguard.measurement.session import MICRO_BATCH
+from pytest_layerguard.measurement.session import MICRO_BATCH, reuse_freed_memory
 from pytest_layerguard.measurement.sweep import evaluations, sweep
 from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.plan import Plan
@@ -106,7 +105,7 @@ def main() -> None:
     parser.add_argument("--svg", type=Path, default=Path("docs/pictures/growth.svg"))
     told = parser.parse_args()
     # As a subject does; both sides share it.
-    heap.reuse_freed_memory()
+    reuse_freed_memory()
     known: dict[Size, tuple[float, float, int]] = {}
     panels = []
     print(

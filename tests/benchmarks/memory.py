@@ -24,10 +24,9 @@ from support.allocations import allocated
 from support.resident import resident
 from sweeps import built, skipping_loop
 
-from pytest_layerguard.measurement import heap
-from pytest_layerguard.measurement.head import chunk_rows
-from pytest_layerguard.measurement.session import MICRO_BATCH
+from pytest_layerguard.measurement.session import MICRO_BATCH, reuse_freed_memory
 from pytest_layerguard.measurement.sweep import sweep
+from pytest_layerguard.measurement.token_scores import chunk_rows
 from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.plan import Plan
 from pytest_layerguard.models.runner import Runner
@@ -39,7 +38,7 @@ WINDOW = 128
 def measured(told: argparse.Namespace) -> dict[str, int]:
     """What one side holds beyond the loaded model, in bytes, measured in this process."""
     # As a subject does.
-    heap.reuse_freed_memory()
+    reuse_freed_memory()
     model = built(told.layers, told.width, told.vocabulary).to(told.device)
     drawn = torch.randint(3, told.vocabulary, (told.tokens + 1,)).tolist()
     windows = cut(drawn, Contract(told.tokens, WINDOW, WINDOW, bos=None))

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.resident import resident
 from sweeps import built, skipping_loop
 
-from pytest_layerguard.measurement import heap
+from pytest_layerguard.measurement.session import reuse_freed_memory
 from pytest_layerguard.measurement.sweep import sweep
 from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.plan import Plan
@@ -74,7 +74,7 @@ def measured(told: argparse.Namespace, folder: Path, scratch: str) -> dict[str, 
     config = AutoConfig.from_pretrained(folder)
     batches = text(told.tokens)
     # As a subject does.
-    heap.reuse_freed_memory()
+    reuse_freed_memory()
     reads = Reads()
     took: dict[str, float] = {}
 

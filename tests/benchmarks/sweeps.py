@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support import plain
 
-from pytest_layerguard.measurement import heap
-from pytest_layerguard.measurement.head import compare
+from pytest_layerguard.measurement.session import reuse_freed_memory
 from pytest_layerguard.measurement.sweep import evaluations, sweep
+from pytest_layerguard.measurement.token_scores import compare
 from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.plan import Plan, Weights
 from pytest_layerguard.models.runner import Runner
@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     told = parser.parse_args()
     # As a subject does; both sides and the limit share it.
-    heap.reuse_freed_memory()
+    reuse_freed_memory()
     model = built(told.layers, told.width, told.vocabulary)
     base = Plan.untouched(told.layers)
     skips = [base.without(frozenset([layer])) for layer in range(told.layers)]

@@ -12,7 +12,7 @@ from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.environment.budget import Budget
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement.planning import Arm, planned
+from pytest_layerguard.measurement.planning import PlannedVariant, planned
 from pytest_layerguard.models.runner import Runner
 
 BET = """
@@ -31,7 +31,7 @@ criteria:
 """
 
 
-def arms_of(family: str, arms: str) -> tuple[Runner, list[Arm]]:
+def arms_of(family: str, arms: str) -> tuple[Runner, list[PlannedVariant]]:
     runner = runner_of(family)
     bet = parse_bets(BET.format(arms=arms), Path("bets/a.yaml"))[0].bet
     return runner, planned(bet, bench_of(runner), Registry.of(), Budget())

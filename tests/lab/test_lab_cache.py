@@ -22,7 +22,7 @@ from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Kind, Registry
-from pytest_layerguard.measurement import cache_key, laboratory, result_cache
+from pytest_layerguard.measurement import laboratory, result_cache
 from pytest_layerguard.measurement.result_cache import CachingLaboratory, ResultCache
 from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
 
@@ -221,13 +221,13 @@ def test_a_changed_text_is_measured_anew(bench: Bench) -> None:
 
 def test_another_version_is_measured_anew(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.measure(bench.bet())
-    monkeypatch.setattr(cache_key, "versions", lambda: {"torch": "2.999"})
+    monkeypatch.setattr(result_cache, "versions", lambda: {"torch": "2.999"})
     assert not bench.measure(bench.bet()).cached
 
 
 def test_other_code_is_measured_anew(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.measure(bench.bet())
-    monkeypatch.setattr(cache_key, "code", lambda: "another commit")
+    monkeypatch.setattr(result_cache, "code", lambda: "another commit")
     assert not bench.measure(bench.bet()).cached
 
 
@@ -235,14 +235,14 @@ def test_another_kind_of_device_is_measured_anew(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.measure(bench.bet())
-    monkeypatch.setattr(cache_key, "device_kind", lambda _: "cuda ['NVIDIA H200']")
+    monkeypatch.setattr(result_cache, "device_kind", lambda _: "cuda ['NVIDIA H200']")
     assert not bench.measure(bench.bet()).cached
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac has mps")
 def test_a_device_that_is_asked_for_is_not_answered_with_anothers_numbers() -> None:
     names = ("auto", "cpu", "cuda", "cuda:1", "mps")
-    asked = {name: cache_key.device_kind(Conditions(device=name)) for name in names}
+    asked = {name: result_cache.device_kind(Conditions(device=name)) for name in names}
     assert len({asked[name] for name in names[1:]}) == 4
     if not torch.cuda.is_available():
         assert asked["auto"] == asked["cpu"]

@@ -27,8 +27,8 @@ from pytest_layerguard.bet.arguments import BUILTIN_KINDS
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement.generation import generate, greedy
+from pytest_layerguard.measurement.planning import Workbench
 from pytest_layerguard.measurement.sweep import sweep
-from pytest_layerguard.measurement.workbench import Workbench
 from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.plan import Edit, InterventionError, Plan
 from pytest_layerguard.models.runner import Runner

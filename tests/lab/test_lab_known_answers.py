@@ -11,9 +11,9 @@ from support import families
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from pytest_layerguard.measurement import head
-from pytest_layerguard.measurement.head import Scores, compare
+from pytest_layerguard.measurement import token_scores
 from pytest_layerguard.measurement.sweep import sweep
+from pytest_layerguard.measurement.token_scores import TokenScores, compare
 from pytest_layerguard.measurement.variant_metrics import base_metrics, variant_metrics
 from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.plan import OuterWeights, Plan
@@ -23,7 +23,7 @@ from pytest_layerguard.texts.windows import Batch, Contract, TokenPositions, bat
 ROWS, VOCABULARY = 300, 50
 
 
-def scored(base: Tensor, variant: Tensor, labels: Tensor) -> tuple[Tensor, Scores]:
+def scored(base: Tensor, variant: Tensor, labels: Tensor) -> tuple[Tensor, TokenScores]:
     """Scores logits ``[n, V]`` as they stand."""
     same: Callable[[Tensor], Tensor] = lambda rows: rows  # noqa: E731
     losses, (scores,) = compare((base, same), [(variant, same)], labels, base.shape[-1])
@@ -67,7 +67,7 @@ def drawn(kind: str, change: float) -> tuple[Tensor, Tensor]:
 def test_every_score_equals_float64_on_full_logits(
     kind: str, change: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(head, "_CHUNK_ELEMENTS", {"cpu": 7 * VOCABULARY})
+    monkeypatch.setattr(token_scores, "_CHUNK_ELEMENTS", {"cpu": 7 * VOCABULARY})
     base, variant = drawn(kind, change)
     labels = torch.arange(ROWS) % 6 + 1
     losses, scores = scored(base, variant, labels)

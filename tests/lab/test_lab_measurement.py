@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pytest_layerguard.bet.criteria.interval import Interval
-from pytest_layerguard.measurement.head import Scores
 from pytest_layerguard.measurement.statistics import clustered, exponential
+from pytest_layerguard.measurement.token_scores import TokenScores
 from pytest_layerguard.measurement.variant_metrics import gap, overflowed, variant_metrics
 from pytest_layerguard.texts.windows import TokenPositions
 
@@ -20,12 +20,12 @@ GROUND = TokenPositions(
 BASE = torch.ones(len(PLACES))
 
 
-def scores(seed: int, harm: float) -> Scores:
+def scores(seed: int, harm: float) -> TokenScores:
     generator = torch.Generator().manual_seed(seed)
     losses = BASE + harm + 0.1 * torch.randn(len(PLACES), generator=generator)
     kl = harm + 0.1 * torch.rand(len(PLACES), generator=generator)
     agreement = (torch.rand(len(PLACES), generator=generator) > harm).float()
-    return Scores(losses, kl, agreement)
+    return TokenScores(losses, kl, agreement)
 
 
 def of(values: torch.Tensor, comparisons: int) -> Interval:
@@ -41,8 +41,8 @@ def test_of_two_directions_the_worse_counts_and_both_are_held() -> None:
     agreement = float(second.agreement.double().mean())
     assert found["top1_agreement"].value == pytest.approx(agreement)
     # The interval of one direction that never comes out on top still bounds the worse one from below.
-    narrow = Scores(first.losses, torch.full_like(first.kl, 0.54), first.agreement)
-    wide = Scores(second.losses, 0.55 + 3 * (second.kl - second.kl.mean()), second.agreement)
+    narrow = TokenScores(first.losses, torch.full_like(first.kl, 0.54), first.agreement)
+    wide = TokenScores(second.losses, 0.55 + 3 * (second.kl - second.kl.mean()), second.agreement)
     both = variant_metrics(BASE, [narrow, wide], GROUND, 1)["kl"]
     assert both.low == pytest.approx(0.54)
     assert both.value == pytest.approx(0.55, abs=1e-6)
@@ -52,7 +52,7 @@ def test_a_divergence_is_never_told_below_nothing() -> None:
     one = scores(1, 0.2)
     rare = torch.zeros_like(one.kl)
     rare[3] = 1.0
-    found = variant_metrics(BASE, [Scores(one.losses, rare, one.agreement)], GROUND, 1)["kl"]
+    found = variant_metrics(BASE, [TokenScores(one.losses, rare, one.agreement)], GROUND, 1)["kl"]
     assert found.low == 0
     assert found.high > found.value > 0
 
@@ -60,9 +60,9 @@ def test_a_divergence_is_never_told_below_nothing() -> None:
 def test_agreement_on_every_token_is_certain_only_where_nothing_changed() -> None:
     one = scores(1, 0.2)
     all_agree = torch.ones_like(one.agreement)
-    changed = variant_metrics(BASE, [Scores(one.losses, one.kl, all_agree)], GROUND, 1)
+    changed = variant_metrics(BASE, [TokenScores(one.losses, one.kl, all_agree)], GROUND, 1)
     assert changed["top1_agreement"].low < 1
-    same = Scores(BASE, torch.zeros_like(one.kl), all_agree)
+    same = TokenScores(BASE, torch.zeros_like(one.kl), all_agree)
     for name, exact in (("perplexity_ratio", 1), ("kl", 0), ("top1_agreement", 1)):
         assert variant_metrics(BASE, [same], GROUND, 1)[name] == Interval.point(exact)
 

@@ -15,7 +15,7 @@ from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement import generation, session
 from pytest_layerguard.measurement.laboratory import Laboratory
-from pytest_layerguard.measurement.out_of_memory import shortage
+from pytest_layerguard.measurement.session import shortage
 from pytest_layerguard.models.runner import Runner
 
 if TYPE_CHECKING:

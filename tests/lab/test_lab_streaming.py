@@ -10,8 +10,8 @@ from pytest_layerguard.bet.arguments import BUILTIN_KINDS
 from pytest_layerguard.bet.bet import ModelSpec
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement.generation import generate, greedy
+from pytest_layerguard.measurement.planning import Workbench
 from pytest_layerguard.measurement.sweep import Swept, evaluations, sweep
-from pytest_layerguard.measurement.workbench import Workbench
 from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.plan import Plan
 from pytest_layerguard.models.runner import Runner

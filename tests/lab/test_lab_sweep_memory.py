@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from pytest_layerguard.measurement import sweep as sweeping
-from pytest_layerguard.measurement.head import chunk_rows
 from pytest_layerguard.measurement.sweep import Limits, split, sweep
+from pytest_layerguard.measurement.token_scores import chunk_rows
 from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.plan import Edit, Plan, Weights
 from pytest_layerguard.models.runner import Runner

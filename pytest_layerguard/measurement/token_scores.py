@@ -22,8 +22,8 @@ _FAINT: Final = -69.0
 
 
 @dataclass(frozen=True)
-class Scores:
-    """What one plan does to each scored token; three CPU tensors ``[n]``.
+class TokenScores:
+    """The scores of one plan on each scored token; three CPU tensors ``[n]``.
 
     Attributes:
         losses: Negative log-likelihood of the token, in nats, fp32.
@@ -37,7 +37,7 @@ class Scores:
 
 
 def chunk_rows(vocabulary: int, device: str) -> int:
-    """How many rows of logits are computed at a time for a vocabulary of this size on this kind of device."""
+    """Return how many rows of logits are computed at a time for a vocabulary of this size on this kind of device."""
     kind = device if device in _CHUNK_ELEMENTS else "cpu"
     return max(1, min(_CHUNK_ROWS[kind], _CHUNK_ELEMENTS[kind] // vocabulary))
 
@@ -47,8 +47,8 @@ def compare(
     variants: Sequence[tuple[Tensor, Callable[[Tensor], Tensor]]],
     labels: Tensor,
     vocabulary: int,
-) -> tuple[Tensor, list[Scores]]:
-    """Scores a base and its variants on the same tokens, the base's logits computed once for all of them.
+) -> tuple[Tensor, list[TokenScores]]:
+    """Score a base and its variants on the same tokens, the base's logits computed once for all of them.
 
     Args:
         base: Final hidden states ``[n, H]`` and the head that turns rows of them into logits ``[., V]``.
@@ -61,7 +61,7 @@ def compare(
     """
     rows = chunk_rows(vocabulary, base[0].device.type)
     base_losses: list[Tensor] = []
-    parts: list[list[Scores]] = [[] for _ in variants]
+    parts: list[list[TokenScores]] = [[] for _ in variants]
     for start in range(0, len(labels), rows):
         span = slice(start, start + rows)
         wanted = labels[span].to(base[0].device)
@@ -72,13 +72,13 @@ def compare(
             likeliest_now, log_probabilities = _predicted(variant, span)
             losses = _losses(log_probabilities, wanted)
             agreement = (likeliest_now == likeliest).float().cpu()
-            part.append(Scores(losses, divergence.to(log_probabilities), agreement))
+            part.append(TokenScores(losses, divergence.to(log_probabilities), agreement))
     return torch.cat(base_losses), [joined(part) for part in parts]
 
 
-def joined(parts: Sequence[Scores]) -> Scores:
-    """Joins the scores of consecutive tokens."""
-    return Scores(
+def joined(parts: Sequence[TokenScores]) -> TokenScores:
+    """Join the scores of consecutive tokens."""
+    return TokenScores(
         torch.cat([part.losses for part in parts]),
         torch.cat([part.kl for part in parts]),
         torch.cat([part.agreement for part in parts]),
@@ -88,7 +88,7 @@ def joined(parts: Sequence[Scores]) -> Scores:
 def _predicted(
     source: tuple[Tensor, Callable[[Tensor], Tensor]], span: slice
 ) -> tuple[Tensor, Tensor]:
-    """The most likely token of each row ``[n]`` and the log-probabilities ``[n, V]``."""
+    """Return the most likely token of each row ``[n]`` and the log-probabilities ``[n, V]``."""
     hidden, head = source
     logits = head(hidden[span]).float()
     # Of the logits: normalising rounds, and would make equals of two tokens that are not.
@@ -108,16 +108,16 @@ class _Divergence:
     """
 
     def __init__(self, reference: Tensor) -> None:
-        """Args: ``reference``: log-probabilities of the base, ``[n, V]``."""
+        """Prepare for the log-probabilities ``reference`` of the base, ``[n, V]``."""
         faint = reference < _FAINT
         self._faint = faint if bool(faint.any()) else None
         self._reference = reference if self._faint is None else reference.clamp_min(_FAINT)
         self._probabilities = self._reference.exp()
 
     def to(self, other: Tensor) -> Tensor:
-        """KL(base ‖ other) of each row, ``[n]``, on the CPU; infinite where the other rules out too much.
+        """Return KL(base ‖ other) of each row, ``[n]``, on the CPU; infinite where the other rules out too much.
 
-        What is in ``other`` is lost: a chunk is large, and fresh memory costs as much as the arithmetic.
+        Overwrites ``other``: a chunk is large, and fresh memory costs as much as the arithmetic.
         """
         if self._faint is not None:
             # What the base rules out adds the other's probability, whether or not that is 0 as well.
