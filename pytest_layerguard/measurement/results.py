@@ -1,14 +1,18 @@
-"""What was measured, as plain data that goes to reports, records and caches and comes back the same."""
+"""The results of a bet, and their form in reports, records and caches."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, cast
+from functools import cache
+from typing import TYPE_CHECKING, Any, cast
 
 from pytest_layerguard.bet.criteria.evaluate import Row
-from pytest_layerguard.bet.criteria.interval import Interval
+from pytest_layerguard.bet.criteria.interval import Interval  # noqa: TC001 - pydantic resolves it
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 
 @dataclass(frozen=True)
@@ -16,8 +20,8 @@ class Continuation:
     """A continuation of a prompt.
 
     Attributes:
-        prompt: What was given.
-        text: What the model said, decoded.
+        prompt: The text that is continued.
+        text: The new tokens, decoded.
         unique_tokens: Distinct token ids among the new tokens.
         token_ids: The new tokens.
     """
@@ -30,7 +34,7 @@ class Continuation:
 
 @dataclass(frozen=True)
 class TokenHarm:
-    """A token and what the intervention does to its loss: mean difference in nats, over so many places."""
+    """A token and the mean difference of its loss, variant minus base, in nats, over ``count`` places."""
 
     token: str
     count: int
@@ -39,12 +43,12 @@ class TokenHarm:
 
 @dataclass(frozen=True)
 class LossProfile:
-    """Which positions and which tokens suffer.
+    """The positions and the tokens whose loss grows.
 
     Attributes:
         by_position: Mean difference of token losses, variant minus base, in nats, for each position of a
             window; None where a position is never scored.
-        tokens: The tokens hurt most, worst first, among those that occur often enough to say so.
+        tokens: The tokens hurt most, worst first, among those that occur often enough for a mean.
     """
 
     by_position: tuple[float | None, ...]
@@ -76,8 +80,8 @@ class VariantResult:
         samples: Greedy continuations, from which ``unique_tokens`` comes.
         spoken: Continuations drawn at a temperature, shown and never judged.
         profile: Which positions and tokens suffer.
-        diagnostics: What the intervention noted (expert variance, layers chosen, training losses).
-        note: What a reader must know of these numbers, such as an overflow.
+        diagnostics: Notes of the intervention (expert variance, layers chosen, training losses).
+        note: A condition under which to read these numbers, such as an overflow.
     """
 
     name: str
@@ -136,73 +140,38 @@ class BetResult:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; infinite numbers become the strings ``"inf"`` and ``"-inf"``, which JSON cannot say."""
+        """Return plain data, in which infinite numbers are the strings ``"inf"`` and ``"-inf"``."""
         return cast("dict[str, Any]", _plain(self))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> BetResult:
-        """What :meth:`to_json` wrote.
+        """Read what :meth:`to_json` returned.
 
         Raises:
-            KeyError, TypeError, ValueError: If the data is something else.
+            KeyError: If a key is missing.
+            ValueError: If the data is something else.
         """
-        return cls(
-            bases=tuple(
-                BaseResult(
-                    base["text"],
-                    base["checkpoint"],
-                    _intervals(base["metrics"]),
-                    _spoken(base["samples"]),
-                    _spoken(base["spoken"]),
-                )
-                for base in data["bases"]
-            ),
-            variants=tuple(_variant(variant) for variant in data["variants"]),
-            tokens=data["tokens"],
-            windows=data["windows"],
-            descriptive=data["descriptive"],
-            provenance=data["provenance"],
-            diagnostics=data["diagnostics"],
-            seconds=data["seconds"],
-            cached=data["cached"],
-        )
+        from pydantic import ValidationError
+
+        try:
+            return _adapter().validate_python(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            if first["type"] == "missing":
+                raise KeyError(place) from None
+            raise ValueError(f"{place}: {first['msg']}") from None
 
 
-def _variant(data: Mapping[str, Any]) -> VariantResult:
-    profile = data["profile"]
-    return VariantResult(
-        name=data["name"],
-        target=data["target"],
-        arm=data["arm"],
-        text=data["text"],
-        checkpoint=data["checkpoint"],
-        metrics=_intervals(data["metrics"]),
-        samples=_spoken(data["samples"]),
-        spoken=_spoken(data["spoken"]),
-        profile=profile
-        and LossProfile(
-            tuple(profile["by_position"]), tuple(TokenHarm(**harm) for harm in profile["tokens"])
-        ),
-        diagnostics=data["diagnostics"],
-        note=data["note"],
-    )
+@cache
+def _adapter() -> TypeAdapter[BetResult]:
+    from pydantic import TypeAdapter
 
-
-def _spoken(data: list[Mapping[str, Any]]) -> tuple[Continuation, ...]:
-    return tuple(
-        Continuation(each["prompt"], each["text"], each["unique_tokens"], tuple(each["token_ids"]))
-        for each in data
-    )
-
-
-def _intervals(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Interval]:
-    return {
-        name: Interval(float(each["value"]), float(each["low"]), float(each["high"]))
-        for name, each in data.items()
-    }
+    return TypeAdapter(BetResult)
 
 
 def _plain(value: Any) -> Any:
+    # By hand: pydantic spells infinity otherwise, also where it stands in a diagnostic of any type.
     if is_dataclass(value):
         return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, Mapping):
@@ -210,5 +179,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
-        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+        return str(value)
     return value
