@@ -1,4 +1,4 @@
-"""What the laboratory offers an intervention that needs more than the layer's own tensors."""
+"""The interface by which interventions use the model: layers, scores, training."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ class Bench(Protocol):
         """The number of layers, L."""
 
     def parts(self, layer: int) -> LayerParts:
-        """A layer by what its tensors are for."""
+        """Return the parts of a layer."""
 
     def reinitialised(self, layer: int, seed: int) -> Mapping[str, Tensor]:
-        """A layer's tensors drawn anew by the model's own initialiser."""
+        """Return a layer's tensors, drawn anew by the model's own initialiser."""
 
     def expert_use(self, plan: Plan) -> Mapping[tuple[int, str], Sequence[int]]:
-        """How many tokens of the bet's text each expert was chosen for, by slot and mixture."""
+        """Return how many tokens of the bet's text each expert is chosen for, by slot and mixture."""
 
     def pair_distances(self, plan: Plan, protocol: str) -> Mapping[tuple[int, int], float]:
-        """The swap-KL of every pair of slots, in nats per token, by ``replacement`` or ``interchange``."""
+        """Return the swap-KL of every pair of slots, in nats per token, by ``replacement`` or ``interchange``."""
 
     def block_influence(self, plan: Plan) -> Sequence[float]:
-        """1 minus the mean cosine of each slot's input and output (Men et al., arXiv 2403.03853)."""
+        """Return 1 minus the mean cosine of each slot's input and output (Men et al., arXiv 2403.03853)."""
 
     def train(self, plan: Plan, arguments: Train) -> Plan:
-        """The plan with trained weights in place of those it had."""
+        """Return the plan with trained weights in place of those it had."""
 
     def note(self, name: str, value: Any) -> None:
-        """Keeps a diagnostic with the variant's result; JSON-able."""
+        """Keep a diagnostic, plain data, with the variant's result."""
 
 
 Implementation = Callable[["Plan", Any, Bench], "tuple[Plan, ...]"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def average_experts(plan: Plan, arguments: args.AverageExperts, bench: Bench) -> tuple[Plan, ...]:
-    """Makes every expert the mean of the experts of its mixture, as a view of one tensor rather than copies.
+    """Make every expert the mean of the experts of its mixture, as a view of one tensor rather than copies.
 
     Stored as the one expert that it is.
     """
@@ -36,7 +36,7 @@ def average_experts(plan: Plan, arguments: args.AverageExperts, bench: Bench) ->
 
 
 def drop_experts(plan: Plan, arguments: args.DropExperts, bench: Bench) -> tuple[Plan, ...]:
-    """Takes the least used experts out of the router's choice, and out of the model.
+    """Take the least used experts out of the router's choice, and out of the model.
 
     Use is counted on the bet's own text: how many tokens choose an expert. Of experts used equally often
     the later ones go.
@@ -72,7 +72,7 @@ def drop_experts(plan: Plan, arguments: args.DropExperts, bench: Bench) -> tuple
 
 
 def layers_with_experts(target: Any, bench: Bench, kind: str) -> tuple[int, ...]:
-    """The layers a target names, those with experts where it names all.
+    """Return the layers that a target names, those with experts where it names all.
 
     Raises:
         InterventionError: If no layer has experts, or a layer named has none.
@@ -90,7 +90,7 @@ def layers_with_experts(target: Any, bench: Bench, kind: str) -> tuple[int, ...]
 
 
 def expert_variance(parts: LayerParts) -> dict[str, float]:
-    """Variance of the experts' weights around their mean.
+    """Return the variance of the experts' weights around their mean.
 
     Returns:
         ``variance``, the mean over all weights of the variance over experts (with 1/E), and ``relative``,
@@ -126,7 +126,7 @@ def _averaged(tensors: Tensors, parts: LayerParts) -> Iterator[tuple[str, Tensor
 
 
 def _mean(experts: Tensor) -> Tensor:
-    """The mean of ``[E, ...]``, kept as ``[1, ...]``; exact where all experts are equal."""
+    """Return the mean of ``[E, ...]``, kept as ``[1, ...]``; exact where all experts are equal."""
     first = experts[:1].float()
     return (first + (experts.float() - first).mean(0, keepdim=True)).to(experts.dtype)
 

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def skip_layers(plan: Plan, arguments: args.SkipLayers, bench: Bench) -> tuple[Plan, ...]:
-    """Makes each layer named the identity."""
+    """Make each layer named the identity."""
     (layers,) = arguments.layers.resolve(bench.layers)
     return (plan.without(frozenset(layers)),)
 
 
 def zero_layers(plan: Plan, arguments: args.ZeroLayers, bench: Bench) -> tuple[Plan, ...]:
-    """Sets every tensor of each layer named to zero, but for its post-norms where these are kept."""
+    """Set every tensor of each layer named to zero, but for its post-norms where these are kept."""
     (layers,) = arguments.layers.resolve(bench.layers)
     keep = arguments.keep == "post_norms"
 
@@ -41,7 +41,7 @@ def zero_layers(plan: Plan, arguments: args.ZeroLayers, bench: Bench) -> tuple[P
 def reinitialize_layers(
     plan: Plan, arguments: args.ReinitializeLayers, bench: Bench
 ) -> tuple[Plan, ...]:
-    """Draws the parameters of each layer named anew, by the model's own initialiser."""
+    """Draw the parameters of each layer named anew, by the model's own initialiser."""
     (layers,) = arguments.layers.resolve(bench.layers)
 
     def apply(tensors: Tensors, parts: LayerParts) -> Tensors:
@@ -61,7 +61,7 @@ def reinitialize_layers(
 
 
 def replace_layers(plan: Plan, arguments: args.ReplaceLayers, bench: Bench) -> tuple[Plan, ...]:
-    """Runs slot i with layer j's weights, and, as a plan of its own, slot j with layer i's."""
+    """Run slot i with layer j's weights, and, as a plan of its own, slot j with layer i's."""
     (pairs,) = arguments.pairs.resolve(bench.layers)
     forward = {i: _weights(plan, j) for i, j in pairs}
     backward = {j: _weights(plan, i) for i, j in pairs}
@@ -71,7 +71,7 @@ def replace_layers(plan: Plan, arguments: args.ReplaceLayers, bench: Bench) -> t
 def interchange_layers(
     plan: Plan, arguments: args.InterchangeLayers, bench: Bench
 ) -> tuple[Plan, ...]:
-    """Exchanges the weights of slots i and j."""
+    """Exchange the weights of slots i and j."""
     (pairs,) = arguments.pairs.resolve(bench.layers)
     exchanged: dict[int, Weights] = {}
     for i, j in pairs:
@@ -80,7 +80,7 @@ def interchange_layers(
 
 
 def remove_layers(plan: Plan, arguments: args.RemoveLayers, bench: Bench) -> tuple[Plan, ...]:
-    """Drops layers, chosen by a score or named."""
+    """Drop layers, chosen by a score or named."""
     if arguments.layers is not None:
         (layers,) = arguments.layers.resolve(bench.layers)
         return (plan.without(frozenset(layers)),)
@@ -93,7 +93,7 @@ def remove_layers(plan: Plan, arguments: args.RemoveLayers, bench: Bench) -> tup
 
 
 def spaced(scores: dict[int, float], count: int) -> list[int]:
-    """Picks ``count`` layers in ascending order of their score, no two of them neighbours.
+    """Pick ``count`` layers in ascending order of their score, no two of them neighbours.
 
     The greedy rule of "No Free Swap" (arXiv 2605.16234): spacing above 1.
 
@@ -132,7 +132,7 @@ def _weights(plan: Plan, slot: int) -> Weights:
 
 
 def _zeros_like(tensor: Tensor) -> Tensor:
-    """Zeros of a tensor's shape that take hardly any memory.
+    """Return zeros of a tensor's shape that take hardly any memory.
 
     Fused experts are zeroed by one matrix for all of them: the grouped product wants the strides of a matrix.
     """

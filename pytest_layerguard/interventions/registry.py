@@ -1,4 +1,4 @@
-"""Which interventions and metrics there are: names, what each may be told, and what carries it out."""
+"""The interventions and metrics there are: built-in ones and those of other packages."""
 
 from __future__ import annotations
 
@@ -19,22 +19,8 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP: Final = "layerguard.interventions"
 METRICS_ENTRY_POINT_GROUP: Final = "layerguard.metrics"
 
-_PLACES: Final = {
-    "skip_layers": "layers",
-    "zero_layers": "layers",
-    "reinitialize_layers": "layers",
-    "replace_layers": "layers",
-    "interchange_layers": "layers",
-    "remove_layers": "layers",
-    "average_experts": "experts",
-    "drop_experts": "experts",
-    "ternary_weights": "weights",
-    "prune_weights": "weights",
-    "quantize_weights": "weights",
-    "train": "retraining",
-}
 _RUN_THE_MODEL: Final = ("remove_layers", "drop_experts", "train")
-"""Kinds that must run the model before it is known what they do."""
+"""Built-in kinds that must run the model before it is known what they do."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +29,9 @@ class Kind:
 
     Attributes:
         name: How a bet file names it.
-        arguments: What it may be told, a frozen pydantic model.
-        implementation: What carries it out, as ``"package.module:function"``, so that naming a kind
-            does not import torch; see :data:`~pytest_layerguard.interventions.bench.Implementation`.
+        arguments: The arguments that a bet gives it, a frozen pydantic model.
+        implementation: The function that carries it out, as ``"package.module:function"``, so that naming a
+            kind does not import torch. It takes a plan, the arguments and a bench, and returns a tuple of plans.
         light: Whether planning it runs no model, so that bets may be planned ahead and swept together.
     """
 
@@ -55,7 +41,7 @@ class Kind:
     light: bool = False
 
     def load(self) -> Implementation:
-        """Imports what carries the intervention out."""
+        """Import and return the function that carries the intervention out."""
         module, _, function = self.implementation.partition(":")
         loaded: Implementation = getattr(import_module(module), function)
         return loaded
@@ -81,7 +67,7 @@ class Registry(Mapping[str, Kind]):
 
     @classmethod
     def of(cls, extra: Iterable[Kind] = (), metrics: Iterable[OwnMetric] = ()) -> Registry:
-        """The built-in kinds and metrics, those of installed packages (entry points), and more.
+        """Return the built-in kinds and metrics, those of installed packages (entry points), and more.
 
         Args:
             extra: Kinds beside those.
@@ -90,13 +76,17 @@ class Registry(Mapping[str, Kind]):
         Raises:
             ValueError: If two kinds or two metrics have one name.
         """
+        builtin = [
+            Kind(name, arguments, f"{__package__}.builtin:{name}", name not in _RUN_THE_MODEL)
+            for name, arguments in BUILTIN_KINDS.items()
+        ]
         installed = [found.load() for found in entry_points(group=ENTRY_POINT_GROUP)]
         measured = [found.load() for found in entry_points(group=METRICS_ENTRY_POINT_GROUP)]
-        return cls([*_builtin(), *installed, *extra], [*measured, *metrics])
+        return cls([*builtin, *installed, *extra], [*measured, *metrics])
 
     @property
     def arguments(self) -> dict[str, type[Arguments]]:
-        """What each kind may be told, for the reader of bet files."""
+        """The arguments of each kind, for the reader of bet files."""
         return {name: kind.arguments for name, kind in self._kinds.items()}
 
     @property
@@ -105,7 +95,7 @@ class Registry(Mapping[str, Kind]):
         return self._metrics
 
     def own_metrics(self, criteria: Criteria) -> tuple[OwnMetric, ...]:
-        """The metrics of other packages that these criteria name."""
+        """Return the metrics of other packages that these criteria name."""
         given = (criteria.strict, criteria.lenient, criteria.catastrophic)
         named = {each.metric for one in given if one is not None for each in one.references}
         return tuple(
@@ -115,25 +105,13 @@ class Registry(Mapping[str, Kind]):
         )
 
     def __getitem__(self, name: str) -> Kind:
-        """The kind of this name."""
+        """Return the kind of this name."""
         return self._kinds[name]
 
     def __iter__(self) -> Iterator[str]:
-        """The names, built-in ones first."""
+        """Iterate over the names, built-in ones first."""
         return iter(self._kinds)
 
     def __len__(self) -> int:
-        """How many kinds there are."""
+        """Return how many kinds there are."""
         return len(self._kinds)
-
-
-def _builtin() -> list[Kind]:
-    return [
-        Kind(
-            name,
-            arguments,
-            f"pytest_layerguard.interventions.{_PLACES[name]}:{name}",
-            light=name not in _RUN_THE_MODEL,
-        )
-        for name, arguments in BUILTIN_KINDS.items()
-    ]

@@ -28,7 +28,7 @@ Held = Callable[[Tensors, "LayerParts"], Callable[[Tensors], Tensors]]
 
 
 def prune_weights(plan: Plan, arguments: args.PruneWeights, bench: Bench) -> tuple[Plan, ...]:
-    """Zeroes a share of each weight matrix: its smallest by magnitude, or as many at random.
+    """Zero a share of each weight matrix: its smallest by magnitude, or as many at random.
 
     Each matrix is pruned by itself (Han et al., arXiv 1506.02626), each expert being a matrix of its own;
     exactly ``floor(sparsity * n)`` of its n weights become zero.
@@ -66,7 +66,7 @@ def prune_weights(plan: Plan, arguments: args.PruneWeights, bench: Bench) -> tup
 
 
 def ternary_weights(plan: Plan, arguments: args.TernaryWeights, bench: Bench) -> tuple[Plan, ...]:
-    """Rounds weights to {-1, 0, 1} times the mean magnitude of their group (BitNet b1.58, arXiv 2402.17764).
+    """Round weights to {-1, 0, 1} times the mean magnitude of their group (BitNet b1.58, arXiv 2402.17764).
 
     A group whose weights already are {-s, 0, s} keeps s for its scale, so that making a ternary model
     ternary changes nothing; the mean magnitude would shrink it by its share of zeros each time.
@@ -92,7 +92,7 @@ def ternary_weights(plan: Plan, arguments: args.TernaryWeights, bench: Bench) ->
 
 
 def quantize_weights(plan: Plan, arguments: args.QuantizeWeights, bench: Bench) -> tuple[Plan, ...]:
-    """Rounds weights to the nearest of ``2^bits - 1`` symmetric levels, the largest magnitude at the end."""
+    """Round weights to the nearest of ``2^bits - 1`` symmetric levels, the largest magnitude at the end."""
     levels = 2 ** (arguments.bits - 1) - 1
 
     def quantize(name: str, matrices: Tensor, parts: LayerParts) -> Tensor:
@@ -122,7 +122,7 @@ def quantize_weights(plan: Plan, arguments: args.QuantizeWeights, bench: Bench) 
 
 
 def chosen_weights(parts: LayerParts, which: str) -> tuple[str, ...]:
-    """Names of the weights that ``experts`` or ``linear`` means in a layer."""
+    """Return the names of the weights that ``experts`` or ``linear`` means in a layer."""
     return parts.expert_weights if which == "experts" else parts.linear
 
 
@@ -135,7 +135,7 @@ def _matrix_wise(
     held: Callable[[Apply], Held],
     encoded: Callable[[Form], int],
 ) -> tuple[Plan, ...]:
-    """Edits every chosen weight as a stack of matrices ``[n, out, in]``; n is 1 but for fused experts."""
+    """Edit every chosen weight as a stack of matrices ``[n, out, in]``; n is 1 but for fused experts."""
     (named,) = arguments.layers.resolve(bench.layers)
     layers = [layer for layer in named if chosen_weights(bench.parts(layer), arguments.parts)]
     if not layers or (arguments.layers.indices is not None and len(layers) < len(named)):
@@ -162,7 +162,7 @@ def _matrix_wise(
 
 
 def straight_through(apply: Apply) -> Held:
-    """Holds a rounding during training: rounded weights forward, the gradient straight to those beneath.
+    """Hold a rounding during training: rounded weights forward, the gradient straight to those beneath.
 
     The straight-through estimator of Bengio et al., arXiv 1308.3432.
     """
@@ -182,7 +182,7 @@ def straight_through(apply: Apply) -> Held:
 
 
 def masked(apply: Apply) -> Held:
-    """Holds zeros during training: what was pruned at the start stays pruned."""
+    """Hold zeros during training: what was pruned at the start stays pruned."""
 
     def start(tensors: Tensors, parts: LayerParts) -> Callable[[Tensors], Tensors]:
         kept = {name: changed != 0 for name, changed in apply(tensors, parts).items()}
@@ -194,7 +194,7 @@ def masked(apply: Apply) -> Held:
 def _in_rows(
     parts: LayerParts, name: str, tensor: Tensor, change: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Applies a change that expects ``[n, out, in]``, whichever way round the model keeps the weight."""
+    """Apply a change that expects ``[n, out, in]``, whichever way round the model keeps the weight."""
     transposed = parts.transposed(name)
     matrices = tensor if tensor.dim() == 3 else tensor.unsqueeze(0)
     if transposed:
@@ -209,7 +209,7 @@ def _in_rows(
 def _grouped(
     matrices: Tensor, scale: str, group_size: int | None
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Views ``[n, out, in]`` so that the last dimension shares one scale; returns the way back, too."""
+    """View ``[n, out, in]`` so that the last dimension shares one scale; returns the way back, too."""
     shape = matrices.shape
     if scale == "tensor":
         return matrices.flatten(1), lambda groups: groups.view(shape)
@@ -225,7 +225,7 @@ def _grouped(
 
 
 def _random_like(matrices: Tensor, seed: int, layer: int, name: str) -> Tensor:
-    """Random scores of a weight that depend on nothing but the seed and the weight's place."""
+    """Return random scores of a weight that depend on nothing but the seed and the weight's place."""
     place = hashlib.sha256(f"{seed}:{layer}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(place[:8], "big") >> 1)
     return torch.rand(matrices.shape, generator=generator).to(matrices.device)

@@ -1,0 +1,45 @@
+"""The built-in interventions, each by the name that bet files use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_layerguard.interventions.experts import average_experts, drop_experts
+from pytest_layerguard.interventions.layers import (
+    interchange_layers,
+    reinitialize_layers,
+    remove_layers,
+    replace_layers,
+    skip_layers,
+    zero_layers,
+)
+from pytest_layerguard.interventions.weights import (
+    prune_weights,
+    quantize_weights,
+    ternary_weights,
+)
+
+if TYPE_CHECKING:
+    from pytest_layerguard.bet.arguments import Train
+    from pytest_layerguard.interventions.bench import Bench
+    from pytest_layerguard.models.plan import Plan
+
+__all__ = [
+    "average_experts",
+    "drop_experts",
+    "interchange_layers",
+    "prune_weights",
+    "quantize_weights",
+    "reinitialize_layers",
+    "remove_layers",
+    "replace_layers",
+    "skip_layers",
+    "ternary_weights",
+    "train",
+    "zero_layers",
+]
+
+
+def train(plan: Plan, arguments: Train, bench: Bench) -> tuple[Plan, ...]:
+    """Train the plan's weights, on text or towards the original layer's output."""
+    return (bench.train(plan, arguments),)
