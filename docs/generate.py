@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import PydanticUndefined
 
-from pytest_layerguard import api
+from pytest_layerguard import api, extending
 from pytest_layerguard.bet import arguments, bet, text_sources, validation
 from pytest_layerguard.bet.criteria import evaluate, metrics
 from pytest_layerguard.catalogue.outcome import Word
@@ -19,11 +19,8 @@ from pytest_layerguard.catalogue.records import SCHEMA, Record
 from pytest_layerguard.cli.bet_template import ARGUMENTS
 from pytest_layerguard.cli.main import parser
 from pytest_layerguard.environment.budget import Budget
-from pytest_layerguard.interventions import bench, registry
-from pytest_layerguard.measurement import own_metrics, results
-from pytest_layerguard.models import plan
+from pytest_layerguard.interventions import registry
 from pytest_layerguard.pytest_plugin import commands, hookspecs, options
-from pytest_layerguard.report.bet_report import BetReport
 from pytest_layerguard.report.words import meaning
 
 if TYPE_CHECKING:
@@ -344,16 +341,28 @@ def _hooks() -> Iterator[str]:
 SHOWN: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("pytest_layerguard.measure", api.measure),
     ("pytest_layerguard.Measured", api.Measured),
-    ("pytest_layerguard.interventions.registry.Kind", registry.Kind),
-    ("pytest_layerguard.bet.arguments.Arguments", arguments.Arguments),
-    ("pytest_layerguard.models.plan.Plan", plan.Plan),
-    ("pytest_layerguard.models.plan.Edit", plan.Edit),
-    ("pytest_layerguard.interventions.bench.Bench", bench.Bench),
-    ("pytest_layerguard.bet.criteria.metrics.OwnMetric", metrics.OwnMetric),
-    ("pytest_layerguard.measurement.own_metrics.ScoredTokens", own_metrics.ScoredTokens),
-    ("pytest_layerguard.measurement.results.BetResult", results.BetResult),
-    ("pytest_layerguard.measurement.results.VariantResult", results.VariantResult),
-    ("pytest_layerguard.report.bet_report.BetReport", BetReport),
+    *(
+        (f"pytest_layerguard.extending.{each.__name__}", each)
+        for each in (
+            extending.Kind,
+            extending.Arguments,
+            extending.LayersArguments,
+            extending.PairsArguments,
+            extending.Plan,
+            extending.Edit,
+            extending.Weights,
+            extending.LayerParts,
+            extending.Bench,
+            extending.InterventionError,
+            extending.OwnMetric,
+            extending.ScoredTokens,
+            extending.Interval,
+            extending.BetResult,
+            extending.VariantResult,
+            extending.Continuation,
+            extending.BetReport,
+        )
+    ),
 )
 
 
@@ -396,7 +405,7 @@ def _records() -> Iterator[str]:
     yield ""
     yield "| key | holds |"
     yield "|---|---|"
-    for name, text in attributes(results.BetResult).items():
+    for name, text in attributes(extending.BetResult).items():
         yield f"| `{name}` | {_cell(text)} |"
     yield ""
     yield "## --layerguard-json"

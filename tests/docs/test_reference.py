@@ -108,6 +108,13 @@ def test_every_hook_is_documented() -> None:
     assert hooks <= documented("hooks.md")
 
 
+def test_every_name_of_the_python_page_can_be_imported_from_a_public_module() -> None:
+    for place in re.findall(r"^## (\S+)$", PAGES["python.md"], re.MULTILINE):
+        module, _, name = place.rpartition(".")
+        assert module in ("pytest_layerguard", "pytest_layerguard.extending")
+        assert hasattr(importlib.import_module(module), name), place
+
+
 def test_every_link_between_pages_leads_somewhere() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     for page in pages:

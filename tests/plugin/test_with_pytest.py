@@ -205,7 +205,7 @@ class TestHooks:
         self.conftest(
             project,
             "\n\nfrom pytest_layerguard.bet.arguments import Arguments\n"
-            "from pytest_layerguard.interventions.registry import Kind\n\n\n"
+            "from pytest_layerguard.extending import Kind\n\n\n"
             "class Shuffle(Arguments):\n"
             "    def slug(self):\n"
             "        return 'shuffle'\n\n\n"
@@ -227,7 +227,7 @@ class TestHooks:
         self.conftest(
             project,
             "\n\nfrom pytest_layerguard.bet.arguments import SkipLayers\n"
-            "from pytest_layerguard.interventions.registry import Kind\n\n\n"
+            "from pytest_layerguard.extending import Kind\n\n\n"
             "def pytest_layerguard_interventions():\n"
             "    return [Kind('skip_layers', SkipLayers, 'elsewhere:skip')]\n",
         )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from pytest_layerguard.bet.arguments import LayersArguments
-from pytest_layerguard.bet.criteria.metrics import OwnMetric
-from pytest_layerguard.interventions.registry import Kind
+from pytest_layerguard.extending import Kind, LayersArguments, OwnMetric
 
 
 class ScaleLayers(LayersArguments):

@@ -6,15 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_layerguard.bet.criteria.interval import Interval
-from pytest_layerguard.models.layer_parts import Tensors
-from pytest_layerguard.models.plan import Edit, Plan
+from pytest_layerguard.extending import Edit, Interval
 
 if TYPE_CHECKING:
     from layerguard_example.kinds import ScaleLayers
-    from pytest_layerguard.interventions.bench import Bench
-    from pytest_layerguard.measurement.own_metrics import ScoredTokens
-    from pytest_layerguard.models.layer_parts import LayerParts
+    from pytest_layerguard.extending import Bench, LayerParts, Plan, ScoredTokens, Tensors
 
 
 def scale_layers(plan: Plan, arguments: ScaleLayers, bench: Bench) -> tuple[Plan, ...]:
@@ -29,8 +25,8 @@ def scale_layers(plan: Plan, arguments: ScaleLayers, bench: Bench) -> tuple[Plan
     return (plan.edited(dict.fromkeys(layers, edit)),)
 
 
-def worst_window(seen: ScoredTokens) -> Interval:
+def worst_window(scored: ScoredTokens) -> Interval:
     """Return the greatest mean difference of token losses over the windows; a point."""
-    difference = seen.losses - seen.base
-    sums = np.bincount(seen.windows, weights=difference)
-    return Interval.point(float((sums / np.bincount(seen.windows)).max()))
+    difference = scored.losses - scored.base
+    sums = np.bincount(scored.windows, weights=difference)
+    return Interval.point(float((sums / np.bincount(scored.windows)).max()))

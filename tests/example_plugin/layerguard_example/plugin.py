@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_layerguard.report.bet_report import BetReport
+    from pytest_layerguard.extending import BetReport
 
 
 def pytest_layerguard_report_lines(bets: Sequence[BetReport]) -> list[str]:
