@@ -15,7 +15,7 @@ import pytest
 from pytest_layerguard.pytest_plugin.progress import Display, FileScreen, LogScreen, TerminalScreen
 
 if TYPE_CHECKING:
-    from tests.plugin.conftest import Project
+    from tests.pytest_plugin.conftest import Project
 
 
 class Clock:

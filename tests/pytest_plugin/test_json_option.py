@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.plugin.conftest import Project
+    from tests.pytest_plugin.conftest import Project
 
 
 def read(path: Path) -> dict[str, Any]:

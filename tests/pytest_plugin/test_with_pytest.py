@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 if TYPE_CHECKING:
-    from tests.plugin.conftest import Project
+    from tests.pytest_plugin.conftest import Project
 
 
 def words(result: pytest.RunResult) -> dict[str, str]:

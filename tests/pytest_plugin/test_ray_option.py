@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.plugin.conftest import Project
+    from tests.pytest_plugin.conftest import Project
 
 
 def test_without_ray_the_extra_is_named(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
