@@ -166,14 +166,15 @@ class ModelSession:
     def training_windows(self, texts: Texts, measure: Measure, arguments: Train) -> Windows:
         """Return the windows to train on, in the order before shuffling."""
         tokenizer = self.loaded.tokenizer
-        window = default_window(measure, self.loaded)
+        start = tokenization.start_ids(tokenizer, measure.bos)
+        window = default_window(measure, self.loaded, start)
         most = arguments.steps * arguments.batch
         each = -(-most // len(arguments.text)) * window + 1
         ids = [
             tokenization.encode(tokenizer, texts.read(text, tokenizer, each))[:each]
             for text in arguments.text
         ]
-        return training_windows(ids, window, tokenization.bos_id(tokenizer, measure.bos), most)
+        return training_windows(ids, window, start, most)
 
     def scores(
         self, text: WindowedText, plans: Sequence[Plan], later: Sequence[Plan] = ()

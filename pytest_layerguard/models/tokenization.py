@@ -29,45 +29,62 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Tokenise a prompt as the tokenizer does by default, with the special tokens it adds.
+    """Tokenise a prompt as the tokenizer does by default, without an end of text, after which nothing comes.
 
     Raises:
         MeasurementError: If it has no tokens.
     """
+    _, end = _added_ids(tokenizer)
     with quiet():
         ids: list[int] = tokenizer(prompt, verbose=False)["input_ids"]
+    if end and tuple(ids[-len(end) :]) == end:
+        ids = ids[: -len(end)]
     if not ids:
         raise MeasurementError("a prompt of no tokens cannot be continued; write at least one word")
     return ids
 
 
-def bos_id(
+def start_ids(
     tokenizer: PreTrainedTokenizerBase, bos: Literal["auto", "always", "never"]
-) -> int | None:
-    """Say which token stands before every window.
+) -> tuple[int, ...]:
+    """Return the tokens before every window.
 
     Args:
-        tokenizer: The model's.
-        bos: ``auto`` puts one exactly when the tokenizer adds one by default.
-
-    Returns:
-        The id, or ``None`` for no token.
+        tokenizer: The model's tokenizer.
+        bos: ``auto`` for the tokens that it puts before every text by default, mostly one or none; ``always``
+            for its BOS if these are none.
 
     Raises:
-        MeasurementError: If ``always`` asks for one that the tokenizer does not have.
+        MeasurementError: If ``always`` asks for a BOS that the tokenizer does not have.
     """
-    own: int | None = tokenizer.bos_token_id
     if bos == "never":
-        return None
-    if bos == "always":
-        if own is None:
-            raise MeasurementError(
-                "measure.bos: this tokenizer has no beginning-of-text token; allowed: auto or never"
-            )
-        return own
-    # Asked of what it does, not of its settings, which differ from tokenizer to tokenizer.
-    added: list[int] = tokenizer("a", verbose=False)["input_ids"]
-    return own if own is not None and added and added[0] == own else None
+        return ()
+    start, _ = _added_ids(tokenizer)
+    if start or bos == "auto":
+        return start
+    own: int | None = tokenizer.bos_token_id
+    if own is None:
+        raise MeasurementError(
+            "measure.bos: this tokenizer has no beginning-of-text token; allowed: auto or never"
+        )
+    return (own,)
+
+
+def _added_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return what the tokenizer puts before and after a text by default.
+
+    It is found by what the tokenizer does: its settings differ from class to class, and may not be true.
+    """
+    with quiet():
+        plain: list[int] = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
+        whole: list[int] = tokenizer("a", verbose=False)["input_ids"]
+    for at in range(len(whole) - len(plain) + 1):
+        if whole[at : at + len(plain)] == plain:
+            return tuple(whole[:at]), tuple(whole[at + len(plain) :])
+    raise MeasurementError(
+        f"the tokenizer makes {plain} of a letter, and {whole} with its special tokens; cannot tell which tokens "
+        "it puts before a text"
+    )
 
 
 def end_of_text_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

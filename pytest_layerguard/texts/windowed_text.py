@@ -74,7 +74,9 @@ class WindowedText:
     def start(self) -> str:
         """A description of how windows start."""
         bos = self.provenance["bos"]
-        return "windows start without BOS" if bos is None else f"windows start with token {bos}"
+        if bos is None:
+            return "windows start without BOS"
+        return f"windows start with {_named(bos if isinstance(bos, list) else [bos])}"
 
     @property
     def scored(self) -> int:
@@ -112,15 +114,15 @@ def windowed(text: str, measure: Measure, loaded: LoadedModel, micro_batch: int)
     Raises:
         MeasurementError: If the text is too short or the window longer than the model's context.
     """
-    bos = tokenization.bos_id(loaded.tokenizer, measure.bos)
+    start = tokenization.start_ids(loaded.tokenizer, measure.bos)
     ids = tokenization.encode(loaded.tokenizer, text)
     tokenization.check_ids(ids, loaded.model)
-    if bos is not None and list(ids[:1]) == [bos] and measure.preset is None:
+    if start and tuple(ids[: len(start)]) == start and measure.preset is None:
         raise MeasurementError(
-            f"the text itself starts with the tokenizer's BOS (token {bos}), and so does every window: two of them "
-            "are as wrong as none. Take it out of the text"
+            f"the text itself starts with the tokenizer's BOS ({_named(start)}), and so does every window: two of "
+            "them are as wrong as none. Take it out of the text"
         )
-    windows = _windows(ids, measure, loaded, bos)
+    windows = _windows(ids, measure, loaded, start)
     length = max(len(inputs) for inputs, _ in windows)
     batches = tuple(batched(windows, max(1, micro_batch // length)))
     return WindowedText(
@@ -134,7 +136,8 @@ def windowed(text: str, measure: Measure, loaded: LoadedModel, micro_batch: int)
             "windows": len(windows),
             "window": length,
             "stride": measure.stride,
-            "bos": bos,
+            # One number for one token, as records have it.
+            "bos": list(start) if len(start) > 1 else next(iter(start), None),
             "positions": measure.positions,
             "preset": measure.preset,
         },
@@ -142,6 +145,10 @@ def windowed(text: str, measure: Measure, loaded: LoadedModel, micro_batch: int)
         text if measure.preset == "lm-eval" and measure.tokens is None else None,
         measure.preset == _AS_PUBLISHED,
     )
+
+
+def _named(tokens: Sequence[int]) -> str:
+    return f"token{'s' if len(tokens) > 1 else ''} {', '.join(map(str, tokens))}"
 
 
 def _neighbours(measure: Measure, length: int) -> int:
@@ -161,44 +168,47 @@ def context_of(loaded: LoadedModel) -> int | None:
     return next((int(value) for value in stated if isinstance(value, int) and value > 0), None)
 
 
-def default_window(measure: Measure, loaded: LoadedModel) -> int:
+def default_window(measure: Measure, loaded: LoadedModel, start: Sequence[int]) -> int:
     """Return the scored tokens per window: the bet's own, else 512 or the model's context if shorter.
 
     Raises:
         MeasurementError: If the window is longer than the model's context.
     """
     context = context_of(loaded)
+    # The last token of the start predicts the first one that is scored.
+    most = None if context is None else context - max(0, len(start) - 1)
     if measure.window is None:
-        return min(_DEFAULT_WINDOW, context or _DEFAULT_WINDOW)
-    if context is not None and measure.window > context:
+        return min(_DEFAULT_WINDOW, most or _DEFAULT_WINDOW)
+    if most is not None and measure.window > most:
         raise MeasurementError(
             f"measure.window is {measure.window} and the model's context is {context} tokens; "
-            f"allowed: 1 to {context}"
+            f"allowed: 1 to {most}"
         )
     return measure.window
 
 
 def _windows(
-    ids: Sequence[int], measure: Measure, loaded: LoadedModel, bos: int | None
+    ids: Sequence[int], measure: Measure, loaded: LoadedModel, start: tuple[int, ...]
 ) -> list[Window]:
     if measure.preset == "gptq-2048":
         _check_context(measure, _GPTQ_WINDOW, loaded)
-        start = [] if bos is None else [bos]
         return cut_chunks([*start, *ids], _GPTQ_WINDOW, measure.tokens)
     if measure.preset == "lm-eval":
-        return _rolling(ids, measure, loaded, bos)
+        return _rolling(ids, measure, loaded, start)
     if measure.preset in _STRIDED:
         _check_context(measure, _NFS[0], loaded)
     if measure.preset == _AS_PUBLISHED:
-        whole = list(ids) if bos is None else [bos, *ids]
+        whole = [*start, *ids]
         last = None if measure.tokens is None else measure.tokens + 1
         return cut_strided(whole[:last], *_NFS, measure.positions == "last")
     window, stride = (
-        _NFS if measure.preset in _STRIDED else (default_window(measure, loaded), measure.stride)
+        _NFS
+        if measure.preset in _STRIDED
+        else (default_window(measure, loaded, start), measure.stride)
     )
-    spare = 0 if bos is not None else 1
+    spare = 0 if start else 1
     scored = measure.tokens if measure.tokens is not None else len(ids) - spare
-    contract = Contract(scored, window, stride or window, bos, measure.positions == "last")
+    contract = Contract(scored, window, stride or window, start, measure.positions == "last")
     return cut(ids, contract)
 
 
@@ -212,7 +222,7 @@ def _check_context(measure: Measure, window: int, loaded: LoadedModel) -> None:
 
 
 def _rolling(
-    ids: Sequence[int], measure: Measure, loaded: LoadedModel, bos: int | None
+    ids: Sequence[int], measure: Measure, loaded: LoadedModel, start: tuple[int, ...]
 ) -> list[Window]:
     """Return windows as lm-evaluation-harness 0.4.13 makes them.
 
@@ -228,21 +238,21 @@ def _rolling(
         raise MeasurementError(
             "preset lm-eval: the tokenizer has neither a BOS nor an end-of-text token to start with"
         )
-    if bos is not None and list(ids[:1]) != [prefix]:
-        ids = [bos, *ids]
+    if start and list(ids[:1]) != [prefix]:
+        ids = [*start, *ids]
     taken = ids if measure.tokens is None else ids[: measure.tokens]
     return cut_rolling(taken, context_of(loaded) or _LM_EVAL_CONTEXT, prefix)
 
 
 def training_windows(
-    text_ids: Sequence[Sequence[int]], window: int, bos: int | None, most: int
+    text_ids: Sequence[Sequence[int]], window: int, start: tuple[int, ...], most: int
 ) -> list[Window]:
     """Return windows of several texts, one of each in turn, at most ``most`` in all.
 
     Args:
         text_ids: The tokens of each text.
         window: The tokens of a window.
-        bos: The token before every window, or None.
+        start: The tokens before every window.
         most: The number of windows that the training can use.
 
     Raises:
@@ -250,12 +260,12 @@ def training_windows(
     """
     columns: list[list[Window]] = []
     for ids in text_ids:
-        spare = 0 if bos is not None else 1
+        spare = 0 if start else 1
         count = min((len(ids) - spare) // window, -(-most // len(text_ids)))
         if count < 1:
             raise MeasurementError(
                 f"train.text has {len(ids):,} tokens; one window of {window} needs {window + spare:,}"
             )
-        columns.append(cut(ids, Contract(count * window, window, window, bos)))
+        columns.append(cut(ids, Contract(count * window, window, window, start)))
     shortest = min(map(len, columns))
     return [column[index] for index in range(shortest) for column in columns]

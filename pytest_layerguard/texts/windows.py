@@ -29,20 +29,20 @@ class Contract:
         window: The scored tokens of a whole window.
         stride: The tokens from the start of a window to the start of the next. If it is below ``window``, windows
             overlap, and each window after the first scores only its last ``stride`` tokens.
-        bos: The id of the token before every window, or None.
+        start: The tokens before every window; none if empty.
         last_only: Whether only the last position of each window is scored.
     """
 
     tokens: int
     window: int
     stride: int
-    bos: int | None
+    start: tuple[int, ...]
     last_only: bool = False
 
     @property
     def needed(self) -> int:
         """The number of tokens that the text must have."""
-        return self.tokens if self.bos is not None else self.tokens + 1
+        return self.tokens if self.start else self.tokens + 1
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Batch:
 def cut(ids: Sequence[int], contract: Contract) -> list[tuple[Tensor, Tensor]]:
     """Cut a text into windows.
 
-    Window k of W scored tokens reads, with BOS, ``[BOS] t[kS] .. t[kS+W-2]`` and scores
-    ``t[kS] .. t[kS+W-1]``; without BOS it reads ``t[kS] .. t[kS+W-1]`` and scores ``t[kS+1] .. t[kS+W]``.
+    Window k of W scored tokens reads, with a start, ``start t[kS] .. t[kS+W-2]`` and scores
+    ``t[kS] .. t[kS+W-1]``; without one it reads ``t[kS] .. t[kS+W-1]`` and scores ``t[kS+1] .. t[kS+W]``.
 
     Args:
         ids: The tokenised text, without special tokens.
@@ -82,8 +82,9 @@ def cut(ids: Sequence[int], contract: Contract) -> list[tuple[Tensor, Tensor]]:
             f"{contract.tokens:,}; lower measure.tokens or take a longer text"
         )
     text = torch.tensor(ids[: contract.needed], dtype=torch.long)
-    if contract.bos is not None:
-        text = torch.cat([torch.tensor([contract.bos]), text])
+    before, last = torch.tensor(contract.start[:-1], dtype=torch.long), contract.start[-1:]
+    if last:
+        text = torch.cat([torch.tensor(last), text])
     windows: list[tuple[Tensor, Tensor]] = []
     scored = 0
     start = 0
@@ -91,12 +92,14 @@ def cut(ids: Sequence[int], contract: Contract) -> list[tuple[Tensor, Tensor]]:
         end = min(start + contract.window, contract.tokens)
         inputs = text[start:end].clone()
         labels = text[start + 1 : end + 1].clone()
-        if contract.bos is not None:
-            inputs[0] = contract.bos
+        if last:
+            inputs[0] = last[0]
         labels[: scored - start] = IGNORED
         if contract.last_only:
             labels[:-1] = IGNORED
-        windows.append((inputs, labels))
+        windows.append(
+            (torch.cat([before, inputs]), torch.cat([torch.full_like(before, IGNORED), labels]))
+        )
         scored = end
         start += contract.stride
     return windows

@@ -120,16 +120,16 @@ def measured(model: Path, text: Path) -> Mapping[str, Array]:
     from pytest_layerguard.models.anatomy import Anatomy
     from pytest_layerguard.models.plan import Plan
     from pytest_layerguard.models.runner import Runner
-    from pytest_layerguard.models.tokenization import bos_id, encode
+    from pytest_layerguard.models.tokenization import encode, start_ids
     from pytest_layerguard.texts.windows import Contract, batched, cut
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     runner = Runner(Anatomy.of(loaded.eval().requires_grad_(False)))
-    bos = bos_id(tokenizer, "auto")
+    start = start_ids(tokenizer, "auto")
     ids = encode(tokenizer, text.read_text(encoding="utf-8"))
     tokens = min(len(ids) - 1, 131_072) // TOKENS * TOKENS
-    windows = cut(ids, Contract(tokens, TOKENS, TOKENS, bos))
+    windows = cut(ids, Contract(tokens, TOKENS, TOKENS, start))
     batches = batched(windows, 2048 // TOKENS)
     vocabulary = int(loaded.config.vocab_size)
     bench = Workbench(runner, batches[:1], vocabulary, lambda _: windows)

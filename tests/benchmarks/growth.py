@@ -85,7 +85,7 @@ def measured(size: Size, rounds: int) -> tuple[float, float, int]:
     """Seconds of the sweep and of the loop, and the sweep's layer evaluations for each micro-batch."""
     model = built(size.layers, WIDTH, size.vocabulary)
     ids = torch.randint(3, size.vocabulary, (size.tokens + 1,)).tolist()
-    windows = cut(ids, Contract(size.tokens, WINDOW, WINDOW, bos=None))
+    windows = cut(ids, Contract(size.tokens, WINDOW, WINDOW, start=()))
     batches = batched(windows, MICRO_BATCH["cpu"] // WINDOW)
     runner, base = Runner(Anatomy.of(model)), Plan.untouched(size.layers)
     layers = skipped(size)

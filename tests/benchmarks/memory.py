@@ -41,7 +41,7 @@ def measured(told: argparse.Namespace) -> dict[str, int]:
     reuse_freed_memory()
     model = built(told.layers, told.width, told.vocabulary).to(told.device)
     drawn = torch.randint(3, told.vocabulary, (told.tokens + 1,)).tolist()
-    windows = cut(drawn, Contract(told.tokens, WINDOW, WINDOW, bos=None))
+    windows = cut(drawn, Contract(told.tokens, WINDOW, WINDOW, start=()))
     batches = batched(windows, MICRO_BATCH[told.device] // WINDOW)
     runner = Runner(Anatomy.of(model))
     base = Plan.untouched(told.layers)

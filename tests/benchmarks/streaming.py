@@ -56,7 +56,7 @@ class Reads:
 
 def text(tokens: int) -> list[Batch]:
     drawn = torch.randint(3, VOCABULARY, (tokens + 1,), generator=torch.Generator().manual_seed(0))
-    windows = cut(drawn.tolist(), Contract(tokens, WINDOW, WINDOW, bos=None))
+    windows = cut(drawn.tolist(), Contract(tokens, WINDOW, WINDOW, start=()))
     return batched(windows, 2048 // WINDOW)
 
 

@@ -55,7 +55,7 @@ def built(layers: int, width: int, vocabulary: int) -> PreTrainedModel:
 def text(vocabulary: int) -> list[Batch]:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, vocabulary, (TOKENS + 1,), generator=generator).tolist()
-    return batched(cut(ids, Contract(TOKENS, WINDOW, WINDOW, bos=None)), 8)
+    return batched(cut(ids, Contract(TOKENS, WINDOW, WINDOW, start=())), 8)
 
 
 @torch.inference_mode()

@@ -140,7 +140,7 @@ def llama(vocabulary: int, hidden: int, **more: object) -> LlamaForCausalLM:
 
 
 def batches_of(ids: list[int], tokens: int, window: int) -> list[Batch]:
-    return batched(cut(ids, Contract(tokens, window, window, None)), 2)
+    return batched(cut(ids, Contract(tokens, window, window, ())), 2)
 
 
 def test_a_uniform_model_has_the_vocabularys_size_as_its_perplexity() -> None:

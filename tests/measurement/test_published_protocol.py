@@ -66,7 +66,7 @@ def test_windows_averaged_as_published(family: str, tokens: int) -> None:
 
 def test_windows_of_a_matched_evaluator_weigh_by_their_tokens() -> None:
     ids = families.text(61)
-    windows = cut(ids, Contract(61, WINDOW, STRIDE, bos=1))
+    windows = cut(ids, Contract(61, WINDOW, STRIDE, start=(1,)))
     scored = torch.cat([labels[labels != -100] for _, labels in windows])
     assert scored.tolist() == ids
     published = cut_strided([1, *ids], WINDOW, STRIDE, last_only=False)
@@ -80,7 +80,7 @@ def test_windows_of_a_matched_evaluator_weigh_by_their_tokens() -> None:
 def test_only_the_last_position_of_each_window() -> None:
     ids = families.text(40)
     for windows in (
-        cut(ids[:-1], Contract(38, WINDOW, STRIDE, bos=None, last_only=True)),
+        cut(ids[:-1], Contract(38, WINDOW, STRIDE, start=(), last_only=True)),
         cut_strided(ids, WINDOW, STRIDE, last_only=True),
     ):
         assert all(int((labels != -100).sum()) == 1 for _, labels in windows)
@@ -97,7 +97,7 @@ class _Words:
 
 
 def test_the_presets_read_512_tokens_every_256(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windowed_text.tokenization, "bos_id", lambda *_: None)
+    monkeypatch.setattr(windowed_text.tokenization, "start_ids", lambda *_: ())
     monkeypatch.setattr(
         windowed_text.tokenization, "encode", lambda _, text: list(map(int, text.split()))
     )

@@ -25,7 +25,7 @@ from pytest_layerguard.models.plan import Weights
 from pytest_layerguard.models.runner import Runner
 from pytest_layerguard.texts.windows import Batch, Contract, batched, cut
 
-BATCHES = batched(cut(families.text(65), Contract(64, 16, 16, bos=None)), 2)
+BATCHES = batched(cut(families.text(65), Contract(64, 16, 16, start=())), 2)
 
 
 def runner_of(family: str) -> Runner:
@@ -180,14 +180,14 @@ def needs_bos() -> LlamaForCausalLM:
     return model
 
 
-def counting(bos: int | None) -> list[Batch]:
+def counting(*start: int) -> list[Batch]:
     ids = [1 + index % 15 for index in range(200)]
-    return batched(cut(ids, Contract(128, 16, 16, bos)), 8)
+    return batched(cut(ids, Contract(128, 16, 16, start)), 8)
 
 
 def test_missing_bos_where_the_model_needs_it() -> None:
     runner = Runner(Anatomy.of(needs_bos()))
-    (batch,) = counting(None)
+    (batch,) = counting()
     with pytest.raises(MeasurementError) as refused:
         check_start(runner, batch, None, 0, measure())
     told = str(refused.value)

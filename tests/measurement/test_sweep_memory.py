@@ -47,7 +47,7 @@ def made(family: str, layers: int, width: int, vocabulary: int) -> PreTrainedMod
 
 def read(tokens: int, window: int, rows: int, vocabulary: int = families.VOCABULARY) -> list[Batch]:
     drawn = torch.randint(3, vocabulary, (tokens + 1,), generator=torch.Generator().manual_seed(1))
-    return batched(cut(drawn.tolist(), Contract(tokens, window, window, bos=None)), rows)
+    return batched(cut(drawn.tolist(), Contract(tokens, window, window, start=())), rows)
 
 
 def skips(layers: int) -> list[Plan]:

@@ -18,7 +18,7 @@ from pytest_layerguard.models.runner import Runner
 from pytest_layerguard.models.streaming import LayerStore, load_streamed
 from pytest_layerguard.texts.windows import Contract, batched, cut
 
-BATCHES = batched(cut(families.text(41), Contract(40, 16, 16, bos=None)), 2)
+BATCHES = batched(cut(families.text(41), Contract(40, 16, 16, start=())), 2)
 
 FAMILIES = ["llama", "gemma2", "gpt2", "opt", "qwen3_moe", "mixtral", "qwen2_moe-mixed"]
 

@@ -4,40 +4,77 @@ from __future__ import annotations
 
 import pytest
 from hub.tiny import WORDS, model, tokenizer
+from tokenizers import processors
+from transformers import PreTrainedTokenizerFast
 
 from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.models.tokenization import (
-    bos_id,
     check_ids,
     check_tokenizer,
     encode,
     encode_prompt,
     end_of_text_ids,
+    start_ids,
 )
 
 
 @pytest.mark.parametrize(
     ("adds", "bos", "expected"),
     [
-        (True, "auto", 1),
-        (False, "auto", None),
-        (False, "always", 1),
-        (True, "always", 1),
-        (True, "never", None),
+        (True, "auto", (1,)),
+        (False, "auto", ()),
+        (False, "always", (1,)),
+        (True, "always", (1,)),
+        (True, "never", ()),
     ],
 )
-def test_bos(adds: bool, bos: str, expected: int | None) -> None:
-    assert bos_id(tokenizer(adds_bos=adds), bos) == expected
+def test_bos(adds: bool, bos: str, expected: tuple[int, ...]) -> None:
+    assert start_ids(tokenizer(adds_bos=adds), bos) == expected
+
+
+def framed(single: str, *, bos: str | None = "<s>") -> PreTrainedTokenizerFast:
+    """A tokenizer that puts tokens before and after every text, whatever BOS it states."""
+    made = tokenizer(adds_bos=False)
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=single, special_tokens=[("<s>", 1), ("</s>", 2), ("<unk>", 0)]
+    )
+    made.bos_token = bos
+    return made
+
+
+@pytest.mark.parametrize(
+    ("single", "bos", "expected"),
+    [
+        ("<unk> <s> $A", "<s>", (0, 1)),
+        ("<s> $A", None, (1,)),
+        ("</s> $A", "<s>", (2,)),
+        ("<s> $A </s>", "<s>", (1,)),
+        ("$A </s>", "<s>", ()),
+    ],
+)
+def test_windows_and_samples_start_as_the_tokenizer_does(
+    single: str, bos: str | None, expected: tuple[int, ...]
+) -> None:
+    made = framed(single, bos=bos)
+    assert start_ids(made, "auto") == expected
+    assert encode_prompt(made, "a b") == [*expected, 3, 4]
+    assert start_ids(made, "always") == (expected or (1,))
+    assert start_ids(made, "never") == ()
+
+
+def test_a_prompt_that_is_nothing_but_an_end_of_text() -> None:
+    with pytest.raises(MeasurementError, match="no tokens"):
+        encode_prompt(framed("$A </s>"), "")
 
 
 def test_bos_always_without_one() -> None:
     without = tokenizer(adds_bos=False)
     without.bos_token = None
 
-    assert bos_id(without, "auto") is None
+    assert start_ids(without, "auto") == ()
     with pytest.raises(MeasurementError, match="no beginning-of-text token"):
-        bos_id(without, "always")
+        start_ids(without, "always")
 
 
 def test_a_text_gets_no_special_tokens_and_a_prompt_gets_its_own() -> None:

@@ -21,7 +21,7 @@ from pytest_layerguard.models.runner import Runner
 from pytest_layerguard.texts.windows import Contract, batched, cut
 from support import families, plain
 
-WINDOWS = cut(families.text(41), Contract(40, 16, 16, bos=None))
+WINDOWS = cut(families.text(41), Contract(40, 16, 16, start=()))
 BATCHES = batched(WINDOWS, 2)
 
 

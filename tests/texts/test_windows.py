@@ -40,27 +40,34 @@ def span(first: int, last: int) -> list[int]:
     ("contract", "expected"),
     [
         (
-            Contract(tokens=8, window=4, stride=4, bos=BOS),
+            Contract(tokens=8, window=4, stride=4, start=(BOS,)),
             [([BOS, 0, 1, 2], span(0, 3)), ([BOS, 4, 5, 6], span(4, 7))],
         ),
         (
-            Contract(tokens=8, window=4, stride=4, bos=None),
+            Contract(tokens=6, window=4, stride=4, start=(-7, BOS)),
+            [
+                ([-7, BOS, 0, 1, 2], span(0, 3)),
+                ([-7, BOS, 4], span(4, 5)),
+            ],
+        ),
+        (
+            Contract(tokens=8, window=4, stride=4, start=()),
             [(span(0, 3), span(1, 4)), (span(4, 7), span(5, 8))],
         ),
         (
-            Contract(tokens=6, window=4, stride=4, bos=BOS),
+            Contract(tokens=6, window=4, stride=4, start=(BOS,)),
             [([BOS, 0, 1, 2], span(0, 3)), ([BOS, 4], span(4, 5))],
         ),
         (
-            Contract(tokens=6, window=4, stride=4, bos=None),
+            Contract(tokens=6, window=4, stride=4, start=()),
             [(span(0, 3), span(1, 4)), (span(4, 5), span(5, 6))],
         ),
         (
-            Contract(tokens=8, window=4, stride=2, bos=None),
+            Contract(tokens=8, window=4, stride=2, start=()),
             [(span(0, 3), span(1, 4)), (span(2, 5), span(5, 6)), (span(4, 7), span(7, 8))],
         ),
         (
-            Contract(tokens=8, window=4, stride=2, bos=BOS),
+            Contract(tokens=8, window=4, stride=2, start=(BOS,)),
             [
                 ([BOS, 0, 1, 2], span(0, 3)),
                 ([BOS, 2, 3, 4], span(4, 5)),
@@ -68,7 +75,7 @@ def span(first: int, last: int) -> list[int]:
             ],
         ),
         (
-            Contract(tokens=8, window=4, stride=4, bos=BOS, last_only=True),
+            Contract(tokens=8, window=4, stride=4, start=(BOS,), last_only=True),
             [([BOS, 0, 1, 2], [3]), ([BOS, 4, 5, 6], [7])],
         ),
     ],
@@ -82,16 +89,16 @@ def test_every_token_is_scored_once_after_the_one_before_it(
     tokens: int, window: int, data: st.DataObject
 ) -> None:
     stride = data.draw(st.integers(1, window))
-    bos = data.draw(st.sampled_from([None, BOS]))
-    contract = Contract(tokens, window, stride, bos)
+    start = data.draw(st.sampled_from([(), (BOS,), (BOS, BOS + 1)]))
+    contract = Contract(tokens, window, stride, start)
     windows = cut(span(0, contract.needed - 1), contract)
-    first = 0 if bos is not None else 1
+    first = 0 if start else 1
     scored = [each for _, labels in told(windows) for each in labels]
     assert scored == span(first, first + tokens - 1)
     for inputs, labels in windows:
-        assert len(inputs) <= window
+        assert len(inputs) <= window + len(start[1:])
         for before, after in zip(inputs.tolist(), labels.tolist(), strict=True):
-            assert after == IGNORED or before == after - 1 or before == BOS
+            assert after == IGNORED or before == after - 1 or before in start[-1:]
 
 
 def test_the_last_windows_rest_is_scored_with_all_the_context_that_fits() -> None:
@@ -135,11 +142,11 @@ def test_chunks_leave_out_their_first_token_and_what_is_left_at_the_end() -> Non
 
 def test_a_text_that_is_too_short_is_told() -> None:
     with pytest.raises(MeasurementError, match="7 tokens and 9 are needed to score 8"):
-        cut(span(0, 6), Contract(8, 4, 4, None))
+        cut(span(0, 6), Contract(8, 4, 4, ()))
 
 
 def clusters(tokens: int, window: int, stride: int, neighbours: int) -> list[int]:
-    windows = cut(span(0, tokens), Contract(tokens, window, stride, None))
+    windows = cut(span(0, tokens), Contract(tokens, window, stride, ()))
     return np.bincount(TokenPositions.of(batched(windows, 3), neighbours).windows).tolist()  # type: ignore[no-any-return]
 
 
@@ -159,7 +166,7 @@ def test_windows_that_reach_over_the_same_text_are_one_cluster() -> None:
 
 
 def test_ground_keeps_positions_and_tokens() -> None:
-    windows = cut(span(0, 10), Contract(10, 4, 2, None))
+    windows = cut(span(0, 10), Contract(10, 4, 2, ()))
     ground = TokenPositions.of(batched(windows, 2), 2)
     assert ground.tokens.tolist() == span(1, 10)
     assert ground.positions.tolist() == [0, 1, 2, 3, 2, 3, 2, 3, 2, 3]
