@@ -12,6 +12,7 @@ from pytest_layerguard.bet.arguments import AverageExperts, DropExperts, Train
 from pytest_layerguard.bet.targets import TargetError
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.models.layer_parts import STATED_EXPERTS, RouterChoice
 from pytest_layerguard.models.loading import locate
 from pytest_layerguard.texts.sources import Texts
 
@@ -64,6 +65,12 @@ def obstacles(
         for place, source in enumerate(arguments.text if isinstance(arguments, Train) else ()):
             yield from _of_text(texts, (*key, "text", place), source, None)
         yield from _of_targets(key, intervention, depths)
+        if isinstance(arguments, DropExperts):
+            for model, experts, choice in _routers(document, bets, conditions):
+                if problem := choice.problem(experts, arguments.count):
+                    yield Obstacle(
+                        (*key, "count"), f"{intervention.kind}: model {model}: {problem}"
+                    )
         if dense and isinstance(arguments, AverageExperts | DropExperts):
             yield Obstacle(key, f"{intervention.kind}: the model has no experts")
 
@@ -80,6 +87,24 @@ def _of_models(document: BetDocument, bets: Path, conditions: Conditions) -> Ite
             yield Obstacle(
                 ("model", "path") if name is None else ("model", "paths", name), str(error)
             )
+
+
+def _routers(
+    document: BetDocument, bets: Path, conditions: Conditions
+) -> Iterator[tuple[str, int, RouterChoice]]:
+    """Yield the name, the number of experts and the choice of each router that a local model's config.json states."""
+    reach = AllowedPaths.of(document.path, bets, conditions)
+    for source in document.bet.model.checkpoints().values():
+        if source.kind == "hub":
+            continue
+        try:
+            config = locate(source, reach, conditions).config
+        except (MeasurementError, OSError):
+            continue
+        for stated in (config, config.get("text_config") or {}):
+            experts = next((n for key in STATED_EXPERTS if (n := stated.get(key))), None)
+            if isinstance(experts, int):
+                yield source.name, experts, RouterChoice.stated([stated])
 
 
 def _measured_on(document: BetDocument) -> Iterator[tuple[Key, TextSource]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from pytest_layerguard.models.plan import Edit, InterventionError, Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from pytest_layerguard.bet import arguments as args
     from pytest_layerguard.interventions.bench import Bench
@@ -39,7 +39,7 @@ def drop_experts(plan: Plan, arguments: args.DropExperts, bench: Bench) -> tuple
     """Take the least used experts out of the router's choice, and out of the model.
 
     Use is counted on the bet's own text: how many tokens choose an expert. Of experts used equally often
-    the later ones go.
+    the later ones go. If the router chooses among groups of experts first, each group loses as many.
 
     What is left is the model that has only the experts that stay: their rows of the router and their
     weights, nothing of the others. A router's softmax (or sigmoid with its normalisation) is therefore
@@ -78,6 +78,7 @@ def layers_with_experts(target: Any, bench: Bench, kind: str) -> tuple[int, ...]
         InterventionError: If no layer has experts, or a layer named has none.
     """
     (named,) = target.resolve(bench.layers)
+    refuse_unknown_experts(kind, named, bench)
     mixtures = tuple(layer for layer in named if bench.parts(layer).banks)
     if not mixtures or (target.indices is not None and mixtures != named):
         dense = sorted(set(named) - set(mixtures))
@@ -87,6 +88,23 @@ def layers_with_experts(target: Any, bench: Bench, kind: str) -> tuple[int, ...]
             "dimension is the number of experts that their module states, and for lists of equal modules named experts"
         )
     return mixtures
+
+
+def refuse_unknown_experts(kind: str, layers: Sequence[int], bench: Bench) -> None:
+    """Refuse layers with experts in a form that is not known: they would be left as they are.
+
+    Raises:
+        InterventionError: If there is one.
+    """
+    for layer in layers:
+        parts = bench.parts(layer)
+        if parts.unknown_experts:
+            name = parts.unknown_experts[0]
+            raise InterventionError(
+                f"{kind}: layer {layer} keeps experts in a form that is not known ({name} "
+                f"{list(parts.tensors[name].shape)}); known: one tensor whose first dimension is the number of experts "
+                "that its module states, and lists of equal modules named experts"
+            )
 
 
 def expert_variance(parts: LayerParts) -> dict[str, float]:
@@ -132,26 +150,42 @@ def _mean(experts: Tensor) -> Tensor:
 
 
 def _most_used(bank: ExpertBank, use: list[int], count: int) -> list[int]:
-    if count >= bank.count:
-        raise InterventionError(
-            f"drop_experts: count {count} would leave none of the {bank.count} experts of {bank.module}"
-        )
-    if bank.listed or not bank.router or not bank.counters:
+    """Return the experts that stay, in order.
+
+    Raises:
+        InterventionError: If the router cannot do without so many, or its experts cannot be taken out.
+    """
+    if problem := bank.choice.problem(bank.count, count):
+        raise InterventionError(f"drop_experts: {problem}")
+    scores = [name for name in bank.router if not name.endswith(("bias", "scale"))]
+    if bank.listed or not scores or not bank.counters or bank.uncut:
         raise InterventionError(
             f"drop_experts: cannot take experts out of {bank.module}: looked for experts in one tensor, a router of "
             f"{bank.count} rows beside them and an attribute that states their number"
         )
-    ranked = sorted(range(bank.count), key=lambda expert: (-use[expert], expert))
-    return sorted(ranked[: bank.count - count])
+    size = bank.count // bank.choice.groups
+    kept: list[int] = []
+    for start in range(0, bank.count, size):
+        ranked = sorted(range(start, start + size), key=lambda expert: (-use[expert], expert))
+        kept += ranked[: size - count // bank.choice.groups]
+    return sorted(kept)
 
 
 def _keeping(kept: dict[str, list[int]]) -> Callable[[Tensors, LayerParts], Tensors]:
     def apply(tensors: Tensors, parts: LayerParts) -> Tensors:
-        return {
-            name: tensors[name][kept[bank.module]]
-            for bank in parts.banks
-            for name in (*bank.fused, *bank.router)
-        }
+        fewer: dict[str, Tensor] = {}
+        for bank in parts.banks:
+            rows = torch.tensor(kept[bank.module], device=tensors[bank.fused[0]].device)
+            for name in (*bank.fused, *bank.router):
+                # A bias of the router may be a row.
+                along = tensors[name].dim() - 1 if tensors[name].shape[0] == 1 else 0
+                if tensors[name].shape[along] != bank.count:
+                    raise InterventionError(
+                        f"drop_experts: layer {parts.index} has lost experts to an intervention before; drop all "
+                        "of them at once"
+                    )
+                fewer[name] = tensors[name].index_select(along, rows)
+        return fewer
 
     return apply
 
@@ -182,7 +216,9 @@ def _without_rows(kept: dict[str, list[int]]) -> Callable[[Forms, LayerParts], F
             for name in bank.fused:
                 fewer[name] = replace(forms[name], matrices=min(forms[name].matrices, count))
             for name in bank.router:
-                fewer[name] = replace(forms[name], rows=count)
+                in_a_row = parts.tensors[name].shape[0] == 1
+                cut = {"columns": count} if in_a_row else {"rows": count}
+                fewer[name] = replace(forms[name], **cut)
         return fewer
 
     return stored

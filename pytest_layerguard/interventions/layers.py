@@ -22,7 +22,7 @@ def skip_layers(plan: Plan, arguments: args.SkipLayers, bench: Bench) -> tuple[P
 
 
 def zero_layers(plan: Plan, arguments: args.ZeroLayers, bench: Bench) -> tuple[Plan, ...]:
-    """Set every tensor of each layer named to zero, but for its post-norms where these are kept."""
+    """Set every parameter of each layer named to zero, but for its post-norms where these are kept."""
     (layers,) = arguments.layers.resolve(bench.layers)
     keep = arguments.keep == "post_norms"
 
@@ -31,7 +31,7 @@ def zero_layers(plan: Plan, arguments: args.ZeroLayers, bench: Bench) -> tuple[P
         return {
             name: _zeros_like(tensor)
             for name, tensor in tensors.items()
-            if name not in kept and tensor.is_floating_point()
+            if name in parts.parameters and name not in kept and tensor.is_floating_point()
         }
 
     edit = Edit(("zero_layers", arguments.keep), apply)

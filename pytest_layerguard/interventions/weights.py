@@ -6,13 +6,14 @@ What each would take to store is in :mod:`~pytest_layerguard.models.stored_size`
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from pytest_layerguard.interventions.experts import refuse_unknown_experts
 from pytest_layerguard.models import stored_size
 from pytest_layerguard.models.layer_parts import Tensors
 from pytest_layerguard.models.plan import Edit, InterventionError, Plan
@@ -137,6 +138,8 @@ def _matrix_wise(
 ) -> tuple[Plan, ...]:
     """Edit every chosen weight as a stack of matrices ``[n, out, in]``; n is 1 but for fused experts."""
     (named,) = arguments.layers.resolve(bench.layers)
+    if arguments.parts == "experts":
+        refuse_unknown_experts(key[0], named, bench)
     layers = [layer for layer in named if chosen_weights(bench.parts(layer), arguments.parts)]
     if not layers or (arguments.layers.indices is not None and len(layers) < len(named)):
         bare = ", ".join(str(layer) for layer in named if layer not in layers)
@@ -157,8 +160,17 @@ def _matrix_wise(
             for name in chosen_weights(parts, arguments.parts)
         }
 
+    if share := _untouched(arguments.parts, [bench.parts(layer) for layer in layers]):
+        bench.note("untouched_share", share)
     edit = Edit(key, apply, held=held(apply), stored=stored)
     return (plan.edited(dict.fromkeys(layers, edit)),)
+
+
+def _untouched(which: str, layers: Sequence[LayerParts]) -> float:
+    """Return the share of the weights in the layers' matrices that an intervention leaves as they are."""
+    total = sum(sum(parts.matrices.values()) for parts in layers)
+    touched = sum(parts.matrices[name] for parts in layers for name in chosen_weights(parts, which))
+    return round(1 - touched / total, 4)
 
 
 def straight_through(apply: Apply) -> Held:
@@ -196,6 +208,11 @@ def _in_rows(
 ) -> Tensor:
     """Apply a change that expects ``[n, out, in]``, whichever way round the model keeps the weight."""
     transposed = parts.transposed(name)
+    if transposed is None:
+        raise InterventionError(
+            f"layer {parts.index}: cannot tell the inputs of {name} {list(tensor.shape)} from its outputs; its "
+            "module does not state is_transposed, and the shapes allow both"
+        )
     matrices = tensor if tensor.dim() == 3 else tensor.unsqueeze(0)
     if transposed:
         matrices = matrices.transpose(-1, -2)

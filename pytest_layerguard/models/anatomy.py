@@ -9,7 +9,7 @@ which linear map is a router.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +17,12 @@ from torch import nn
 
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.models.binding import Sites
-from pytest_layerguard.models.layer_parts import ExpertBank, LayerParts
+from pytest_layerguard.models.layer_parts import (
+    STATED_EXPERTS,
+    ExpertBank,
+    LayerParts,
+    RouterChoice,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +33,7 @@ _POST_NORM: Final = re.compile(
     r"post_(attention|attn|self_attn|feedforward|ffn|mlp|ff)_?(?:layer)?_?norm", re.IGNORECASE
 )
 _ROUTER: Final = re.compile(r"(^|\.)(gate|router)(\.|$)")
-_COUNTERS: Final = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_EXPERTS: Final = re.compile(r"(^|\.)experts\.")
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,9 @@ class Anatomy:
         config = model.config.get_text_config(decoder=True)
         count = getattr(config, "num_hidden_layers", None)
         decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
+        if isinstance(decoder, nn.Linear):
+            # ModernBERT's decoder calls its head so.
+            decoder = model.base_model
         lists = [
             (name, module)
             for name, module in decoder.named_modules()
@@ -98,7 +106,9 @@ class Anatomy:
     @cached_property
     def parts(self) -> tuple[LayerParts, ...]:
         """The tensors of each layer, by purpose."""
-        return tuple(_parts(index, layer) for index, layer in enumerate(self.layers))
+        config = self.model.config.get_text_config(decoder=True)
+        width = int(config.hidden_size)
+        return tuple(_parts(index, layer, width) for index, layer in enumerate(self.layers))
 
     @cached_property
     def shell(self) -> dict[str, Any]:
@@ -121,10 +131,25 @@ def _state(module: nn.Module) -> dict[str, Any]:
     return {name: tensor for name, tensor in tensors.items() if name in persistent}
 
 
-def _parts(index: int, layer: nn.Module) -> LayerParts:
+def _parts(index: int, layer: nn.Module, width: int) -> LayerParts:
     tensors = _state(layer)
-    banks = _banks(layer)
-    routers = {name for bank in banks for name in bank.router}
+    banks = _banks(layer, width)
+    known = {
+        name
+        for bank in banks
+        for name in (*bank.fused, *(n for group in bank.listed for n in group))
+    }
+    unknown = tuple(
+        name
+        for name, tensor in tensors.items()
+        if _EXPERTS.search(name)
+        and tensor.dim() > 1
+        and name not in known
+        and not any(name in (*bank.router, *bank.routing) for bank in banks)
+    )
+    blocks = {bank.module for bank in banks} | {_block(name) for name in unknown}
+    routers = {name for block in blocks for name in _routing(tensors, block)}
+    routers |= {name for bank in banks for name in bank.router}
     experts = {name for bank in banks for name in bank.fused if tensors[name].dim() == 3}
     linear = tuple(
         name
@@ -132,7 +157,24 @@ def _parts(index: int, layer: nn.Module) -> LayerParts:
         if name in experts
         or (tensor.dim() == 2 and name not in routers and _is_linear(layer, name))
     )
-    return LayerParts(index, layer, tensors, banks, linear, _post_norms(tensors))
+    return LayerParts(index, layer, tensors, banks, linear, _post_norms(tensors), unknown)
+
+
+def _block(expert: str) -> str:
+    """Return the path of the mixture that a tensor of an expert belongs to."""
+    return expert[: expert.index("experts.")].rstrip(".")
+
+
+def _routing(names: Iterable[str], block: str) -> tuple[str, ...]:
+    """Return the tensors of the router of the mixture at ``block``, but for experts."""
+    prefix = f"{block}." if block else ""
+    return tuple(
+        name
+        for name in names
+        if name.startswith(prefix)
+        and _ROUTER.search(name.removeprefix(prefix))
+        and not _EXPERTS.search(name.removeprefix(prefix))
+    )
 
 
 def _post_norms(names: Iterable[str]) -> tuple[str, ...]:
@@ -152,14 +194,14 @@ def _is_linear(layer: nn.Module, name: str) -> bool:
     return leaf == "weight" and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
 
 
-def _banks(layer: nn.Module) -> tuple[ExpertBank, ...]:
+def _banks(layer: nn.Module, width: int) -> tuple[ExpertBank, ...]:
     banks = [
         bank
         for name, module in layer.named_modules()
         for bank in (_fused_bank(layer, name, module), _listed_bank(layer, name, module))
         if bank is not None
     ]
-    return _merged(banks)
+    return _merged(layer, banks, width)
 
 
 def _fused_bank(layer: nn.Module, name: str, module: nn.Module) -> ExpertBank | None:
@@ -174,9 +216,7 @@ def _fused_bank(layer: nn.Module, name: str, module: nn.Module) -> ExpertBank | 
         for leaf, tensor in own.items()
         if tensor.dim() > 1 and tensor.shape[0] == count
     )
-    block = name.rpartition(".")[0]
-    router, counters = _routing(layer, block, count, set(fused))
-    return ExpertBank(block, count, fused=fused, router=router, counters=counters)
+    return _bank(layer, name.rpartition(".")[0], count, fused=fused)
 
 
 def _listed_bank(layer: nn.Module, name: str, module: nn.Module) -> ExpertBank | None:
@@ -188,51 +228,84 @@ def _listed_bank(layer: nn.Module, name: str, module: nn.Module) -> ExpertBank |
     listed = tuple(
         tuple(f"{name}.{index}.{leaf}" for index in range(len(module))) for leaf in leaves[0]
     )
-    block = name.rpartition(".")[0]
-    experts = {tensor for group in listed for tensor in group}
-    router, counters = _routing(layer, block, len(module), experts)
-    return ExpertBank(block, len(module), listed=listed, router=router, counters=counters)
+    return _bank(layer, name.rpartition(".")[0], len(module), listed=listed)
 
 
 def _stated_experts(module: nn.Module) -> int | None:
-    stated = (vars(module).get(counter) for counter in _COUNTERS)
+    stated = (vars(module).get(counter) for counter in STATED_EXPERTS)
     return next((count for count in stated if isinstance(count, int) and count > 1), None)
 
 
-def _routing(
-    layer: nn.Module, block: str, count: int, experts: set[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the routers and counters of the mixture at ``block``."""
+def _bank(
+    layer: nn.Module,
+    block: str,
+    count: int,
+    *,
+    fused: tuple[str, ...] = (),
+    listed: tuple[tuple[str, ...], ...] = (),
+) -> ExpertBank:
+    """Return the mixture at ``block`` with its router."""
     inside = layer.get_submodule(block)
     prefix = f"{block}." if block else ""
+    tensors = {f"{prefix}{name}": tensor for name, tensor in _state(inside).items()}
+    routing = _routing(tensors, block)
+    experts = {*fused, *(name for group in listed for name in group)}
     router = tuple(
-        f"{prefix}{name}"
-        for name, tensor in _state(inside).items()
-        if f"{prefix}{name}" not in experts
-        and tensor.dim() in (1, 2)
-        and tensor.shape[0] == count
-        and (_ROUTER.search(name) or "bias" in name)
+        name
+        for name, tensor in tensors.items()
+        if name not in experts
+        and (name in routing or "bias" in name)
+        and tensor.shape in ((count,), (1, count), (count, *tensor.shape[1:2]))
     )
     counters = tuple(
         f"{prefix}{name}:{attribute}" if name else f"{block}:{attribute}"
         for name, module in inside.named_modules()
-        for attribute in _COUNTERS
+        for attribute in STATED_EXPERTS
         if vars(module).get(attribute) == count
     )
-    return router, counters
+    owners = [vars(module) for module in inside.modules()]
+    configs = [vars(owner["config"]) for owner in owners if "config" in owner]
+    return ExpertBank(
+        block,
+        count,
+        fused=fused,
+        listed=listed,
+        router=router,
+        counters=counters,
+        routing=routing,
+        choice=RouterChoice.stated([*owners, *configs]),
+        uncut=any(not tensors[name].is_floating_point() for name in routing),
+    )
 
 
-def _merged(banks: list[ExpertBank]) -> tuple[ExpertBank, ...]:
+def _merged(layer: nn.Module, banks: list[ExpertBank], width: int) -> tuple[ExpertBank, ...]:
     """Join banks of one mixture whose tensors are in several modules (JetMoE's input and output maps)."""
     merged: dict[str, ExpertBank] = {}
     for bank in banks:
         held = merged.get(bank.module)
-        if held is None:
-            merged[bank.module] = bank
-        else:
+        if held is not None:
             fused = (*held.fused, *bank.fused)
             router = tuple(name for name in held.router if name not in fused)
-            merged[bank.module] = ExpertBank(
-                held.module, held.count, fused, held.listed, router, held.counters
-            )
-    return tuple(merged.values())
+            bank = replace(held, fused=fused, router=router)
+        merged[bank.module] = bank
+    return tuple(
+        replace(bank, transposed=_transposed(layer, bank, width)) for bank in merged.values()
+    )
+
+
+def _transposed(layer: nn.Module, bank: ExpertBank, width: int) -> bool | None:
+    """Return whether fused experts are ``[count, in, out]``: as their module states, or by their shapes.
+
+    The first map reads hidden states of the model's width, and the last one gives them.
+    """
+    owners = [layer.get_submodule(name.rpartition(".")[0]) for name in bank.fused]
+    stated = {
+        bool(vars(owner)["is_transposed"]) for owner in owners if "is_transposed" in vars(owner)
+    }
+    if stated or not bank.fused:
+        return stated == {True}
+    shapes = [tensor.shape[1:] for name in bank.fused if (tensor := _state(layer)[name]).dim() == 3]
+    (first, second), (third, fourth) = shapes[0], shapes[-1]
+    plain = second == third == width
+    turned = first == fourth == width
+    return turned if plain != turned else None

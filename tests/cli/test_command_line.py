@@ -496,6 +496,22 @@ def test_explain_tells_that_a_dense_model_has_no_experts(
     assert f"error: {bet}:10:3: average_experts: the model has no experts" in told
 
 
+def test_explain_tells_that_a_router_needs_more_experts(
+    own: Callable[[str, str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bet = own("skip_layers: {layers: 3}", "drop_experts: {count: 13}")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(
+        config.read_text().replace('"num_experts_per_tok": 1', '"num_experts_per_tok": 4')
+    )
+    assert main(["explain", bet]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert (
+        f"error: {bet}:10:18: drop_experts: model ../model: count 13 would leave 3 of 16 experts, and the router "
+        "chooses 4 for each token; allowed: up to 12"
+    ) in told
+
+
 def test_explain_tells_of_a_change_after_the_record(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
