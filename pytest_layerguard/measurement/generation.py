@@ -1,33 +1,40 @@
-"""Continue prompts with all variants of a bet together, greedily or by sampling.
+"""Continue prompts with all variants of a bet, greedily or by sampling.
 
-All variants go through the slots in step. Variants that run a slot with the same weights are one batch, with a
-cache of its own for that slot. The arguments of a block (mask, rotary embedding) come from the model's own
-forward pass over a cache without content that has the right length in every slot, also in those that a variant
-leaves out.
+If the blocks of a model depend on nothing but hidden states and positions, all variants go through the slots in
+step. Variants that run a slot with the same weights are one batch, with a cache of its own for that slot. The
+arguments of a block (mask, rotary embedding) come from the model's own forward pass over a cache without content
+that has the right length in every slot, also in those that a variant leaves out.
+
+Otherwise each variant runs by itself, over the whole text for every token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from pytest_layerguard.bet.bet import SpeakSpec
 from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.bet.errors import many
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.environment.progress_listener import Advance, counted
+from pytest_layerguard.measurement.failures import failing
 from pytest_layerguard.measurement.results import Continuation
-from pytest_layerguard.measurement.session import shortage
+from pytest_layerguard.models.own_code import own_code, shortage
 from pytest_layerguard.models.plan import Plan
-from pytest_layerguard.models.runner import ForwardState, Runner
+from pytest_layerguard.models.runner import ForwardState, LayerState, Runner
 from pytest_layerguard.models.tokenization import encode_prompt, end_of_text_ids
+from pytest_layerguard.texts.windowed_text import context_of
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from pytest_layerguard.bet.bet import SampleSpec
     from pytest_layerguard.measurement.planning import PlannedVariant
     from pytest_layerguard.models.loading import LoadedModel
@@ -35,6 +42,10 @@ if TYPE_CHECKING:
 
 Choose = Callable[[Tensor], Tensor]
 """Chooses the next token of each row from fp32 logits ``[R, V]``; returns ids ``[R]``."""
+
+
+_GROWING_ROPE: Final = ("dynamic", "longrope")
+"""Rotary embeddings whose frequencies change with the length of the text, keys in a cache included."""
 
 
 @dataclass(frozen=True)
@@ -90,21 +101,22 @@ def generate(
         tokens: The number of new tokens per prompt.
         choose: Chooses the next token.
         forbidden: Ids that are never chosen (end of text).
-        cached: Whether keys and values are kept; if not, every token recomputes the whole text.
+        cached: Whether to keep keys and values if the model allows it.
 
     Returns:
         Lists of new token ids, ``[plan][prompt]``.
+
+    Raises:
+        PlanError: If the model cannot run a plan.
     """
     continued: list[list[list[int]]] = [[[] for _ in prompts] for _ in plans]
-    usable = cached and _has_plain_cache(runner)
+    cached = cached and runner.independent and _has_plain_cache(runner)
     # Prompts of equal length are one batch; padding shorter ones would change what the model reads.
     for length in sorted({len(prompt) for prompt in prompts}):
         chosen = [index for index, prompt in enumerate(prompts) if len(prompt) == length]
-        batch = _Batch(
-            runner, plans, [prompts[index] for index in chosen], choose, forbidden, cached=usable
-        )
+        batch = _Batch(runner, plans, [prompts[index] for index in chosen], choose, forbidden)
         with counted(f"sampling from {many(len(plans), 'model')}", tokens) as advance:
-            rows_of_plans = batch.run(tokens, advance)
+            rows_of_plans = batch.run(tokens, advance, cached=cached)
         for plan, rows in enumerate(rows_of_plans):
             for index, row in zip(chosen, rows, strict=True):
                 continued[plan][index] = row
@@ -112,10 +124,21 @@ def generate(
 
 
 def _has_plain_cache(runner: Runner) -> bool:
-    """Return whether every slot keeps keys and values; the text is recomputed for recurrent slots."""
-    cache = DynamicCache(config=runner.anatomy.model.config.get_text_config(decoder=True))
-    kinds = {type(layer).__name__ for layer in cache.layers}
-    return kinds <= {"DynamicLayer", "DynamicSlidingWindowLayer"}
+    """Return whether the model's cache keeps keys and values of every slot, and gives what the whole text gives."""
+    token = torch.ones((1, 2), dtype=torch.long, device=runner.device)
+    try:
+        with runner.any_weights(), own_code():
+            output = runner.anatomy.model(input_ids=token, use_cache=True)
+    except MeasurementError:
+        return False
+    cache = next((output[name] for name in ("cache", "past_key_values") if name in output), None)
+    config = runner.anatomy.model.config.get_text_config(decoder=True)
+    rope = str(getattr(config, "rope_parameters", None))
+    return (
+        type(cache) is DynamicCache
+        and {type(layer) for layer in cache.layers} <= {DynamicLayer, DynamicSlidingWindowLayer}
+        and not any(f"'{kind}'" in rope for kind in _GROWING_ROPE)
+    )
 
 
 class _Batch:
@@ -128,48 +151,38 @@ class _Batch:
         prompts: Sequence[Sequence[int]],
         choose: Choose,
         forbidden: Sequence[int],
-        *,
-        cached: bool,
     ) -> None:
         self.runner = runner
         self.plans = plans
         self.prompts = len(prompts)
         self.choose = choose
         self.forbidden = list(forbidden)
-        self.cached = cached
         self.text = torch.tensor(list(prompts), dtype=torch.long).repeat(len(plans), 1)
         self.config = runner.anatomy.model.config.get_text_config(decoder=True)
         self.slots = [self._groups(slot) for slot in range(len(runner.anatomy))]
-        self.tensors = {
-            group.weights: runner.materialise(group.weights)
-            for groups in self.slots
-            for group in groups
-            if group.weights.edits and runner.store is None
-        }
+        self.tensors: dict[Weights, dict[str, Tensor]] = {}
+        for group in (group for groups in self.slots for group in groups):
+            if group.weights.edits and runner.store is None:
+                with self._failing(group.members):
+                    self.tensors[group.weights] = runner.materialise(group.weights)
         self.shells: dict[OuterWeights, tuple[int, ...]] = {}
         for index, plan in enumerate(plans):
             self.shells[plan.shell] = (*self.shells.get(plan.shell, ()), index)
 
-    def run(self, tokens: int, advance: Advance) -> list[list[list[int]]]:
+    def run(self, tokens: int, advance: Advance, *, cached: bool) -> list[list[list[int]]]:
         """Return lists of new token ids, ``[plan][prompt]``; call ``advance`` for each token."""
-        ruler = DynamicCache(config=self.config)
+        blank = DynamicCache(config=self.config)
         caches = [
             DynamicCache(config=self.config) for _ in range(max(map(len, self.slots), default=0))
         ]
         start = self.text.shape[1]
         new = self.text
         for _ in range(tokens):
-            hidden = self._advance(new, ruler, caches)
+            logits = (self._together(new, blank, caches) if cached else self._apart()).float()
             advance(1)
-            logits = self._logits(hidden).float()
             logits[:, self.forbidden] = -torch.inf
-            picked = self.choose(logits).cpu().unsqueeze(-1)
-            self.text = torch.cat([self.text, picked], dim=-1)
-            if self.cached:
-                new = picked
-                self._lengthen(ruler, hidden)
-            else:
-                new = self.text
+            new = self.choose(logits).cpu().unsqueeze(-1)
+            self.text = torch.cat([self.text, new], dim=-1)
         rows = self.text[:, start:].tolist()
         return [
             rows[plan * self.prompts : (plan + 1) * self.prompts] for plan in range(len(self.plans))
@@ -189,50 +202,71 @@ class _Batch:
     def _rows(self, members: Sequence[int]) -> list[int]:
         return [plan * self.prompts + prompt for plan in members for prompt in range(self.prompts)]
 
-    def _advance(self, new: Tensor, ruler: DynamicCache, caches: Sequence[DynamicCache]) -> Tensor:
-        """Run all slots on the tokens ``[R, t]``; return the last layer's states ``[R, t, H]``."""
-        past = ruler if self.cached else None
-        frames: dict[int, ForwardState] = {}
-        hidden: Tensor | None = None
-        for shell, members in self.shells.items():
-            rows = self._rows(members)
-            frame = self.runner.begin(new[rows], past, shell)
-            if hidden is None:
-                hidden = frame.embeddings.new_empty((len(new), *frame.embeddings.shape[1:]))
-            hidden[rows] = frame.embeddings
-            frames[len(rows)] = frame
-        assert hidden is not None
-        for slot, groups in enumerate(self.slots):
-            for group in groups:
-                rows = self._rows(group.members)
-                if len(rows) not in frames:
-                    frames[len(rows)] = self.runner.begin(new[rows], past)
-                swap: tuple[Any, Any] | None = (ruler, caches[group.cache]) if self.cached else None
-                with self.runner.bound(slot, group.weights, self.tensors.get(group.weights)):
-                    hidden[rows] = self.runner.step(frames[len(rows)], slot, hidden[rows], swap)
-        return hidden
+    def _failing(self, members: Sequence[int]) -> AbstractContextManager[None]:
+        return failing([self.plans[index] for index in members])
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        last = None
+    def _apart(self) -> Tensor:
+        """Run each plan by itself on the whole text; return the last position's logits ``[R, V]``."""
+        logits: list[Tensor] = []
+        for index, plan in enumerate(self.plans):
+            with self._failing([index]):
+                frame = self.runner.begin(self.text[self._rows([index])], shell=plan.shell)
+                state = frame.start
+                for step in plan.steps:
+                    tensors = self.tensors.get(step.weights)
+                    with self.runner.bound(step.slot, step.weights, tensors):
+                        state = self.runner.step(frame, step.slot, state)
+                final = self.runner.finish(frame, state, plan.shell)
+                logits.append(self.runner.logits(final[:, -1], plan.shell))
+        return torch.cat(logits)
+
+    def _together(self, new: Tensor, blank: DynamicCache, caches: Sequence[DynamicCache]) -> Tensor:
+        """Run all plans on the new tokens ``[R, t]``; return the last position's logits ``[R, V]``."""
+        hidden = self._hidden(new, blank, caches)
+        length = hidden.new_zeros((1, 1, hidden.shape[1], 1))
+        for slot in range(len(self.slots)):
+            blank.update(length, length, slot)
+        last: Tensor | None = None
         for shell, members in self.shells.items():
             rows = self._rows(members)
-            frame = ForwardState(
-                torch.zeros((len(rows), 1), dtype=torch.long, device=hidden.device),
-                hidden[rows],
-                (),
-            )
-            final = self.runner.finish(frame, hidden[rows][:, -1:], shell)
-            logits = self.runner.logits(final[:, 0], shell)
+            token = torch.zeros((len(rows), 1), dtype=torch.long, device=hidden.device)
+            frame = ForwardState(token, LayerState(hidden[rows][:, -1:]), (), {})
+            with self._failing(members):
+                final = self.runner.finish(frame, frame.start, shell)
+                logits = self.runner.logits(final[:, 0], shell)
             if last is None:
                 last = logits.new_empty((len(hidden), logits.shape[-1]))
             last[rows] = logits
         assert last is not None
         return last
 
-    def _lengthen(self, ruler: DynamicCache, hidden: Tensor) -> None:
-        blank = hidden.new_zeros((1, 1, hidden.shape[1], 1))
-        for slot in range(len(self.slots)):
-            ruler.update(blank, blank, slot)
+    def _hidden(self, new: Tensor, blank: DynamicCache, caches: Sequence[DynamicCache]) -> Tensor:
+        """Run all slots on the new tokens ``[R, t]``; return the last layer's states ``[R, t, H]``."""
+        # The arguments of a slot depend on positions alone, so those of as many rows are the same.
+        frames: dict[int, ForwardState] = {}
+        hidden: Tensor | None = None
+        for shell, members in self.shells.items():
+            rows = self._rows(members)
+            with self._failing(members):
+                frame = self.runner.begin(new[rows], blank, shell)
+            embeddings = frame.start.hidden
+            if hidden is None:
+                hidden = embeddings.new_empty((len(new), *embeddings.shape[1:]))
+            hidden[rows] = embeddings
+            frames[len(rows)] = frame
+        assert hidden is not None
+        for slot, groups in enumerate(self.slots):
+            for group in groups:
+                rows = self._rows(group.members)
+                with self._failing(group.members):
+                    if len(rows) not in frames:
+                        frames[len(rows)] = self.runner.begin(new[rows], blank)
+                    swap = (blank, caches[group.cache])
+                    state = LayerState(hidden[rows])
+                    with self.runner.bound(slot, group.weights, self.tensors.get(group.weights)):
+                        after = self.runner.step(frames[len(rows)], slot, state, swap)
+                hidden[rows] = after.hidden
+        return hidden
 
 
 @dataclass(frozen=True)
@@ -274,7 +308,9 @@ def sample(
     are no prompts.
 
     Raises:
-        MeasurementError: If there is not enough memory for all variants and prompts together.
+        MeasurementError: If a text would be longer than the model's context, or there is not enough memory for
+            all variants and prompts together.
+        PlanError: If the model cannot run a variant.
     """
     if spec is None:
         return Samples((), tuple(() for _ in variants))
@@ -285,6 +321,7 @@ def sample(
     plans = list(dict.fromkeys([base, *(plan for variant in variants for plan in variant.plans)]))
     forbidden = end_of_text_ids(loaded.model, loaded.tokenizer)
     encoded = [encode_prompt(loaded.tokenizer, prompt) for prompt in spec.prompts]
+    _check_context(loaded, max(map(len, encoded)), spec.tokens)
     tokens = _all_at_once(
         lambda: generate(runner, plans, encoded, spec.tokens, choose, forbidden),
         len(plans) * len(encoded),
@@ -306,6 +343,16 @@ def sample(
             for variant in variants
         ),
     )
+
+
+def _check_context(loaded: LoadedModel, prompt: int, tokens: int) -> None:
+    context = context_of(loaded)
+    # Nothing is predicted from the last token.
+    if context is not None and prompt + tokens - 1 > context:
+        raise MeasurementError(
+            f"a prompt of {prompt} tokens and {tokens} new ones do not fit the model's context of {context} tokens; "
+            f"allowed: up to {max(0, context + 1 - prompt)} new tokens after this prompt"
+        )
 
 
 def _all_at_once(work: Callable[[], list[list[list[int]]]], rows: int) -> list[list[list[int]]]:

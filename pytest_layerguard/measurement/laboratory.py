@@ -13,6 +13,7 @@ from pytest_layerguard.environment.device_lock import DeviceLock
 from pytest_layerguard.environment.library_output import panics_as_errors
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.environment.progress_listener import progress_to
+from pytest_layerguard.measurement.failures import naming
 from pytest_layerguard.measurement.generation import sample
 from pytest_layerguard.measurement.planning import PlannedVariant, Workbench, planned
 from pytest_layerguard.measurement.result_building import ResultBuilder
@@ -142,30 +143,34 @@ class Laboratory:
             for name, text in bet.measure.named_texts.items()
         }
         variants = self._plan(bet, session, source_texts, next(iter(texts.values())))
-        samples = sample(session.runner, session.loaded, variants, bet.measure.sample)
-        eye_test = sample(session.runner, session.loaded, variants, bet.measure.speak)
         plans = [plan for variant in variants for plan in variant.plans]
-        later = self._plans_of_later_bets(document, session, source)
         own_metrics = self._registry.own_metrics(bet.criteria)
         bases: list[BaseResult] = []
         results: list[VariantResult] = []
-        for name, text in texts.items():
-            losses, scores = session.scores(text, plans, later)
-            builder = ResultBuilder(
-                session=session,
-                measure=bet.measure,
-                text_name=name,
-                text=text,
-                checkpoint=checkpoint,
-                samples=samples,
-                eye_test=eye_test,
-                losses=losses,
-                scores=scores,
-                # A criterion may range over all of them, so their intervals hold together.
-                comparisons=len(variants) * len(texts) * len(bet.model.checkpoints()),
-            )
-            bases.append(builder.base())
-            results += builder.variants(variants, own_metrics)
+        names = {
+            f"{each.arm}: {each.name}" if each.arm else each.name: each.plans for each in variants
+        }
+        with naming(names):
+            samples = sample(session.runner, session.loaded, variants, bet.measure.sample)
+            eye_test = sample(session.runner, session.loaded, variants, bet.measure.speak)
+            later = self._plans_of_later_bets(document, session, source)
+            for name, text in texts.items():
+                losses, scores = session.scores(text, plans, later)
+                builder = ResultBuilder(
+                    session=session,
+                    measure=bet.measure,
+                    text_name=name,
+                    text=text,
+                    checkpoint=checkpoint,
+                    samples=samples,
+                    eye_test=eye_test,
+                    losses=losses,
+                    scores=scores,
+                    # A criterion may range over all of them, so their intervals hold together.
+                    comparisons=len(variants) * len(texts) * len(bet.model.checkpoints()),
+                )
+                bases.append(builder.base())
+                results += builder.variants(variants, own_metrics)
         alone = evaluations([session.base, *plans])
         return _CheckpointResult(
             texts=tuple(texts.values()),

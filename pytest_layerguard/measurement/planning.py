@@ -246,12 +246,12 @@ class Workbench:
         """Yield input and output ``[B, T, H]`` of each slot, batch by batch."""
         for batch in self._batches:
             frame = self._runner.begin(batch.input_ids, shell=plan.shell)
-            hidden = frame.embeddings
+            state = frame.start
             for step in plan.steps:
                 with self._runner.bound(step.slot, step.weights):
-                    after = self._runner.step(frame, step.slot, hidden)
-                yield hidden, after, step.slot
-                hidden = after
+                    after = self._runner.step(frame, step.slot, state)
+                yield state.hidden, after.hidden, step.slot
+                state = after
 
 
 def _counting(count: Tensor, bank: ExpertBank) -> Callable[..., None]:

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.measurement.failures import failing
+from pytest_layerguard.measurement.generation import generate, greedy
 from pytest_layerguard.measurement.token_scores import compare
-from pytest_layerguard.models.plan import Weights
+from pytest_layerguard.models.own_code import own_code
+from pytest_layerguard.models.plan import Edit, Plan, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,11 +22,14 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.bet import Measure
     from pytest_layerguard.bet.criteria.interval import Interval
     from pytest_layerguard.measurement.results import Continuation
-    from pytest_layerguard.models.plan import Plan
     from pytest_layerguard.models.runner import ForwardState, Runner
     from pytest_layerguard.texts.windows import Batch
 
-_CHECKED_TOKENS: Final = 64
+_CHECKED_TOKENS: Final = 32
+_CAUSAL_TOKENS: Final = 16
+_CHECKED_PROMPT: Final = 4
+_CHECKED_NEW: Final = 4
+_START_TOKENS: Final = 64
 _CHECKED_WINDOWS: Final = 8
 _MISSED: Final = 1.0
 """Nats per token; a model that needs BOS is worse by more without it, others are even a little better."""
@@ -31,63 +37,136 @@ _MISSED: Final = 1.0
 _TOLERANCE: Final = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 """The largest difference of log-probabilities, in nats, that another batch shape makes in a dtype."""
 
+_LOOKS_AHEAD: Final = {torch.float32: 1e-4, torch.bfloat16: 0.015, torch.float16: 0.01}
+"""The largest change of a hidden state when the next token changes, over the change of that token's own."""
+
 _FEWEST_UNIQUE_SHARE: Final = 0.05
 
 
 @torch.inference_mode()
-def check_head(runner: Runner, batch: Batch) -> None:
-    """Run the start of a window slot by slot, twice, with layers interchanged and restored in between.
+def check_model(runner: Runner, batch: Batch) -> None:
+    """Check once that a model can be judged slot by slot.
 
-    The first run must equal the model's own forward pass, and the second must equal the first, bit for bit on a
-    CPU. Then doing nothing gives a ratio of exactly 1 and a divergence of exactly 0, and undoing an intervention
-    restores the model. A model whose layers stay on disk is not checked: its own forward pass cannot run.
+    - A token must not change what the model predicts before it.
+    - Slot by slot the model must give what its own forward pass gives.
+    - Two variants that are sampled together must continue a text as each of them does alone.
+    - After all this the base must be what it was, bit for bit on a CPU. Then doing nothing gives a ratio of
+      exactly 1 and a divergence of exactly 0, and undoing an intervention restores the model.
+
+    Of a model whose layers stay on disk only the first is checked: the others need all of it in memory.
 
     Raises:
-        MeasurementError: If they differ by more than rounding.
+        MeasurementError: If one of these does not hold.
     """
+    ids = batch.input_ids[:1, :_CHECKED_TOKENS]
+    _check_causal(runner, ids[:, :_CAUSAL_TOKENS])
     if runner.store is not None:
         return
-    ids = batch.input_ids[:1, :_CHECKED_TOKENS].to(runner.device)
+    base = Plan.untouched(len(runner.anatomy))
     frame = runner.begin(ids)
-    before = _slot_by_slot(runner, frame)
-    _check_own(runner, ids, before)
+    before = _final(runner, base, frame)
+    _check_own(runner, frame.input_ids, before)
     last = len(runner.anatomy) - 1
     for slot, other in ((0, last), (last, 0)):
         # Layers of different structure cannot be interchanged; that is an error only if a bet asks for it.
-        with suppress(MeasurementError), runner.bound(slot, Weights(other)):
-            runner.step(frame, slot, frame.embeddings)
-    after = _slot_by_slot(runner, frame)
-    base, (nothing,) = compare(
+        with suppress(MeasurementError), failing([base]), runner.bound(slot, Weights(other)):
+            runner.step(frame, slot, frame.start)
+    _check_samples(runner, ids[0, :_CHECKED_PROMPT].tolist())
+    after = _final(runner, base, frame)
+    base_losses, (nothing,) = compare(
         (before, runner.logits), [(after, runner.logits)], ids[0].cpu(), _vocabulary(runner)
     )
-    worst = float(torch.cat([nothing.kl, (nothing.losses - base).nan_to_num().abs()]).max())
+    worst = float(torch.cat([nothing.kl, (nothing.losses - base_losses).nan_to_num().abs()]).max())
     allowed = 0.0 if runner.device.type == "cpu" else _tolerance(runner)
     if worst > allowed:
         raise MeasurementError(
-            f"{type(runner.anatomy.model).__name__}: the untouched model, run twice on the same tokens, differs from "
+            f"{_name(runner)}: the untouched model, run twice on the same tokens, differs from "
             f"itself by {worst:.3g} nats; a model that changes what it says, or keeps a state of its own between "
             "runs, cannot be compared with a variant of it"
         )
 
 
-def _slot_by_slot(runner: Runner, frame: ForwardState) -> Tensor:
-    hidden = frame.embeddings
-    for slot in range(len(runner.anatomy)):
-        hidden = runner.step(frame, slot, hidden)
-    return runner.finish(frame, hidden)[0]
+def _final(runner: Runner, plan: Plan, frame: ForwardState) -> Tensor:
+    """Run a plan by itself; return the final hidden states of the first row, ``[T, H]``."""
+    state = frame.start
+    for step in plan.steps:
+        with runner.bound(step.slot, step.weights):
+            state = runner.step(frame, step.slot, state)
+    return runner.finish(frame, state)[0]
+
+
+def _check_causal(runner: Runner, ids: Tensor) -> None:
+    """Refuse a model whose predictions depend on later tokens: it sees the token that it is to predict."""
+    last = int(ids[0, -1])
+    others = [token for token in ids[0].tolist() if token != last]
+    moved = ids.clone()
+    moved[0, -1] = others[0] if others else (last + 1) % _vocabulary(runner)
+    if ids.shape[1] < 2:
+        return
+    with runner.any_weights(), failing([Plan.untouched(len(runner.anatomy))]):
+        frame = runner.begin(torch.cat([ids, moved]))
+        state = frame.start
+        for slot in range(len(runner.anatomy)):
+            state = runner.step(frame, slot, state)
+        final = runner.finish(frame, state).float()
+    change = (final[0] - final[1]).abs().mean(-1)
+    # The token next to the one that is moved is within reach of any attention that looks ahead.
+    if change[-2] > _LOOKS_AHEAD.get(runner.anatomy.model.dtype, 1e-4) * change[-1]:
+        raise MeasurementError(
+            f"{_name(runner)}: what it predicts depends on later tokens, so it sees the token that it is to predict "
+            "and its losses mean nothing. Look for is_causal, is_decoder or use_bidirectional_attention in "
+            "config.json; models that are not causal cannot be measured"
+        )
 
 
 def _check_own(runner: Runner, ids: Tensor, final: Tensor) -> None:
     ours = runner.logits(final).float().log_softmax(-1)
-    theirs = runner.anatomy.model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
+    theirs = _own_predictions(runner, ids)
     if not ours.isfinite().any() and not theirs.isfinite().any():
         return
     difference = float((ours - theirs).nan_to_num().abs().max())
     if difference > _tolerance(runner):
         raise MeasurementError(
-            f"{type(runner.anatomy.model).__name__}: run layer by layer, the model differs from its own forward pass "
+            f"{_name(runner)}: run layer by layer, the model differs from its own forward pass "
             f"by {difference:.3g} nats; it cannot be judged layer by layer"
         )
+
+
+@own_code()
+def _own_predictions(runner: Runner, ids: Tensor) -> Tensor:
+    """Return the log-probabilities ``[T, V]`` of the model's own forward pass."""
+    logits: Tensor = runner.anatomy.model(input_ids=ids, use_cache=False).logits
+    return logits[0].float().log_softmax(-1)
+
+
+def _check_samples(runner: Runner, prompt: list[int]) -> None:
+    """Sample the base and a variant together, and see that each token is the one that each chooses alone."""
+    layers = len(runner.anatomy)
+    base = Plan.untouched(layers)
+    # Weights of its own in every slot, so that the two are separate batches; and a text of its own.
+    same = Edit(("the same weights",), lambda tensors, _: tensors)
+    variant = base.edited(dict.fromkeys(range(layers), same)).without(frozenset([layers - 1]))
+    texts = generate(runner, [base, variant], [prompt], _CHECKED_NEW, greedy)
+    for plan, (text,) in zip((base, variant), texts, strict=True):
+        ids = torch.tensor([[*prompt, *text[:-1]]], device=runner.device)
+        if plan is base:
+            predicted = _own_predictions(runner, ids)
+        else:
+            predicted = (
+                runner.logits(_final(runner, plan, runner.begin(ids))).float().log_softmax(-1)
+            )
+        rows = predicted[len(prompt) - 1 :]
+        chosen = rows.gather(-1, torch.tensor(text, device=rows.device).unsqueeze(-1)).squeeze(-1)
+        missed = float((rows.amax(-1) - chosen).nan_to_num().max())
+        if missed > _tolerance(runner):
+            raise MeasurementError(
+                f"{_name(runner)}: variants that are sampled together do not continue a text as they do alone: a "
+                f"token is {missed:.3g} nats less likely than the most likely one; it cannot be sampled here"
+            )
+
+
+def _name(runner: Runner) -> str:
+    return type(runner.anatomy.model).__name__
 
 
 def _tolerance(runner: Runner) -> float:
@@ -117,7 +196,7 @@ def check_start(
     Raises:
         MeasurementError: If BOS is missing.
     """
-    length = min(_CHECKED_TOKENS, batch.input_ids.shape[1])
+    length = min(_START_TOKENS, batch.input_ids.shape[1])
     if bos is not None or own is None or runner.store is not None or length < 2:
         return
     if measure.preset is not None or measure.max_base_perplexity == "none":
@@ -136,6 +215,7 @@ def check_start(
         )
 
 
+@own_code()
 def _mean_loss(runner: Runner, inputs: Tensor, labels: Tensor, first: int) -> float:
     logits = runner.anatomy.model(input_ids=inputs, use_cache=False).logits.float()
     scored = logits[:, first : first + labels.shape[1]].log_softmax(-1)

@@ -7,7 +7,6 @@ enough for one of them, all are measured again, half as many windows at a time.
 from __future__ import annotations
 
 import gc
-import re
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -17,9 +16,11 @@ from pytest_layerguard.environment import devices
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.environment.progress_listener import counted
 from pytest_layerguard.measurement import sanity_checks
+from pytest_layerguard.measurement.failures import PlanError
 from pytest_layerguard.measurement.sweep import Base, evaluations, sweep
 from pytest_layerguard.models import tokenization
 from pytest_layerguard.models.anatomy import Anatomy
+from pytest_layerguard.models.own_code import shortage
 from pytest_layerguard.models.plan import Plan
 from pytest_layerguard.models.runner import Runner
 from pytest_layerguard.texts.windowed_text import (
@@ -49,14 +50,6 @@ if TYPE_CHECKING:
 
 MICRO_BATCH: Final = {"cpu": 2048, "cuda": 16384}
 """Tokens that go through a block at a time; fixed for a kind of device, because numbers move with shapes."""
-
-_UNTYPED: Final = re.compile(
-    r"DefaultCPUAllocator: can't allocate memory|not enough memory: you tried to allocate"
-    r"|MPS backend out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
-)
-"""Messages of torch's RuntimeError where it has no class for a lack of memory."""
-
-_REQUESTED: Final = re.compile(r"[Tt]ried to allocate ([0-9.]+) ?([KMGT]iB|[KMGT]B|bytes)")
 
 _LARGEST_BLOCK: Final = 2**25 - 2**16
 """Just below the largest block (32 MiB) that glibc takes for a hint."""
@@ -159,7 +152,7 @@ class ModelSession:
         windows = windowed(content, measure, self.loaded, self.micro_batch)
         windows = self._texts.setdefault(windows.key, windows)
         if not self._checked:
-            sanity_checks.check_head(self.runner, windows.batches[0])
+            sanity_checks.check_model(self.runner, windows.batches[0])
             self._checked = True
         return windows
 
@@ -199,15 +192,21 @@ class ModelSession:
             with counted(
                 f"measuring {many(len(missing), 'variant')}", evaluations(ran) * len(text.batches)
             ) as advance:
-                swept = sweep(
-                    self.runner,
-                    text.batches,
-                    self.base,
-                    missing,
-                    self.vocabulary,
-                    known=known,
-                    advance=advance,
-                )
+                try:
+                    swept = sweep(
+                        self.runner,
+                        text.batches,
+                        self.base,
+                        missing,
+                        self.vocabulary,
+                        known=known,
+                        advance=advance,
+                    )
+                except PlanError as error:
+                    if error.plans & set(plans) or not later:
+                        raise
+                    # What another bet asks for and the model cannot run is that bet's error alone.
+                    return self.scores(text, plans)
             self.sweeps += 1
             sanity_checks.check_losses(swept.base)
             held |= dict(zip(missing, swept.variants, strict=True))
@@ -219,20 +218,6 @@ class ModelSession:
         return known.losses, {
             plan: held[plan] if plan in waiting else held.pop(plan) for plan in dict.fromkeys(plans)
         }
-
-
-def shortage(error: BaseException) -> str | None:
-    """Return how much memory was requested in vain, in words, or None if an error is no lack of memory."""
-    if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not (
-        isinstance(error, RuntimeError) and _UNTYPED.search(str(error))
-    ):
-        return None
-    requested = _REQUESTED.search(str(error))
-    if requested is None:
-        return "more than there was"
-    if requested[2] == "bytes":
-        return f"another {float(requested[1]) / 2**30:.3g} GiB"
-    return f"another {requested[1]} {requested[2]}"
 
 
 def reuse_freed_memory() -> None:

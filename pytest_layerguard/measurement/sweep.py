@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor
 
+from pytest_layerguard.measurement.failures import failing
 from pytest_layerguard.measurement.token_scores import TokenScores, compare, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from pytest_layerguard.models.plan import OuterWeights, Plan, Step, Weights
-    from pytest_layerguard.models.runner import ForwardState, Runner
+    from pytest_layerguard.models.runner import ForwardState, LayerState, Runner
     from pytest_layerguard.texts.windows import Batch
 
 
@@ -225,9 +227,10 @@ class _Walk:
         # The base's shell goes first: the others are compared with its final hidden states.
         shells = dict.fromkeys([self.base.shell, *(plan.shell for plan in plans)])
         for shell in shells:
-            frames = [self.runner.begin(batch.input_ids, shell=shell) for batch in self.part]
-            states = [frame.embeddings for frame in frames]
             members = [plan for plan in plans if plan.shell == shell]
+            with failing(members):
+                frames = [self.runner.begin(batch.input_ids, shell=shell) for batch in self.part]
+            states = [frame.start for frame in frames]
             if self.runner.store is None:
                 self._descend(frames, members, 0, states)
             else:
@@ -241,7 +244,7 @@ class _Walk:
         frames: Sequence[ForwardState],
         plans: Sequence[Plan],
         depth: int,
-        states: list[Tensor],
+        states: list[LayerState],
     ) -> None:
         """Run all plans that agree on their first ``depth`` steps, from the states these steps lead to.
 
@@ -258,7 +261,7 @@ class _Walk:
             self._arrive(frames, ended, states)
             ended = []
         for position, (step, members) in enumerate(order):
-            with self.runner.bound(step.slot, step.weights, self.kept.tensors(step.weights)):
+            with failing(members), self._bound(step):
                 further = []
                 for index, frame in enumerate(frames):
                     further.append(self.runner.step(frame, step.slot, states[index]))
@@ -273,16 +276,16 @@ class _Walk:
         states.clear()
 
     def _go_through(
-        self, frames: Sequence[ForwardState], plans: Sequence[Plan], states: list[Tensor]
+        self, frames: Sequence[ForwardState], plans: Sequence[Plan], states: list[LayerState]
     ) -> None:
         """Run all plans slot by slot, so that a layer that stays on disk is read once for all of them.
 
         The trie is the same, walked breadth first: more states are held, and fewer weights.
         """
-        front: list[tuple[list[Plan], list[Tensor]]] = [([*plans], states)]
+        front: list[tuple[list[Plan], list[LayerState]]] = [([*plans], states)]
         for slot in range(len(self.runner.anatomy)):
-            waiting: dict[int, dict[Weights, list[tuple[list[Plan], list[Tensor]]]]] = {}
-            further: list[tuple[list[Plan], list[Tensor]]] = []
+            waiting: dict[int, dict[Weights, list[tuple[list[Plan], list[LayerState]]]]] = {}
+            further: list[tuple[list[Plan], list[LayerState]]] = []
             while front:
                 members, at = front.pop(0)
                 by_weights: dict[Weights | None, list[Plan]] = {}
@@ -298,12 +301,15 @@ class _Walk:
             for layer, tasks in waiting.items():
                 own = self.runner.layer_tensors(layer)
                 for weights, groups in tasks.items():
-                    tensors = own | self.runner.edited(weights, own)
-                    with self.runner.bound(slot, weights, tensors):
+                    members = [plan for those, _ in groups for plan in those]
+                    with failing(members):
+                        tensors = own | self.runner.edited(weights, own)
+                    with failing(members), self.runner.bound(slot, weights, tensors):
                         # What was read last gives way to what it led to, as long as nobody else is to read it.
                         while groups:
                             those, at = groups.pop(0)
-                            ran = [self.runner.step(frame, slot, at.pop(0)) for frame in frames]
+                            with failing(those):
+                                ran = [self.runner.step(frame, slot, at.pop(0)) for frame in frames]
                             front.append((those, ran))
                             self.advance(len(frames))
                 # Or else it would still be held while the next one is read.
@@ -313,15 +319,16 @@ class _Walk:
             self._arrive(frames, *front.pop(0))
 
     def _arrive(
-        self, frames: Sequence[ForwardState], plans: Sequence[Plan], states: Sequence[Tensor]
+        self, frames: Sequence[ForwardState], plans: Sequence[Plan], states: Sequence[LayerState]
     ) -> None:
         shell = plans[0].shell
-        final = torch.cat(
-            [
-                self.runner.finish(frame, state, shell)[mask]
-                for frame, state, mask in zip(frames, states, self.masks, strict=True)
-            ]
-        )
+        with failing(plans):
+            final = torch.cat(
+                [
+                    self.runner.finish(frame, state, shell)[mask]
+                    for frame, state, mask in zip(frames, states, self.masks, strict=True)
+                ]
+            )
         if self.base in plans:
             self.base_final = final
         self.waiting += [(plan, final) for plan in plans if plan in self.scored]
@@ -342,6 +349,9 @@ class _Walk:
         self.scores |= dict(zip((plan for plan, _ in self.waiting), scores, strict=True))
         self.waiting = []
         self.waiting_bytes = 0
+
+    def _bound(self, step: Step) -> AbstractContextManager[None]:
+        return self.runner.bound(step.slot, step.weights, self.kept.tensors(step.weights))
 
     def _head(self, shell: OuterWeights) -> Callable[[Tensor], Tensor]:
         return lambda rows: self.runner.logits(rows, shell)

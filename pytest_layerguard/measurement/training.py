@@ -191,16 +191,16 @@ def train_to_layer_output(
         for step, (inputs, _) in enumerate(_batches(windows, arguments, runner.device)):
             with torch.no_grad():
                 frame = runner.begin(inputs)
-                hidden = frame.embeddings
+                state = frame.start
                 for below in range(layer):
-                    hidden = runner.step(frame, below, hidden)
-                wanted = runner.step(frame, layer, hidden)
+                    state = runner.step(frame, below, state)
+                wanted = runner.step(frame, layer, state).hidden
             with (
                 torch.inference_mode(False),
                 torch.enable_grad(),
                 runner.bound(layer, weights, slot.tensors()),
             ):
-                made = runner.step(frame, layer, hidden)
+                made = runner.step(frame, layer, state).hidden
                 loss = functional.mse_loss(made.float(), wanted.float())
                 loss_value = _stepped(optimiser, loss, step)
             losses.append(loss_value)
@@ -218,11 +218,11 @@ def _text_loss(
     labels: Tensor,
 ) -> Tensor:
     frame = runner.begin(inputs, shell=shell)
-    hidden = frame.embeddings
+    state = frame.start
     for step in steps:
         with runner.bound(step.slot, step.weights, tensors[step.slot]):
-            hidden = runner.step(frame, step.slot, hidden)
-    final = runner.finish(frame, hidden, shell)
+            state = runner.step(frame, step.slot, state)
+    final = runner.finish(frame, state, shell)
     scored = labels != IGNORED
     return functional.cross_entropy(runner.logits(final[scored], shell).float(), labels[scored])
 

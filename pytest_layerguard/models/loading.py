@@ -198,7 +198,7 @@ def _from_folder(
         options["device_map"] = spec.device_map
     with quiet() as chatter:
         try:
-            config = AutoConfig.from_pretrained(folder.path, **trusted)
+            config = _plain_outputs(AutoConfig.from_pretrained(folder.path, **trusted))
             make = _auto_class(config, folder, conditions)
             with torch.device("meta"):
                 empty = make.from_config(config, trust_remote_code=conditions.allow_remote_code)
@@ -230,6 +230,16 @@ def _from_folder(
     _check_report(report, folder)
     loaded: PreTrainedModel = model
     return loaded, store
+
+
+def _plain_outputs(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Let the model return what it returns by default, whatever its configuration asks for besides."""
+    for each in (config, *(getattr(config, name) for name in config.sub_configs)):
+        if each is not None:
+            each.return_dict = True
+            each.output_hidden_states = False
+            each.output_attentions = False
+    return config
 
 
 def _auto_class(config: PreTrainedConfig, folder: ModelFolder, conditions: Conditions) -> Any:

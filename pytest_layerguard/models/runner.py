@@ -8,9 +8,11 @@ model's own code too, so that soft-capping, logit scaling and projections need n
 
 from __future__ import annotations
 
+import copy
 import inspect
+from collections.abc import MutableMapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,11 +21,13 @@ from torch import Tensor
 from pytest_layerguard.environment import deadline
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.models import binding
+from pytest_layerguard.models.own_code import own_code
 from pytest_layerguard.models.plan import InterventionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterator, Mapping
 
+    from torch import nn
     from transformers.cache_utils import Cache
 
     from pytest_layerguard.models.anatomy import Anatomy
@@ -39,28 +43,51 @@ class Call:
     kwargs: Mapping[str, Any]
     keyword: str | None
 
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """All of them."""
+        return (*self.args, *self.kwargs.values())
+
     def on(
-        self, hidden: Tensor, cache: tuple[object, object] | None = None
+        self, hidden: Tensor, replaced: Callable[[Any], Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return positional and keyword arguments for ``hidden``, with one cache in place of another."""
-
-        def swapped(value: Any) -> Any:
-            return cache[1] if cache is not None and value is cache[0] else value
-
-        args = tuple(swapped(value) for value in self.args)
-        kwargs = {name: swapped(value) for name, value in self.kwargs.items()}
+        """Return positional and keyword arguments for ``hidden``, each other value replaced."""
+        args = tuple(replaced(value) for value in self.args)
+        kwargs = {name: replaced(value) for name, value in self.kwargs.items()}
         if self.keyword is None:
             return (hidden, *args), kwargs
         return args, kwargs | {self.keyword: hidden}
 
 
 @dataclass(frozen=True)
+class LayerState:
+    """What one slot hands to the next.
+
+    Attributes:
+        hidden: The hidden states, ``[B, T, H]`` but for models that keep several streams of them.
+        carried: What layers share beside them, by its key in :attr:`ForwardState.carriers`: the content of
+            a container that the model passes to every block, or what blocks return beside hidden states.
+    """
+
+    hidden: Tensor
+    carried: Mapping[Hashable, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ForwardState:
-    """The start of a forward pass: ``[B, T]`` tokens, ``[B, T, H]`` embeddings, one call per slot."""
+    """The start of a forward pass.
+
+    Attributes:
+        input_ids: The tokens ``[B, T]``.
+        start: What the first slot is given.
+        calls: The other arguments of each slot.
+        carriers: The key of what layers share, by the identity of the argument that stands for it.
+    """
 
     input_ids: Tensor
-    embeddings: Tensor
+    start: LayerState
     calls: tuple[Call, ...]
+    carriers: Mapping[int, Hashable]
 
 
 class Runner:
@@ -70,13 +97,21 @@ class Runner:
         anatomy: The parts of the model.
         evaluations: Calls of a decoder block so far.
         store: The layers, if they stay on disk.
+        independent: Whether a block is a function of hidden states ``[B, T, H]`` and positions alone, so that
+            rows of several variants can be one batch. It is not if layers share state, or if blocks are
+            given the tokens themselves or their embeddings.
     """
 
     def __init__(self, anatomy: Anatomy, store: LayerStore | None = None) -> None:
         self.anatomy = anatomy
         self.store = store
         self.evaluations = 0
-        self._returns_tuple: dict[int, bool] = {}
+        self._returned: dict[int, tuple[Any, ...] | list[Any]] = {}
+        self._module_states = [
+            (module, dict(module._buffers), _attributes(module))
+            for module in anatomy.model.modules()
+            if module._buffers
+        ]
         # transformers 5.24 renamed the argument, family by family.
         taken = inspect.signature(anatomy.decoder.forward).parameters
         self._cache_name = "cache" if "cache" in taken else "past_key_values"
@@ -85,6 +120,7 @@ class Runner:
         self._tail: str | None = None
         self._core_output: type[Any] | None = None
         self._learn()
+        self.independent = self._is_independent()
 
     @property
     def item(self) -> int:
@@ -102,6 +138,7 @@ class Runner:
         """The device of the embeddings."""
         return self._embedding.device
 
+    @own_code()
     def begin(
         self, input_ids: Tensor, cache: Cache | None = None, shell: OuterWeights | None = None
     ) -> ForwardState:
@@ -112,6 +149,7 @@ class Runner:
             cache: A cache that holds the positions before these tokens, or None.
             shell: Tensors that replace those outside the layers.
         """
+        self._restore_modules()
         ids = input_ids.to(self.device)
         calls: list[Call] = []
         held: list[Tensor] = []
@@ -123,7 +161,7 @@ class Runner:
                 if index == 0:
                     held.append(hidden)
                 calls.append(Call(args[1:], kwargs, keyword))
-                return (hidden,) if self._returns_tuple.get(index) else hidden
+                return self._as_returned(index, hidden)
 
             return forward
 
@@ -135,7 +173,21 @@ class Runner:
                 f"{type(self.anatomy.model).__name__} ran {len(calls)} of its {len(self.anatomy)} layers; "
                 "models that leave layers out by themselves cannot be judged layer by layer."
             )
-        return ForwardState(ids, held[0], tuple(calls))
+        carriers: dict[int, Hashable] = {}
+        containers: dict[Hashable, Any] = {}
+        outputs = {
+            id(extra): ("output", place)
+            for returned in self._returned.values()
+            for place, extra in enumerate(_extras(returned))
+            if extra is not None
+        }
+        for value in (value for call in calls for value in call.values):
+            if isinstance(value, MutableMapping | list):
+                carriers[id(value)] = ("container", id(value))
+                containers["container", id(value)] = copy.copy(value)
+            elif id(value) in outputs:
+                carriers[id(value)] = outputs[id(value)]
+        return ForwardState(ids, LayerState(held[0], containers), tuple(calls), carriers)
 
     @contextmanager
     def bound(
@@ -195,29 +247,57 @@ class Runner:
             raise MeasurementError(str(error)) from error
         return tensors
 
+    @own_code()
     def step(
         self,
         frame: ForwardState,
         slot: int,
-        hidden: Tensor,
+        state: LayerState,
         cache: tuple[object, object] | None = None,
-    ) -> Tensor:
-        """Run the block in ``slot`` on ``hidden`` ``[B, T, H]`` with the weights that are bound there."""
-        deadline.check()
-        args, kwargs = frame.calls[slot].on(hidden, cache)
-        out = self.anatomy.layers[slot](*args, **kwargs)
-        self.evaluations += 1
-        return _tensor(out[0] if isinstance(out, tuple) else out)
+    ) -> LayerState:
+        """Run the block in ``slot`` with the weights that are bound there.
 
+        The state that is given stays as it is, so that several variants can go on from it.
+
+        Args:
+            frame: The start of the forward pass.
+            slot: The slot.
+            state: What the slot before gave.
+            cache: The cache of the forward pass and the one to use in its place.
+        """
+        deadline.check()
+        # A block writes into the containers that it is given.
+        carried = {
+            key: copy.copy(value) if isinstance(value, MutableMapping | list) else value
+            for key, value in state.carried.items()
+        }
+
+        def replaced(value: Any) -> Any:
+            if cache is not None and value is cache[0]:
+                return cache[1]
+            key = frame.carriers.get(id(value))
+            # Before the first block that returns it, there is nothing.
+            return value if key is None else carried.get(key)
+
+        args, kwargs = frame.calls[slot].on(state.hidden, replaced)
+        returned = self.anatomy.layers[slot](*args, **kwargs)
+        self.evaluations += 1
+        if frame.carriers:
+            for place, extra in enumerate(_extras(returned)):
+                carried["output", place] = extra
+        return LayerState(_hidden(returned), carried)
+
+    @own_code()
     def finish(
-        self, frame: ForwardState, hidden: Tensor, shell: OuterWeights | None = None
+        self, frame: ForwardState, state: LayerState, shell: OuterWeights | None = None
     ) -> Tensor:
         """Run what follows the last layer; return the final hidden states ``[B, T, H]`` that the head reads."""
         with self._shelled(shell):
             if self._tail is not None:
-                return _tensor(self.anatomy.model.get_submodule(self._tail)(hidden))
-            return self._finish_by_forward(frame.input_ids, hidden)
+                return _tensor(self.anatomy.model.get_submodule(self._tail)(state.hidden))
+            return self._finish_by_forward(frame.input_ids, state.hidden)
 
+    @own_code()
     def logits(self, final: Tensor, shell: OuterWeights | None = None) -> Tensor:
         """Run the model's own head on final hidden states ``[N, H]``; return logits ``[N, V]`` in its dtype."""
         assert self._core is not None
@@ -240,24 +320,53 @@ class Runner:
 
     def _finish_by_forward(self, input_ids: Tensor, hidden: Tensor) -> Tensor:
         def stand_in(index: int) -> Callable[..., Any]:
-            return lambda *_, **__: (hidden,) if self._returns_tuple.get(index) else hidden
+            return lambda *_, **__: self._as_returned(index, hidden)
 
         with self._blocks(stand_in):
             return _tensor(self.anatomy.decoder(input_ids=input_ids, use_cache=False)[0])
 
+    def _as_returned(self, index: int, hidden: Tensor) -> Any:
+        """Return hidden states in the form in which a block returns them, with what it returned beside them once."""
+        returned = self._returned.get(index)
+        return hidden if returned is None else type(returned)([hidden, *returned[1:]])
+
+    def _restore_modules(self) -> None:
+        """Undo what an earlier forward pass left in a module, as rotary embeddings do that grow with the text."""
+        for module, buffers, attributes in self._module_states:
+            module._buffers.update(buffers)
+            vars(module).update(attributes)
+
     @torch.no_grad()
-    def _learn(self) -> None:
-        """Run the model once on two tokens to learn what its blocks return and what its head reads."""
+    def _is_independent(self) -> bool:
+        ids = torch.tensor([[1, 2], [2, 1]])
+        one, other = self.begin(ids), self.begin(ids.flip(0))
+        embeddings = one.start.hidden
+        return (
+            not one.carriers
+            and embeddings.dim() == 3
+            and embeddings.shape[:2] == ids.shape
+            and all(map(_equal, one.calls, other.calls))
+        )
+
+    @contextmanager
+    def any_weights(self) -> Iterator[None]:
+        """Let the model's own forward pass run within the block, with the first layer's weights if they are on disk."""
         with ExitStack() as stack:
             if self.store is not None:
-                # One block, read once, stands for all of them: they are built alike.
                 tensors = self.layer_tensors(0)
                 first = self.anatomy.parts[0].tensors
                 for index, sites in enumerate(self.anatomy.layer_sites):
                     own = self.anatomy.parts[index].tensors
                     stack.enter_context(sites.bound(_shaped_like(own, first, tensors)))
+            yield
+
+    @torch.no_grad()
+    def _learn(self) -> None:
+        """Run the model once on two tokens to learn what its blocks return and what its head reads."""
+        with self.any_weights():
             self._watch()
 
+    @own_code()
     def _watch(self) -> None:
         model, layers = self.anatomy.model, self.anatomy.layers
         last: list[Tensor] = []
@@ -267,9 +376,10 @@ class Runner:
 
         def on_layer(index: int) -> Callable[..., None]:
             def hook(_module: Any, _args: Any, output: Any) -> None:
-                self._returns_tuple[index] = isinstance(output, tuple)
+                if isinstance(output, tuple | list):
+                    self._returned[index] = output
                 if index == len(layers) - 1:
-                    last.append(output[0] if isinstance(output, tuple) else output)
+                    last.append(_hidden(output))
 
             return hook
 
@@ -336,6 +446,31 @@ def _shaped_like(
         else torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
         for name, tensor in own.items()
     }
+
+
+def _extras(returned: Any) -> tuple[Any, ...]:
+    """Return what a block returns beside the hidden states."""
+    return tuple(returned[1:]) if isinstance(returned, tuple | list) else ()
+
+
+def _hidden(returned: Any) -> Tensor:
+    return _tensor(returned[0] if isinstance(returned, tuple | list) else returned)
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """Return a module's own plain attributes."""
+    return {name: value for name, value in vars(module).items() if not name.startswith("_")}
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Return whether two values that may hold tensors are equal."""
+    if isinstance(one, Tensor):
+        return one.shape == other.shape and bool((one == other).all())
+    if isinstance(one, Call):
+        return _equal(one.values, other.values)
+    if isinstance(one, tuple):
+        return all(map(_equal, one, other))
+    return one is other or bool(one == other)
 
 
 def _tensor(value: Any) -> Tensor:

@@ -101,11 +101,12 @@ def load_streamed(
 
 
 def _beside(model: PreTrainedModel, path: str) -> Iterator[str]:
-    """Yield the paths of the largest modules that hold no layer."""
+    """Yield the paths of the largest modules that hold no layer, and of tensors that stand beside these."""
     above = path.split(".")
     for depth in range(len(above)):
         prefix = ".".join(above[:depth])
-        for name, _ in model.get_submodule(prefix).named_children():
+        module = model.get_submodule(prefix)
+        for name in (*module._modules, *module._parameters, *module._buffers):
             if name != above[depth]:
                 yield f"{prefix}.{name}" if prefix else name
 

@@ -123,7 +123,7 @@ def limit(
 ) -> float:
     """What so many layer evaluations and heads take by themselves, each measured in a tight loop."""
     frame = runner.begin(batches[0].input_ids)
-    state = frame.embeddings
+    state = frame.start
     for _ in range(3):
         runner.step(frame, 0, state)
     layer = min(timed(lambda: runner.step(frame, 0, state)) for _ in range(20))

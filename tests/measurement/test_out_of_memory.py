@@ -15,7 +15,7 @@ from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement import generation, session
 from pytest_layerguard.measurement.laboratory import Laboratory
-from pytest_layerguard.measurement.session import shortage
+from pytest_layerguard.models.own_code import shortage
 from pytest_layerguard.models.runner import Runner
 
 if TYPE_CHECKING:
@@ -74,11 +74,11 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, BaseException], Non
     step = Runner.step
 
     def limit(windows: int, error: BaseException) -> None:
-        def limited(self: Runner, frame: Any, slot: int, hidden: Any, *rest: Any) -> Any:
+        def limited(self: Runner, frame: Any, slot: int, state: Any, *rest: Any) -> Any:
             # Not at the first layer, so that some of the work was done already.
-            if slot == 2 and len(hidden) > windows:
+            if slot == 2 and len(state.hidden) > windows:
                 raise error
-            return step(self, frame, slot, hidden, *rest)
+            return step(self, frame, slot, state, *rest)
 
         monkeypatch.setattr(Runner, "step", limited)
 
@@ -135,10 +135,14 @@ def test_one_window_at_a_time_is_the_end(
 def test_speaking_does_not_go_window_by_window(
     lab: Laboratory, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(*_: Any) -> None:
-        raise CUDA
+    run = generation._Batch.run
 
-    monkeypatch.setattr(generation._Batch, "run", run)
+    def limited(self: Any, *rest: Any, **named: Any) -> Any:
+        if len(self.plans) == 5:
+            raise CUDA
+        return run(self, *rest, **named)
+
+    monkeypatch.setattr(generation._Batch, "run", limited)
     with pytest.raises(
         MeasurementError, match=r"5 texts .* needed another 2\.50 GiB; take fewer prompts"
     ):

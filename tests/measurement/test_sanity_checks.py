@@ -19,7 +19,7 @@ from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement.laboratory import Laboratory
 from pytest_layerguard.measurement.results import BetResult, Continuation
-from pytest_layerguard.measurement.sanity_checks import check_base, check_head, check_start
+from pytest_layerguard.measurement.sanity_checks import check_base, check_model, check_start
 from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.plan import Weights
 from pytest_layerguard.models.runner import Runner
@@ -39,7 +39,7 @@ def measure(**more: object) -> Measure:
 
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_every_family_is_itself_slot_by_slot_and_twice(family: str) -> None:
-    check_head(runner_of(family), BATCHES[0])
+    check_model(runner_of(family), BATCHES[0])
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "mixtral", "gptj"])
@@ -48,16 +48,16 @@ def test_weights_bound_where_they_belong_are_the_model_bit_for_bit(family: str) 
     runner = runner_of(family)
     with torch.inference_mode():
         frame = runner.begin(BATCHES[0].input_ids)
-        plain = bound = frame.embeddings
+        plain = bound = frame.start
         for slot in range(len(runner.anatomy)):
             plain = runner.step(frame, slot, plain)
         with runner.bound(0, Weights(1)), runner.bound(1, Weights(0)):
-            runner.step(frame, 0, frame.embeddings)
+            runner.step(frame, 0, frame.start)
         for slot in range(len(runner.anatomy)):
             own = runner.materialise(Weights(slot))
             with runner.bound(slot, Weights(slot), own):
                 bound = runner.step(frame, slot, bound)
-    assert torch.equal(plain, bound)
+    assert torch.equal(plain.hidden, bound.hidden)
 
 
 def test_a_model_that_says_something_else_the_second_time_is_refused() -> None:
@@ -86,7 +86,7 @@ def test_a_model_that_says_something_else_the_second_time_is_refused() -> None:
     with pytest.raises(
         MeasurementError, match=r"run twice on the same tokens, differs from itself by \d"
     ):
-        check_head(runner, BATCHES[0])
+        check_model(runner, BATCHES[0])
 
 
 def spoken(ids: list[int]) -> Continuation:

@@ -1,0 +1,261 @@
+"""What the laboratory gives for a family, held against a plain loop over deep copies."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from pytest_layerguard.bet.arguments import BUILTIN_KINDS
+from pytest_layerguard.environment.library_output import quiet
+from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.interventions.registry import Registry
+from pytest_layerguard.measurement.generation import generate, greedy
+from pytest_layerguard.measurement.planning import Workbench
+from pytest_layerguard.measurement.sanity_checks import check_model
+from pytest_layerguard.measurement.sweep import sweep
+from pytest_layerguard.models.anatomy import Anatomy
+from pytest_layerguard.models.plan import InterventionError, Plan
+from pytest_layerguard.models.runner import Runner
+from pytest_layerguard.models.streaming import load_streamed
+from pytest_layerguard.texts.windows import Contract, batched, cut
+from support import causal_families, plain
+
+WINDOWS = cut(causal_families.text(49), Contract(48, 16, 16, start=()))
+BATCHES = batched(WINDOWS, 2)
+PROMPT = causal_families.text(5, 7)
+NEW = 8
+CLOSE = 1e-5
+"""How far the logarithm of a perplexity may be from the plain loop's."""
+
+Change = Callable[[PreTrainedModel], PreTrainedModel]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A variant: what a bet says, and what a plain loop does."""
+
+    name: str
+    kind: str
+    arguments: dict[str, object]
+    change: Change
+
+
+def cases() -> list[Case]:
+    """Return the variants that every family is put through."""
+    skips = [
+        Case(f"skip-{layer}", "skip_layers", {"layers": layer}, partial(skipped, layer=layer))
+        for layer in range(causal_families.LAYERS)
+    ]
+    return [
+        *skips,
+        Case("interchange-1-2", "interchange_layers", {"pairs": [[1, 2]]}, exchanged),
+        Case("zero-1", "zero_layers", {"layers": 1, "keep": "none"}, zeroed),
+        Case("quantize", "quantize_weights", {"bits": 4, "scale": "row"}, quantized),
+    ]
+
+
+def outcomes(family: str, **changed: object) -> dict[str, str]:
+    """Return, for each check, `agrees`, `refused: why` or `differs: by how much`.
+
+    Raises:
+        causal_families.NotSmallError: If the family stays large.
+    """
+    model = causal_families.model(family, **changed)
+    try:
+        runner = Runner(Anatomy.of(model))
+        check_model(runner, BATCHES[0])
+    except MeasurementError as error:
+        return {"model": f"refused: {error}"}
+    wanted = {case.name: _plain(model, case) for case in cases()}
+    plans = {case.name: _plan(runner, case) for case in cases()}
+    found = {"model": "agrees"}
+    for name, plan in plans.items():
+        found[name] = _held_against(wanted[name], partial(_scores, runner, [plan]))
+    sound = [name for name, outcome in found.items() if outcome == "agrees" and name != "model"]
+    for title, names in (("together", sound), ("reversed", sound[::-1])):
+        made = _scores(runner, [plans[name] for name in names])
+        far = max(
+            (abs(made[at] - wanted[name]) for at, name in enumerate(names)),
+            default=0.0,  # type: ignore[operator]
+        )
+        found[title] = "agrees" if far <= CLOSE else f"differs: {far:.2g}"
+    found["sample"] = _samples(runner, model, sound, plans)
+    found["base after all"] = _held_against(
+        _mean(model), lambda: _scores(runner, [Plan.untouched(causal_families.LAYERS)])
+    )
+    found["stream"] = _streamed(model, plans, wanted, sound)
+    return found
+
+
+def _plan(runner: Runner, case: Case) -> Plan | str:
+    bench = Workbench(runner, BATCHES, causal_families.VOCABULARY, lambda _: WINDOWS)
+    arguments = BUILTIN_KINDS[case.kind].model_validate(case.arguments)
+    try:
+        (plan,) = Registry.of()[case.kind].load()(Plan.untouched(bench.layers), arguments, bench)
+    except InterventionError as error:
+        return str(error)
+    return plan
+
+
+def _plain(model: PreTrainedModel, case: Case) -> float | str:
+    """Return the mean loss of a changed copy in float64, or why the plain model fails."""
+    try:
+        return _mean(case.change(model))
+    except Exception as error:
+        return f"{type(error).__name__}"
+
+
+def _mean(model: PreTrainedModel) -> float:
+    return float(plain.losses(model, WINDOWS).mean())
+
+
+def _scores(runner: Runner, plans: Sequence[Plan | str]) -> list[float]:
+    for plan in plans:
+        if isinstance(plan, str):
+            raise MeasurementError(plan)
+    base = Plan.untouched(causal_families.LAYERS)
+    rows = sweep(runner, BATCHES, base, plans, causal_families.VOCABULARY).variants  # type: ignore[arg-type]
+    return [float(row.losses.double().mean()) for row in rows]
+
+
+def _held_against(wanted: float | str, score: Callable[[], list[float]]) -> str:
+    try:
+        (made,) = score()
+    except MeasurementError as error:
+        return f"refused: {error}" + (
+            " (the plain model fails, too)" if isinstance(wanted, str) else ""
+        )
+    if isinstance(wanted, str):
+        return f"differs: the plain model fails with {wanted}"
+    return "agrees" if abs(made - wanted) <= CLOSE else f"differs: {abs(made - wanted):.2g}"
+
+
+def _samples(
+    runner: Runner, model: PreTrainedModel, names: Sequence[str], plans: dict[str, Plan | str]
+) -> str:
+    """Return whether every variant continues a text as its changed copy does, together and alone."""
+    changes = {case.name: case.change for case in cases() if case.name in names}
+    chosen = [plan for name in names if isinstance(plan := plans[name], Plan)]
+    every = [Plan.untouched(causal_families.LAYERS), *chosen]
+    wanted = [plain.continued(each(model), PROMPT, NEW, []) for each in (_same, *changes.values())]
+    together = [text for (text,) in generate(runner, every, [PROMPT], NEW, greedy)]
+    alone = [generate(runner, [plan], [PROMPT], NEW, greedy)[0][0] for plan in every]
+    if together == alone == wanted:
+        return "agrees"
+    wrong = sum(text != right for text, right in zip(together, wanted, strict=True))
+    return f"differs: {wrong} of {len(every)} texts"
+
+
+def _same(model: PreTrainedModel) -> PreTrainedModel:
+    return model
+
+
+def _streamed(
+    model: PreTrainedModel,
+    plans: dict[str, Plan | str],
+    wanted: dict[str, float | str],
+    names: Sequence[str],
+) -> str:
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        try:
+            model.save_pretrained(folder)
+            load = partial(AutoModelForCausalLM.from_pretrained, folder, output_loading_info=True)
+            read, _, store = load_streamed(AutoModelForCausalLM, model.config, "cpu", load)
+            runner = Runner(Anatomy.of(read.eval().requires_grad_(False)), store)
+            check_model(runner, BATCHES[0])
+        except MeasurementError as error:
+            return f"refused: {error}"
+        made = _scores(runner, [plans[name] for name in names])
+    far = max(
+        (abs(made[at] - wanted[name]) for at, name in enumerate(names)),
+        default=0.0,  # type: ignore[operator]
+    )
+    return "agrees" if far <= CLOSE else f"differs: {far:.2g}"
+
+
+def blocks(model: PreTrainedModel) -> nn.ModuleList:
+    """Return the decoder's blocks: the uppermost list of as many modules as there are layers."""
+    found = [
+        module
+        for _, module in sorted(model.named_modules(), key=lambda each: each[0].count("."))
+        if isinstance(module, nn.ModuleList)
+        and len(module) == causal_families.LAYERS
+        and any(True for _ in module.parameters())
+    ]
+    return found[0]
+
+
+def skipped(model: PreTrainedModel, layer: int) -> PreTrainedModel:
+    """Return a copy in which a layer returns what it is given."""
+    changed = copy.deepcopy(model)
+    block = blocks(changed)[layer]
+    returned: list[object] = []
+    handle = block.register_forward_hook(lambda _, args, output: returned.append(output))
+    with torch.no_grad():
+        changed(input_ids=torch.tensor([PROMPT]), use_cache=False)
+    handle.remove()
+
+    def identity(*args: Tensor, **kwargs: Tensor) -> object:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if not isinstance(returned[0], tuple | list):
+            return hidden
+        # GLM's blocks hand on which tokens were chosen, beside the hidden states.
+        beside = [kwargs.get("prev_topk_indices"), *[None] * len(returned[0])]
+        return type(returned[0])([hidden, *beside[: len(returned[0]) - 1]])
+
+    block.forward = identity
+    return changed
+
+
+def exchanged(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy in which layers 1 and 2 have each other's weights."""
+    changed = copy.deepcopy(model)
+    one, other = blocks(changed)[1], blocks(changed)[2]
+    first, second = ({k: v.clone() for k, v in each.state_dict().items()} for each in (one, other))
+    one.load_state_dict(second)
+    other.load_state_dict(first)
+    return changed
+
+
+def zeroed(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy in which every parameter of layer 1 is zero, also one that other layers share."""
+    changed = copy.deepcopy(model)
+    blocks(changed)[1] = copy.deepcopy(blocks(changed)[1])
+    for parameter in blocks(changed)[1].parameters():
+        parameter.zero_()
+    return changed
+
+
+def quantized(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy in which each row of each matrix, experts' included and routers' not, is rounded."""
+    changed = copy.deepcopy(model)
+    done: set[int] = set()
+    for block in blocks(changed):
+        for matrix in _matrices(block):
+            # Tied weights are one matrix.
+            if matrix.data_ptr() not in done:
+                done.add(matrix.data_ptr())
+                matrix.copy_(plain.nearest(4)(matrix))
+    return changed
+
+
+def _matrices(block: nn.Module) -> Iterator[Tensor]:
+    """Yield every matrix ``[out, in]`` of the linear maps of a block, as views."""
+    mixture = any("experts" in name for name, _ in block.named_parameters())
+    for name, module in block.named_modules():
+        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
+            if mixture and {"gate", "router"} & set(name.split(".")):
+                continue
+            yield module.weight if isinstance(module, nn.Linear) else module.weight.T
+        for tensor in module.parameters(recurse=False):
+            experts = "experts" in name or type(module).__name__ == "JetMoeParallelExperts"
+            if tensor.dim() == 3 and experts:
+                turned = getattr(module, "is_transposed", "Llama4" in type(module).__name__)
+                yield from (each.T if turned else each for each in tensor)
