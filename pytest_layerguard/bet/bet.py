@@ -302,7 +302,8 @@ class Measure(BetPart):
     )
     tokens: Annotated[Whole, Field(ge=1, le=LIMITS.tokens)] | None = Field(
         default=None,
-        description="how many tokens are scored; by default, under a preset, all of the text",
+        description="how many tokens are scored (under nfs-512-256-as-published, read); by default, under a preset, "
+        "all of the text",
     )
     window: Annotated[Whole, Field(ge=1, le=1_048_576)] | None = Field(
         default=None,

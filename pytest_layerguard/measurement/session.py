@@ -24,6 +24,7 @@ from pytest_layerguard.models.own_code import shortage
 from pytest_layerguard.models.plan import Plan
 from pytest_layerguard.models.runner import Runner
 from pytest_layerguard.texts.windowed_text import (
+    AS_PUBLISHED,
     WindowedText,
     default_window,
     tokens_needed,
@@ -148,7 +149,12 @@ class ModelSession:
 
         The first text also serves to check that the model, run slot by slot, computes what it computes whole.
         """
-        content = texts.read(text, self.loaded.tokenizer, tokens_needed(measure))
+        content = texts.read(
+            text,
+            self.loaded.tokenizer,
+            tokens_needed(measure),
+            paragraphs=measure.preset == AS_PUBLISHED,
+        )
         windows = windowed(content, measure, self.loaded, self.micro_batch)
         windows = self._texts.setdefault(windows.key, windows)
         if not self._checked:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -158,13 +157,7 @@ def _means(
 
 
 def _mean(values: Tensor, positions: TokenPositions) -> Mean:
-    plain = values.double().numpy()
-    if positions.weights is not None:
-        mean = float((plain * positions.weights).mean())
-        if math.isfinite(mean):
-            # Of these the plain mean is the weighed one, and so are the windows' deviations.
-            plain = mean + positions.weights * (plain - mean)
-    return clustered(plain, positions.windows)
+    return clustered(values.double().numpy(), positions.windows)
 
 
 def _agreement(scores: TokenScores, positions: TokenPositions, comparisons: int) -> Interval:

@@ -2,7 +2,8 @@
 
 Rows of a dataset are joined by their own newlines: a row that is not empty and does not end with
 one gets one before the next row; empty rows leave no trace. With ``join`` that text stands between
-every two rows instead, empty ones included, and nothing else is added.
+every two rows instead, empty ones included, and nothing else is added. Rows as paragraphs have an empty line between
+them, and blank rows leave no trace.
 
 A text may be endless, or larger than the disk. Where its first N tokens are needed, whole rows are
 read until there are at least 262,144 characters and at least eight for every token. If these make
@@ -62,6 +63,8 @@ class Texts:
         source: TextSource,
         tokenizer: PreTrainedTokenizerBase | None = None,
         tokens: int | None = None,
+        *,
+        paragraphs: bool = False,
     ) -> str:
         """Return a text, or as much of its beginning as is needed.
 
@@ -69,6 +72,7 @@ class Texts:
             source: The place of the text.
             tokenizer: The model's tokenizer; needed with ``tokens``.
             tokens: The number of tokens needed; ``None`` for the whole text.
+            paragraphs: Whether a dataset's rows are paragraphs, where its ``join`` does not say otherwise.
 
         Returns:
             Text of at least that many tokens, or all of it where there are fewer.
@@ -77,7 +81,7 @@ class Texts:
             MeasurementError: If the text is missing, has another digest than the bet says, or is not text.
             UnavailableError: If it cannot be downloaded here.
         """
-        pieces = self._pieces(source)
+        pieces = self._pieces(source, paragraphs=paragraphs)
         largest = self._conditions.budget.text_bytes
         if tokens is None or tokenizer is None:
             text, ended = _taken(pieces, "", largest)
@@ -117,7 +121,7 @@ class Texts:
                     "lower measure.tokens or take a longer text"
                 )
 
-    def _pieces(self, source: TextSource) -> Iterator[str]:
+    def _pieces(self, source: TextSource, *, paragraphs: bool) -> Iterator[str]:
         if isinstance(source, ReferenceText):
             return _reference(source)
         if isinstance(source, FileText):
@@ -126,9 +130,12 @@ class Texts:
         from pytest_layerguard.texts import dataset_rows
 
         if isinstance(source, LocalDatasetText):
-            path = self._dataset(source)
-            return joined(dataset_rows.of_file(source, path), source.join)
-        return joined(dataset_rows.of_hub(source, self._conditions), source.join)
+            rows = dataset_rows.of_file(source, self._dataset(source))
+        else:
+            rows = dataset_rows.of_hub(source, self._conditions)
+        if paragraphs and source.join is None:
+            return joined(filter(str.strip, rows), "\n\n")
+        return joined(rows, source.join)
 
     def _dataset(self, source: LocalDatasetText) -> Path:
         path = self._reach.file(source.file, "file", largest=self._conditions.budget.text_bytes)

@@ -34,8 +34,10 @@ _DEFAULT_WINDOW: Final = 512
 _GPTQ_WINDOW: Final = 2048
 _LM_EVAL_CONTEXT: Final = 2048
 _NFS: Final = (512, 256)
-_AS_PUBLISHED: Final = "nfs-512-256-as-published"
-_STRIDED: Final = ("nfs-512-256", _AS_PUBLISHED)
+AS_PUBLISHED: Final = "nfs-512-256-as-published"
+"""The preset that reads, cuts and scores a text as the evaluator of "No Free Swap" does."""
+
+_STRIDED: Final = ("nfs-512-256", AS_PUBLISHED)
 
 Window = tuple[Tensor, Tensor]
 
@@ -49,20 +51,17 @@ class WindowedText:
         provenance: Digests and counts of what was read.
         neighbours: The number of consecutive windows that share text.
         whole: The text, if all of it is scored.
-        by_window: Whether windows are averaged rather than tokens.
     """
 
     batches: tuple[Batch, ...]
     provenance: Mapping[str, Any]
     neighbours: int = 1
     whole: str | None = None
-    by_window: bool = False
 
     @cached_property
     def positions(self) -> TokenPositions:
         """The cluster, position and id of each scored token."""
-        positions = TokenPositions.of(self.batches, self.neighbours)
-        return positions.by_window(self.batches) if self.by_window else positions
+        return TokenPositions.of(self.batches, self.neighbours)
 
     @cached_property
     def key(self) -> str:
@@ -143,7 +142,6 @@ def windowed(text: str, measure: Measure, loaded: LoadedModel, micro_batch: int)
         },
         _neighbours(measure, length),
         text if measure.preset == "lm-eval" and measure.tokens is None else None,
-        measure.preset == _AS_PUBLISHED,
     )
 
 
@@ -197,10 +195,9 @@ def _windows(
         return _rolling(ids, measure, loaded, start)
     if measure.preset in _STRIDED:
         _check_context(measure, _NFS[0], loaded)
-    if measure.preset == _AS_PUBLISHED:
+    if measure.preset == AS_PUBLISHED:
         whole = [*start, *ids]
-        last = None if measure.tokens is None else measure.tokens + 1
-        return cut_strided(whole[:last], *_NFS, measure.positions == "last")
+        return cut_strided(whole[: measure.tokens], *_NFS, measure.positions == "last")
     window, stride = (
         _NFS
         if measure.preset in _STRIDED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -163,10 +163,10 @@ def cut_rolling(ids: Sequence[int], context: int, prefix: int) -> list[tuple[Ten
 def cut_strided(
     ids: Sequence[int], window: int, stride: int, last_only: bool
 ) -> list[tuple[Tensor, Tensor]]:
-    """Cut a text as transformers' documentation does ("Perplexity of fixed-length models").
+    """Cut a text as the evaluator of "No Free Swap" does (arXiv 2605.16234, ``matched_eval_qwen3.py``).
 
-    Window k reads the tokens ``kS .. kS+W-1`` and scores those that no earlier window read. The first token
-    of the text is not scored. Only the first window starts with BOS.
+    Window k reads the tokens ``kS .. kS+W-1`` and scores those that no earlier window read, but for the first of
+    them. So the first window scores W-1 tokens and each later one S-1. Only the first window starts with BOS.
 
     Args:
         ids: The tokenised text, special tokens included.
@@ -181,14 +181,15 @@ def cut_strided(
         raise MeasurementError("the text has fewer than two tokens; there is nothing to score")
     text = torch.tensor(ids, dtype=torch.long)
     windows: list[tuple[Tensor, Tensor]] = []
-    read = 1
+    read = 0
     for start in range(0, len(ids), stride):
         end = min(start + window, len(ids))
-        labels = text[start + 1 : end].clone()
-        labels[: max(0, read - start - 1)] = IGNORED
-        if last_only:
-            labels[:-1] = IGNORED
-        windows.append((text[start : end - 1], labels))
+        if end - read > 1:
+            labels = text[start + 1 : end].clone()
+            labels[: read - start] = IGNORED
+            if last_only:
+                labels[:-1] = IGNORED
+            windows.append((text[start : end - 1], labels))
         read = end
         if end == len(ids):
             break
@@ -227,13 +228,11 @@ class TokenPositions:
         windows: The cluster of each token.
         positions: Its position in its window.
         tokens: Its id.
-        weights: Its weight in the mean, if not all are 1.
     """
 
     windows: NDArray[np.int64]
     positions: NDArray[np.int64]
     tokens: NDArray[np.int64]
-    weights: NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, batches: Sequence[Batch], neighbours: int = 1) -> TokenPositions:
@@ -262,9 +261,3 @@ class TokenPositions:
     def count(self) -> int:
         """The number of clusters."""
         return int(self.windows.max()) + 1
-
-    def by_window(self, batches: Sequence[Batch]) -> TokenPositions:
-        """Return the same tokens, weighted so that every window counts the same."""
-        sizes = torch.cat([batch.scored.sum(1) for batch in batches])
-        each = torch.repeat_interleave(1.0 / sizes.double(), sizes)
-        return replace(self, weights=(each * (len(each) / len(sizes))).numpy())

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from hub import tiny
+from support import plain
 from transformers import LlamaForCausalLM
 
 from pytest_layerguard.bet.reader import parse_bets
@@ -124,3 +125,15 @@ def test_chunks_of_gptq_do_not_fit_a_shorter_context(tmp_path: Path) -> None:
         MeasurementError, match="reads 2048 tokens at a time and the model's context is 64"
     ):
         measured(tmp_path, "gptq-2048", 64, 5000)
+
+
+@pytest.mark.parametrize("tokens", ["", ", tokens: 1000"])
+def test_a_bet_by_the_authors_evaluator(tmp_path: Path, tokens: str) -> None:
+    found = measured(tmp_path, "nfs-512-256-as-published", 512, 1_300, tokens)
+    read = [BOS, *ids_of(1_300)][: 1_000 if tokens else None]
+    model = fresh(512)
+    base, scored = plain.strided(model, read, 512, 256)
+    skipped, _ = plain.strided(plain.skipped(model, [0]), read, 512, 256)
+    assert found.tokens == scored
+    assert found.bases[0].metrics["perplexity"].value == pytest.approx(base, rel=1e-6)
+    assert found.variants[0].metrics["perplexity"].value == pytest.approx(skipped, rel=1e-6)

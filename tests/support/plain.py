@@ -6,6 +6,7 @@ Nothing here uses the laboratory, so that agreement with it means something.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -266,3 +267,24 @@ def influence(model: PreTrainedModel, windows: Windows) -> list[float]:
     for handle in handles:
         handle.remove()
     return [1 - sum(each) / len(each) for each in sums.values()]
+
+
+@torch.inference_mode()
+def strided(
+    model: PreTrainedModel, tokens: list[int], window: int, stride: int
+) -> tuple[float, int]:
+    """The loop ``evaluate_ppl`` of "No Free Swap", without its padding: the perplexity and the tokens scored."""
+    total, count, read = 0.0, 0, 0
+    for begin in range(0, len(tokens), stride):
+        end = min(begin + window, len(tokens))
+        new, length = end - read, end - begin
+        logits = model(torch.tensor([tokens[begin:end]])).logits[0, : length - 1].double()
+        targets = torch.tensor(tokens[begin + 1 : end], dtype=torch.long)
+        losses = -logits.log_softmax(-1)[torch.arange(length - 1), targets]
+        first = length - new if new < length else 0
+        total += float(losses[first:].sum())
+        count += len(losses) - first
+        read = end
+        if end == len(tokens):
+            break
+    return math.exp(total / count), count

@@ -228,6 +228,17 @@ class TestDataset:
 
         assert read({"dataset": kind, "file": "rows.data"}) == "a\nb\nc"
 
+    def test_paragraphs(self, bets: Path) -> None:
+        (bets / "rows.json").write_text(
+            "".join(f'{{"text": "{row}"}}\n' for row in ("", " a\\n", " ", "b")), encoding="utf-8"
+        )
+        texts = Texts(Conditions(), bets / "bet.yaml", bets)
+        rows = {"dataset": "json", "file": "rows.json"}
+
+        assert texts.read(SOURCE.validate_python(rows), paragraphs=True) == " a\n\n\nb"
+        stated = SOURCE.validate_python(rows | {"join": "-"})
+        assert texts.read(stated, paragraphs=True) == "- a\n- -b"
+
     def test_join(self, read: Read, bets: Path) -> None:
         (bets / "rows.txt").write_text("a\n\nb\n")
 
