@@ -57,7 +57,7 @@ INIT: Final = "@init"
 """The end of a reference model's name that stands for the model before training."""
 
 Status = Literal["proposed", "upheld", "falsified"]
-Preset = Literal["gptq-2048", "lm-eval", "nfs-512-256", "nfs-512-256-as-published"]
+Preset = Literal["gptq-2048", "lm-eval", "llama-cpp", "nfs-512-256", "nfs-512-256-as-published"]
 
 _DEVICE: Final = re.compile("con|prn|aux|nul|(com|lpt)[0-9]")
 _NAME_RULE: Final = (
@@ -307,7 +307,8 @@ class Measure(BetPart):
     )
     window: Annotated[Whole, Field(ge=1, le=1_048_576)] | None = Field(
         default=None,
-        description="scored tokens per window; by default 512, or the model's context if shorter",
+        description="scored tokens per window; by default 512, or the model's context if shorter; under a preset, the "
+        "tokens that it reads at a time",
     )
     stride: Annotated[Whole, Field(ge=1, le=1_048_576)] | None = Field(
         default=None, description="tokens from one window to the next; by default the window"
@@ -319,7 +320,8 @@ class Measure(BetPart):
         default="all", description="which positions of a window are scored: all or last"
     )
     preset: Preset | None = Field(
-        default=None, description="a published contract instead of window, stride and bos"
+        default=None,
+        description="a published contract instead of stride and bos; with window, at another size",
     )
     max_base_perplexity: (
         Annotated[
@@ -358,9 +360,11 @@ class Measure(BetPart):
         if self.tokens is None and self.preset is None:
             problems.append((("tokens",), "is missing; how many tokens are scored"))
         if self.preset is not None:
-            fixed = [key for key in ("window", "stride", "bos") if key in self.model_fields_set]
+            fixed = [key for key in ("stride", "bos") if key in self.model_fields_set]
             message = f"is fixed by preset {self.preset}; leave one of the two out"
             problems.extend(((key,), message) for key in fixed)
+            if self.window is not None and self.window < 4:
+                problems.append((("window",), "must be at least 4 beside a preset"))
         if self.stride is not None and self.preset is None and self.stride > (self.window or 512):
             problems.append((("stride",), "must be at most the window, or tokens are left out"))
         if problems:

@@ -251,7 +251,8 @@ def _measurement(measure: Measure, variants: int) -> Iterator[str]:
         of = f"{name}, " if name is not None else ""
         yield f"{amount} of {of}{_text(text)}; base and variants on the same tokens"
     if measure.preset is not None:
-        yield f"by the contract of {measure.preset}"
+        size = f", in windows of {measure.window} tokens" if measure.window else ""
+        yield f"by the contract of {measure.preset}{size}"
     elif measure.tokens is not None:
         window = measure.window or 512
         count = windows(measure)

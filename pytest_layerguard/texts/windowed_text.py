@@ -19,6 +19,7 @@ from pytest_layerguard.texts.windows import (
     batched,
     cut,
     cut_chunks,
+    cut_halves,
     cut_rolling,
     cut_strided,
 )
@@ -31,13 +32,14 @@ if TYPE_CHECKING:
     from pytest_layerguard.models.loading import LoadedModel
 
 _DEFAULT_WINDOW: Final = 512
-_GPTQ_WINDOW: Final = 2048
 _LM_EVAL_CONTEXT: Final = 2048
-_NFS: Final = (512, 256)
 AS_PUBLISHED: Final = "nfs-512-256-as-published"
 """The preset that reads, cuts and scores a text as the evaluator of "No Free Swap" does."""
 
 _STRIDED: Final = ("nfs-512-256", AS_PUBLISHED)
+_CHUNKED: Final = ("gptq-2048", "llama-cpp")
+_PRESET_WINDOWS: Final = {"gptq-2048": 2048, "llama-cpp": 512, **dict.fromkeys(_STRIDED, 512)}
+"""The tokens that the presets read at a time where the bet has no window."""
 
 Window = tuple[Tensor, Tensor]
 
@@ -98,7 +100,11 @@ def contract_key(measure: Measure, bet_file: Path) -> str:
 
 def tokens_needed(measure: Measure) -> int | None:
     """Return how many tokens of a text a bet's contract can use; None for all of it."""
-    return None if measure.tokens is None else measure.tokens + 1
+    if measure.tokens is None or measure.preset not in _CHUNKED:
+        return None if measure.tokens is None else measure.tokens + 1
+    window = measure.window or _PRESET_WINDOWS[measure.preset]
+    scored = window - 1 - (window // 2 if measure.preset == "llama-cpp" else 0)
+    return measure.tokens // scored * window
 
 
 def windowed(text: str, measure: Measure, loaded: LoadedModel, micro_batch: int) -> WindowedText:
@@ -151,8 +157,11 @@ def _named(tokens: Sequence[int]) -> str:
 
 def _neighbours(measure: Measure, length: int) -> int:
     """Return how many windows share text: a window's length over the stride, rounded up."""
+    if measure.preset in _STRIDED:
+        window = measure.window or _PRESET_WINDOWS[measure.preset]
+        return -(-window // (window // 2))
     if measure.preset is not None:
-        return -(-_NFS[0] // _NFS[1]) if measure.preset in _STRIDED else 1
+        return 1
     return -(-length // min(measure.stride or length, length))
 
 
@@ -166,20 +175,25 @@ def context_of(loaded: LoadedModel) -> int | None:
     return next((int(value) for value in stated if isinstance(value, int) and value > 0), None)
 
 
+def _most(loaded: LoadedModel, start: Sequence[int]) -> int | None:
+    """Return the most scored tokens of a window that starts so, or None if the model states no context."""
+    context = context_of(loaded)
+    # The last token of the start predicts the first one that is scored.
+    return None if context is None else context - max(0, len(start) - 1)
+
+
 def default_window(measure: Measure, loaded: LoadedModel, start: Sequence[int]) -> int:
     """Return the scored tokens per window: the bet's own, else 512 or the model's context if shorter.
 
     Raises:
         MeasurementError: If the window is longer than the model's context.
     """
-    context = context_of(loaded)
-    # The last token of the start predicts the first one that is scored.
-    most = None if context is None else context - max(0, len(start) - 1)
+    most = _most(loaded, start)
     if measure.window is None:
         return min(_DEFAULT_WINDOW, most or _DEFAULT_WINDOW)
     if most is not None and measure.window > most:
         raise MeasurementError(
-            f"measure.window is {measure.window} and the model's context is {context} tokens; "
+            f"measure.window is {measure.window} and the model's context is {context_of(loaded)} tokens; "
             f"allowed: 1 to {most}"
         )
     return measure.window
@@ -188,34 +202,49 @@ def default_window(measure: Measure, loaded: LoadedModel, start: Sequence[int]) 
 def _windows(
     ids: Sequence[int], measure: Measure, loaded: LoadedModel, start: tuple[int, ...]
 ) -> list[Window]:
-    if measure.preset == "gptq-2048":
-        _check_context(measure, _GPTQ_WINDOW, loaded)
-        return cut_chunks([*start, *ids], _GPTQ_WINDOW, measure.tokens)
+    if measure.preset is None:
+        window = default_window(measure, loaded, start)
+        return _own(ids, measure, window, measure.stride or window, start)
     if measure.preset == "lm-eval":
         return _rolling(ids, measure, loaded, start)
-    if measure.preset in _STRIDED:
-        _check_context(measure, _NFS[0], loaded)
+    if measure.preset == "nfs-512-256":
+        window = _preset_window(measure.preset, measure, loaded, start)
+        return _own(ids, measure, window, window // 2, start)
+    window = _preset_window(measure.preset, measure, loaded, ())
+    whole = [*start, *ids]
     if measure.preset == AS_PUBLISHED:
-        whole = [*start, *ids]
-        return cut_strided(whole[: measure.tokens], *_NFS, measure.positions == "last")
-    window, stride = (
-        _NFS
-        if measure.preset in _STRIDED
-        else (default_window(measure, loaded, start), measure.stride)
-    )
+        return cut_strided(
+            whole[: measure.tokens], window, window // 2, measure.positions == "last"
+        )
+    if measure.preset == "llama-cpp":
+        return cut_halves(whole, window, measure.tokens, next(iter(start), None))
+    return cut_chunks(whole, window, measure.tokens)
+
+
+def _own(
+    ids: Sequence[int], measure: Measure, window: int, stride: int, start: tuple[int, ...]
+) -> list[Window]:
     spare = 0 if start else 1
     scored = measure.tokens if measure.tokens is not None else len(ids) - spare
-    contract = Contract(scored, window, stride or window, start, measure.positions == "last")
-    return cut(ids, contract)
+    return cut(ids, Contract(scored, window, stride, start, measure.positions == "last"))
 
 
-def _check_context(measure: Measure, window: int, loaded: LoadedModel) -> None:
-    context = context_of(loaded)
-    if context is not None and context < window:
+def _preset_window(preset: str, measure: Measure, loaded: LoadedModel, start: Sequence[int]) -> int:
+    """Return how many tokens a preset reads at a time: the bet's window, else the preset's own.
+
+    Raises:
+        MeasurementError: If the model's context is shorter.
+    """
+    if measure.window is not None:
+        return default_window(measure, loaded, start)
+    window = _PRESET_WINDOWS[preset]
+    most = _most(loaded, start)
+    if most is not None and most < window:
         raise MeasurementError(
-            f"preset {measure.preset} reads {window} tokens at a time and the model's context is {context} "
-            "tokens; say measure.window instead"
+            f"preset {preset} reads {window} tokens at a time and the model's context is {context_of(loaded)} tokens; "
+            f"write measure.window: {most} beside it for the preset's rule in windows of {most} tokens"
         )
+    return window
 
 
 def _rolling(
@@ -238,6 +267,8 @@ def _rolling(
     if start and list(ids[:1]) != [prefix]:
         ids = [*start, *ids]
     taken = ids if measure.tokens is None else ids[: measure.tokens]
+    if measure.window is not None:
+        return cut_rolling(taken, default_window(measure, loaded, ()), prefix)
     return cut_rolling(taken, context_of(loaded) or _LM_EVAL_CONTEXT, prefix)
 
 

@@ -119,16 +119,47 @@ def cut_chunks(ids: Sequence[int], size: int, tokens: int | None) -> list[tuple[
     Raises:
         MeasurementError: If there is not one whole chunk.
     """
+    return [(chunk[:-1], chunk[1:]) for chunk in _chunks(ids, size, size - 1, tokens)]
+
+
+def cut_halves(
+    ids: Sequence[int], size: int, tokens: int | None, bos: int | None
+) -> list[tuple[Tensor, Tensor]]:
+    """Cut a text into whole chunks that score their second half, as llama.cpp's ``llama-perplexity`` does.
+
+    A chunk of N tokens scores the last N - 1 - N/2 of them. Its first token is replaced by BOS where the tokenizer
+    adds one. A last chunk that is not full is left out.
+
+    Args:
+        ids: The tokenised text, special tokens included.
+        size: N, the tokens of a chunk.
+        tokens: The most tokens to score, or None for all; rounded down to whole chunks.
+        bos: The token at the start of every chunk, or None.
+
+    Raises:
+        MeasurementError: If there is not one whole chunk.
+    """
+    windows: list[tuple[Tensor, Tensor]] = []
+    for chunk in _chunks(ids, size, size - 1 - size // 2, tokens):
+        inputs, labels = chunk[:-1].clone(), chunk[1:].clone()
+        if bos is not None:
+            inputs[0] = bos
+        labels[: size // 2] = IGNORED
+        windows.append((inputs, labels))
+    return windows
+
+
+def _chunks(ids: Sequence[int], size: int, scored: int, tokens: int | None) -> Tensor:
+    """Return chunks ``[C, size]`` that do not overlap, of which each scores ``scored`` tokens."""
     count = len(ids) // size
     if tokens is not None:
-        count = min(count, tokens // (size - 1))
+        count = min(count, tokens // scored)
     if count < 1:
         raise MeasurementError(
             f"not one whole chunk of {size:,} tokens can be scored: the text has {len(ids):,} tokens and "
-            f"measure.tokens is {tokens if tokens is not None else 'not given'}; a chunk scores {size - 1:,}"
+            f"measure.tokens is {tokens if tokens is not None else 'not given'}; a chunk scores {scored:,}"
         )
-    chunks = torch.tensor(ids[: count * size], dtype=torch.long).view(count, size)
-    return [(chunk[:-1], chunk[1:]) for chunk in chunks]
+    return torch.tensor(ids[: count * size], dtype=torch.long).view(count, size)
 
 
 def cut_rolling(ids: Sequence[int], context: int, prefix: int) -> list[tuple[Tensor, Tensor]]:

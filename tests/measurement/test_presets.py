@@ -10,14 +10,17 @@ import pytest
 import torch
 from hub import tiny
 from support import plain
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from pytest_layerguard import reference
+from pytest_layerguard.bet.bet import Measure
 from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement.laboratory import Laboratory
 from pytest_layerguard.measurement.results import BetResult
+from pytest_layerguard.texts import windowed_text
 
 BET = """\
 id: preset
@@ -120,11 +123,100 @@ def test_chunks_of_gptq(tmp_path: Path) -> None:
     assert found.descriptive
 
 
-def test_chunks_of_gptq_do_not_fit_a_shorter_context(tmp_path: Path) -> None:
+@pytest.mark.parametrize("preset", ["gptq-2048", "llama-cpp", "nfs-512-256"])
+def test_a_shorter_context_asks_for_a_window_and_gets_by_with_it(
+    tmp_path: Path, preset: str
+) -> None:
     with pytest.raises(
-        MeasurementError, match="reads 2048 tokens at a time and the model's context is 64"
+        MeasurementError,
+        match=r"tokens at a time and the model's context is 64 tokens; write measure\.window: 64 beside it",
     ):
-        measured(tmp_path, "gptq-2048", 64, 5000)
+        measured(tmp_path / "without", preset, 64, 5000)
+    assert measured(tmp_path / "with", preset, 64, 200, ", window: 64").tokens > 60
+    with pytest.raises(
+        MeasurementError, match=r"measure\.window is 65 and the model's context is 64"
+    ):
+        measured(tmp_path / "beyond", preset, 64, 200, ", window: 65")
+
+
+def test_chunks_of_gptq_in_another_window(tmp_path: Path) -> None:
+    text = [BOS, *ids_of(200)]
+    model = fresh(64)
+    total = sum(loss(model, text[at : at + 47], text[at + 1 : at + 48]) for at in range(0, 192, 48))
+    found = measured(tmp_path, "gptq-2048", 64, 200, ", window: 48")
+    assert found.tokens == 4 * 47
+    assert found.bases[0].metrics["perplexity"].value == pytest.approx(
+        math.exp(total / (4 * 47)), rel=1e-6
+    )
+
+
+def test_rolling_windows_of_a_shorter_context(tmp_path: Path) -> None:
+    text = [BOS, *ids_of(100)]
+    model = fresh(64)
+    total = 0.0
+    for done in range(0, len(text), 48):
+        end = min(done + 48, len(text))
+        total += loss(model, [BOS, *text][end - 48 : end], text[done:end])
+    found = measured(tmp_path, "lm-eval", 64, 100, ", window: 48")
+    assert found.bases[0].metrics["perplexity"].value == pytest.approx(
+        math.exp(total / len(text)), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("adds_bos", [True, False])
+@pytest.mark.parametrize(
+    ("more", "size", "chunks"), [("", 512, 2), (", window: 65, tokens: 200", 65, 6)]
+)
+def test_second_halves_of_llama_cpp(
+    tmp_path: Path, adds_bos: bool, more: str, size: int, chunks: int
+) -> None:
+    text = [BOS, *ids_of(1_200)] if adds_bos else ids_of(1_200)
+    model = fresh(512)
+    half = size // 2
+    total, count = 0.0, 0
+    for number in range(chunks):
+        chunk = text[number * size : (number + 1) * size]
+        if adds_bos:
+            chunk[0] = BOS
+        total += loss(model, chunk[:-1], chunk[half + 1 :])
+        count += size - 1 - half
+    found = measured(tmp_path, "llama-cpp", 512, 1_200, more, adds_bos=adds_bos)
+    assert (found.tokens, found.windows) == (count, chunks)
+    assert found.bases[0].metrics["perplexity"].value == pytest.approx(
+        math.exp(total / count), rel=1e-6
+    )
+
+
+def test_half_of_a_window_is_the_stride_of_the_published_evaluator(tmp_path: Path) -> None:
+    """On a reference model, whose context is shorter than the preset's window."""
+    bets = tmp_path / "bets"
+    bets.mkdir()
+    text = BET.replace("{{path: model}}", "reference").replace(
+        "{{file: text.txt}}", "{{reference: heldout}}"
+    )
+    more = ", window: 256, tokens: 2000"
+    (document,) = parse_bets(
+        text.format(preset="nfs-512-256-as-published", more=more), bets / "bet.yaml"
+    )
+    found = Laboratory(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
+    folder = reference.folder("reference")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids = AutoTokenizer.from_pretrained(folder)(
+        reference.HELDOUT.read_text(encoding="utf-8")[:20_000]
+    ).input_ids
+    base, scored = plain.strided(model, ids[:2_000], 256, 128)
+    skipped, _ = plain.strided(plain.skipped(model, [0]), ids[:2_000], 256, 128)
+    assert found.tokens == scored
+    assert found.bases[0].metrics["perplexity"].value == pytest.approx(base, rel=1e-6)
+    assert found.variants[0].metrics["perplexity"].value == pytest.approx(skipped, rel=1e-6)
+
+
+def test_as_much_of_a_text_is_read_as_its_chunks_need() -> None:
+    for preset, needed in (("llama-cpp", 80 * 512), ("gptq-2048", 9 * 2048), ("lm-eval", 20_401)):
+        measure = Measure.model_validate(
+            {"text": {"reference": "heldout"}, "tokens": 20_400, "preset": preset}
+        )
+        assert windowed_text.tokens_needed(measure) == needed
 
 
 @pytest.mark.parametrize("tokens", ["", ", tokens: 1000"])
