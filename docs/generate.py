@@ -259,6 +259,7 @@ NEEDS: Mapping[str, str] = {
     "pairs": "`replace_layers` or `interchange_layers` alone",
     "protocols": "two arms, a replacement and an interchange of the same pairs",
     "weights": "an intervention that stores weights otherwise",
+    "criterion": "a criterion that names it",
     "registered": "",
 }
 
@@ -267,7 +268,7 @@ def _metrics() -> Iterator[str]:
     yield "# Metrics"
     yield ""
     yield (
-        "What criteria may name. All but counts and sizes carry a 95 % interval, clustered by window. "
+        "What criteria may name. All but counts, sizes and `kl_max` carry a 95 % interval, clustered by window. "
         "Others come from packages; see [your own metric](../guides/your-own-metric.md)."
     )
     yield ""

@@ -53,14 +53,13 @@ def mistakes(
 def _lacks(crossing: Crossing, bet: Bet) -> Iterator[str]:
     """Yield what a bet must measure besides, so that the bar can be judged on it."""
     names = {*(bet.arms or {}), *(bet.measure.texts or {}), *bet.model.checkpoints()}
-    given = (bet.criteria.strict, bet.criteria.lenient, bet.criteria.catastrophic)
-    measured = {each.metric for one in given if one is not None for each in one.references}
     bars = crossing.entry.bars
     for reference in sorted({each for bar in bars for each in bar.references}, key=str):
         metric = METRICS.get(reference.metric)
         if metric is not None and metric.needs == "sample" and bet.measure.sample is None:
             yield f"its bar needs {reference.metric}; add measure.sample"
-        if metric is None and reference.metric not in measured:
+        on_request = metric is None or metric.needs == "criterion"
+        if on_request and reference.metric not in bet.criteria.metrics:
             yield f"its bar needs {reference.metric}; name it in a criterion, so that it is measured"
         missing = [name for name in reference.prefix if name not in names]
         if missing:

@@ -96,12 +96,10 @@ class Registry(Mapping[str, Kind]):
 
     def own_metrics(self, criteria: Criteria) -> tuple[OwnMetric, ...]:
         """Return the metrics of other packages that these criteria name."""
-        given = (criteria.strict, criteria.lenient, criteria.catastrophic)
-        named = {each.metric for one in given if one is not None for each in one.references}
         return tuple(
             metric
             for name, metric in self._metrics.items()
-            if name in named and isinstance(metric, OwnMetric)
+            if name in criteria.metrics and isinstance(metric, OwnMetric)
         )
 
     def __getitem__(self, name: str) -> Kind:

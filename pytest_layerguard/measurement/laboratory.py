@@ -168,6 +168,7 @@ class Laboratory:
                     scores=scores,
                     # A criterion may range over all of them, so their intervals hold together.
                     comparisons=len(variants) * len(texts) * len(bet.model.checkpoints()),
+                    named=bet.criteria.metrics,
                 )
                 bases.append(builder.base())
                 results += builder.variants(variants, own_metrics)

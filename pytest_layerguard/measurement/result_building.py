@@ -12,7 +12,7 @@ from pytest_layerguard.measurement.own_metrics import ScoredTokens, measured
 from pytest_layerguard.measurement.results import BaseResult, LossProfile, VariantResult
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from torch import Tensor
 
@@ -43,6 +43,7 @@ class ResultBuilder:
         losses: The base's token losses, ``[n]``.
         scores: Token scores of each plan.
         comparisons: How many variants the intervals hold for together.
+        named: The metrics that the criteria name.
     """
 
     session: ModelSession
@@ -55,6 +56,7 @@ class ResultBuilder:
     losses: Tensor
     scores: Mapping[Plan, TokenScores]
     comparisons: int
+    named: Collection[str]
 
     def base(self) -> BaseResult:
         """Return the result of the untouched model.
@@ -113,9 +115,11 @@ class ResultBuilder:
         if note is None:
             metrics = variant_metrics.variant_metrics(
                 self.losses, scores, self.text.positions, self.comparisons
+            ) | variant_metrics.requested_metrics(
+                self.named, self.losses, scores, self.text.positions, self.comparisons
             )
         else:
-            metrics = variant_metrics.overflowed(self.losses, self.text.positions)
+            metrics = variant_metrics.overflowed(self.losses, self.text.positions, self.named)
         samples = self.samples.variants[index]
         is_pair = bool(_PAIRS & set(variant.kinds))
         if is_pair:

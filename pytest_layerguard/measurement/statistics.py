@@ -1,4 +1,4 @@
-"""Means of token quantities with 95 % intervals, clustered by window.
+"""Means and percentiles of token quantities with 95 % intervals, clustered by window.
 
 Token losses within a window are correlated; treated as independent, a nominal 95 % interval covers far less.
 The window is the unit: Student's t on the window means (cluster-robust variance of a ratio estimator, Cameron
@@ -115,6 +115,72 @@ def share(
     low = float(betaincinv(hits, misses + 1, tail)) if hits else 0.0
     high = float(betaincinv(hits + 1, misses, 1 - tail)) if misses else 1.0
     return Interval(found.value, max(0.0, min(found.low, low)), min(1.0, max(found.high, high)))
+
+
+def percentile(
+    values: NDArray[np.float64], windows: NDArray[np.int64], level: float, comparisons: int = 1
+) -> Interval:
+    """Return a percentile over tokens with its interval, from one number per scored token, ``[n]``.
+
+    The value is numpy's, linear between the two tokens next to it. The ends are the tokens of those fractional ranks
+    between which the percentile of independent tokens lies (Hutson, "Calculating nonparametric confidence intervals for
+    quantiles using fractional order statistics", Journal of Applied Statistics 26, 1999), for as many tokens as the
+    scored ones are worth (Korn and Graubard, "Confidence intervals for proportions with small expected number of
+    positive counts estimated from survey data", Survey Methodology 24, 1998). Where not even the largest token is
+    surely above the percentile, the interval has no upper end.
+
+    Args:
+        values: The numbers.
+        windows: The number of the window that each token belongs to, ``[n]``; 0..G-1, none left out.
+        level: The share of tokens below the percentile, such as 0.99.
+        comparisons: How many intervals hold together.
+    """
+    import numpy as np
+    from scipy.optimize import brentq
+    from scipy.special import betainc
+
+    ordered = np.sort(values)
+    value = _at(ordered, level * (len(ordered) - 1))
+    above = clustered((values > value).astype(np.float64), windows)
+    if above.windows < FEWEST_WINDOWS:
+        return Interval.point(value)
+    ranks = _worth(above, len(values), comparisons) + 1
+    first, last = 1 / ranks, 1 - 1 / ranks
+
+    def certainty(place: float) -> float:
+        """Return how surely the token at a place, 0 to 1, of the order is above the percentile."""
+        return 1 - float(betainc(ranks * place, ranks * (1 - place), level))
+
+    def end(wanted: float) -> float:
+        if certainty(first) >= wanted:
+            return -math.inf
+        if certainty(last) <= wanted:
+            return math.inf
+        place = brentq(lambda at: certainty(at) - wanted, first, last)
+        return _at(ordered, place * (len(ordered) + 1) - 1)
+
+    tail = (1 - CONFIDENCE) / (2 * comparisons)
+    return Interval(value, min(end(tail), value), max(end(1 - tail), value))
+
+
+def _worth(share: Mean, tokens: int, comparisons: int) -> float:
+    """Return how many independent tokens would know a share as well as so many of windows do."""
+    from scipy.special import ndtri
+
+    worth = float(tokens)
+    if share.error > 0:
+        worth = min(worth, share.value * (1 - share.value) / share.error**2)
+    normal = float(ndtri(1 - (1 - CONFIDENCE) / (2 * comparisons)))
+    return worth * (normal / quantile(share.windows, comparisons)) ** 2
+
+
+def _at(ordered: NDArray[np.float64], place: float) -> float:
+    """Return the number at a place of a sorted list, ``[n]``, linear between two; at an end beyond it."""
+    place = min(max(place, 0.0), len(ordered) - 1.0)
+    below = int(place)
+    low, high = float(ordered[below]), float(ordered[min(below + 1, len(ordered) - 1)])
+    # Also of two infinite ones.
+    return low if low == high else low + (place - below) * (high - low)
 
 
 def exponential(interval: Interval) -> Interval:

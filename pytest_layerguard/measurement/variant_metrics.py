@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -9,12 +10,13 @@ import numpy as np
 import torch
 
 from pytest_layerguard.bet.criteria.interval import Interval, greatest, least
+from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.measurement.results import LossProfile, TokenHarm
-from pytest_layerguard.measurement.statistics import Mean, clustered, exponential, share
+from pytest_layerguard.measurement.statistics import Mean, clustered, exponential, percentile, share
 from pytest_layerguard.models import stored_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -75,8 +77,55 @@ def variant_metrics(
     }
 
 
-def overflowed(base: Tensor, positions: TokenPositions) -> dict[str, Interval]:
-    """Return the metrics of a variant whose activations overflowed: infinite, and no agreement."""
+def requested_metrics(
+    names: Collection[str],
+    base: Tensor,
+    directions: Sequence[TokenScores],
+    positions: TokenPositions,
+    comparisons: int,
+) -> dict[str, Interval]:
+    """Return those metrics of a variant that are measured for criteria that name them.
+
+    Args:
+        names: The metrics that the criteria name.
+        base: Token losses of the base, ``[n]``.
+        directions: Scores of the variant, one for each of its directed changes; the worse one counts.
+        positions: The cluster, position and id of each token.
+        comparisons: How many variants the intervals hold for together.
+    """
+    together = comparisons * len(directions)
+
+    def percentile_of(share: float) -> Interval:
+        return greatest(
+            _kl_percentile(scores.kl, positions, share, together) for scores in directions
+        )
+
+    def change_of_probability() -> Interval:
+        return greatest(
+            _root(
+                _mean(
+                    (torch.exp(-scores.losses.double()) - torch.exp(-base.double())) ** 2, positions
+                ).interval(together)
+            )
+            for scores in directions
+        )
+
+    measured: Mapping[str, Callable[[], Interval]] = {
+        "kl_p99": lambda: percentile_of(0.99),
+        "kl_p999": lambda: percentile_of(0.999),
+        "kl_max": lambda: Interval.point(max(float(scores.kl.max()) for scores in directions)),
+        "rms_dp": change_of_probability,
+    }
+    return {name: measure() for name, measure in measured.items() if name in names}
+
+
+def overflowed(
+    base: Tensor, positions: TokenPositions, names: Collection[str]
+) -> dict[str, Interval]:
+    """Return the metrics of a variant whose activations overflowed: infinite, and no agreement.
+
+    Of the metrics that the criteria name, those that are measured on request are at their upper bound.
+    """
     endless = Interval.point(float("inf"))
     return {
         "perplexity": endless,
@@ -84,6 +133,10 @@ def overflowed(base: Tensor, positions: TokenPositions) -> dict[str, Interval]:
         "perplexity_ratio": endless,
         "kl": endless,
         "top1_agreement": Interval.point(0.0),
+    } | {
+        name: Interval.point(METRICS[name].high)
+        for name in METRICS
+        if name in names and METRICS[name].needs == "criterion"
     }
 
 
@@ -165,6 +218,20 @@ def _agreement(scores: TokenScores, positions: TokenPositions, comparisons: int)
         # Nothing changed at all, which is known and not estimated.
         return Interval.point(float(scores.agreement.double().mean()))
     return share(scores.agreement.double().numpy(), positions.windows, comparisons)
+
+
+def _kl_percentile(
+    kl: Tensor, positions: TokenPositions, share: float, comparisons: int
+) -> Interval:
+    if not bool(kl.any()):
+        # Nothing changed at all, which is known and not estimated.
+        return Interval.point(0.0)
+    return _not_negative(percentile(kl.double().numpy(), positions.windows, share, comparisons))
+
+
+def _root(interval: Interval) -> Interval:
+    ends = (math.sqrt(max(0.0, end)) for end in (interval.value, interval.low, interval.high))
+    return Interval(*ends)
 
 
 def _not_negative(interval: Interval) -> Interval:

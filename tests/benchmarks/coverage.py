@@ -1,6 +1,6 @@
 """Do the intervals cover, and does the number of tokens that is named decide?
 
-    PYTHONPATH=tests python tests/benchmarks/coverage.py [--runs 4000] [--model DIR --text FILE]
+    PYTHONPATH=tests python tests/benchmarks/coverage.py [--runs 4000] [--tails] [--model DIR --text FILE]
 
 Simulates measurements whose truth is known and counts how often the intervals of the laboratory hold it. With a
 model and a text it also draws windows of real token losses, base against variants, with replacement. Prints the
@@ -20,7 +20,7 @@ from support.processes import SYNTHETIC, TOKENS, Array, Process, resampled, swee
 
 from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.bet.criteria.straddle import Straddle
-from pytest_layerguard.measurement.statistics import clustered
+from pytest_layerguard.measurement.statistics import clustered, percentile
 
 WINDOWS = (8, 22, 64)
 LAYERS = 48
@@ -108,8 +108,42 @@ def deciding(name: str, process: Process, runs: int, random: np.random.Generator
         print(f"| {name} | {windows} | {' | '.join(cells)} |", flush=True)
 
 
-def measured(model: Path, text: Path) -> Mapping[str, Array]:
-    """Real differences of token losses, variant minus base, ``[n]``, of a few interventions."""
+def tails(name: str, kl: Process, change: Process, runs: int, random: np.random.Generator) -> None:
+    """How often the percentiles of KL and the root mean square change hold those of the whole."""
+    whole = kl(random, 1, 60_000)[0]
+    levels = {0.99: np.quantile(whole, 0.99), 0.999: np.quantile(whole, 0.999)}
+    square = float((change(random, 1, 60_000)[0] ** 2).mean())
+    for windows in (*WINDOWS, 256):
+        numbers = np.repeat(np.arange(windows), TOKENS)
+        cells = []
+        for level, truth in levels.items():
+            drawn = [kl(random, 1, windows)[0] for _ in range(runs)]
+            found = [percentile(each.ravel(), numbers, level) for each in drawn]
+            held = np.mean([each.low <= truth <= each.high for each in found])
+            endless = np.mean([each.high == math.inf for each in found])
+            resampled = [percentiles_by_bootstrap(each, level, random) for each in drawn[:300]]
+            naive = np.mean([each.low <= truth <= each.high for each in resampled])
+            cells.append(f"{held:.1%} | {endless:.0%} | {naive:.0%}")
+        squares = [interval(change(random, 1, windows)[0] ** 2) for _ in range(runs)]
+        held = np.mean([each.low <= square <= each.high for each in squares])
+        print(f"| {name} | {windows} | {' | '.join(cells)} | {held:.1%} |", flush=True)
+
+
+def percentiles_by_bootstrap(tokens: Array, level: float, random: np.random.Generator) -> Interval:
+    """The percentile bootstrap over windows, for contrast."""
+    drawn = tokens[random.integers(0, len(tokens), (200, len(tokens)))].reshape(200, -1)
+    low, high = np.quantile(np.quantile(drawn, level, axis=1), [0.025, 0.975])
+    value = float(np.quantile(tokens, level))
+    return Interval(value, min(low, value), max(high, value))
+
+
+def log_normal(process: Process) -> Process:
+    """A KL per token, whose logarithm has the correlations and the skewness of a process."""
+    return lambda random, runs, windows: 0.1 * np.exp(0.7 * process(random, runs, windows))
+
+
+def measured(model: Path, text: Path) -> Mapping[str, tuple[Array, Array, Array]]:
+    """Real differences of token losses, KLs and differences of probabilities, each ``[n]``, of a few interventions."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -148,8 +182,13 @@ def measured(model: Path, text: Path) -> Mapping[str, Array]:
         "prune_weights", parts="linear", sparsity=0.1, by="magnitude"
     )
     swept = run(runner, batches, base, list(plans.values()), vocabulary)
+    base_losses = swept.base.double().numpy()
     return {
-        name: (scores.losses.double() - swept.base.double()).numpy()
+        name: (
+            scores.losses.double().numpy() - base_losses,
+            scores.kl.double().numpy(),
+            np.exp(-scores.losses.double().numpy()) - np.exp(-base_losses),
+        )
         for name, scores in zip(plans, swept.variants, strict=True)
     }
 
@@ -174,10 +213,21 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=4000)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--text", type=Path)
+    parser.add_argument("--tails", action="store_true", help="percentiles of KL, and rms_dp")
     chosen = parser.parse_args()
     random = np.random.default_rng(0)
     real = measured(chosen.model, chosen.text) if chosen.model else {}
-    processes = {**SYNTHETIC, **{name: resampled(each) for name, each in real.items()}}
+    if chosen.tails:
+        print(
+            "\n| KL | windows | kl_p99 | no upper end | bootstrap | kl_p999 | no upper end | bootstrap | rms_dp |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|")
+        for name, process in SYNTHETIC.items():
+            tails(name, log_normal(process), process, chosen.runs, random)
+        for name, (_, kl, change) in real.items():
+            tails(name, resampled(kl, 0), resampled(change, 0), chosen.runs, random)
+        return
+    processes = {**SYNTHETIC, **{name: resampled(each) for name, (each, *_) in real.items()}}
 
     print(
         "\n| losses | windows | covers | passes at the bar | t | t passes | by token | bootstrap |"
@@ -200,7 +250,7 @@ def main() -> None:
             + " |"
         )
         print("|---|---|---|---|---|")
-        for name, differences in real.items():
+        for name, (differences, *_) in real.items():
             in_a_row(name, differences, random)
 
 

@@ -477,6 +477,14 @@ def test_a_challenge_samples_what_its_bar_samples(bets: Bets) -> None:
     assert wrong(bets, "bet-41") == [": its bar needs unique_tokens; add measure.sample"]
 
 
+def test_a_challenge_names_the_metrics_on_request_that_its_bar_names(bets: Bets) -> None:
+    bar_of(bets, "any(kl_p99 <= 1)")
+    assert wrong(bets, "bet-40") == [
+        ": its bar needs kl_p99; name it in a criterion, so that it is measured"
+    ]
+    assert wrong(bets, "bet-40", criteria={"lenient": "any(kl_p99 <= 1)"}) == []
+
+
 def test_a_challenge_names_the_metrics_of_plugins_that_its_bar_names(bets: Bets) -> None:
     entry = door(bets)
     bar = Expression.parse("any(own <= 3) and any(mine <= 3)")

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from support import families, plain
+from support.workshop import BATCHES, log_probabilities, planned, runner_of, swept
+from support.workshop import WINDOWS as WINDOWED
 
 from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.measurement.statistics import clustered, exponential
 from pytest_layerguard.measurement.token_scores import TokenScores
-from pytest_layerguard.measurement.variant_metrics import gap, overflowed, variant_metrics
+from pytest_layerguard.measurement.variant_metrics import (
+    gap,
+    overflowed,
+    requested_metrics,
+    variant_metrics,
+)
 from pytest_layerguard.texts.windows import TokenPositions
 
 WINDOWS, LENGTH = 12, 10
@@ -73,7 +83,60 @@ def test_a_gap_is_that_of_the_worse_direction() -> None:
 
 
 def test_an_overflow_is_worse_than_any_bar() -> None:
-    found = overflowed(BASE, GROUND)
+    found = overflowed(BASE, GROUND, {"kl_p99", "rms_dp"})
     assert found["perplexity_ratio"] == found["kl"] == Interval.point(float("inf"))
     assert found["top1_agreement"] == Interval.point(0.0)
+    assert found["kl_p99"] == Interval.point(float("inf"))
+    assert found["rms_dp"] == Interval.point(1.0)
     assert found["base_perplexity"].value == pytest.approx(np.e)
+
+
+ON_REQUEST = {"kl_p99", "kl_p999", "kl_max", "rms_dp"}
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_metrics_on_request_are_those_of_a_plain_loop(family: str) -> None:
+    model = families.model(family)
+    before, labels = log_probabilities(model)
+    after, _ = plain.log_probabilities(plain.skipped(model, [1]), WINDOWED)
+    kl, changes = [], []
+    for row, other, token in zip(before.numpy(), after.numpy(), labels.tolist(), strict=True):
+        kl.append(sum(math.exp(p) * (p - q) for p, q in zip(row, other, strict=True)))
+        changes.append(math.exp(other[token]) - math.exp(row[token]))
+    runner = runner_of(family)
+    result = swept(runner, *planned(runner, "skip_layers", {"layers": 1}))
+    found = requested_metrics(
+        ON_REQUEST, result.base, result.variants, TokenPositions.of(BATCHES), comparisons=1
+    )
+    wanted = {
+        "kl_p99": np.percentile(kl, 99),
+        "kl_p999": np.percentile(kl, 99.9),
+        "kl_max": max(kl),
+        "rms_dp": math.sqrt(sum(each**2 for each in changes) / len(changes)),
+    }
+    assert {name: each.value for name, each in found.items()} == pytest.approx(wanted, rel=1e-4)
+
+
+def test_metrics_on_request_are_measured_for_those_who_ask() -> None:
+    one = scores(1, 0.2)
+    found = requested_metrics({"kl_max", "kl"}, BASE, [one], GROUND, 1)
+    assert found == {"kl_max": Interval.point(float(one.kl.max()))}
+
+
+def test_of_two_directions_the_worse_counts_on_request_too() -> None:
+    first, second = scores(1, 0.2), scores(2, 0.5)
+    found = requested_metrics(ON_REQUEST, BASE, [first, second], GROUND, 4)
+    alone = requested_metrics(ON_REQUEST, BASE, [second], GROUND, 8)
+    assert found == alone
+    change = (torch.exp(-second.losses.double()) - torch.exp(-BASE.double())) ** 2
+    wanted = of(change, 8)
+    assert (found["rms_dp"].low, found["rms_dp"].high) == pytest.approx(
+        (math.sqrt(wanted.low), math.sqrt(wanted.high))
+    )
+    assert found["kl_max"].is_point
+
+
+def test_nothing_changed_is_known_on_request_too() -> None:
+    same = TokenScores(BASE, torch.zeros_like(BASE), torch.ones_like(BASE))
+    found = requested_metrics(ON_REQUEST, BASE, [same], GROUND, 1)
+    assert found == dict.fromkeys(ON_REQUEST, Interval.point(0.0))

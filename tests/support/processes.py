@@ -49,11 +49,11 @@ SYNTHETIC: Mapping[str, Process] = {
 }
 
 
-def resampled(differences: Array) -> Process:
-    """Whole windows of measured differences ``[n]``, drawn with replacement, about their own mean."""
-    count = len(differences) // TOKENS
-    taken = differences[: count * TOKENS].reshape(count, TOKENS)
-    centred = taken - taken.mean()
+def resampled(measured: Array, about: float | None = None) -> Process:
+    """Whole windows of measured numbers ``[n]``, drawn with replacement, about a number or their own mean."""
+    count = len(measured) // TOKENS
+    taken = measured[: count * TOKENS].reshape(count, TOKENS)
+    centred = taken - (taken.mean() if about is None else about)
 
     def draw(random: np.random.Generator, runs: int, windows: int) -> Array:
         return np.asarray(centred[random.integers(0, count, (runs, windows))])

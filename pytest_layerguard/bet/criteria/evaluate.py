@@ -96,6 +96,12 @@ class Criteria(BetPart):
     lenient: Expression = Field(description="when it holds, such as 'perplexity_ratio <= 3'")
     catastrophic: Expression | None = Field(default=None, description="when it fails beyond doubt")
 
+    @property
+    def metrics(self) -> frozenset[str]:
+        """The metrics that a criterion names."""
+        given = (self.strict, self.lenient, self.catastrophic)
+        return frozenset(each.metric for one in given if one is not None for each in one.references)
+
 
 def _spans_arms(name: Name) -> bool:
     known = METRICS.get(name.metric)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet.criteria.interval import Interval
 
-Needs = Literal["nothing", "sample", "pairs", "protocols", "weights", "registered"]
+Needs = Literal["nothing", "sample", "pairs", "protocols", "weights", "criterion", "registered"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,35 @@ _TABLE: Final = (
         "top1_agreement",
         "share",
         "positions whose most likely token is the base's",
+        low=0,
+        high=1,
+    ),
+    Metric(
+        "kl_p99",
+        "nats",
+        "99th percentile over tokens of KL(base || variant)",
+        needs="criterion",
+        low=0,
+    ),
+    Metric(
+        "kl_p999",
+        "nats",
+        "99.9th percentile over tokens of KL(base || variant)",
+        needs="criterion",
+        low=0,
+    ),
+    Metric(
+        "kl_max",
+        "nats",
+        "largest KL(base || variant) of any token; no interval",
+        needs="criterion",
+        low=0,
+    ),
+    Metric(
+        "rms_dp",
+        "share",
+        "root mean square change of the probability of the true token",
+        needs="criterion",
         low=0,
         high=1,
     ),
