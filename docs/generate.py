@@ -166,6 +166,7 @@ PARTS: tuple[tuple[str, type[BetPart], str], ...] = (
     ("measure.text: a dataset of the hub", text_sources.DatasetText, ""),
     ("measure.text: a dataset in a file", text_sources.LocalDatasetText, ""),
     ("measure.sample", bet.SampleSpec, ""),
+    ("measure.generate", bet.GenerateSpec, ""),
     ("measure.speak", bet.SpeakSpec, ""),
     ("criteria", evaluate.Criteria, ""),
     ("closes", bet.Closes, ""),
@@ -259,6 +260,7 @@ NEEDS: Mapping[str, str] = {
     "pairs": "`replace_layers` or `interchange_layers` alone",
     "protocols": "two arms, a replacement and an interchange of the same pairs",
     "weights": "an intervention that stores weights otherwise",
+    "generate": "`measure.generate`",
     "criterion": "a criterion that names it",
     "registered": "",
 }
@@ -268,7 +270,8 @@ def _metrics() -> Iterator[str]:
     yield "# Metrics"
     yield ""
     yield (
-        "What criteria may name. All but counts, sizes and `kl_max` carry a 95 % interval, clustered by window. "
+        "What criteria may name. All but counts, sizes, `kl_max` and what is measured of generated text carry a 95 % "
+        "interval, clustered by window. "
         "Others come from packages; see [your own metric](../guides/your-own-metric.md)."
     )
     yield ""

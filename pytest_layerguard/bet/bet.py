@@ -273,6 +273,16 @@ class SampleSpec(BetPart):
     tokens: NewTokens = 100
 
 
+class GenerateSpec(BetPart):
+    """Greedy text that runs free: the end of text ends it, after ``tokens`` new tokens at the latest."""
+
+    prompts: Prompts
+    tokens: NewTokens = 100
+    chat: bool = Field(
+        default=False, description="whether the model's chat template is applied to the prompts"
+    )
+
+
 class SpeakSpec(BetPart):
     """The eye test: text that is shown and never judged."""
 
@@ -338,6 +348,9 @@ class Measure(BetPart):
     )
     sample: SampleSpec | None = Field(
         default=None, description="greedy samples, which give unique tokens"
+    )
+    generate: GenerateSpec | None = Field(
+        default=None, description="free-running text, which gives the metrics of generation"
     )
     speak: SpeakSpec | None = Field(default=None, description="samples to look at, never judged")
 

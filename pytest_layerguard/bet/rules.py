@@ -32,6 +32,7 @@ class _Names:
     texts: Sequence[str | None] | None
     checkpoints: Sequence[str | None] | None
     sample_tokens: int | None
+    generates: bool
     metrics: Mapping[str, Metric]
 
     @classmethod
@@ -42,12 +43,14 @@ class _Names:
             arms = parts["arms"] if alone is None else {None: alone}
         texts: list[str | None] | None = None
         sample_tokens: int | None = None
+        generates = True
         if "measure" in parts:
             measure = parts["measure"]
             texts = list(measure.named_texts)
             sample_tokens = measure.sample.tokens if measure.sample else 0
+            generates = measure.generate is not None
         checkpoints = list(parts["model"].checkpoints()) if "model" in parts else None
-        return cls(arms, texts, checkpoints, sample_tokens, metrics)
+        return cls(arms, texts, checkpoints, sample_tokens, generates, metrics)
 
     @property
     def complete(self) -> bool:
@@ -210,6 +213,8 @@ def _measured(named: parse.Name, names: _Names) -> str | None:
         if names.sample_tokens == 0:
             return f"'{named.metric}' is not measured; it needs measure.sample"
         return None
+    if metric.needs == "generate" and not names.generates:
+        return f"'{named.metric}' is not measured; it needs measure.generate"
     if names.arms is None:
         return None
     if metric.needs == "protocols":

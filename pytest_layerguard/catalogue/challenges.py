@@ -58,6 +58,8 @@ def _lacks(crossing: Crossing, bet: Bet) -> Iterator[str]:
         metric = METRICS.get(reference.metric)
         if metric is not None and metric.needs == "sample" and bet.measure.sample is None:
             yield f"its bar needs {reference.metric}; add measure.sample"
+        if metric is not None and metric.needs == "generate" and bet.measure.generate is None:
+            yield f"its bar needs {reference.metric}; add measure.generate"
         on_request = metric is None or metric.needs == "criterion"
         if on_request and reference.metric not in bet.criteria.metrics:
             yield f"its bar needs {reference.metric}; name it in a criterion, so that it is measured"

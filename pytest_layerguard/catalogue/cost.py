@@ -72,7 +72,7 @@ class Cost:
             scored = max(scored, windows(measure) * window)
         generated = sum(
             spec.tokens * len(spec.prompts)
-            for spec in (measure.sample, measure.speak)
+            for spec in (measure.sample, measure.generate, measure.speak)
             if spec is not None
         )
         return (

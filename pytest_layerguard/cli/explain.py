@@ -266,6 +266,9 @@ def _measurement(measure: Measure, variants: int) -> Iterator[str]:
     if measure.sample is not None:
         prompts = many(len(measure.sample.prompts), "prompt")
         yield f"unique tokens of {measure.sample.tokens} greedy ones after {prompts}"
+    if measure.generate is not None:
+        prompts = many(len(measure.generate.prompts), "prompt")
+        yield f"free-running text of up to {measure.generate.tokens} tokens after {prompts}"
     if measure.speak is not None:
         yield "the eye test: shown, never judged"
 

@@ -50,7 +50,8 @@ class Budget:
         """Raise MeasurementError if the bet, before its model is loaded, exceeds a limit."""
         measure = bet.measure
         self.check("tokens", measure.tokens or 0, "measure.tokens")
-        for key, spec in (("sample", measure.sample), ("speak", measure.speak)):
+        for key in ("sample", "generate", "speak"):
+            spec = getattr(measure, key)
             if spec is not None:
                 new = len(spec.prompts) * spec.tokens
                 self.check("spoken", new, f"measure.{key}, tokens times prompts")

@@ -25,17 +25,18 @@ from pytest_layerguard.bet.errors import many
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.environment.progress_listener import Advance, counted
 from pytest_layerguard.measurement.failures import failing
+from pytest_layerguard.measurement.free_text import FreeText, FreeTexts
 from pytest_layerguard.measurement.results import Continuation
 from pytest_layerguard.models.own_code import own_code, shortage
 from pytest_layerguard.models.plan import Plan
 from pytest_layerguard.models.runner import ForwardState, LayerState, Runner
-from pytest_layerguard.models.tokenization import encode_prompt, end_of_text_ids
+from pytest_layerguard.models.tokenization import encode_chat, encode_prompt, end_of_text_ids
 from pytest_layerguard.texts.windowed_text import context_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from pytest_layerguard.bet.bet import SampleSpec
+    from pytest_layerguard.bet.bet import GenerateSpec, SampleSpec
     from pytest_layerguard.measurement.planning import PlannedVariant
     from pytest_layerguard.models.loading import LoadedModel
     from pytest_layerguard.models.plan import OuterWeights, Weights
@@ -371,4 +372,40 @@ def _all_at_once(work: Callable[[], list[list[list[int]]]], rows: int) -> list[l
     raise MeasurementError(
         f"out of memory while {rows:,} texts (variants times prompts) were continued together, which "
         f"needed {needed}; take fewer prompts, fewer tokens or fewer variants"
+    )
+
+
+def run_free(
+    runner: Runner,
+    loaded: LoadedModel,
+    variants: Sequence[PlannedVariant],
+    spec: GenerateSpec | None,
+) -> FreeTexts | None:
+    """Continue every prompt greedily with the base and every variant, until the end of text or ``spec.tokens``.
+
+    Raises:
+        MeasurementError: If the tokenizer has no chat template that is asked for, a text may grow longer than the
+            model's context, or there is not enough memory for all variants and prompts together.
+        PlanError: If the model cannot run a variant.
+    """
+    if spec is None:
+        return None
+    base = Plan.untouched(len(runner.anatomy))
+    plans = list(dict.fromkeys([base, *(plan for variant in variants for plan in variant.plans)]))
+    encode = encode_chat if spec.chat else encode_prompt
+    encoded = [encode(loaded.tokenizer, prompt) for prompt in spec.prompts]
+    _check_context(loaded, max(map(len, encoded)), spec.tokens)
+    # Rows do not depend on each other, so what comes after an end of text changes nothing before it.
+    tokens = _all_at_once(
+        lambda: generate(runner, plans, encoded, spec.tokens, greedy), len(plans) * len(encoded)
+    )
+    ends = frozenset(end_of_text_ids(loaded.model, loaded.tokenizer))
+    texts = {
+        plan: tuple(FreeText.of(ids, ends) for ids in rows)
+        for plan, rows in zip(plans, tokens, strict=True)
+    }
+    return FreeTexts(
+        texts[base],
+        tuple(tuple(texts[plan] for plan in variant.plans) for variant in variants),
+        spec.tokens,
     )

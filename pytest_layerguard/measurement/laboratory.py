@@ -14,7 +14,7 @@ from pytest_layerguard.environment.library_output import panics_as_errors
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.environment.progress_listener import progress_to
 from pytest_layerguard.measurement.failures import naming
-from pytest_layerguard.measurement.generation import sample
+from pytest_layerguard.measurement.generation import run_free, sample
 from pytest_layerguard.measurement.planning import PlannedVariant, Workbench, planned
 from pytest_layerguard.measurement.result_building import ResultBuilder
 from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
@@ -153,6 +153,7 @@ class Laboratory:
         with naming(names):
             samples = sample(session.runner, session.loaded, variants, bet.measure.sample)
             eye_test = sample(session.runner, session.loaded, variants, bet.measure.speak)
+            free = run_free(session.runner, session.loaded, variants, bet.measure.generate)
             later = self._plans_of_later_bets(document, session, source)
             for name, text in texts.items():
                 losses, scores = session.scores(text, plans, later)
@@ -164,6 +165,7 @@ class Laboratory:
                     checkpoint=checkpoint,
                     samples=samples,
                     eye_test=eye_test,
+                    free=free,
                     losses=losses,
                     scores=scores,
                     # A criterion may range over all of them, so their intervals hold together.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet.bet import Measure
     from pytest_layerguard.bet.criteria.metrics import OwnMetric
+    from pytest_layerguard.measurement.free_text import FreeTexts
     from pytest_layerguard.measurement.planning import PlannedVariant
     from pytest_layerguard.measurement.results import Continuation
     from pytest_layerguard.measurement.session import ModelSession
@@ -40,6 +41,7 @@ class ResultBuilder:
         checkpoint: The checkpoint's name, or None where the bet has but one.
         samples: Greedy continuations.
         eye_test: Continuations drawn at a temperature.
+        free: Greedy continuations that run free, or None where the bet has none.
         losses: The base's token losses, ``[n]``.
         scores: Token scores of each plan.
         comparisons: How many variants the intervals hold for together.
@@ -53,6 +55,7 @@ class ResultBuilder:
     checkpoint: str | None
     samples: Samples
     eye_test: Samples
+    free: FreeTexts | None
     losses: Tensor
     scores: Mapping[Plan, TokenScores]
     comparisons: int
@@ -82,6 +85,8 @@ class ResultBuilder:
         )
         if self.samples.base:
             metrics["unique_tokens"] = fewest_unique(self.samples.base)
+        if self.free is not None:
+            metrics |= self.free.base_metrics()
         return BaseResult(
             self.text_name, self.checkpoint, metrics, self.samples.base, self.eye_test.base
         )
@@ -125,6 +130,8 @@ class ResultBuilder:
         if is_pair:
             metrics["swap_kl"] = metrics["kl"]
         metrics |= self.samples.unique_tokens(index)
+        if self.free is not None:
+            metrics |= self.free.metrics(index)
         metrics |= variant_metrics.size_metrics(
             variant.plans,
             self.session.runner.anatomy,

@@ -44,6 +44,29 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     return ids
 
 
+def encode_chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Tokenise a prompt as a user's message by the model's chat template, up to where the answer starts.
+
+    Raises:
+        MeasurementError: If there is no chat template, or it fails on the prompt.
+    """
+    if tokenizer.chat_template is None:
+        raise MeasurementError(
+            "measure.generate.chat: the tokenizer has no chat template; leave chat out"
+        )
+    with quiet():
+        try:
+            made: Any = tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True
+            )
+        except Exception as error:
+            raise MeasurementError(
+                f"the tokenizer's chat template fails on a prompt: {first_line(error)}"
+            ) from None
+    ids: list[int] = made["input_ids"]
+    return ids
+
+
 def start_ids(
     tokenizer: PreTrainedTokenizerBase, bos: Literal["auto", "always", "never"]
 ) -> tuple[int, ...]:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     )
 
 _LEVELS: Final = ("strict", "lenient", "catastrophic")
+_LESS_IS_WORSE: Final = ("unique_tokens", "top1_agreement", "stop_rate", "first_divergence")
 _SHOWN: Final = 8
 """Variants whose continuations and loss profiles are kept; a sweep may have thousands."""
 _PROSE: Final = 4_000
@@ -208,7 +209,7 @@ def _mildest_and_worst(result: BetResult, criteria: Criteria) -> tuple[int, ...]
         "perplexity_ratio",
     )
     known = METRICS.get(metric)
-    sign = -1 if known is not None and known.name in {"unique_tokens", "top1_agreement"} else 1
+    sign = -1 if known is not None and known.name in _LESS_IS_WORSE else 1
 
     def harm(at: int) -> float:
         interval = result.variants[at].metrics.get(metric)

@@ -77,6 +77,16 @@ def test_samples_are_needed_for_unique_tokens(edited, told):
     assert "it needs measure.sample" in problems[0].message
 
 
+@pytest.mark.parametrize("metric", ["repetition", "stop_rate", "first_divergence"])
+def test_free_text_is_needed_for_the_metrics_of_generation(edited, told, read, metric):
+    criterion = f"any({metric} > 0.5)"
+    problems = told(edited((LENIENT, criterion), (STRICT, ""), (CATASTROPHIC, "")))
+    assert f"'{metric}' is not measured; it needs measure.generate" in problems[0].message
+    measured = ("  tokens: 1024\n", "  tokens: 1024\n  generate: {prompts: [Once], chat: true}\n")
+    document = read(edited(measured, (LENIENT, criterion), (STRICT, ""), (CATASTROPHIC, "")))
+    assert document.bet.measure.generate.tokens == 100
+
+
 @pytest.mark.parametrize(
     ("replaced", "names", "what"),
     [((TEXT, TEXTS), "wiki, web", "text"), ((MODEL, MODELS), "first, last", "checkpoint")],

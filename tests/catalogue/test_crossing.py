@@ -477,6 +477,13 @@ def test_a_challenge_samples_what_its_bar_samples(bets: Bets) -> None:
     assert wrong(bets, "bet-41") == [": its bar needs unique_tokens; add measure.sample"]
 
 
+def test_a_challenge_generates_where_its_bar_does(bets: Bets) -> None:
+    generated = {**MEASURE, "generate": {"prompts": ["a"]}}
+    door(bets, measure=generated, criteria={"lenient": "any(stop_rate >= 0.5)"})
+    assert wrong(bets, "bet-40") == [": its bar needs stop_rate; add measure.generate"]
+    assert wrong(bets, "bet-40", measure=generated) == []
+
+
 def test_a_challenge_names_the_metrics_on_request_that_its_bar_names(bets: Bets) -> None:
     bar_of(bets, "any(kl_p99 <= 1)")
     assert wrong(bets, "bet-40") == [

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet.criteria.interval import Interval
 
-Needs = Literal["nothing", "sample", "pairs", "protocols", "weights", "criterion", "registered"]
+Needs = Literal[
+    "nothing", "sample", "pairs", "protocols", "weights", "criterion", "generate", "registered"
+]
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,31 @@ _TABLE: Final = (
         needs="criterion",
         low=0,
         high=1,
+    ),
+    Metric(
+        "repetition",
+        "share",
+        "4-grams of free-running text that occurred before in the same continuation",
+        needs="generate",
+        low=0,
+        high=1,
+    ),
+    Metric(
+        "stop_rate",
+        "share",
+        "continuations that ended by themselves",
+        needs="generate",
+        low=0,
+        high=1,
+    ),
+    Metric(
+        "first_divergence",
+        "tokens",
+        "tokens before the variant's free-running text leaves the base's (the fewest over the prompts); "
+        "all that were asked for where it never does",
+        needs="generate",
+        low=0,
+        whole=True,
     ),
     Metric(
         "size_ratio",
