@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.bet.errors import many
-from pytest_layerguard.checkpoints.weights import Adapter, GgufCheckpoint
+from pytest_layerguard.checkpoints.checkpoint import Adapter, GgufCheckpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from pytest_layerguard.checkpoints.checkpoint import Checkpoint
     from pytest_layerguard.checkpoints.formats import Weight
-    from pytest_layerguard.checkpoints.weights import Checkpoint
 
 _EXPERT: Final = re.compile(r"(?<!shared_)experts?\.|_exps\.")
 _EXPERT_COUNTS: Final = (

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_layerguard.checkpoints.errors import CheckpointError
+from pytest_layerguard.checkpoints.checkpoint_errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from typing_extensions import override
 
-from pytest_layerguard.checkpoints.errors import CheckpointError, library
+from pytest_layerguard.checkpoints.checkpoint_errors import CheckpointError, library
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -7,14 +7,14 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from pytest_layerguard.checkpoints.errors import CheckpointError
+from pytest_layerguard.checkpoints.checkpoint_errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
-    from pytest_layerguard.checkpoints.weights import Checkpoint, GgufCheckpoint
+    from pytest_layerguard.checkpoints.checkpoint import Checkpoint, GgufCheckpoint
 
 _LAYER: Final = re.compile(r"(?:^|(?<=\.))(?:layers|h|blocks|block|blk)\.(\d+)\.")
 _PREFIX: Final = re.compile(r"^(?:(?:base_model|model|transformer|language_model|gpt_neox)\.)+")

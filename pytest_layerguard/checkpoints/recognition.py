@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.bet.errors import many
 from pytest_layerguard.checkpoints.change import Change, compare
-from pytest_layerguard.checkpoints.errors import CheckpointError
+from pytest_layerguard.checkpoints.checkpoint import Adapter, Checkpoint, GgufCheckpoint
+from pytest_layerguard.checkpoints.checkpoint_errors import CheckpointError
 from pytest_layerguard.checkpoints.facts import expert_count
 from pytest_layerguard.checkpoints.findings import (
     Finding,
@@ -36,7 +37,6 @@ from pytest_layerguard.checkpoints.matching import (
     matched_layers,
 )
 from pytest_layerguard.checkpoints.places import Piece, Place, llama_names, place_of, places
-from pytest_layerguard.checkpoints.weights import Adapter, Checkpoint, GgufCheckpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
+    from pytest_layerguard.checkpoints.checkpoint import Checkpoint
     from pytest_layerguard.checkpoints.facts import CheckpointFacts
     from pytest_layerguard.checkpoints.recognition import Recognition
-    from pytest_layerguard.checkpoints.weights import Checkpoint
 
 _WIDTH: Final = 80
 
@@ -29,7 +29,7 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         UserError: If one cannot be read, or they are no two forms of one model.
     """
-    from pytest_layerguard.checkpoints.errors import CheckpointError, MissingLibraryError
+    from pytest_layerguard.checkpoints.checkpoint_errors import CheckpointError, MissingLibraryError
     from pytest_layerguard.checkpoints.facts import CheckpointFacts
     from pytest_layerguard.checkpoints.recognition import recognise
 
@@ -47,7 +47,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _opened(name: str) -> Checkpoint:
-    from pytest_layerguard.checkpoints.weights import open_checkpoint
+    from pytest_layerguard.checkpoints.checkpoint import open_checkpoint
 
     path = reference.folder(name) if name in reference.NAMES else Path(name)
     return open_checkpoint(path, name)

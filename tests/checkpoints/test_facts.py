@@ -6,8 +6,8 @@ import pytest
 import torch
 from support.checkpoints import CONFIG, FILES, Saver, state
 
+from pytest_layerguard.checkpoints.checkpoint import open_checkpoint
 from pytest_layerguard.checkpoints.facts import CheckpointFacts
-from pytest_layerguard.checkpoints.weights import open_checkpoint
 
 
 def facts(name: str) -> CheckpointFacts:

@@ -27,9 +27,9 @@ from support.checkpoints import (
 )
 
 from pytest_layerguard import reference
-from pytest_layerguard.checkpoints.errors import CheckpointError
+from pytest_layerguard.checkpoints.checkpoint import open_checkpoint
+from pytest_layerguard.checkpoints.checkpoint_errors import CheckpointError
 from pytest_layerguard.checkpoints.recognition import recognise, recognise_configs
-from pytest_layerguard.checkpoints.weights import open_checkpoint
 
 
 @pytest.fixture

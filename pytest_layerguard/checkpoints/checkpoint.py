@@ -1,4 +1,4 @@
-"""One reader of the weights of a checkpoint, whatever it is stored in.
+"""Open a checkpoint and read its weights, whatever they are stored in.
 
 Opening a checkpoint reads headers alone. A weight is read when it is asked for, in blocks of rows
 where that is possible, so that no more than a weight is ever in memory.
@@ -10,7 +10,11 @@ from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_layerguard.checkpoints.errors import CheckpointError, MissingLibraryError, library
+from pytest_layerguard.checkpoints.checkpoint_errors import (
+    CheckpointError,
+    MissingLibraryError,
+    library,
+)
 from pytest_layerguard.checkpoints.files import (
     ADAPTER,
     ADAPTER_WEIGHTS,

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from support.checkpoints import FILES, Saver, state
 
-from pytest_layerguard.checkpoints.errors import CheckpointError, MissingLibraryError
-from pytest_layerguard.checkpoints.weights import open_checkpoint
+from pytest_layerguard.checkpoints.checkpoint import open_checkpoint
+from pytest_layerguard.checkpoints.checkpoint_errors import CheckpointError, MissingLibraryError
 
 # Format, the library that it needs, its base, how far the values are from the base's.
 FORMATS = [
