@@ -29,6 +29,12 @@ def many(count: int, what: str) -> str:
     return f"{count:,} {what}" + ("s" if count != 1 else "")
 
 
+def listed(words: Iterable[str]) -> str:
+    """Return words in a sentence, each once: ``a, b and c``."""
+    unique = list(dict.fromkeys(words))
+    return " and ".join([", ".join(unique[:-1]), unique[-1]] if unique[1:] else unique)
+
+
 def suggestion(word: object, allowed: Iterable[str]) -> str:
     """Return ", did you mean 'x'?" for a misspelt word, or the empty string."""
     close = closest(word, allowed)

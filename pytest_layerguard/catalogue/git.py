@@ -28,7 +28,7 @@ _FOREIGN: Final = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIR
 
 
 class GitError(Exception):
-    """There is no history to be read here; the text says why."""
+    """No history can be read here; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Commit:
 
 
 @dataclass(frozen=True)
-class Change:
+class PathChange:
     """A path that differs between two commits; a blob is None where the path is not there."""
 
     path: str
@@ -81,11 +81,13 @@ class GitRepository:
             yield _commit(entry)
 
     def last(self, path: Path) -> Commit | None:
-        """Return the newest commit of HEAD's history that changed a path, there or not; None for none."""
+        """Return the newest commit of HEAD's history that changed a path, or None; the path need not exist."""
         text = self._run("rev-list", "--max-count=1", _FORM, "HEAD", "--", str(path.resolve()))
         return _commit(text.decode("utf-8", "replace")) if text else None
 
-    def changes(self, parent: str | None, commit: str, under: Sequence[str]) -> Iterator[Change]:
+    def changes(
+        self, parent: str | None, commit: str, under: Sequence[str]
+    ) -> Iterator[PathChange]:
         """Yield what a commit changed below some paths, against one parent or against nothing."""
         against = [parent, commit] if parent is not None else ["--root", commit]
         text = self._run(
@@ -95,7 +97,7 @@ class GitRepository:
         fields = text.decode("utf-8", "surrogateescape").split("\0")
         for place in range(0, len(fields) - 1, 2):
             _, _, old, new, _ = fields[place].split(" ")
-            yield Change(fields[place + 1], _blob(old), _blob(new))
+            yield PathChange(fields[place + 1], _blob(old), _blob(new))
 
     def read(self, blob: str, largest: int) -> bytes | None:
         """Return a blob's content, or None where it is missing or has more than `largest` bytes."""

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.criteria.interval import Truth
+from pytest_layerguard.bet.errors import listed
 from pytest_layerguard.bet.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def _unmeasured(case: Case) -> Decision | None:
     if (contradiction := _contradiction(case)) is not None:
         return contradiction
     if case.inside and case.is_newcomer:
-        closed = f"{_listed(case.inside)} closed this door, so nothing was measured"
+        closed = f"{listed(case.inside)} closed this door, so nothing was measured"
         if len(case.inside) > 1:
             closed += "; a challenge must name each of them"
         if case.status == "proposed":
@@ -183,7 +184,7 @@ def _unmeasured(case: Case) -> Decision | None:
         return Decision(
             Word.SKIPPED,
             messages=(
-                f"not measured: whether {_listed(case.undecided)} closed this door is not known, "
+                f"not measured: whether {listed(case.undecided)} closed this door is not known, "
                 "because the model's configuration cannot be had here",
             ),
         )
@@ -242,7 +243,7 @@ def _proposed(case: Case, verdict: Verdict) -> Decision:
     if not case.bars:
         return Decision(Word(verdict), passed=True)
     won = (
-        f"the challenge of {_listed(case.challenged)} won: the catalogue should be revisited "
+        f"the challenge of {listed(case.challenged)} won: the catalogue should be revisited "
         "for this model"
     )
     return Decision(Word(verdict), passed=True, warnings=(won,))
@@ -266,13 +267,13 @@ def _upheld(case: Case, verdict: Verdict) -> Decision:
 
 
 def _inside(case: Case) -> Iterator[str]:
-    """Yield a warning for an upheld bet in a closed door, which may claim something else or not."""
+    """Yield a warning for an upheld bet in a closed door, whose claim may be another one."""
     if not case.inside:
         return
-    where = f"upheld inside a door that {_listed(case.inside)} closed"
+    where = f"upheld inside a door that {listed(case.inside)} closed"
     missed = [name for name in case.inside if case.bars.get(name) is not Truth.TRUE]
     if missed:
-        yield f"{where}, without the bar of {_listed(missed)}: see that its claim is another one"
+        yield f"{where}, without the bar of {listed(missed)}: see that its claim is another one"
     else:
         yield (
             f"{where}, and it meets the bar: the catalogue contradicts itself; narrow closes: "
@@ -329,21 +330,21 @@ def _notes(case: Case) -> Iterator[str]:
 def _lost(case: Case, verdict: Verdict) -> Iterator[str]:
     if not verdict.holds:
         claim = "the claim does not hold" if verdict.fails else _UNTOLD
-        yield f"{claim}: {verdict}; {_listed(case.challenged)} {_stand(case.challenged)}"
+        yield f"{claim}: {verdict}; {listed(case.challenged)} {_stand(case.challenged)}"
     missed = [
         name
         for name, truth in case.bars.items()
         if truth is Truth.FALSE and name not in case.inside
     ]
     if missed:
-        yield f"short of the bar (the lenient criterion) of {_listed(missed)}, which {_stand(missed)}"
+        yield f"short of the bar (the lenient criterion) of {listed(missed)}, which {_stand(missed)}"
 
 
 def _open(case: Case) -> str:
-    """Return of which bars it is undecided whether they are met, where the claim itself holds."""
+    """Return the message on bars that are undecided, for a bet whose claim holds."""
     bars = [name for name, truth in case.bars.items() if truth is Truth.UNDECIDED]
     return (
-        f"the claim holds, but whether it meets the bar (the lenient criterion) of {_listed(bars)} "
+        f"the claim holds, but whether it meets the bar (the lenient criterion) of {listed(bars)} "
         "is undecided"
     )
 
@@ -362,8 +363,3 @@ def _failed(word: Word, *messages: str) -> Decision:
 
 def _stand(names: Sequence[str]) -> str:
     return "stands" if len(names) == 1 else "stand"
-
-
-def _listed(names: Sequence[str]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} and {last}" if most else last

@@ -18,7 +18,7 @@ class ShardError(Exception):
 
 
 @dataclass(frozen=True, order=True)
-class Share:
+class BetCost:
     """A bet to be assigned to a part.
 
     Attributes:
@@ -32,34 +32,34 @@ class Share:
     cost: float
 
 
-def divide(shares: Iterable[Share], count: int) -> list[list[Share]]:
+def divide(bets: Iterable[BetCost], count: int) -> list[list[BetCost]]:
     """Divide bets into `count` parts, the same whatever their order.
 
-    The longest first, to the part that has least so far (R. L. Graham, Bounds on Multiprocessing
+    The longest is assigned first, to the part with the least so far (R. L. Graham, Bounds on Multiprocessing
     Timing Anomalies, 1969: at most 4/3 - 1/(3n) of the best). Bets on one model stay together
     unless they cost more than one part's fair share.
     """
-    shares = sorted(shares)
-    fair = sum(share.cost for share in shares) / count
-    models: dict[str, list[Share]] = {}
-    for share in shares:
-        models.setdefault(share.model, []).append(share)
+    bets = sorted(bets)
+    fair = sum(bet.cost for bet in bets) / count
+    models: dict[str, list[BetCost]] = {}
+    for bet in bets:
+        models.setdefault(bet.model, []).append(bet)
     groups = [part for group in models.values() for part in _cut(group, fair)]
     return _longest_first(groups, count)
 
 
-def _cut(group: list[Share], fair: float) -> list[list[Share]]:
-    total = sum(share.cost for share in group)
+def _cut(group: list[BetCost], fair: float) -> list[list[BetCost]]:
+    total = sum(bet.cost for bet in group)
     pieces = min(len(group), -int(-total // fair)) if fair > 0 else 1
     if pieces <= 1:
         return [group]
-    return [part for part in _longest_first([[share] for share in group], pieces) if part]
+    return [part for part in _longest_first([[bet] for bet in group], pieces) if part]
 
 
-def _longest_first(groups: list[list[Share]], count: int) -> list[list[Share]]:
-    parts: list[list[Share]] = [[] for _ in range(count)]
+def _longest_first(groups: list[list[BetCost]], count: int) -> list[list[BetCost]]:
+    parts: list[list[BetCost]] = [[] for _ in range(count)]
     loads = [0.0] * count
-    costed = sorted((-sum(share.cost for share in group), group) for group in groups)
+    costed = sorted((-sum(bet.cost for bet in group), group) for group in groups)
     for cost, group in costed:
         least = min(range(count), key=loads.__getitem__)
         parts[least].extend(group)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pytest_layerguard.bet.errors import listed
 from pytest_layerguard.checkpoints.facts import percent
 from pytest_layerguard.checkpoints.places import ROUTER
 
@@ -193,12 +194,6 @@ def ranges(numbers: list[int]) -> str:
     for run in runs:
         words += [str(each) for each in run] if len(run) < 3 else [f"{run[0]} to {run[-1]}"]
     return listed(words)
-
-
-def listed(words: list[str]) -> str:
-    """Return "a, b and c"."""
-    unique = list(dict.fromkeys(words))
-    return " and ".join([", ".join(unique[:-1]), unique[-1]] if unique[1:] else unique)
 
 
 def spread(shares: Iterable[float]) -> str:

@@ -1,4 +1,4 @@
-"""What was done to a model, recognised from its files and those of the model it was made from.
+"""Recognise what was done to a model, from its files and those of the model it was made from.
 
 Layers are matched by their values and not by their numbers, so that a file whose layers were
 renumbered is recognised. Then each tensor is compared with the base's. Weights are read one at a
@@ -13,7 +13,7 @@ from functools import cached_property
 from math import prod, sqrt
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_layerguard.bet.errors import many
+from pytest_layerguard.bet.errors import listed, many
 from pytest_layerguard.checkpoints.change import Change, compare
 from pytest_layerguard.checkpoints.checkpoint import Adapter, Checkpoint, GgufCheckpoint
 from pytest_layerguard.checkpoints.checkpoint_errors import CheckpointError
@@ -22,7 +22,6 @@ from pytest_layerguard.checkpoints.findings import (
     Finding,
     counts_of,
     layer_words,
-    listed,
     ranges,
     spread,
     value_findings,
@@ -81,7 +80,7 @@ def recognise(base: Checkpoint, candidate: Checkpoint) -> Recognition:
 
 
 def recognise_configs(base: Mapping[str, Any], candidate: Mapping[str, Any]) -> Recognition:
-    """Recognise what two configurations tell, where no weights are there to be read."""
+    """Recognise what two configurations show, if there are no weights to read."""
     return Recognition(tuple(_of_configs(base, candidate)))
 
 
@@ -164,7 +163,7 @@ class _Comparison:
 
     @cached_property
     def _experts(self) -> dict[int, MatchedExperts]:
-        """What the experts of each matched layer are, by the candidate's layer."""
+        """The experts of each matched layer, by the candidate's layer."""
         found = {}
         for layer, source in self._sources.items():
             ours, theirs = (

@@ -1,4 +1,4 @@
-"""Measuring on a Ray cluster: the bets on each model are one task, wherever there is what they need.
+"""Measure on a Ray cluster: the bets on each model are one task, on a node that has what they need.
 
 Nodes need this package in the version of the machine that starts the tasks, and the files that bets name at the
 same paths; models of a hub each node fetches itself. That machine judges what the tasks measure.
@@ -13,7 +13,7 @@ from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.environment.conditions import Conditions, silent
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.environment.progress_listener import uncounted
-from pytest_layerguard.measurement.result_cache import CachingLaboratory, code
+from pytest_layerguard.measurement.result_cache import CachingLaboratory, code_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     Answer = BetResult | MeasurementError | UnavailableError
 
 RETRIES: Final = 3
-"""How often a task is begun again on another worker when its own was lost."""
+"""How often a task is started again after its worker was lost."""
 
 
 @dataclass(frozen=True)
 class _Bet:
-    """A bet as it travels: the file's text, for a node need not have the file."""
+    """A bet as it is sent to a node: the text of its file, which the node may not have."""
 
     text: str
     path: Path
@@ -53,7 +53,7 @@ class _Task:
 
 
 class RayLaboratory:
-    """Measures on a cluster; everything that is expected is begun at once.
+    """Measures on a cluster; all announced bets are started at once.
 
     Args:
         conditions: What the user allows.
@@ -131,7 +131,7 @@ class RayLaboratory:
             self._begin(group)
 
     def _begin(self, group: Sequence[tuple[BetDocument, Path]]) -> None:
-        """Begin the bets on one model, those together that need the same."""
+        """Start the bets on one model; those that need the same resources are one task."""
         import ray
 
         by_needs: dict[tuple[tuple[str, float], ...], list[tuple[BetDocument, Path]]] = {}
@@ -169,12 +169,12 @@ class RayLaboratory:
                 counting=uncounted,
             ),
             self._registry,
-            code(),
+            code_digest(),
             self._opens,
         )
 
     def _resources(self, document: BetDocument) -> dict[str, float]:
-        """Return what a node must have, in Ray's names."""
+        """Return the resources that a node must have, by Ray's names."""
         import ray
 
         needs = document.bet.needs
@@ -194,7 +194,7 @@ class RayLaboratory:
 
 
 def _require(resources: Mapping[str, float]) -> None:
-    """Refuse what no node can ever give: Ray would wait for such a node for ever."""
+    """Refuse resources that no node has: Ray would wait for such a node for ever."""
     import ray
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -217,13 +217,13 @@ def _text(path: Path) -> str:
 
 
 def _measure(task: _Task) -> Any:
-    """Measure on a node; runs in a process of Ray's, which wants as many values as there are bets."""
+    """Measure on a node, in a process of Ray, which expects one value for each bet."""
     answers = _answers(task)
     return answers if len(answers) > 1 else answers[0]
 
 
 def _answers(task: _Task) -> list[Answer]:
-    if task.code != code():
+    if task.code != code_digest():
         other = MeasurementError(
             "the Ray node has another version of pytest-layerguard than the machine that asked it"
         )

@@ -1,4 +1,4 @@
-"""Results of unchanged bets, kept from run to run under a digest of everything that decides them.
+"""Keep the results of unchanged bets from run to run, by a digest of everything that decides them.
 
 The digest is known without loading a model or importing torch.
 """
@@ -45,10 +45,10 @@ _NVIDIA: Final = Path("/proc/driver/nvidia/gpus")
 
 
 class CachingLaboratory:
-    """Measures what is not in the cache; imports the laboratory, and with it torch, only for that.
+    """Returns results from the cache and measures the others; only measuring imports the laboratory and torch.
 
     Args:
-        conditions: The cache folder, whether its results count, device, allowed roots and the like.
+        conditions: The cache folder, whether its results are used, device and allowed roots.
         registry: The kinds of interventions.
     """
 
@@ -100,7 +100,7 @@ class CachingLaboratory:
 
             self._opened = Laboratory(self._conditions, self._registry)
             if self._expected is not None:
-                # A bet that is cached must not be swept along with those that are not.
+                # A cached bet must not join the sweep of those that are not.
                 self._opened.expect(each for each in self._expected if not self._is_cached(*each))
         return self._opened
 
@@ -157,7 +157,7 @@ def identity(
         not pinned, an intervention or a metric of another package whose code may change under one version.
 
     Raises:
-        MeasurementError: If something the bet names is not there.
+        MeasurementError: If something that the bet names does not exist.
     """
     bet = document.bet
     if not _is_builtin(bet, registry) or registry.own_metrics(bet.criteria):
@@ -178,13 +178,13 @@ def identity(
         "texts": texts,
         "versions": dict(versions()),
         "machine": [platform.machine(), platform.system(), device_kind(conditions)],
-        "code": code(),
+        "code": code_digest(),
     }
     return file_digests.of_text(json.dumps(content, sort_keys=True))
 
 
 def device_kind(conditions: Conditions) -> str:
-    """Return what numbers may depend on of the device: its kind, not which of several alike."""
+    """Return the kind of the device, on which numbers may depend; equal GPUs are one kind."""
     if conditions.device != "cpu" and _NVIDIA.is_dir():
         cards = sorted(
             line.partition(":")[2].strip()
@@ -193,13 +193,13 @@ def device_kind(conditions: Conditions) -> str:
             if line.startswith("Model:")
         )
         return f"{conditions.device} {cards}"
-    # A device that is named and is not here must not get another's numbers.
+    # A named device that is missing must not get the numbers of another.
     return "cpu" if conditions.device == "auto" and sys.platform != "darwin" else conditions.device
 
 
 @cache
-def code() -> str:
-    """Return a digest of the code that measures: a cached number is what this very code would measure."""
+def code_digest() -> str:
+    """Return a digest of the code that measures, so that changed code measures again."""
     package = Path(pytest_layerguard.__file__).parent
     hashed = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):

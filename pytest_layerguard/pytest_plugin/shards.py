@@ -1,7 +1,7 @@
 """`--layerguard-shard` and `--layerguard-merge`: judge a part of the bets, and join all parts.
 
-A part is a run like any other. Its JSON report also holds pytest's reports of its bets, and a merge logs
-those in place of running the bets, as the controller of pytest-xdist does with those of its workers.
+A part is a run like any other. Its JSON report also holds pytest's reports of its bets. A merge logs these
+reports and runs no bet, as the controller of pytest-xdist does with the reports of its workers.
 """
 
 from __future__ import annotations
@@ -55,22 +55,22 @@ class ShardPlugin:
         """Deselect the bets of other parts, after `-k` and `-m` have deselected theirs."""
         from pytest_layerguard.catalogue.cost import shard_cost
         from pytest_layerguard.catalogue.model_facts import ModelLookup
-        from pytest_layerguard.catalogue.shard_plan import Share, divide
+        from pytest_layerguard.catalogue.shard_plan import BetCost, divide
 
         # Checkouts lie in different folders on different machines.
         root = str(self._config.rootpath)
         bets = {item.name: item for item in items if isinstance(item, bet_items.BetItem)}
         registry = bet_items.registry_of(self._config)
         lookup = ModelLookup(bet_items.conditions_of(self._config))
-        shares = [
-            Share(
+        costs = [
+            BetCost(
                 name,
                 item.model.replace(root, ""),
                 shard_cost(item.document, item.folder, registry, lookup),
             )
             for name, item in bets.items()
         ]
-        own = {share.id for share in divide(shares, self._count)[self._index - 1]}
+        own = {bet.id for bet in divide(costs, self._count)[self._index - 1]}
         others = [item for name, item in bets.items() if name not in own]
         if others:
             items[:] = [item for item in items if item not in others]
@@ -84,18 +84,18 @@ class ShardPlugin:
             data = hook.pytest_report_to_serializable(config=self._config, report=report)
             # The controller of pytest-xdist adds the worker, which is no JSON.
             data.pop("node", None)
-            # As text of its own: a property may be infinite, which the JSON report has no number for.
+            # As a string: a property may be infinite, and JSON has no such number.
             self._reports.append(json.dumps(data))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Let a part pass that has no bets."""
+        """Let a part without bets pass."""
         if session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
             session.exitstatus = pytest.ExitCode.OK
 
 
 class MergePlugin:
-    """Logs the reports of all parts, by node id, in place of running the bets."""
+    """Logs the reports of all parts, by node id, and runs no bet."""
 
     def __init__(self, config: pytest.Config, reports: dict[str, list[str]]) -> None:
         self._config = config
@@ -154,7 +154,7 @@ class MergePlugin:
     def pytest_runtest_protocol(
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> bool | None:
-        """Log what a part reported of a bet."""
+        """Log a part's reports of a bet."""
         if not isinstance(item, bet_items.BetItem):
             return None
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)

@@ -14,9 +14,9 @@ from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.catalogue.cost import shard_cost
 from pytest_layerguard.catalogue.model_facts import ModelLookup
 from pytest_layerguard.catalogue.shard_plan import (
+    BetCost,
     Shard,
     ShardError,
-    Share,
     divide,
     join,
     read_shards,
@@ -26,7 +26,7 @@ from pytest_layerguard.interventions.registry import Registry
 
 shares = st.lists(
     st.builds(
-        Share,
+        BetCost,
         id=st.uuids().map(str),
         model=st.sampled_from("abcd"),
         cost=st.floats(0, 1e12),
@@ -37,7 +37,7 @@ shares = st.lists(
 
 
 @given(shares, st.integers(1, 7), st.randoms())
-def test_the_same_on_every_machine(bets: list[Share], count: int, chance: random.Random) -> None:
+def test_the_same_on_every_machine(bets: list[BetCost], count: int, chance: random.Random) -> None:
     dealt = divide(bets, count)
     chance.shuffle(bets)
     assert divide(bets, count) == dealt
@@ -46,7 +46,7 @@ def test_the_same_on_every_machine(bets: list[Share], count: int, chance: random
 
 
 @given(shares, st.integers(1, 7))
-def test_no_part_has_much_more_than_its_share(bets: list[Share], count: int) -> None:
+def test_no_part_has_much_more_than_its_share(bets: list[BetCost], count: int) -> None:
     loads = [sum(each.cost for each in part) for part in divide(bets, count)]
     fair = sum(loads) / count
     largest = max((share.cost for share in bets), default=0.0)
@@ -54,9 +54,9 @@ def test_no_part_has_much_more_than_its_share(bets: list[Share], count: int) -> 
 
 
 def test_bets_on_one_model_stay_together_unless_that_is_too_much() -> None:
-    small = [Share(f"{model}{number}", model, 1.0) for model in "abc" for number in range(3)]
+    small = [BetCost(f"{model}{number}", model, 1.0) for model in "abc" for number in range(3)]
     assert [len({share.model for share in part}) for part in divide(small, 3)] == [1, 1, 1]
-    large = [Share(str(number), "a", 1.0) for number in range(6)]
+    large = [BetCost(str(number), "a", 1.0) for number in range(6)]
     assert [len(part) for part in divide(large, 3)] == [2, 2, 2]
 
 

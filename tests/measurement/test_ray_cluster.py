@@ -216,7 +216,7 @@ def test_a_node_of_another_version_is_refused(
     from pytest_layerguard.measurement import ray_cluster
 
     (document,) = bets_in(tmp_path, a="reference")
-    monkeypatch.setattr(ray_cluster, "code", lambda: "another commit")
+    monkeypatch.setattr(ray_cluster, "code_digest", lambda: "another commit")
     with pytest.raises(MeasurementError, match="another version of pytest-layerguard"):
         laboratory(address).measure(document, bets=tmp_path / "bets")
 

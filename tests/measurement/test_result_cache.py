@@ -227,7 +227,7 @@ def test_another_version_is_measured_anew(bench: Bench, monkeypatch: pytest.Monk
 
 def test_other_code_is_measured_anew(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.measure(bench.bet())
-    monkeypatch.setattr(result_cache, "code", lambda: "another commit")
+    monkeypatch.setattr(result_cache, "code_digest", lambda: "another commit")
     assert not bench.measure(bench.bet()).cached
 
 
