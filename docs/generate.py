@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.validation import BetPart
 
 REFERENCE = Path(__file__).with_name("reference")
-NOTICE = "<!-- Written by docs/generate.py; change the code that it tells of. -->"
+NOTICE = "<!-- Written by docs/generate.py; change the code that it describes. -->"
 
 
 def pages() -> dict[str, str]:
@@ -238,20 +238,20 @@ def _interventions() -> Iterator[str]:
         "What `intervention` and `arms` take: one of these, or a list applied in order. Others come "
         "from packages; see [your own intervention](../guides/your-own-intervention.md)."
     )
-    for kind, told in arguments.BUILTIN_KINDS.items():
+    for kind, accepted in arguments.BUILTIN_KINDS.items():
         yield ""
         yield f"## {kind}"
         yield ""
-        yield from _prose(told)
+        yield from _prose(accepted)
         yield ""
         yield "```yaml"
         yield f"{kind}: {ARGUMENTS[kind]}"
         yield "```"
         yield ""
-        yield from _keys(told)
-        if told.measures:
+        yield from _keys(accepted)
+        if accepted.measures:
             yield ""
-            yield f"Gives the metric {', '.join(f'`{name}`' for name in sorted(told.measures))}."
+            yield f"Gives the metric {', '.join(f'`{name}`' for name in sorted(accepted.measures))}."
 
 
 NEEDS: Mapping[str, str] = {
@@ -415,7 +415,7 @@ def _records() -> Iterator[str]:
     yield "## --layerguard-json"
     yield ""
     yield (
-        'What this run saw: `{"schema": 1, "bets": [...]}`, one entry for each bet, by file and line: '
+        'The results of the run: `{"schema": 1, "bets": [...]}`, one entry for each bet, by file and line: '
         "`id`, `file`, `line`, `status`, `outcome` (pytest's word), `verdict`, `word`, `crossed`, "
         "`digest`, `seconds`, `cached`, `base` and `variants`, each with `name`, `arm`, `text`, "
         "`checkpoint` and `metrics`. A metric is `value`, and `low` and `high` where it has an interval; "

@@ -18,7 +18,7 @@ class LayerguardWarning(UserWarning):
 
 
 def __getattr__(name: str) -> object:
-    """Import what measures when it is asked for: every pytest run imports this package."""
+    """Import the public API only when it is asked for: every pytest run imports this package."""
     if name in ("Measured", "measure"):
         from pytest_layerguard import api
 

@@ -94,7 +94,7 @@ def measure(
         allow_remote_code: Whether a model may bring Python code of its own.
 
     Raises:
-        BetFileError: With all that is wrong with the bet.
+        BetFileError: With every error in the bet.
         ValueError: If the file holds several bets and `id` names none of them.
         MeasurementError: If no honest measurement can be made.
         UnavailableError: If the machine or the hub lacks what the bet needs.
@@ -122,10 +122,10 @@ def read(
     start: Path,
     id: str | None = None,  # noqa: A002
 ) -> BetDocument:
-    """Return the bet that `bet` stands for; relative paths, also those in a mapping, start from `start`.
+    """Return the bet that `bet` stands for. Relative paths, also those in a mapping, start from `start`.
 
     Raises:
-        BetFileError: With all that is wrong with the bet.
+        BetFileError: With every error in the bet.
         ValueError: If the file holds several bets and `id` names none of them.
     """
     if isinstance(bet, BetDocument):
@@ -151,7 +151,7 @@ def measured(document: BetDocument, laboratory: AnyLaboratory) -> Measured:
         MeasurementError: If no honest measurement can be made.
         UnavailableError: If the machine or the hub lacks what the bet needs.
     """
-    # A mapping belongs to no bet folder: what it may read is what lies beside it.
+    # A mapping belongs to no bet folder: it may read what lies beside it.
     mapping = not document.path.suffix
     bets = document.path if mapping else bets_of(document.path)
     result = laboratory.measure(document, bets=bets)
@@ -163,7 +163,7 @@ class Measuring:
     """The `layerguard` fixture: measures bets with the options of this pytest run.
 
     Attributes:
-        laboratory: Returns what measures; called when the first bet is measured.
+        laboratory: Returns the laboratory; called when the first bet is measured.
         registry: The interventions and metrics of this run, those of conftest files too.
         start: Where relative paths start.
         skip: Called with the reason where a bet cannot be measured here.
@@ -177,7 +177,7 @@ class Measuring:
     def measure(self, bet: Given, *, id: str | None = None) -> Measured:  # noqa: A002
         """Measure a bet and judge it by its own criteria; see `pytest_layerguard.measure`.
 
-        The test is skipped where the model cannot be had here, and fails for that under
+        The test is skipped if the model is not available here, and fails under
         `--layerguard-require all`.
         """
         from pytest_layerguard.catalogue.guard import library_warnings_shown

@@ -1,6 +1,6 @@
 """Names for packages that bring an intervention or a metric of their own.
 
-What stands here stays. Importing it imports neither torch nor numpy, so a module that only declares kinds and
+These names are stable. Importing them imports neither torch nor numpy, so a module that only declares kinds and
 metrics may import it whenever bets are read.
 """
 

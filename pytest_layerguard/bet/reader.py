@@ -58,7 +58,7 @@ def read_bets(
 ) -> tuple[BetDocument, ...]:
     """Return the bets of a file. Raises BetFileError with every error in it."""
     try:
-        # A pipe or a device would be waited for without end.
+        # Reading a pipe or a device may block for ever.
         if not stat.S_ISREG(path.stat().st_mode):
             raise BetFileError([_at_start(path, "cannot be read: not a regular file")])
         with path.open("rb") as file:

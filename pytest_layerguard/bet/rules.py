@@ -26,7 +26,7 @@ Arms = dict[str | None, tuple["Intervention", ...]]
 
 @dataclass(frozen=True)
 class _Names:
-    """The names that a criterion of this bet may use. What an invalid part would give is None."""
+    """The names that a criterion of this bet may use. None stands for the names of an invalid part."""
 
     arms: Arms | None
     texts: Sequence[str | None] | None

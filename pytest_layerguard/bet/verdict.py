@@ -52,7 +52,7 @@ class Judgement:
 
     @property
     def straddling(self) -> tuple[Straddle, ...]:
-        """The undecided comparisons behind an INCONCLUSIVE verdict, and else none."""
+        """The undecided comparisons behind an INCONCLUSIVE verdict; empty for every other verdict."""
         if self.verdict is not Verdict.INCONCLUSIVE:
             return ()
         catastrophic = self.catastrophic.straddling if self.catastrophic else ()

@@ -82,7 +82,7 @@ class Idea:
 def read_idea(text: str, kinds: Iterable[str], lookup: ModelLookup, start: Path) -> Idea:
     """Return what a question is about; folders are relative to `start`.
 
-    Raises AskError for what is not understood, with what was probably meant.
+    Raises AskError for a question that cannot be understood, with a suggestion.
     """
     match = _IDEA.fullmatch(text)
     if match is None:
@@ -147,7 +147,7 @@ def _number(key: str, text: str) -> int:
 
 
 def answer(idea: Idea, catalogue: Catalogue, lookup: ModelLookup, root: Path) -> Iterator[str]:
-    """Yield lines with the doors that are closed to an idea, and what was tried near it."""
+    """Yield lines with the doors that are closed to an idea, and with bets that are close to it."""
     model = idea.model
     yield f"{' + '.join(idea.kinds)} on {cut(model.shown)}{_described(idea)}"
     if model.missing is not None and not model.facts.families:
@@ -215,7 +215,7 @@ def _unknown(entry: Entry, model: KnownModel) -> str:
 def _near(
     idea: Idea, catalogue: Catalogue, shown_already: list[Entry], root: Path
 ) -> Iterator[str]:
-    """Yield what was tried with the same interventions, on this model or on others."""
+    """Yield bets with the same interventions, on this model or on others."""
     like = {each for kind in idea.kinds for each in kinds_like(kind)}
     near = [
         entry

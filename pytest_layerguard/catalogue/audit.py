@@ -35,7 +35,7 @@ class Finding:
     what: str
     details: tuple[str, ...] = ()
     openly: bool = False
-    """Whether an amendment in the bet says so and why."""
+    """Whether an amendment in the bet declares the change."""
 
     def lines(self) -> Iterator[str]:
         """Yield the finding as text."""
@@ -52,7 +52,7 @@ class Audit:
         findings: The changes, oldest first.
         recorded: How many bets were ever recorded.
         commits: How many commits were read.
-        limits: What could not be read, and so may hide a change.
+        limits: Parts of the history that could not be read and may hide a change.
     """
 
     findings: tuple[Finding, ...]
@@ -112,11 +112,11 @@ def audit(
     kinds: Kinds | None = None,
     metrics: Mapping[str, Metric] | None = None,
 ) -> Audit:
-    """Read the history of bet folders; raises GitError where there is none to be read.
+    """Read the history of bet folders; raises GitError if there is none.
 
-    A change counts where a commit has another digest of a bet than every parent of it in whose
-    history the bet was recorded. So a merge counts only for what it changed itself or brought to a
-    recorded bet from where that was not recorded, and a bet may move from file to file.
+    A commit changes a bet if the bet's digest differs from that in every parent whose history has
+    recorded the bet. So a merge counts only for changes of its own and for those that it brings from
+    a branch without the record, and a bet may move from file to file.
     """
     reader = _HistoryReader(GitRepository(folders[0]), folders, kinds, metrics)
     findings: list[Finding] = []
@@ -130,7 +130,7 @@ def audit(
 
 
 class _HistoryReader:
-    """Reads bets and records at every commit; `limits` are what could not be read."""
+    """Reads bets and records at every commit; `limits` has what could not be read."""
 
     def __init__(
         self,

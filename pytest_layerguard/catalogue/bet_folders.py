@@ -39,10 +39,10 @@ class Entry:
 
     @property
     def closes(self) -> Closes | None:
-        """The door that this bet holds closed.
+        """The door that this bet closes.
 
-        A bet that lost, and whose status was changed since, still holds the door of its record: to
-        open it, the record must go too, which nobody overlooks in a diff.
+        A falsified bet whose status was changed later still closes the door of its record. To open
+        it, the record must be deleted too, which shows in a diff.
         """
         bet, record = self.document.bet, self.record
         if bet.closes is not None:
@@ -59,10 +59,10 @@ class Entry:
 
     @property
     def bars(self) -> tuple[Expression, ...]:
-        """What a challenge must meet: the lenient criterion of the bet, and the one of its record.
+        """The criteria that a challenge must meet: the lenient one of the bet, and that of its record.
 
-        Where they differ both hold: no change of a falsification loosens its bar before it has been
-        measured and recorded anew.
+        If they differ, both apply: a changed falsification keeps its bar until it is measured and
+        recorded again.
         """
         bars = [self.document.bet.criteria.lenient]
         if self.record is not None:
@@ -72,14 +72,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Every bet of the folders that count for a bet.
+    """The bets of all folders that apply to a bet.
 
     Attributes:
         entries: The bets that could be read, by file and line.
-        unreadable: What is wrong with those that could not be read, or where two have one id. A
-            door may then be closed that nobody can see.
-        broken: What is wrong with records, by the id of the bet.
-        orphans: Records whose bet is gone.
+        unreadable: Errors of bets that could not be read or that share an id. They may hide a
+            closed door.
+        broken: Errors of records, by the id of the bet.
+        orphans: Records without a bet.
     """
 
     entries: tuple[Entry, ...]
@@ -95,7 +95,7 @@ class Catalogue:
         kinds: Kinds | None = None,
         metrics: Mapping[str, Metric] | None = None,
     ) -> Catalogue:
-        """Read bet folders whole, whichever of their files a run was asked for."""
+        """Read bet folders whole, even if a run collects only some of their files."""
         entries: list[Entry] = []
         unreadable: list[str] = []
         broken: dict[str, str] = {}
@@ -151,7 +151,7 @@ def bet_files(bets: Path) -> Iterator[Path]:
 
 
 def folders_for(bets: Path, root: Path, names: Sequence[PurePosixPath]) -> tuple[Path, ...]:
-    """Return the bet folders whose doors count for a bet of `bets`: its own, and those above it.
+    """Return the bet folders whose doors apply to a bet of `bets`: its own, and those above it.
 
     A folder counts where it lies in a directory that also holds `bets`, up to `root` or to the top of
     the git checkout, whichever is higher: a bet does not leave the catalogue of a project by lying

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def mistakes(
     document: BetDocument, catalogue: Catalogue, crossed: Sequence[Crossing]
 ) -> Iterator[str]:
-    """Yield what is wrong with a bet's challenges, each with what is allowed."""
+    """Yield the errors in a bet's challenges, each with what is allowed."""
     bet = document.bet
     allowed = ", ".join(dict.fromkeys(each.id for each in crossed)) or "none, it stands in no door"
     for place, id_ in enumerate(bet.challenges):
@@ -75,7 +75,7 @@ def _lacks(crossing: Crossing, bet: Bet) -> Iterator[str]:
 
 
 def _elsewhere(crossing: Crossing, named: set[str]) -> Iterator[str]:
-    """Yield which arms are not what a bar that names arms is about: names alone would choose for it."""
+    """Yield the arms that do not match those that a bar names: equal names alone do not make equal arms."""
     theirs = crossing.entry.document.bet
     about = named & set(theirs.arms or {})
     if not about:
@@ -99,11 +99,10 @@ class ChallengeResult:
 
 
 def judge_challenge(crossing: Crossing, rows: Sequence[Row]) -> ChallengeResult:
-    """Judge what was measured of a bet by the lenient criterion of a falsification.
+    """Judge a measured bet by the lenient criterion of a falsification.
 
-    Only arms and checkpoints that stand in the door count. Where the criterion is about one
-    measurement and the bet has several, every one of them must meet it: a bar is not met by
-    choosing.
+    Only arms and checkpoints that stand in the door count. If the criterion is about one
+    measurement and the bet has several, each of them must meet it, so that none can be picked.
     """
     bars = [_judged(expression, crossing, rows) for expression in crossing.entry.bars]
     truth = Truth.all(each.truth for each in bars)
@@ -129,7 +128,7 @@ def _judged(expression: Expression, crossing: Crossing, rows: Sequence[Row]) -> 
         if not _ranges(expression):
             groups = [[row] for group in groups for row in group]
     evaluations = []
-    # Where nothing was measured in the door, an empty group says so: no bar is met by that.
+    # If nothing was measured in the door, an empty group raises CriterionError: the bar is not met.
     for group in groups or [[]]:
         try:
             evaluations.append(expression.evaluate(group))
@@ -151,7 +150,7 @@ def _ranges(expression: Expression) -> bool:
 
 
 def easier_conditions(bet: Bet, result: BetResult, challenged: Sequence[Crossing]) -> Iterator[str]:
-    """Yield where a bet was measured under other conditions than the falsifications it challenges."""
+    """Yield how the conditions of a bet differ from those of the falsifications that it challenges."""
     for each in challenged:
         other = each.entry.document.bet
         differ = []

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 _WINDOW: Final = 512
 _ALL_TOKENS: Final = 250_000
-"""About as many as the test split of WikiText-2 has, for contracts that score all of a text."""
+"""About the tokens of WikiText-2's test split, for contracts that score all of a text."""
 _LOADING: Final = 1_000
-"""Loading a model costs about what so many tokens through all of its layers do."""
+"""The cost of loading a model, in tokens through all of its layers."""
 _PARAMETERS: Final = 1_000_000_000
 _LAYERS: Final = 24
 _EXPERTS: Final = 128
-"""What a model is taken for of which nothing is known."""
+"""The facts that are assumed of an unknown model."""
 
 
 class NoPlanError(Exception):
@@ -164,7 +164,7 @@ def _guessed(source: ModelSource, bet: Bet, reach: AllowedPaths, lookup: ModelLo
 
 @dataclass
 class _Bench:
-    """Stands in for a model of some shape without weights; where a run would decide, any answer does."""
+    """A stand-in for a model, without weights; where the model would have to run, any valid answer does."""
 
     layers: int
     experts: int

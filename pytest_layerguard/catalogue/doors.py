@@ -1,4 +1,4 @@
-"""Which closed doors a bet stands in.
+"""Find the closed doors that a bet stands in.
 
 A door closed to one intervention is closed to all that do the same under other names. Only what is
 the same function of the model's input counts: two interventions that are merely as bad as each
@@ -38,12 +38,12 @@ class Crossing:
 
     Attributes:
         entry: The falsification that closed it.
-        parts: What of the bet the door is closed to, in words.
+        parts: The parts of the bet that the door is closed to, in words.
         arms: The arms that stand in it.
         checkpoints: The checkpoints that stand in it.
-        model: What the model is, as far as the door asks.
+        model: The facts of the model that the door's scope names, in words.
         doubt: Why that is not certain, or None; a door that cannot be excluded is closed.
-        absent: Whether the doubt is only that the configuration cannot be had here.
+        absent: Whether the doubt is only that the configuration is not available here.
     """
 
     entry: Entry
@@ -153,7 +153,7 @@ def parts_inside(entry: Entry, bet: Bet) -> Iterator[tuple[str | None, str]]:
 
 
 def closed_to(closed: Sequence[str], kind: str, effects: Mapping[str, str | None]) -> str | None:
-    """Return a kind and why it is closed, or None if neither it nor what it is in effect is."""
+    """Return words for a kind to which a door is closed, by its name or by its effect, or None."""
     if kind in closed:
         return kind
     same = next((each for each in closed if each in effects), None)
@@ -183,11 +183,11 @@ def covers(entry: Entry, model: KnownModel, lookup: FindsModels) -> Truth:
 
 
 _ANOTHER: Final = "\n"
-"""A name that no scope can quote: what a folder is called must not put it outside either."""
+"""A name that no scope can quote, for a folder that is none of the models that the scope names."""
 
 
 def _body(entry: Entry, name: str, lookup: FindsModels) -> tuple[int, int, int] | None:
-    """Return the body of a model that a scope names, from the record where that has it."""
+    """Return the body of a model that a scope names, from the record if that has it."""
     for facts in entry.record.facts.values() if entry.record is not None else ():
         if facts.get("name") == name:
             return ModelFacts.of(facts).body
@@ -200,7 +200,7 @@ def names_in(scope: ModelScope) -> tuple[str, ...]:
 
 
 def describe_model(model: KnownModel, scope: ModelScope) -> str:
-    """Return what is known of a model, as far as a scope asks."""
+    """Return the facts of a model that a scope names, in words."""
     facts = next(model.scope_facts())
     asked = describe_facts({name: facts[name] for name in sorted(scope.facts - {"name"})})
     return f"{cut(model.shown)} ({asked})" if asked else cut(model.shown)
@@ -216,7 +216,7 @@ def _doubt(entry: Entry, model: KnownModel) -> str:
 
 
 NOTHING_LEFT: Final = 0.99
-"""The sparsity from which pruning leaves a matrix out: none computes with one weight in a hundred."""
+"""The sparsity from which a pruned matrix counts as left out: one weight in a hundred computes nothing."""
 
 _LEAVES_OUT: Final = "both leave layers out"
 _ADDS_NOTHING: Final = "a layer of zeros adds nothing, which is leaving it out"
@@ -224,7 +224,7 @@ _TAKES_LAYERS_OUT: Final = ("skip_layers", "remove_layers", "zero_layers")
 
 
 def kinds_in_effect(intervention: Intervention) -> Mapping[str, str | None]:
-    """Return every kind that an intervention is in effect, with the reason; None for its own name."""
+    """Return every kind that an intervention equals in effect, with the reason; None for its own kind."""
     arguments = intervention.arguments
     if (
         isinstance(arguments, PruneWeights)
@@ -237,7 +237,7 @@ def kinds_in_effect(intervention: Intervention) -> Mapping[str, str | None]:
 
 
 def kinds_like(kind: str) -> Mapping[str, str | None]:
-    """Return every kind that a kind is in effect whatever its arguments, as `kinds_in_effect`."""
+    """Return every kind that a kind equals in effect whatever its arguments, as `kinds_in_effect` does."""
     if kind not in _TAKES_LAYERS_OUT:
         return {kind: None}
     effects = {

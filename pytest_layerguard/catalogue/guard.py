@@ -56,7 +56,7 @@ class Guard:
 
 @contextmanager
 def library_warnings_shown() -> Iterator[None]:
-    """Show what libraries warn of, also where the user's `-W error` would raise it.
+    """Show libraries' warnings as warnings, even if the user's `-W error` would raise them.
 
     An error raised in the middle of a library is no verdict on a bet, and may leave the library
     in a state that no test covers.

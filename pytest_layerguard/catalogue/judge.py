@@ -1,4 +1,4 @@
-"""Judge bets by what they say, what is catalogued and what is measured."""
+"""Judge bets by their text, by the catalogue and by what is measured."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Judge:
     _catalogues: dict[Path, Catalogue] = field(default_factory=dict)
 
     def judge(self, document: BetDocument, bets: Path, measure: Callable[[], BetResult]) -> Outcome:
-        """Return what a bet of the folder `bets` comes to; `measure` is called only if it must be.
+        """Return the outcome of a bet of the folder `bets`; call `measure` only if it is needed.
 
         Whatever is wrong with the bet, its model or its record becomes an outcome; `measure` may
         raise MeasurementError and UnavailableError.
@@ -148,7 +148,7 @@ class Judge:
         )
 
     def _judged(self, found: CataloguedBet, result: BetResult) -> Outcome:
-        """Return the outcome of a bet that was measured, and record it if that was asked."""
+        """Return the outcome of a bet that was measured, and record it if this run writes records."""
         bet = found.document.bet
         rows = result.rows()
         judgement = judge(bet.criteria, rows)
@@ -211,7 +211,7 @@ class Judge:
         return self._admitted(found, reached) if new and found.unchallenged else reached
 
     def _admitted(self, found: CataloguedBet, reached: Outcome) -> Outcome:
-        """Fail a bet that was recorded inside a closed door: the record admits it, not the recording.
+        """Fail a bet in the run that records it inside a closed door; later runs pass by the record.
 
         Otherwise a run that always records would let it pass with no record in any diff.
         """
@@ -297,7 +297,7 @@ class CataloguedBet:
 
     @property
     def case(self) -> Case:
-        """What decides, as far as it is known before measuring."""
+        """The values that decide, as far as they are known before measuring."""
         current = self.current
         broken = self.catalogue.broken.get(self.bet.id)
         return Case(
@@ -371,7 +371,7 @@ def _straddles(straddling: Sequence[Straddle], result: BetResult) -> Iterator[st
 
 
 def _recorded_before(found: CataloguedBet) -> Iterator[str]:
-    """Warn where a record that follows none was written and the history has an earlier one."""
+    """Warn if a first record was written although the git history has an earlier one."""
     try:
         known = GitRepository(found.bets).last(path_of(found.bets, found.bet.id))
     except GitError:

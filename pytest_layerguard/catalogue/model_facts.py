@@ -73,7 +73,7 @@ class ModelFactsError(Exception):
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a scope may ask of a model, but for its name; None where it is not known.
+    """The facts of a model that a scope may name, apart from its name; None if unknown.
 
     Attributes:
         parameters: All of them, tied ones once.
@@ -119,8 +119,8 @@ class KnownModel:
 
     Attributes:
         name: What a scope's `name` is compared with; None for a folder, whose name proves nothing.
-        shown: What people call it.
-        facts: What its configuration says.
+        shown: Its name in messages.
+        facts: The facts of its configuration.
         missing: Why not all facts are known, or None.
         absent: Whether that is because the configuration cannot be had here.
     """
@@ -132,7 +132,7 @@ class KnownModel:
     absent: bool = False
 
     def scope_facts(self, *, name: str | None = None) -> Iterator[Mapping[str, Fact]]:
-        """Yield what a scope may ask, once for each family; `name` stands in for a folder's."""
+        """Yield the facts for a scope, once for each family; `name` replaces a missing name."""
         for family in self.facts.families or (None,):
             yield {**self.facts.numbers, "family": family, "name": self.name or name}
 
@@ -217,7 +217,7 @@ class ModelLookup:
         return self._hub_models[name, pinned]
 
     def _fetched(self, repository: Repository) -> KnownModel:
-        """Read config.json from the hub's cache, or else from the hub."""
+        """Read config.json from the hub's cache, or from the hub if it is not there."""
         name = repository.name
         # The cache first: a pinned file cannot have changed, and asking takes seconds.
         path = repository.cached(CONFIG)
@@ -233,7 +233,7 @@ class ModelLookup:
 
     def _from_config(self, name: str | None, shown: str, config: Mapping[str, Any]) -> KnownModel:
         try:
-            # Measuring afresh means to trust nothing that is in the cache.
+            # A run that measures everything again trusts nothing in the cache.
             kept = None if self.conditions.fresh else self.conditions.cache
             return KnownModel(name, shown, facts_of_config(config, kept))
         except ModelFactsError as error:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SCHEMA: Final = 1
 FOLDER: Final = "records"
 _WIDTH: Final = 100
-"""How wide a record's lines are at most, where they can be cut."""
+"""The widest line of a record, if it can be broken."""
 _WANTED: Final = {"string_type": "text is wanted", "mapping_type": "a mapping is wanted"}
 _LARGEST: Final = 256 * 1024 * 1024
 _LONGEST_VALUE: Final = 300
@@ -66,8 +66,8 @@ class Record:
         challenged: Of each falsification that it challenged, whether it met its bar.
         amended: Every amendment so far, the first one first.
         closes: The door that it closed, if it did: `interventions` and `models`.
-        bet: What the digest is of: claim, model, intervention, measure and criteria.
-        facts: What is known of each checkpoint's configuration, by name; `""` for the only one.
+        bet: The parts that the digest covers: claim, model, intervention, measure and criteria.
+        facts: The facts of each checkpoint's configuration, by name; `""` for the only one.
         result: All that was measured, with intervals, samples, profiles, digests and versions.
     """
 
@@ -122,7 +122,7 @@ class Record:
 
     @property
     def judgement(self) -> Judgement:
-        """What the criteria say of the numbers, anew."""
+        """The criteria, evaluated again on the recorded numbers."""
         return judge(Criteria.model_validate(self.bet["criteria"]), self.result.rows())
 
     def is_of(self, bet: Bet) -> bool:
@@ -144,7 +144,7 @@ class Record:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Record:
-        """Return what `to_json` wrote; raises KeyError, TypeError or ValueError for what is not."""
+        """Read what `to_json` returned; raises KeyError, TypeError or ValueError for anything else."""
         if data["schema"] != SCHEMA:
             raise ValueError(
                 f"has schema {data['schema']!r}; this version of pytest-layerguard reads {SCHEMA}"
@@ -154,7 +154,7 @@ class Record:
         return record
 
     def _check(self) -> None:
-        """Refuse a record that contradicts itself: one that was edited by hand or merged badly."""
+        """Refuse a record that contradicts itself, after an edit by hand or a bad merge."""
         if digest_of(self.bet) != self.digest:
             raise ValueError("has a digest that is not that of the bet in it; it was edited")
         verdict = self.judgement.verdict
@@ -164,7 +164,7 @@ class Record:
             )
 
     def same_result(self, other: Record) -> bool:
-        """Return whether the two differ in nothing but how long it took, and from where it came."""
+        """Return whether two records are equal, apart from how long measuring took and whether it was cached."""
         return self._lasting() == other._lasting()
 
     def _lasting(self) -> dict[str, Any]:
@@ -254,7 +254,7 @@ def load_records(bets: Path) -> Records:
 
 
 def write_record(bets: Path, record: Record) -> Path:
-    """Write a record whole or not at all, and not where it would only restate the one there is.
+    """Write a record whole or not at all; leave an existing one with the same result.
 
     Raises RecordError where it cannot be written, or must not be: nothing leaves the folder, and a
     model or text that is not pinned cannot be measured a second time.
@@ -323,8 +323,8 @@ def _shown(path: Path) -> str:
 def laid_out(value: object) -> str:
     """Return the value as JSON with a line break at the end.
 
-    What is short, or a list of plain values, stands on one line, so that a diff shows a metric and
-    not its braces. Raises ValueError for NaN and infinity.
+    Short values and lists of plain values take one line each, so that a diff shows a metric and not
+    its braces. Raises ValueError for NaN and infinity.
     """
     return _laid_out(value, 0, 0) + "\n"
 
@@ -357,7 +357,7 @@ def _is_plain(value: Mapping[Any, Any] | Sequence[Any]) -> bool:
 
 
 def read_strictly(text: str) -> Any:
-    """Return what JSON says; raises ValueError for duplicate keys, NaN, infinity and deep nesting."""
+    """Parse JSON; raises ValueError for duplicate keys, NaN, infinity and deep nesting."""
     try:
         return json.loads(text, object_pairs_hook=_once, parse_constant=_refused)
     except RecursionError:

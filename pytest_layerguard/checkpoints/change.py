@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 _BLOCK: Final = 2**22
 """The most values of a block; a dozen copies of it are in memory at once."""
 _SAMPLED: Final = 64
-"""The rows that are searched for a grid, at least."""
+"""The fewest rows that are searched for a grid."""
 _RUN: Final = 16
 """The smallest group that formats scale together."""
 _RELATED: Final = 0.2
-"""The least cosine of a tensor and one that was made from it; that of two others is near zero."""
+"""The least cosine of a tensor and one made from it; unrelated tensors have one near zero."""
 _MORE_ZEROS: Final = 0.01
 _PRUNED_ON_GRID: Final = 0.05
 """The least share of zeros on a grid that no rounding explains."""
@@ -75,7 +75,7 @@ def compare(base: Piece, candidate: Piece) -> Change:
 
 
 class _Tally:
-    """What is counted over the blocks of two tensors."""
+    """Counts over the blocks of two tensors."""
 
     def __init__(self, rows: int, width: int) -> None:
         import torch
@@ -129,7 +129,7 @@ class _Tally:
         self._apart += float((theirs - ours).square().sum(dtype=torch.float64))
 
     def change(self, candidate: Piece) -> Change:
-        """Return what the counts amount to."""
+        """Return the change that the counts show."""
         if self._equal:
             return Change(equal=True)
         cast = next((dtype for dtype, alive in self._casts.items() if alive), None)

@@ -96,7 +96,7 @@ class Checkpoint:
             The plain values; a weight that is not quantised in the dtype in which it is stored.
 
         Raises:
-            CheckpointError: If its bytes are not what the header and the format say.
+            CheckpointError: If its bytes do not fit the header and the format.
             MissingLibraryError: If the format's library is not installed.
         """
         try:

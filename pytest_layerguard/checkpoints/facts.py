@@ -1,4 +1,4 @@
-"""What a checkpoint is, from its configuration and its headers alone."""
+"""The facts of a checkpoint, from its configuration and its headers alone."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Share:
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """What a checkpoint is.
+    """The facts of a checkpoint.
 
     Attributes:
         format: Its format, such as ``compressed-tensors W4A16, groups of 32``.

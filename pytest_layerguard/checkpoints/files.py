@@ -49,7 +49,7 @@ class StoredTensor:
         return prod(self.shape)
 
     def raw(self) -> bytes:
-        """Read the bytes as they are; for small tensors that say how others are stored."""
+        """Read the bytes as they are; for small tensors that hold the format of others."""
         with self.file.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.nbytes)

@@ -97,7 +97,7 @@ class Format:
     suffixes: ClassVar[Mapping[str, str]] = {}
     """The ends of the names of stored tensors, and how the name of their weight ends instead."""
     required: ClassVar[tuple[str, ...]] = ()
-    """The parts that a quantised weight must have; the first one tells that it is quantised."""
+    """The parts that a quantised weight must have; the first one marks it as quantised."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -251,7 +251,7 @@ class CompressedTensors(Format):
                 pattern = target.removeprefix("re:")
                 if target == module or (pattern != target and re.match(pattern, module)):
                     return group  # type: ignore[no-any-return]
-        # What has no group by its name has that of its class, such as "Linear".
+        # A weight without a group of its own has that of its class, such as "Linear".
         return next(
             (group for group in self._groups if any(map(str.isidentifier, group["targets"]))),
             self._groups[0],
@@ -557,12 +557,12 @@ def read_format(
     metadata: Mapping[str, str],
     name: str,
 ) -> tuple[Format, dict[str, Weight]]:
-    """Return the format that a configuration says the weights are in, and the weights.
+    """Return the format of the weights by a configuration, and the weights.
 
     Args:
         config: ``config.json``.
         tensors: The stored tensors by name.
-        metadata: What the safetensors headers say beside their tensors.
+        metadata: The metadata of the safetensors headers.
         name: What messages call the checkpoint.
 
     Raises:

@@ -15,7 +15,7 @@ _MOST: Final = 256
 _AGREEING: Final = 0.95
 """The share of groups that must lie on a grid."""
 _SPACE: Final = 0.1
-"""How far from a step rounding may put a value; of any values a fifth is as near."""
+"""How far from a step rounding may put a value; a fifth of random values are as near."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _steps(grouped: Tensor) -> int | None:
     """Return how many even steps the groups take from any start; None where they are not even."""
     ordered = grouped.sort(1).values
     width = ordered[:, -1:] - ordered[:, :1]
-    # Two values that rounding alone tells apart are one step.
+    # Two values that differ by rounding only are one step.
     least = 1e-5 * grouped.abs().amax(1, keepdim=True)
     apart = ordered.diff(dim=1)
     rough = apart.masked_fill(apart <= least, float("inf")).amin(1, keepdim=True)
@@ -138,5 +138,5 @@ def _distinct(grouped: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rounded(levels: int) -> int:
-    """Return the levels that a tool would have asked for: three, or a power of two."""
+    """Return the number of levels that a tool would use: three, or a power of two."""
     return levels if levels <= 3 else 1 << (levels - 1).bit_length()

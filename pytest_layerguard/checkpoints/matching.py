@@ -1,4 +1,4 @@
-"""Which of the base's layers and experts those of a candidate were made from, by their values."""
+"""Match a candidate's layers and experts with those of the base, by their values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Layer = Mapping[tuple[str, int | None], Piece]
 """The pieces of a layer by role and expert."""
 
 _SKETCH: Final = 4096
-"""How many values of a matrix tell it from another one."""
+"""How many values of a matrix are compared with those of another one."""
 _RELATED: Final = 0.2
 """The least cosine of a layer and the one it was made from."""
 _NEXT: Final = 0.5
@@ -27,12 +27,12 @@ _MEAN: Final = 0.3
 
 @dataclass
 class MatchedExperts:
-    """Which of the base's experts those of a layer are.
+    """The experts of a layer, matched with those of the base.
 
     Attributes:
         source: The base's expert of each; None where it is none of them.
         count: The experts that the base's layer has.
-        equal: Whether all are one another's equals, and the base's are not.
+        equal: Whether all are equal to each other, and the base's are not.
         mean: Whether they are the mean of the base's.
     """
 
@@ -48,7 +48,7 @@ class MatchedExperts:
 
 
 def matched_layers(ours: Mapping[int, Layer], theirs: Mapping[int, Layer]) -> dict[int, int | None]:
-    """Match each layer with the base's that its values are nearest to; None where none is near."""
+    """Match each layer with the layer of the base whose values are nearest; None where none is near."""
     known = {layer: _sketches(pieces) for layer, pieces in ours.items()}
     found: dict[int, int | None] = {}
     last = -1

@@ -127,7 +127,7 @@ def places(checkpoint: Checkpoint, named: Callable[[str], str] | None) -> dict[P
 
 
 def llama_names(gguf: GgufCheckpoint, layers: int) -> Callable[[str], str]:
-    """Return what renames the weights of transformers to those of a GGUF file's architecture."""
+    """Return a function from names of weights in transformers to those of a GGUF file's architecture."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
     kind = next(key for key, value in MODEL_ARCH_NAMES.items() if value == gguf.architecture)

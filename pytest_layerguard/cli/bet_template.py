@@ -1,4 +1,4 @@
-"""The text of a new bet, with comments; it is sound as it is."""
+"""The text of a new bet, with comments; it is valid as it is."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Check files and folders, and print all that is wrong with them."""
+    """Check files and folders, and print every error in them."""
     from pytest_layerguard.bet.errors import BetFileError
     from pytest_layerguard.bet.reader import duplicate_ids, read_bets
 

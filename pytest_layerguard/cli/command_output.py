@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 PROBLEMS: Final = 1
 """The exit status where something is wrong."""
 UNKNOWN: Final = ("unknown intervention", "unknown metric")
-"""How the message of a problem begins that may be due to a missing package."""
+"""The beginnings of messages whose cause may be a missing package."""
 
 
 class UserError(Exception):
-    """A mistake in what the user gave; the text says how to put it right."""
+    """A mistake of the user; the text says how to mend it."""
 
 
 def echo(line: str = "") -> None:

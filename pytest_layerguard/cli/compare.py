@@ -1,4 +1,4 @@
-"""`compare`: what two checkpoints are, and what was done to the one to get the other."""
+"""`compare`: describe two checkpoints, and what was done to the one to get the other."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(given: argparse.Namespace) -> int:
     """Compare two checkpoints tensor by tensor; loads no model.
 
     Raises:
-        UserError: If one cannot be read, or they are no two forms of one model.
+        UserError: If one cannot be read, or they are not two forms of one model.
     """
     from pytest_layerguard.checkpoints.checkpoint_errors import CheckpointError, MissingLibraryError
     from pytest_layerguard.checkpoints.facts import CheckpointFacts

@@ -53,7 +53,7 @@ _LABEL: Final = 12
 _WIDTH: Final = 100
 _FEWEST_WINDOWS: Final = 8
 _SPEED: Final = 5e10
-"""Floating-point operations per second that a few CPU cores do; a GPU does a thousand times as many."""
+"""Floating-point operations per second of a few CPU cores; a GPU has a thousand times as many."""
 
 
 def run(given: argparse.Namespace) -> int:
@@ -104,7 +104,7 @@ class _Explanation:
 
     @cached_property
     def models(self) -> list[KnownModel]:
-        """The checkpoints; raises UserError for one that cannot be had."""
+        """The checkpoints; raises UserError for one that is missing."""
         try:
             return list(self.lookup.checkpoints(self.document, self.bets).values())
         except MeasurementError as error:
@@ -114,7 +114,7 @@ class _Explanation:
 
     @cached_property
     def catalogued(self) -> CataloguedBet:
-        """The bet with all that the catalogue has on it."""
+        """The bet with what the catalogue knows of it."""
         judge = Judge(
             self.lookup,
             root_of(self.bets),
@@ -144,7 +144,7 @@ class _Explanation:
         yield from _paragraph("doors", self._doors())
 
     def problems(self) -> Iterator[str]:
-        """Yield what will keep it from being measured, as far as its files show."""
+        """Yield what will prevent measuring it, as far as its files show."""
         found = [each.facts for each in self.models]
         depths = [facts.layers for facts in found if facts.layers is not None]
         dense = any(facts.experts == 0 for facts in found)
@@ -238,7 +238,7 @@ def _interventions(bet: Bet) -> Iterator[str]:
 
 def _meaning(intervention: Intervention) -> str:
     meaning = (type(intervention.arguments).__doc__ or "").strip().splitlines()[0]
-    # Docstrings mark code for the reference; a terminal has no other type for it.
+    # Docstrings mark code with backticks, which a terminal does not render.
     return f"{meaning[:1].lower()}{meaning[1:]}".rstrip(".").replace("``", "'")
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Return the exit status: 0, 1 for what is wrong, 2 for a misuse."""
+    """Run one command. Return the exit status: 0, 1 for an error in a bet, 2 for wrong usage."""
     for stream in (sys.stdout, sys.stderr):
         # A claim may hold characters that a terminal cannot show.
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
@@ -99,14 +99,14 @@ def _new(command: argparse.ArgumentParser) -> None:
 
 
 def _check(command: argparse.ArgumentParser) -> None:
-    command.description = "Say all that is wrong with bet files; reads them only, without torch."
+    command.description = "List every error in bet files; reads them only, without torch."
     command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="files or folders")
     command.set_defaults(run=check.run)
 
 
 def _explain(command: argparse.ArgumentParser) -> None:
     command.description = (
-        "Say in words what a bet measures, what that costs and which doors of the catalogue it "
+        "Explain what a bet measures, what that costs and which doors of the catalogue it "
         "touches, and what is wrong with the local files and the layers that it names. Reads the "
         "model's configuration and loads no weights."
     )
@@ -125,7 +125,7 @@ def _explain(command: argparse.ArgumentParser) -> None:
 
 def _compare(command: argparse.ArgumentParser) -> None:
     command.description = (
-        "Say what two checkpoints are and what was done to the base to get the candidate, from their "
+        "Describe two checkpoints and what was done to the base to get the candidate, from their "
         "files, tensor by tensor: layers and experts that are gone or moved, weights that are pruned, "
         "quantised, rounded or trained, or an adapter. Loads no model."
     )

@@ -35,10 +35,10 @@ class _Prompt:
     interactive: bool
 
     def __call__(self, name: str, question: str, default: str, read: Callable[[str], Any]) -> Any:
-        """Return the value given, the answer or the default, as `read` reads it.
+        """Return the value given, the answer or the default, converted by `read`.
 
         Raises:
-            UserError: For a value given that cannot be read; for an answer the user is asked again.
+            UserError: If a value given cannot be read; after an invalid answer the user is asked again.
         """
         value = getattr(self.given, name)
         if value is not None or not self.interactive:
@@ -96,7 +96,7 @@ def run(given: argparse.Namespace) -> int:
         tokens=given.tokens,
         window=given.window,
         lenient=lenient,
-        # Beside a bar that was chosen one that was not could be the looser of the two.
+        # A default bar beside one that the user chose could be the looser of the two.
         strict=given.strict or (None if chosen else strict),
         catastrophic=given.catastrophic,
         challenges=tuple(given.challenges),
@@ -146,7 +146,7 @@ def model(text: str, bet: Path) -> str:
     """Read a model as the YAML of a bet file at `bet`.
 
     Raises:
-        UserError: If there is no such model, or no commit of it is given and the hub has no answer.
+        UserError: If there is no such model, or no commit of it is given and the hub does not answer.
     """
     from pytest_layerguard.bet.errors import suggestion
 
@@ -190,13 +190,13 @@ def _text(text: str, bet: Path) -> str:
 
 
 def write(path: Path, text: str, known: Registry) -> BetDocument:
-    """Write a bet file that is sound and does not exist yet, and the schema that editors read.
+    """Write a valid bet file that does not exist yet, and the schema for editors.
 
     Returns:
         The bet.
 
     Raises:
-        UserError: With all that is wrong with it, or why it cannot be written.
+        UserError: With every error in it, or why it cannot be written.
     """
     from pytest_layerguard.bet.errors import BetFileError
     from pytest_layerguard.bet.reader import parse_bets
@@ -243,7 +243,7 @@ def outside(document: BetDocument) -> tuple[Path, ...]:
 
 
 def _schema_line(path: Path) -> str:
-    """Return where editors find the schema: in the package, if that lies in this project, or beside."""
+    """Return where editors find the schema: in the package if that lies in this project, or beside the bet."""
     from pytest_layerguard.bet.schema import SHIPPED
 
     here = Path.cwd()
@@ -292,7 +292,7 @@ def _claimed(kinds: tuple[str, ...], swept: bool) -> str:
 
 def _next(path: Path, roots: Sequence[Path]) -> list[str]:
     bets = bets_of(path)
-    # Joined by '=': a folder that stands alone would count for pytest's search of its root.
+    # Joined by '=': pytest takes a folder that stands alone as an argument and derives its root from it.
     allowed = "".join(f" {ROOT_FLAG}={shlex.quote(str(root))}" for root in roots)
     named = "" if bets.name == "bets" else f" -o layerguard_bets={bets.name}"
     lines = [

@@ -1,4 +1,4 @@
-"""Find what will keep a bet from being measured, from its local files and its model's depth.
+"""Find what will prevent a bet from being measured, from its local files and its model's depth.
 
 Nothing is loaded, no tokenizer run and torch not imported, so more may still go wrong.
 """
@@ -131,7 +131,7 @@ def _of_targets(key: Key, intervention: Intervention, depths: Iterable[int]) -> 
 
 
 def _done(document: BetDocument) -> Iterator[tuple[Key, Intervention]]:
-    """Yield every intervention with where it stands: by itself, or in a list."""
+    """Yield every intervention with its key: by itself, or in a list."""
     for arm, interventions in document.bet.arm_interventions.items():
         key: Key = ("intervention",) if arm is None else ("arms", arm)
         for place, each in enumerate(interventions):

@@ -22,7 +22,7 @@ class Budget:
         spoken: New tokens of one variant, over all prompts of ``sample`` and ``speak``.
         steps: Training steps of one arm.
         variants: Variants of all arms together.
-        layers: Layers of a model; the pairs of so many are listed before they are counted.
+        layers: Layers of a model; their pairs are all listed before they are counted.
         parameters: Parameters of a model.
         text_bytes: Bytes of a text file.
         model_bytes: Bytes of weights that are fetched from a hub.

@@ -1,7 +1,7 @@
 """Report the progress of long work to whoever shows it.
 
-The work is many calls below whoever measures a bet, so the listener is a context variable, and no function in
-between passes it on.
+The work happens many calls below the code that measures a bet. The listener is a context variable, so that no
+function in between has to pass it on.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def progress_to(counting: Counting) -> Iterator[None]:
 
 
 def counted(what: str, steps: int) -> AbstractContextManager[Advance]:
-    """Report the steps of the block, as it passes their number to the function that it gets.
+    """Report the steps of the block, which calls the function that it gets with the number of steps done.
 
     Args:
         what: A few words, such as ``measuring 4 variants``.

@@ -8,7 +8,7 @@ from typing import Final
 
 _VARIABLES: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "GITHUB_TOKEN", "GH_TOKEN")
 _SHORTEST: Final = 8
-"""Characters. A shorter value is a word, not a token."""
+"""The fewest characters of a token; a shorter value is taken for an ordinary word."""
 
 _TOKEN: Final = re.compile(r"\b(?:hf|api_org|ghp|gho|ghu|ghs|ghr|github_pat)_[A-Za-z0-9_]{10,}")
 

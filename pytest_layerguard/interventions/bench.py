@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Bench(Protocol):
-    """One model at work, as an intervention may use it."""
+    """The loaded model, as far as an intervention may use it."""
 
     @property
     def layers(self) -> int:

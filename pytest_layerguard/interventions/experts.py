@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def average_experts(plan: Plan, arguments: args.AverageExperts, bench: Bench) -> tuple[Plan, ...]:
     """Make every expert the mean of the experts of its mixture, as a view of one tensor rather than copies.
 
-    Stored as the one expert that it is.
+    It is stored as one expert.
     """
     layers = layers_with_experts(arguments.layers, bench, "average_experts")
     bench.note(
@@ -41,11 +41,10 @@ def drop_experts(plan: Plan, arguments: args.DropExperts, bench: Bench) -> tuple
     Use is counted on the bet's own text: how many tokens choose an expert. Of experts used equally often
     the later ones go. If the router chooses among groups of experts first, each group loses as many.
 
-    What is left is the model that has only the experts that stay: their rows of the router and their
-    weights, nothing of the others. A router's softmax (or sigmoid with its normalisation) is therefore
-    taken over the experts that stay, which is the same as giving the dropped ones a logit of minus
-    infinity. It is not the same as masking them after a softmax over all experts, where the others' shares
-    would not grow.
+    The result is a model with the remaining experts only: their rows of the router and their weights. A
+    router's softmax (or sigmoid with its normalisation) is therefore taken over the remaining experts, as
+    if the dropped ones had a logit of minus infinity. This differs from masking them after a softmax over
+    all experts, where the shares of the others would not grow.
     """
     layers = layers_with_experts(arguments.layers, bench, "drop_experts")
     use = bench.expert_use(plan)

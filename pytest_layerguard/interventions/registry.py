@@ -1,4 +1,4 @@
-"""The interventions and metrics there are: built-in ones and those of other packages."""
+"""The registry of interventions and metrics: the built-in ones and those of other packages."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ class Registry(Mapping[str, Kind]):
 
     @classmethod
     def of(cls, extra: Iterable[Kind] = (), metrics: Iterable[OwnMetric] = ()) -> Registry:
-        """Return the built-in kinds and metrics, those of installed packages (entry points), and more.
+        """Return the built-in kinds and metrics, those of installed packages (entry points), and those given.
 
         Args:
-            extra: Kinds beside those.
-            metrics: Metrics beside those.
+            extra: Further kinds.
+            metrics: Further metrics.
 
         Raises:
             ValueError: If two kinds or two metrics have one name.

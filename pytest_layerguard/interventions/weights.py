@@ -174,7 +174,7 @@ def _untouched(which: str, layers: Sequence[LayerParts]) -> float:
 
 
 def straight_through(apply: Apply) -> Held:
-    """Hold a rounding during training: rounded weights forward, the gradient straight to those beneath.
+    """Keep weights rounded during training: rounded in the forward pass, the gradient to the unrounded ones.
 
     The straight-through estimator of Bengio et al., arXiv 1308.3432.
     """
@@ -183,7 +183,7 @@ def straight_through(apply: Apply) -> Held:
         def rounded(current: Tensors) -> Tensors:
             with torch.no_grad():
                 changed = apply(current, parts)
-            # Exactly the rounded value: what is added to it is zero, but for its gradient.
+            # Exactly the rounded value: the added term is zero and only carries the gradient.
             return {
                 name: changed[name] + (current[name] - current[name].detach()) for name in changed
             }
@@ -194,7 +194,7 @@ def straight_through(apply: Apply) -> Held:
 
 
 def masked(apply: Apply) -> Held:
-    """Hold zeros during training: what was pruned at the start stays pruned."""
+    """Keep zeros during training: weights that were pruned at the start stay pruned."""
 
     def start(tensors: Tensors, parts: LayerParts) -> Callable[[Tensors], Tensors]:
         kept = {name: changed != 0 for name, changed in apply(tensors, parts).items()}

@@ -1,1 +1,1 @@
-"""How it is measured: loading, anatomy, sweeps, windows, metrics, intervals and samples."""
+"""Measuring a bet: planning, sweeps, token scores, metrics, intervals, samples and the result cache."""

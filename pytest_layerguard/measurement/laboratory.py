@@ -1,4 +1,4 @@
-"""The laboratory: from a bet and a machine to numbers."""
+"""The laboratory: measure a bet on this machine."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Laboratory:
         self.loads = 0
 
     def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
-        """Announce the bets that this process will measure: those of one model and text share a sweep.
+        """Announce the bets that this process will measure; bets on one model and text share a sweep.
 
         Sharing changes no number: every plan is run at the same shapes, alone or not.
         """
@@ -234,7 +234,7 @@ class Laboratory:
         )
 
     def _key(self, document: BetDocument, source: ModelSource) -> tuple[Any, ...]:
-        """Return what makes two checkpoints of two bets the same model in memory."""
+        """Return a key that is equal for checkpoints of two bets that are the same model in memory."""
         spec = document.bet.model
         anchor = document.path.parent if source.kind == "path" else None
         how = (spec.dtype, spec.device_map, spec.attn_implementation, spec.placement)
@@ -244,7 +244,7 @@ class Laboratory:
         return [self._key(document, source) for source in document.bet.model.checkpoints().values()]
 
     def _session(self, document: BetDocument, bets: Path, source: ModelSource) -> ModelSession:
-        """Return a session with a model, loaded unless it is the one in memory."""
+        """Return a session with the model of a checkpoint; load it unless it is in memory."""
         key = self._key(document, source)
         if self._held is None or self._held[0] != key:
             self._release()
@@ -261,7 +261,7 @@ class Laboratory:
         return self._held[1]
 
     def _release_unless_expected(self) -> None:
-        """Release the model in memory if no bet to come needs it, where the bets to come are known."""
+        """Release the model in memory if no announced bet needs it; keep it if none was announced."""
         if self._expected is None:
             return
         needed = [key for document, _ in self._expected for key in self._keys(document)]

@@ -57,7 +57,7 @@ class ScoredTokens:
 
 
 def measured(metric: OwnMetric, directions: Sequence[ScoredTokens]) -> Interval:
-    """Return a metric of a variant; the worst over its directed changes.
+    """Return a metric of a variant: the worst over its directed changes.
 
     Raises:
         MeasurementError: If the metric's function does not return an interval.

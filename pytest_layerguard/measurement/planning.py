@@ -1,4 +1,4 @@
-"""From the variants that a bet declares to the plans that carry them out, on one model."""
+"""Turn the variants that a bet declares into plans, on one model."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class Workbench:
         """Draw a layer's parameters by the model's own initialiser, on the CPU in fp32, from a seed.
 
         The initialiser is that of the text decoder, as transformers itself chooses it inside a multimodal
-        wrapper. Buffers stay as they are: they are not drawn.
+        wrapper. Buffers are not drawn; they stay as they are.
 
         Raises:
             InterventionError: If the initialiser leaves a parameter untouched.
@@ -219,7 +219,7 @@ class Workbench:
         return [1 - total / tokens for total in totals]
 
     def train(self, plan: Plan, arguments: Train) -> Plan:
-        """Train a plan, once for equal plans and arguments.
+        """Train a plan; equal plans and arguments are trained once.
 
         Raises:
             InterventionError: If the layers stay on disk: training must hold and change all of them.
@@ -255,7 +255,7 @@ class Workbench:
 
 
 def _counting(count: Tensor, bank: ExpertBank) -> Callable[..., None]:
-    """Count what a router passes to the experts: chosen indices, or tokens per expert."""
+    """Return a hook that counts what a router passes to the experts: chosen indices, or tokens per expert."""
 
     def hook(_module: Any, args: tuple[Any, ...]) -> None:
         for given in args[1:]:

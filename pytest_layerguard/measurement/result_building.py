@@ -1,4 +1,4 @@
-"""From token scores and samples to the results of a bet on one text."""
+"""Build the results of a bet on one text, from token scores and samples."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class ResultBuilder:
         """Return the result of the untouched model.
 
         Raises:
-            MeasurementError: If it is no base to compare anything with.
+            MeasurementError: If the base is unsound, so that nothing can be compared with it.
         """
         metrics = variant_metrics.base_metrics(self.losses, self.text.positions, self.text.whole)
         sanity_checks.check_start(
@@ -96,7 +96,7 @@ class ResultBuilder:
     ) -> list[VariantResult]:
         """Return the result of each variant, with the metrics of other packages after the built-in ones.
 
-        After an overflow, each of those is at the worst that its definition allows.
+        After an overflow, each metric of another package has the worst value that its definition allows.
 
         Raises:
             MeasurementError: If an intervention left weights that are not finite, or a metric's function does

@@ -72,14 +72,14 @@ class VariantResult:
 
     Attributes:
         name: Its slug.
-        target: What it touches, ``3`` or ``4-5``, by which variants of several arms are joined.
+        target: The layers that it changes, ``3`` or ``4-5``, by which variants of several arms are joined.
         arm: The arm it belongs to, or None.
         text: The text it was measured on, or None where the bet has but one.
         checkpoint: The checkpoint, or None where the bet has but one.
         metrics: By metric name; no interval where a metric has none.
         samples: Greedy continuations, from which ``unique_tokens`` comes.
         spoken: Continuations drawn at a temperature, shown and never judged.
-        profile: Which positions and tokens suffer.
+        profile: The positions and tokens whose loss grows.
         diagnostics: Notes of the intervention (expert variance, layers chosen, training losses).
         note: A condition under which to read these numbers, such as an overflow.
     """
@@ -109,8 +109,8 @@ class BetResult:
         descriptive: Whether there were too few windows for intervals.
         provenance: Model, tokenizer and token digests, versions, device, dtype, attention, micro-batch,
             layer evaluations.
-        diagnostics: What holds for the whole bet.
-        seconds: How long it took to measure, loading included; whenever that was, if it is cached.
+        diagnostics: Notes that apply to the whole bet.
+        seconds: How long measuring took, loading included, also if the result is cached.
         cached: Whether this came from the result cache.
     """
 
@@ -171,7 +171,7 @@ def _adapter() -> TypeAdapter[BetResult]:
 
 
 def _plain(value: Any) -> Any:
-    # By hand: pydantic spells infinity otherwise, also where it stands in a diagnostic of any type.
+    # By hand: pydantic writes infinity otherwise, also inside a diagnostic of any type.
     if is_dataclass(value):
         return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, Mapping):

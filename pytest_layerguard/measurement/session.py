@@ -1,7 +1,7 @@
-"""A model that is loaded, with what was read and scored with it so far.
+"""A loaded model, with the texts and scores computed so far.
 
-Numbers move with the shapes that go through a model, so base and variants have one shape. Where memory is not
-enough for one of them, all are measured again, half as many windows at a time.
+Numbers depend slightly on the shapes that go through a model, so base and variants run with one shape. If
+memory is not enough for one of them, all are measured again with half as many windows at a time.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 MICRO_BATCH: Final = {"cpu": 2048, "cuda": 16384}
-"""Tokens that go through a block at a time; fixed for a kind of device, because numbers move with shapes."""
+"""Tokens that go through a block at a time; fixed for a kind of device, as numbers depend on shapes."""
 
 _LARGEST_BLOCK: Final = 2**25 - 2**16
 """Just below the largest block (32 MiB) that glibc takes for a hint."""
 
 
 class ModelSession:
-    """One model at work. What is read or scored once is not read or scored again.
+    """A loaded model. Texts are read once and plans are scored once.
 
     Attributes:
         loaded: The model and its tokenizer.
@@ -89,10 +89,10 @@ class ModelSession:
         return int(self.loaded.model.config.get_text_config(decoder=True).vocab_size)
 
     def within_memory(self, work: Callable[[], T], progress: Progress) -> T:
-        """Return what ``work`` returns, done with as many windows at a time as there is memory for.
+        """Return what ``work`` returns, run with as many windows at a time as there is memory for.
 
-        Starts at the size that is usual for the device, whatever did not fit before: a result must not depend
-        on what was measured earlier.
+        Start at the usual size for the device, even if it did not fit before: a result must not depend on
+        what was measured earlier.
 
         Raises:
             MeasurementError: If not even one window at a time fits; the text names the memory needed.
@@ -106,7 +106,7 @@ class ModelSession:
                 needed = shortage(error)
                 if needed is None:
                     raise
-            # Only here, where no frame of the failed attempt is left, can its tensors be freed.
+            # Only here is no frame of the failed attempt left, so that its tensors can be freed.
             windows = self._halve()
             gc.collect()
             devices.vacate()
@@ -147,7 +147,7 @@ class ModelSession:
     def windows(self, texts: Texts, text: TextSource, measure: Measure) -> WindowedText:
         """Read a text and cut it into micro-batches by the bet's contract.
 
-        The first text also serves to check that the model, run slot by slot, computes what it computes whole.
+        The first text is also used to check that running slot by slot equals the model's own forward pass.
         """
         content = texts.read(
             text,
@@ -219,7 +219,7 @@ class ModelSession:
             if swept.kept is None:
                 return swept.base, {plan: held.pop(plan) for plan in dict.fromkeys(plans)}
             known = self._bases[text.key] = swept.kept
-        # Each bet asks for a plan once; what later bets will ask for stays until they do.
+        # Each bet asks for a plan once; the scores for later bets stay until they are asked for.
         waiting = set(later)
         return known.losses, {
             plan: held[plan] if plan in waiting else held.pop(plan) for plan in dict.fromkeys(plans)
@@ -229,9 +229,9 @@ class ModelSession:
 def reuse_freed_memory() -> None:
     """Make glibc reuse the blocks that freed activations and logits leave behind.
 
-    glibc keeps what it takes to be worth keeping by the largest block freed so far (``mallopt(3)``,
-    ``M_MMAP_THRESHOLD``). Without the hint the chunks of logits at a vocabulary of 262,144 leave the heap in
-    pieces: 84 MiB of tensors take 1.2 GiB of resident memory, with it 116 MiB
-    (``tests/benchmarks/memory.py``). At most 64 MiB are kept. With another allocator nothing happens.
+    glibc keeps freed blocks up to the size of the largest block freed so far (``mallopt(3)``,
+    ``M_MMAP_THRESHOLD``), so one such block is allocated and freed. Without it the chunks of logits at a
+    vocabulary of 262,144 fragment the heap: 84 MiB of tensors take 1.2 GiB of resident memory, and 116 MiB
+    with it (``tests/benchmarks/memory.py``). At most 64 MiB are kept. With another allocator nothing happens.
     """
     torch.empty(_LARGEST_BLOCK, dtype=torch.uint8)

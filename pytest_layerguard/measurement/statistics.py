@@ -31,7 +31,7 @@ _SHORTFALL: Final = 1.5
 """Skewness to allow for over that of the sample; with 1 a skewed proposal at the bar still passes in 3 % of runs."""
 
 _FURTHEST: Final = 2.0
-"""Return how many times as far as Student's interval one that allows for skewness may reach."""
+"""How many times as far as Student's an interval that allows for skewness may reach."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Mean:
     Attributes:
         value: The mean over all scored tokens.
         error: Its standard error, clustered by window; 0 where all windows agree exactly.
-        windows: How many windows it rests on.
+        windows: The number of windows.
         skewness: Of the windows' deviations, with the usual correction for a small sample.
     """
 

@@ -41,7 +41,7 @@ class Limits:
 
     @classmethod
     def on(cls, device: str) -> Limits:
-        """Return those of a kind of device, as torch names it."""
+        """Return the limits of a kind of device, as torch names it."""
         return _LIMITS.get(device, _LIMITS["cpu"])
 
 
@@ -50,7 +50,7 @@ _LIMITS: Final = {"cpu": Limits(2**30, 2**30, 2**28), "cuda": Limits(2**33, 2**3
 
 @dataclass(frozen=True)
 class Base:
-    """A base that was run before.
+    """A base that was scored before.
 
     Attributes:
         losses: Its token losses, ``[n]``.
@@ -78,7 +78,7 @@ class Swept:
 
 @dataclass
 class _Kept:
-    """Edited tensors kept for the next part, as far as they fit; recomputing them is exact, only slower."""
+    """Edited tensors kept for the next part, as far as they fit; the others are computed again."""
 
     runner: Runner
     budget: int
@@ -109,7 +109,7 @@ def evaluations(plans: Sequence[Plan]) -> int:
 
 
 def split(sizes: Sequence[int], room: int) -> Iterator[range]:
-    """Yield runs of neighbours whose sizes together fit the room, one at least in each."""
+    """Yield ranges of neighbours whose sizes together fit the room, with at least one in each."""
     start, held = 0, 0
     for place, size in enumerate(sizes):
         if place > start and held + size > room:
@@ -153,8 +153,8 @@ def sweep(
     room = limits.base
     scores: dict[Plan, list[TokenScores]] = {plan: [] for plan in variants}
     states = [batch.input_ids.numel() * runner.state_width for batch in batches]
-    # Depth first a state is held for each slot, else for each plan; besides, the embeddings, what a layer
-    # is about to give, and the base's final states.
+    # Depth first, one state is held for each slot; breadth first, one for each plan. Three more are the
+    # embeddings, a layer's output, and the base's final states.
     most = 3 + (len(runner.anatomy) if runner.store is None else len(distinct))
     parts = [
         [batches[place] for place in places] for places in split(states, limits.states // most)
@@ -224,7 +224,7 @@ class _Walk:
         """
         if known is not None:
             self.base_final = known
-        # The base's shell goes first: the others are compared with its final hidden states.
+        # The base's shell comes first: the others are compared with its final hidden states.
         shells = dict.fromkeys([self.base.shell, *(plan.shell for plan in plans)])
         for shell in shells:
             members = [plan for plan in plans if plan.shell == shell]
@@ -255,7 +255,7 @@ class _Walk:
             if len(plan.steps) > depth:
                 branches.setdefault(plan.steps[depth], []).append(plan)
         ended = [plan for plan in plans if len(plan.steps) == depth]
-        # The base goes first: the others are compared with its final hidden states.
+        # The base comes first: the others are compared with its final hidden states.
         order = sorted(branches.items(), key=lambda branch: self.base not in branch[1])
         if self.base in ended:
             self._arrive(frames, ended, states)

@@ -1,4 +1,4 @@
-"""From final hidden states to token losses, KL and agreement, in chunks, without ever holding all logits."""
+"""Compute token losses, KL and agreement from final hidden states, in chunks, never holding all logits."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _predicted(
     """Return the most likely token of each row ``[n]`` and the log-probabilities ``[n, V]``."""
     hidden, head = source
     logits = head(hidden[span]).float()
-    # Of the logits: normalising rounds, and would make equals of two tokens that are not.
+    # The argmax of the logits: normalising rounds, and could make two different tokens equal.
     return logits.argmax(-1), logits.log_softmax(-1)
 
 
@@ -102,9 +102,9 @@ def _losses(log_probabilities: Tensor, labels: Tensor) -> Tensor:
 class _Divergence:
     """KL from one base to many variants, summed as p(r + exp(-r) - 1) with r = ln p - ln q.
 
-    The terms add up to the sum of p r, because p and q each add up to 1, but none is below 0, and an error
-    of r, which rounding makes of the same size for all tokens of a row, counts by its square only. So a
-    divergence far below the rounding of a log-probability is still right.
+    The terms add up to the sum of p r, because p and q each add up to 1. No term is below 0, and a rounding
+    error of r, which has one size for all tokens of a row, counts only by its square. So a divergence far
+    below the rounding of a log-probability is still right.
     """
 
     def __init__(self, reference: Tensor) -> None:
@@ -115,12 +115,12 @@ class _Divergence:
         self._probabilities = self._reference.exp()
 
     def to(self, other: Tensor) -> Tensor:
-        """Return KL(base ‖ other) of each row, ``[n]``, on the CPU; infinite where the other rules out too much.
+        """Return KL(base ‖ other) of each row, ``[n]``, on the CPU; infinite where only the other rules a token out.
 
         Overwrites ``other``: a chunk is large, and fresh memory costs as much as the arithmetic.
         """
         if self._faint is not None:
-            # What the base rules out adds the other's probability, whether or not that is 0 as well.
+            # A token that the base rules out adds the other's probability, which may be 0 as well.
             other = torch.where(self._faint, other.clamp_min(_FAINT), other)
         negative = other.sub_(self._reference)
         terms = torch.expm1(negative).sub_(negative).mul_(self._probabilities)

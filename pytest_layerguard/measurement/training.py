@@ -50,8 +50,8 @@ class Trained:
 class _Slot:
     """The tensors of one slot while they are trained.
 
-    A tensor that an edit made as an expanded view (the mean of all experts) is trained as the one tensor
-    that it is, so that training does not undo the compression. Tensors are trained in fp32.
+    An expanded view (the mean of all experts) is trained as one tensor, so that training does not undo
+    the compression. Tensors are trained in fp32.
     """
 
     def __init__(self, runner: Runner, weights: Weights) -> None:
@@ -162,10 +162,10 @@ def train_on_text(runner: Runner, plan: Plan, arguments: Train, windows: Windows
 def train_to_layer_output(
     runner: Runner, plan: Plan, arguments: Train, windows: Windows, layers: Sequence[int]
 ) -> Trained:
-    """Train single layers towards the untouched layer's output on what the untouched model feeds it.
+    """Train single layers towards the untouched layer's output, on the untouched model's hidden states.
 
     The loss is the squared L2 distance of the outputs, averaged over tokens and width. Only the layer's own
-    tensors move; nothing behind it is run.
+    tensors are trained; no later layer is run.
 
     Args:
         runner: The model.

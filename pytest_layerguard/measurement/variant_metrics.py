@@ -154,7 +154,7 @@ def gap(
 
 
 def size_metrics(plans: Iterable[Plan], anatomy: Anatomy, stored_dtype: str) -> dict[str, Interval]:
-    """Return the metric ``size_ratio`` if weights are stored otherwise; of several plans the largest.
+    """Return the metric ``size_ratio`` if weights are stored differently; of several plans, the largest.
 
     Args:
         plans: The plans of one variant.
@@ -215,7 +215,7 @@ def _mean(values: Tensor, positions: TokenPositions) -> Mean:
 
 def _agreement(scores: TokenScores, positions: TokenPositions, comparisons: int) -> Interval:
     if not bool(scores.kl.any()):
-        # Nothing changed at all, which is known and not estimated.
+        # Nothing changed: the share is known, not estimated.
         return Interval.point(float(scores.agreement.double().mean()))
     return share(scores.agreement.double().numpy(), positions.windows, comparisons)
 

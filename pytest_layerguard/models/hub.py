@@ -69,8 +69,8 @@ class Repository:
         from huggingface_hub import HfApi
         from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT as SECONDS
 
-        # The one request of huggingface_hub that neither waits nor tries again for minutes: a hub
-        # that is out of reach is found out at once.
+        # The one request of huggingface_hub that does not wait and retry for minutes: that a hub
+        # cannot be reached is noticed at once.
         ask = HfApi().model_info if self.kind == "model" else HfApi().dataset_info
         info: ModelInfo | DatasetInfo = self._asked(
             lambda: ask(self.name, revision=self._asked_for, timeout=SECONDS, files_metadata=True)
@@ -227,7 +227,7 @@ def explained(error: Exception, what: str) -> Exception:
 
     Returns:
         A ``MeasurementError`` if the bet names something that does not exist, an
-        ``UnavailableError`` if it may exist but cannot be had from here.
+        ``UnavailableError`` if it may exist but is not available from here.
     """
     for cause in _chain(error):
         if problem := _of_kind(cause, what) or _of_disk(cause, what):

@@ -72,7 +72,7 @@ def load(
 
     Raises:
         MeasurementError: If the model is missing, damaged, refused or not fit to be measured.
-        UnavailableError: If it cannot be had here.
+        UnavailableError: If it is not available here.
     """
     device = devices.resolve(conditions)
     folder = locate(source, AllowedPaths.of(bet_file, bets, conditions), conditions)
@@ -100,7 +100,7 @@ def locate(source: ModelSource, reach: AllowedPaths, conditions: Conditions) -> 
 
     Raises:
         MeasurementError: If they are not those of a model that may be loaded.
-        UnavailableError: If they cannot be had here.
+        UnavailableError: If they are not available here.
     """
     if source.kind == "reference":
         return _shipped(source.name)

@@ -33,7 +33,7 @@ IDS: Final[pytest.StashKey[dict[str, tuple[Path, int]]]] = pytest.StashKey()
 
 
 def claim(path: Path, parent: pytest.Collector) -> BetFile | None:
-    """Return a collector for a bet file, or None for any other file; called for every file of every run."""
+    """Return a collector for a bet file, or None for any other file. Called for every file of every run."""
     folder = folder_of_bets(path, parent.config)
     if folder is None:
         return None
@@ -43,7 +43,7 @@ def claim(path: Path, parent: pytest.Collector) -> BetFile | None:
 
 
 def _harmless(path: Path, config: pytest.Config) -> dict[str, Any]:
-    """Return an escaped name and node id where those of the file hold control characters."""
+    """Return an escaped name and node id if those of the file hold control characters."""
     from pytest_layerguard.bet.errors import printable
 
     nodeid = shown(path, config).as_posix()
@@ -86,7 +86,7 @@ class BetFile(pytest.File):
     """The bet folder: the catalogue that the file belongs to."""
 
     def collect(self) -> Iterator[BetItem]:
-        """Read every bet of the file; all that is wrong with any of them is one error."""
+        """Read every bet of the file; all their errors are raised as one."""
         from pytest_layerguard.bet.errors import BetFileError
         from pytest_layerguard.bet.reader import read_bets
 
@@ -104,7 +104,7 @@ class BetFile(pytest.File):
             yield BetItem.from_parent(self, name=document.bet.id, document=document)
 
     def _duplicates(self, documents: Sequence[BetDocument]) -> Iterator[str]:
-        """Yield an error for each bet whose id another file has: records and challenges could mean either."""
+        """Yield an error for each bet whose id another file has, as records and challenges would be ambiguous."""
         places = self.session.stash.setdefault(IDS, {})
         for document in documents:
             here = (self.path, document.line)
@@ -118,7 +118,7 @@ class BetFile(pytest.File):
 
 
 class BetItem(pytest.Item):
-    """A bet, run by judging it."""
+    """A bet as a test; running it judges it."""
 
     def __init__(self, *, document: BetDocument, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -135,7 +135,7 @@ class BetItem(pytest.Item):
 
     @property
     def model(self) -> str:
-        """Return what identifies the model: bets with the same one share a load."""
+        """Return the identity of the model, which bets that share a load have in common."""
         return self.document.model_identity
 
     def reportinfo(self) -> tuple[Path, int, str]:
@@ -148,7 +148,7 @@ class BetItem(pytest.Item):
             outcome = guard_of(self.session).judge(self.document, self.folder)
         bet = self.stash[REPORT] = self.make_report(outcome)
         if outcome.passed and outcome.word == "INCONCLUSIVE":
-            # Other notes stand below the table alone, so that they cannot fail under -W error.
+            # Other notes are printed below the table only, so that they cannot fail under -W error.
             self.warn(LayerguardWarning("; ".join(outcome.warnings)))
         if bet.outcome == "skipped":
             from pytest_layerguard.report.words import why_skipped_in_brief
@@ -248,7 +248,7 @@ def conditions_of(config: pytest.Config) -> Conditions:
     from pytest_layerguard.environment.conditions import Conditions
 
     worker = getattr(config, "workerinput", {}).get("workerid", "gw0")
-    # pytest leaves the attribute out where its cache plugin is switched off.
+    # The attribute is missing if pytest's cache plugin is disabled.
     cache: pytest.Cache | None = getattr(config, "cache", None)
     kept = cache.mkdir("layerguard") if cache is not None else None
     settings = config.stash[SETTINGS]
@@ -270,13 +270,13 @@ def conditions_of(config: pytest.Config) -> Conditions:
 
 
 def laboratory_of(config: pytest.Config) -> AnyLaboratory:
-    """Return what measures the bets of this process."""
+    """Return the laboratory of this process."""
     made: AnyLaboratory = config.hook.pytest_layerguard_laboratory(config=config)
     return made
 
 
 def own_laboratory(config: pytest.Config) -> AnyLaboratory:
-    """Build the laboratory of this package, on the terms of this run."""
+    """Build the laboratory of this package, by the options of this run."""
     from pytest_layerguard.measurement.result_cache import CachingLaboratory
 
     terms, registry, settings = conditions_of(config), registry_of(config), config.stash[SETTINGS]
@@ -284,12 +284,12 @@ def own_laboratory(config: pytest.Config) -> AnyLaboratory:
         return CachingLaboratory(terms, registry)
     from pytest_layerguard.measurement.ray_cluster import RayLaboratory
 
-    # The nodes share a cache only where the user names a folder that they share.
+    # The nodes share a cache only if the user names a folder that they share.
     return RayLaboratory(replace(terms, cache=settings.cache), registry, settings.ray)
 
 
 def group_by_model(items: list[pytest.Item]) -> None:
-    """Move bets on one model next to each other, so that it is loaded once; the rest stays put."""
+    """Move bets on one model next to each other, so that it is loaded once; keep the order of the rest."""
     bets = {at: item for at, item in enumerate(items) if isinstance(item, BetItem)}
     groups: dict[str, list[BetItem]] = {}
     for item in bets.values():
@@ -306,5 +306,5 @@ def asked_paths(config: pytest.Config) -> Iterator[Path]:
 
 
 def shown(path: Path, config: pytest.Config) -> Path:
-    """Return a path as reports name it: from the root directory, like a node id."""
+    """Return a path relative to the root directory, like a node id."""
     return path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path

@@ -29,7 +29,7 @@ def add_options(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="IDEA",
-        help="say what is known of an idea, such as 'skip_layers on ORG/NAME', or which bets have the "
+        help="list what is known of an idea, such as 'skip_layers on ORG/NAME', or the bets that have the "
         "words of a question, such as 'reap on moonlight', and exit (multi-allowed)",
     )
     group.addoption(
@@ -46,7 +46,7 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def main(config: pytest.Config) -> int | None:
-    """Carry out the commands that were given, one after the other; None where there are none.
+    """Carry out the commands that were given, one after the other; return None if there are none.
 
     Raises:
         pytest.UsageError: a question that cannot be understood, or no bet folder.

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 @pytest.hookspec
 def pytest_layerguard_interventions(config: pytest.Config) -> Sequence[Kind] | None:
-    """Return interventions that bet files may name; asked once, before the first is read."""
+    """Return interventions that bet files may name; called once, before the first bet is read."""
 
 
 @pytest.hookspec
 def pytest_layerguard_metrics(config: pytest.Config) -> Sequence[OwnMetric] | None:
-    """Return metrics that criteria may name; asked once, before the first bet is read."""
+    """Return metrics that criteria may name; called once, before the first bet is read."""
 
 
 @pytest.hookspec(firstresult=True)
 def pytest_layerguard_laboratory(config: pytest.Config) -> AnyLaboratory | None:
-    """Return what measures the bets of this process; asked once, when the first one runs."""
+    """Return the laboratory of this process; called once, when the first bet runs."""
 
 
 @pytest.hookspec

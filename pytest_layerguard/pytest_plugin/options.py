@@ -20,7 +20,7 @@ REQUIREMENTS: Final = ("all", "records")
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of a run; each field stands in `OPTIONS`."""
+    """The options of a run; each field is one of `OPTIONS`."""
 
     bets: tuple[PurePosixPath, ...]
     """Folders that hold bet files, as written: a name or a relative path."""
@@ -31,7 +31,7 @@ class Settings:
     roots: tuple[Path, ...]
     """Folders outside a bet's own tree from which models and texts may be read."""
     require: frozenset[str]
-    """What must not be missing: of `REQUIREMENTS`."""
+    """What must not be missing, from `REQUIREMENTS`."""
     record: bool
     cache: Path | None
     """Where results are kept from run to run; `None` for below pytest's own cache directory."""
@@ -53,10 +53,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Option:
-    """One option of the command line and the ini file; `read` turns a word into a value.
+    """One option of the command line and the ini file; `read` converts a word into a value.
 
     `read` gets a word and the folder that relative paths start from, and raises `ValueError` with
-    what is wrong and what is allowed. Without `read` the option is a flag.
+    the error and what is allowed. Without `read` the option is a flag.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Option:
     several: Callable[[Iterable[Any]], Any] | None = None
     """Collects the values of an option that may be given several times; `read` returns several."""
     default: str = ""
-    """The word that stands for the option where it is not given; an empty one stands for none."""
+    """The word that is read if the option is not given; empty for no value."""
     flag: str | None = None
     """The option on the command line, or `None` if only the ini file has it."""
 
@@ -214,7 +214,7 @@ OPTIONS: Final = (
     ),
     Option(
         "json",
-        "create a JSON file with what this run saw at the given path",
+        "create a JSON file with the results of this run at the given path",
         read=read_report_path,
         metavar="PATH",
         flag="--layerguard-json",
@@ -244,7 +244,7 @@ OPTIONS: Final = (
     ),
     Option(
         "require",
-        "fail what would else pass over: all (a bet that cannot be measured here), "
+        "make a failure of: all (a bet that cannot be measured here), "
         "records (an upheld or falsified bet without a record); multi-allowed, or comma-separated",
         read=read_require,
         metavar="WHAT",

@@ -70,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_layerguard_laboratory(config: pytest.Config) -> AnyLaboratory:
-    """Build the laboratory of this package, unless somebody has another."""
+    """Build the laboratory of this package, unless another plugin provides one."""
     return bet_items.own_laboratory(config)
 
 

@@ -32,7 +32,7 @@ class Screen(Protocol):
     """A place that shows progress."""
 
     first: float
-    """Seconds after which work counts as long."""
+    """Seconds after which progress is shown."""
     every: float
     """Seconds between two showings."""
 
@@ -40,11 +40,11 @@ class Screen(Protocol):
         """Show a text; called from another thread."""
 
     def clear(self) -> None:
-        """Remove what would be in the way of what pytest prints next."""
+        """Remove the text before pytest prints again."""
 
 
 class TerminalScreen:
-    """A terminal: text behind what pytest has printed, removed again."""
+    """A terminal: the text follows the output of pytest, and is removed again."""
 
     first = 2.0
     every = 0.5
@@ -90,7 +90,7 @@ class LogScreen:
         self._shown = True
 
     def clear(self) -> None:
-        """Make pytest begin a new line."""
+        """Begin a new line for pytest."""
         if self._shown:
             self._tidy()
         self._shown = False
@@ -144,7 +144,7 @@ class Display:
             self._stop()
 
     def begin(self, what: str, steps: int = 0) -> None:
-        """Begin work of `steps` steps, or of none that can be counted."""
+        """Begin work of `steps` steps; 0 if they cannot be counted."""
         self._what, self._steps, self._done, self._began = what, steps, 0, self._clock()
         if self._thread is None and self._screen is not None:
             self._over.clear()
@@ -164,7 +164,7 @@ class Display:
             self._what, self._steps, self._done, self._began = before
 
     def status(self) -> str:
-        """Return the work, its share that is done and the time left, as one line of ASCII."""
+        """Return the work, the share that is done and the time left, as one line of ASCII."""
         from pytest_layerguard.bet.errors import printable
         from pytest_layerguard.report import text
 

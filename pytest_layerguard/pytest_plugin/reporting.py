@@ -34,20 +34,20 @@ ATTRIBUTE: Final = "layerguard"
 
 @dataclass
 class RunResults:
-    """What a run has gathered for its reports."""
+    """The results of a run, for its reports."""
 
     bets: list[BetReport] = field(default_factory=list)
     unreadable: list[UnreadableFile] = field(default_factory=list)
     write_errors: list[str] = field(default_factory=list)
     more_json: dict[str, Any] = field(default_factory=dict)
-    """What the JSON report holds beside the bets, by key."""
+    """Further keys of the JSON report, beside the bets."""
 
 
 RESULTS: Final[pytest.StashKey[RunResults]] = pytest.StashKey()
 
 
 class Gathering:
-    """Keeps the results that reports hold. A plugin object, since the hook gets no config."""
+    """Keeps the results that test reports carry. A plugin object, since the hook gets no config."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -60,7 +60,7 @@ class Gathering:
             self._results.bets.append(bet)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Keep what is wrong with a bet file that could not be read."""
+        """Keep the errors of a bet file that could not be read."""
         if report.failed and folder_of_bets(self._config.rootpath / report.nodeid, self._config):
             from pytest_layerguard.report.bet_report import UnreadableFile
 
@@ -109,14 +109,14 @@ def has_bets(config: pytest.Config) -> bool:
 
 
 def attach(item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
-    """Attach the result of a bet to its report, with which it travels to the controller of pytest-xdist."""
+    """Attach the result of a bet to its test report, which pytest-xdist sends to its controller."""
     if not isinstance(item, BetItem):
         return report
     _remove_secrets(report)
     if report.when != "call":
         return report
     bet = item.stash.get(REPORT, None) or _unjudged(item, report)
-    # An outcome that passes may still fail, as by a warning under -W error.
+    # A bet that passes may still fail as a test, as by a warning under -W error.
     bet = replace(bet, outcome=report.outcome)
     setattr(report, ATTRIBUTE, without_secrets(bet.to_json()))
     properties = junit_properties(bet)
@@ -129,7 +129,7 @@ def attach(item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
 
 
 def _unjudged(item: BetItem, report: pytest.TestReport) -> BetReport:
-    """Return an ERROR that quotes the last line of the traceback, for readers who do not see it."""
+    """Return an ERROR that quotes the last line of the traceback, for reports without tracebacks."""
     from pytest_layerguard.catalogue.outcome import error
     from pytest_layerguard.catalogue.wording import cut
 
@@ -137,7 +137,7 @@ def _unjudged(item: BetItem, report: pytest.TestReport) -> BetReport:
     raised = str(getattr(crash, "message", "")).strip().split("\n")[0] or "something unknown"
     return item.make_report(
         error(
-            f"running it raised what nobody foresaw: {cut(raised, 600)}; the traceback "
+            f"running it raised an unexpected error: {cut(raised, 600)}; the traceback "
             "stands in the output of pytest"
         )
     )
@@ -157,7 +157,7 @@ def _remove_secrets(report: pytest.TestReport) -> None:
 
 
 def junit_properties(bet: BetReport) -> list[tuple[str, str | float]]:
-    """Return flat values for JUnit XML, of several variants the worst."""
+    """Return flat values for JUnit XML; of several variants, the worst."""
     values: dict[str, str | float | None] = {
         "bet": bet.id,
         "status": bet.status,
@@ -187,7 +187,7 @@ def attached(report: pytest.CollectReport | pytest.TestReport) -> BetReport | No
 def status(
     report: pytest.CollectReport | pytest.TestReport,
 ) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
-    """Return the word of a bet's report. The category stays that of pytest, which counts and exits by it."""
+    """Return the word of a bet's report. The category stays pytest's own, which decides counts and exit status."""
     bet = attached(report)
     if bet is None:
         return None
@@ -206,7 +206,7 @@ def lost(document: BetDocument, why: str, config: pytest.Config) -> BetReport:
 
 
 def write(session: pytest.Session) -> None:
-    """Write the reports that were asked for; the run fails with a usage error where one cannot be written."""
+    """Write the reports that were asked for; the run fails with a usage error if one cannot be written."""
     config = session.config
     if not _reports_here(config):
         return
@@ -252,7 +252,7 @@ def _markdown(config: pytest.Config, _path: Path) -> str:
 
 
 def is_worker(config: pytest.Config) -> bool:
-    """Return whether this process is a worker of pytest-xdist; its controller reports."""
+    """Return whether this process is a worker of pytest-xdist, whose controller writes the reports."""
     return hasattr(config, "workerinput")
 
 

@@ -1,4 +1,4 @@
-"""A time limit that works where nothing can be interrupted, as inside a call of CUDA.
+"""A time limit for code that cannot be interrupted, such as a call of CUDA.
 
 Python handles a signal between two bytecodes, and a native call that hangs never gets to the next one. So
 the process has to end: a thread prints which bet hung, and writes the reports of the bets before it. A
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def hung_after(limit: float) -> float:
-    """Return the seconds after which a bet counts as hung, which ends itself at its limit otherwise."""
+    """Return the seconds after which a bet counts as hung; others end by themselves at the limit."""
     return 1.5 * limit + 1
 
 
@@ -61,7 +61,7 @@ class HangWatch:
         timer = threading.Timer(hung_after(self._limit), self._end, (item,))
         timer.daemon = True
         timer.start()
-        # A process has one such timer, and that of the user goes first.
+        # A process has one such timer, and the user's has priority.
         ours = not float(self._config.getini("faulthandler_timeout") or 0)
         if ours:
             faulthandler.dump_traceback_later(

@@ -1,4 +1,4 @@
-"""Workers of pytest-xdist: bets on one model go to one worker, and a worker that dies takes one bet along."""
+"""Workers of pytest-xdist: bets on one model go to one worker, and a worker that dies costs one bet."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ EVERY = 30.0
 
 
 def configure(config: pytest.Config) -> None:
-    """Register a controller, where pytest-xdist deals out bets."""
+    """Register a controller if pytest-xdist distributes bets."""
     dealt = config.getoption("dist", "no") != "no" and not reporting.is_worker(config)
     if dealt and reporting.has_bets(config):
         config.pluginmanager.register(XdistController(config), "layerguard-controller")
 
 
 class XdistController:
-    """Deals bets out by model, and shows what the workers do."""
+    """Distributes bets by model, and shows what the workers do."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -143,7 +143,7 @@ def scheduler(
         def _split_scope(self, nodeid: str) -> str:
             return nodeid
 
-    # How tests that are no bets are dealt out.
+    # How tests that are not bets are distributed.
     bases: dict[str, type[LoadScopeScheduling]] = {
         "load": ByItself,
         "worksteal": ByItself,
@@ -164,10 +164,10 @@ def scheduler(
             return scope
 
         def remove_node(self, node: Any) -> str | None:
-            """Take a dead worker's tests back, but for the one that it died of.
+            """Take a dead worker's tests back, apart from the one that it died of.
 
-            pytest-xdist 3.8 gives that one to the next worker, which dies of it too, until there is
-            none left for the tests behind it.
+            pytest-xdist 3.8 would give that one to the next worker, which would die of it too, until no
+            worker is left.
             """
             units: dict[str, dict[str, bool]] = self.assigned_work.pop(node)
             waiting = [nodeid for unit in units.values() for nodeid in unit if not unit[nodeid]]

@@ -100,20 +100,20 @@ class ClosedDoor:
 
 @dataclass(frozen=True)
 class BetReport:
-    """A bet and its outcome, cut to what a reader can take in.
+    """A bet and its outcome, cut to a readable length.
 
     Attributes:
         id: The bet's id.
         file: Its path from the root directory.
         line: The line on which it begins, counted from 1.
-        status: What the bet file says: proposed, upheld or falsified.
+        status: Its status in the bet file: proposed, upheld or falsified.
         outcome: pytest's word for the test: passed, failed or skipped.
-        word: The word that it is reported by.
+        word: The word for its outcome, such as STRICT or CROSSED.
         digest: The bet's digest.
         model: The model's name.
         intervention: What is done to the model, in a few words.
-        verdict: What its criteria say of the measurement, or None without one.
-        unrecorded: Whether it fails for nothing but that it has no record.
+        verdict: The verdict of its criteria, or None if nothing was measured.
+        unrecorded: Whether it fails only because it has no record.
         title: Its title.
         claim: Its claim, on one line.
         notes: Its notes, or None.
@@ -128,7 +128,7 @@ class BetReport:
         doors: The falsifications whose door it stands in.
         result: The measurement; continuations and loss profiles only of the variants in `shown`.
         shown: The positions of those variants in the result, the mildest first.
-        facts: What the measurement was made with and what it noted, by name.
+        facts: Provenance and diagnostics of the measurement, by name.
         made_with: Versions, device and dtype of each checkpoint, each on one line.
         matched: The arms that are trained towards the output of the original's layers.
     """
@@ -165,13 +165,13 @@ class BetReport:
     def to_json(self) -> str:
         """Return the report as one string, the form in which pytest-xdist sends an attribute.
 
-        It is no strict JSON: a number may be infinite.
+        It is not strict JSON: a number may be infinite.
         """
         return json.dumps(_adapter().dump_python(self))
 
     @classmethod
     def from_json(cls, text: str) -> BetReport:
-        """Return what `to_json` wrote."""
+        """Read what `to_json` returned."""
         return _adapter().validate_python(json.loads(text))
 
     @property
@@ -223,7 +223,7 @@ class BetReport:
 
 
 class FileFault(NamedTuple):
-    """One thing that is wrong in a bet file."""
+    """One error in a bet file."""
 
     line: int
     column: int
@@ -232,18 +232,18 @@ class FileFault(NamedTuple):
 
 @dataclass(frozen=True)
 class UnreadableFile:
-    """A bet file that was not collected, and all that is wrong with it, as pytest shows it."""
+    """A bet file that was not collected, with its errors as pytest shows them."""
 
     file: str
     text: str
 
     @classmethod
     def of(cls, file: str, text: str) -> UnreadableFile:
-        """Keep what a reader can take in."""
+        """Return the file with its errors, cut to a readable length."""
         return cls(file, text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
 
     def faults(self) -> Iterator[FileFault]:
-        """Yield every fault that is named with its place; else the first line, at the file's start."""
+        """Yield every fault that has a place, or else the first line of the text, at the file's start."""
         found = [match for line in self.text.splitlines() if (match := _PLACE.match(line))]
         for match in found:
             yield FileFault(int(match["line"]), int(match["column"]), match["message"])
@@ -257,7 +257,7 @@ def _adapter() -> TypeAdapter[BetReport]:
 
 
 def by_place(bets: Iterable[BetReport]) -> list[BetReport]:
-    """Return bets in the order of their files and lines, in whatever order workers were done."""
+    """Return bets in the order of their files and lines, whichever worker finished first."""
     return sorted(bets, key=lambda bet: (bet.file, bet.line))
 
 

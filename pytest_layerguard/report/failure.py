@@ -22,7 +22,7 @@ _VARIANTS: Final = 3
 
 
 def lines(bet: BetReport) -> Iterator[str]:
-    """Yield why a bet failed the build, so that a reader needs no other file to know what to do."""
+    """Yield the lines that say why a bet failed the build and what to do."""
     unrecorded = "unrecorded, " if bet.unrecorded else ""
     title = cut(bet.title, 100)
     yield f"{bet.file}:{bet.line}: {bet.id} ({title}), {bet.status}: {unrecorded}{bet.word}"
@@ -31,7 +31,7 @@ def lines(bet: BetReport) -> Iterator[str]:
     yield from _criteria(bet)
     for message in bet.messages:
         yield ""
-        # Untrusted text in a message is harmless already; its line breaks are meant.
+        # Untrusted text in a message is escaped already; its line breaks are intended.
         yield from message.splitlines()
     if bet.result is not None:
         yield ""
@@ -43,7 +43,7 @@ def lines(bet: BetReport) -> Iterator[str]:
 
 
 def brief(bet: BetReport) -> str:
-    """Return what decided in one line, for where there is room for no more."""
+    """Return what decided, in one line."""
     decided = bet.deciding
     if decided is not None and bet.word == bet.verdict and not bet.unrecorded:
         return cut(f"{decided.level}: {decided.written}  ->  {decided.filled}", _PROSE)

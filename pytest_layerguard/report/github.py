@@ -1,6 +1,6 @@
 """Reports for GitHub Actions: a step's summary, annotations at file and line, grouped logs.
 
-A runner obeys lines that it finds in a step's output. So no text of a bet, a model or a data set
+A runner executes commands that it finds in a step's output. So no text of a bet, a model or a data set
 may begin a line, and every value inside a command is escaped as the runner's own toolkit does.
 """
 
@@ -40,7 +40,7 @@ def active(environ: Mapping[str, str]) -> bool:
 
 
 def command(name: str, message: str, **properties: str | int) -> str:
-    """Return a workflow command, escaped so that its values can be nothing but values."""
+    """Return a workflow command; its values are escaped, so that none can add a command."""
     written = ",".join(f"{key}={_property(str(value))}" for key, value in properties.items())
     return f"::{name}{' ' if written else ''}{written}::{_data(message)}"
 
@@ -55,7 +55,7 @@ def _property(value: str) -> str:
 
 
 def address(environ: Mapping[str, str], root: Path) -> str | None:
-    """Return where the files below `root` can be seen in a browser, if the runner names that place."""
+    """Return the web address of the files below `root`, or None if the runner does not name it."""
     server, name = environ.get("GITHUB_SERVER_URL", ""), environ.get("GITHUB_REPOSITORY", "")
     commit = environ.get("GITHUB_SHA", "")
     inside = _inside(environ, root)
@@ -159,7 +159,7 @@ def summarise(
     environ: Mapping[str, str],
     root: Path,
 ) -> str | None:
-    """Append to the step's summary, if there is one with room; return what went wrong, if anything.
+    """Append to the step's summary, if there is one with room; return an error message or None.
 
     A summary is a convenience: the run passes where it cannot be written.
     """

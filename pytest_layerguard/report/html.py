@@ -52,7 +52,7 @@ class BetFilter(NamedTuple):
 
 @dataclass(frozen=True)
 class BetSection:
-    """A bet as the template draws it."""
+    """A bet, for the template."""
 
     report: BetReport
     anchor: str
@@ -72,18 +72,18 @@ class BetSection:
 
     @property
     def judged(self) -> bool:
-        """Whether its criteria were."""
+        """Whether its criteria were judged."""
         return any(each.truth for each in self.report.criteria)
 
     @property
     def drawn(self) -> bool:
-        """Whether there is a figure for evidence to stand beside."""
+        """Whether there is a figure to show published evidence beside."""
         return bool(self.rows or self.trajectories or self.trainings)
 
 
 @dataclass(frozen=True)
 class Page:
-    """The page as the template draws it."""
+    """The page, for the template."""
 
     heading: str
     tally: tuple[TallyPart, ...]
@@ -169,7 +169,7 @@ def _page(
     anchors = {bet.id: f"bet-{at}" for at, bet in enumerate(ranked, 1)}
     tally = tuple(_tally(bets, unreadable)) or (TallyPart("skipped", "no bets"),)
     made_with = {each for bet in bets for each in bet.made_with}
-    # What the bets were measured with, where all were measured with the same.
+    # Versions and device once for the page, if all bets were measured with the same.
     about = [when, *(made_with if len(made_with) == 1 else ())]
     return Page(
         heading=", ".join(part.words for part in tally),

@@ -25,7 +25,7 @@ Number = float | str
 def render(bets: Sequence[BetReport], more: Mapping[str, Any] = MappingProxyType({})) -> str:
     """Return what `--layerguard-json` writes, bets in the order of their files and lines.
 
-    `more` is what the report holds beside them, by key.
+    `more` has further keys of the report.
     """
     report = {"schema": SCHEMA, "bets": [entry(bet) for bet in by_place(bets)], **more}
     return json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -45,7 +45,7 @@ def entry(bet: BetReport) -> dict[str, Any]:
         "digest": bet.digest,
         "seconds": bet.seconds,
         "cached": bet.cached,
-        # Several texts or checkpoints have no one base: each variant then has its own.
+        # With several texts or checkpoints there is no common base: each variant then has its own.
         "base": _values(bet.bases[0].metrics) if len(bet.bases) == 1 else None,
         "variants": [_variant(bet.result, each) for each in bet.variants if bet.result],
     }

@@ -202,7 +202,7 @@ def _door(crossing: Crossing, root: Path, challenge: Sequence[str]) -> ClosedDoo
 
 
 def _mildest_and_worst(result: BetResult, criteria: Criteria) -> tuple[int, ...]:
-    """Return the positions of the variants to show, the mildest first: all of a few, else both ends."""
+    """Return the positions of the variants to show, the mildest first; of many, only those at both ends."""
     count = len(result.variants)
     metric = next(
         (name for name in _metrics(criteria) if all(name in v.metrics for v in result.variants)),
@@ -287,7 +287,7 @@ def _made_with(result: BetResult) -> Iterator[str]:
 
 
 def _facts(result: BetResult) -> Iterator[tuple[str, str]]:
-    """Yield what a measurement was made with, and what it noted, by name."""
+    """Yield provenance and diagnostics of a measurement, by name."""
     checkpoints = result.provenance.get("checkpoints", ())
     found: list[tuple[str, str]] = []
     for key, value in {**result.provenance, **result.diagnostics}.items():

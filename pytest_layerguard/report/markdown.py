@@ -46,8 +46,8 @@ def render(
 ) -> str:
     """Return the run as Markdown, in no more than `limit` bytes.
 
-    What fails the build comes first, so that what is left out for want of room is what matters
-    least. `address` is where the files of the repository can be seen, if that is known.
+    What fails the build comes first, so that the least important parts are left out if there is no
+    room. `address` is the web address of the files of the repository, if it is known.
     """
     failed = [bet for bet in by_urgency(bets) if bet.failed]
     rest = [bet for bet in by_urgency(bets) if not bet.failed]
@@ -134,7 +134,7 @@ def _row(bet: BetReport, address: str | None) -> str:
 
 def _decided(bet: BetReport) -> str:
     """Return what decided, in a line: the criterion with its numbers, or the first message."""
-    # Of a skipped bet it is not known whether it stands in the door.
+    # It is not known whether a skipped bet stands in the door.
     if bet.doors and bet.outcome != "skipped":
         return "; ".join(f"closed by {door.id}: {door.claim}" for door in bet.doors)
     if bet.deciding is not None and bet.word == bet.verdict:
@@ -162,7 +162,7 @@ def _failure(bet: BetReport, address: str | None) -> Iterator[str]:
 
 
 def _folded(bet: BetReport) -> Iterator[str]:
-    """Yield the paragraphs on a bet that does not, which a click unfolds."""
+    """Yield the paragraphs on any other bet, folded until a click."""
     yield f"<details><summary>{_SIGNS[bet.outcome]} {bet.id}: {bet.word}</summary>"
     if bet.claim:
         yield f"> **Claim:** {literal(cut(bet.claim, 600))}"
@@ -200,7 +200,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def drawn(figure: charts.BarChart) -> Iterator[str]:
-    """Yield a figure in letters: a bar for each variant, crossed by the thresholds."""
+    """Yield a figure as text: a bar for each variant, crossed by the thresholds."""
     scale = "log scale, " if figure.log else ""
     yield f"{figure.title} ({scale}{figure.note})"
     rows = figure.rows[:_LINES]

@@ -19,7 +19,7 @@ _OPEN: Final = 2
 
 
 class NamedContinuation(NamedTuple):
-    """What one model makes of the prompt."""
+    """The continuation of a prompt by one model."""
 
     name: str
     text: str
@@ -55,7 +55,7 @@ def _prompts(
 ) -> Iterator[tuple[str, Continuation, tuple[NamedContinuation, ...]]]:
     several = len({base.checkpoint for base in bet.bases}) > 1
     for kind, field in (("greedy, after", "samples"), ("eye test, never judged, after", "spoken")):
-        # A prompt is no part of a text, so its continuation is the same for every text.
+        # A continuation does not depend on the text that is scored, so it is the same for every text.
         own = dict.fromkeys((base.checkpoint, getattr(base, field)) for base in bet.bases)
         for checkpoint, continuations in own:
             texts = {base.text for base in bet.bases if getattr(base, field) == continuations}
@@ -70,7 +70,7 @@ def _prompts(
 
 
 def _after(variants: Sequence[VariantResult], field: str, at: int) -> Iterator[NamedContinuation]:
-    """Yield what the variants make of a prompt; the same on another text is not repeated."""
+    """Yield the variants' continuations of a prompt, each once for all texts."""
     shown: dict[tuple[str | None, str], list[Continuation]] = {}
     several = len({variant.text for variant in variants}) > 1
     for variant in variants:

@@ -17,12 +17,12 @@ LINE_END: Final = "\u21b5"
 
 
 def one_line(text: str, limit: int) -> str:
-    """Make a continuation safe as `cut` does, with a sign where a line of it ends."""
+    """Make a continuation safe as `cut` does, with a sign in place of each line break."""
     return cut(text.replace("\r\n", "\n").replace("\n", LINE_END), limit)
 
 
 def block(text: str, limit: int) -> str:
-    """Make text safe as `cut` does, but keep the line breaks that its author meant."""
+    """Make text safe as `cut` does, but keep its line breaks."""
     lines = text[:limit].replace("\r\n", "\n").split("\n")
     return "\n".join(map(printable, lines)) + (CUT if len(text) > limit else "")
 

@@ -42,7 +42,7 @@ def variant_table(result: BetResult, limit: int) -> VariantTable:
 
 
 def lines(result: BetResult) -> Iterator[str]:
-    """Yield the table in text, each metric with its interval, and what is to be noted below it."""
+    """Yield the table as text, each metric with its interval, and notes below it."""
     table = variant_table(result, _IN_TEXT)
     rows = [["", *(name.replace("_", " ") for name in table.columns)]]
     for each in table.rows:

@@ -62,7 +62,7 @@ def published(evidence: Sequence[PublishedEvidence]) -> Iterator[str]:
 
 
 def why_skipped(bet: BetReport) -> Iterator[str]:
-    """Yield why a bet was skipped, and what is known of it from elsewhere."""
+    """Yield why a bet was skipped, and its published evidence."""
     yield from bet.messages
     yield from published(bet.evidence)
 

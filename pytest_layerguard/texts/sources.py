@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _TRAINING_SEED: Final = 0
 """The seed of the text that the shipped models were trained on."""
 _TRAINING_BOOKS: Final = 4_096
-"""The books of it that a bet may use: some 25 million characters."""
+"""The number of its books that a bet may use: some 25 million characters."""
 _FIRST: Final = 2**18
 _PER_TOKEN: Final = 8
 _MARGIN: Final = 64

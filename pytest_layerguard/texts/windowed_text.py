@@ -1,4 +1,4 @@
-"""Cut a text into windows as a bet's ``measure`` says."""
+"""Cut a text into windows by a bet's ``measure``."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Pat
 
     def edit(file: str, **changes: Any) -> None:
         content = read_json(target / file) | changes
-        # The version that happened to save it would change the digest and tell a reader nothing.
+        # The version that happened to save it would change the digest and inform nobody.
         content.pop("transformers_version", None)
         write_json(target / file, dict(sorted(content.items())))
 

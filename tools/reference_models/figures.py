@@ -57,7 +57,7 @@ def measure(name: str) -> dict[str, Any]:
     ids = heldout_ids(tokenizer)
     with one_thread():
         base = perplexity(model, ids)
-        spoken = sample(model, tokenizer)
+        sampled = sample(model, tokenizer)
         variants = {}
         for label, variant in _variants(model, tokenizer):
             changed = perplexity(variant, ids)
@@ -71,7 +71,7 @@ def measure(name: str) -> dict[str, Any]:
         return {
             "tokens": TOKENS,
             "window": WINDOW,
-            "base": {"perplexity": base, "unique_tokens": len(set(spoken))},
+            "base": {"perplexity": base, "unique_tokens": len(set(sampled))},
             "perplexity_on_its_training_text": perplexity(model, seen),
             "variants": variants,
             "expert_shares": [
@@ -80,7 +80,7 @@ def measure(name: str) -> dict[str, Any]:
             "stories_read": stories_read,
             "overlap": overlap(text_seed, stories_read),
             "heldout_tokens": len(ids),
-            "sample": tokenizer.decode(spoken),
+            "sample": tokenizer.decode(sampled),
         }
 
 

@@ -111,7 +111,7 @@ def _tried(criteria: Criteria, shape: Shape, *, until_all: bool) -> _Found:
                 found.only_strict = trial.describe(values)
             if found.holds and found.fails and (until_all or found.only_strict):
                 return found
-    # A few variants show everything only where few are asked for at once.
+    # With more quantifiers than variants, some case may need more variants than were tried.
     found.complete &= _quantifiers(criteria) <= _SWEEPS_TRIED[-1]
     return found
 
@@ -193,14 +193,14 @@ class _Trial:
 
 
 def _draws(choices: Sequence[Sequence[float]]) -> Iterator[tuple[float, ...]]:
-    # Seeded, so that a bet is good or bad once and for all.
+    # Seeded, so that a bet is valid in every run or in none.
     chance = random.Random(0)
     while True:
         yield tuple(chance.choice(each) for each in choices)
 
 
 def _rows(shape: Shape, references: set[Name], variants: int, metrics: Sequence[str]) -> list[Row]:
-    """Return a row for each name in the criteria, and for one other of each dimension."""
+    """Return a row for each name in the criteria, and for one name of each dimension that they do not use."""
     named = {name for each in references for name in each.prefix}
 
     def some(names: Sequence[str | None]) -> list[str | None]:
@@ -372,7 +372,7 @@ class _Bars:
 
 
 def _single(node: Node) -> str | None:
-    """Return the metric of a side that is a metric, or its ``min`` or ``max``, and else None."""
+    """Return the metric of a side that is a metric or its ``min`` or ``max``, or None for any other side."""
     if isinstance(node, parse.Quantifier) and node.word in ("min", "max"):
         node = node.operand
     return node.metric if isinstance(node, parse.Name) else None

@@ -289,7 +289,7 @@ class _Evaluator(RowWalker[Interval, _Finding]):
         return Straddle(parse.written(operands[0]), variant, *sides, parse.written(one))
 
     def _extreme(self, node: Node) -> str | None:
-        """Return the variant that a ``min``, a ``max`` or a name takes its value from, if it is one."""
+        """Return the variant that a ``min``, a ``max`` or a name takes its value from, or None if there are several."""
         if isinstance(node, parse.Name):
             try:
                 return self.only(node).label

@@ -41,8 +41,8 @@ class OwnMetric(Metric):
     """A metric of another package. It is measured for the bets whose criteria name it.
 
     ``implementation`` is ``"package.module:function"``, so that naming a metric imports nothing heavy;
-    the function takes a :class:`~pytest_layerguard.extending.ScoredTokens` and returns an interval. Of an
-    intervention that is two directed changes the worse one counts: the greater, unless
+    the function takes a :class:`~pytest_layerguard.extending.ScoredTokens` and returns an interval. If an
+    intervention is measured in two directions, the worse value counts: the greater one, unless
     ``larger_is_worse`` is false.
     """
 

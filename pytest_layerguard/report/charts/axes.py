@@ -21,7 +21,7 @@ _MOST_TICKS: Final = 6
 
 @dataclass(frozen=True)
 class Tick:
-    """A place on an axis, in per cent of its length, and what is written there."""
+    """A place on an axis, in per cent of its length, and its label."""
 
     at: float
     label: str
@@ -29,7 +29,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Scale:
-    """From numbers to per cent of an axis."""
+    """A map from numbers to per cent of an axis."""
 
     low: float
     high: float

@@ -36,7 +36,7 @@ _DOTS: Final = 60
 
 @dataclass(frozen=True)
 class BarRow:
-    """A measurement: from what nothing would give to what was found, with its interval."""
+    """A bar from the value of an unchanged model to the measured value, with its interval."""
 
     label: str
     group: str | None
@@ -52,7 +52,7 @@ class BarRow:
     words: str
     marks: tuple[Mark, ...]
     endless: bool
-    """Whether nothing is known of how high it may be."""
+    """Whether the interval has no upper end."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def bar_chart(bet: BetReport, metric: str) -> BarChart | None:
     found = [variant.metrics[metric] for variant in shown]
     log = metric in LOGARITHMIC and all(each.value > 0 for each in found)
     base = _base(result, metric)
-    # A bar on a linear axis starts at zero; on a logarithmic one at what nothing would give.
+    # A bar starts at zero on a linear axis, and at the value of an unchanged model on a logarithmic one.
     origin = UNCHANGED.get(metric, base or 1.0) if log else UNCHANGED.get(metric, 0.0)
     values = [end for each in found for end in (each.value, each.low, each.high)]
     scale = Scale.over(
@@ -107,7 +107,7 @@ def bar_chart(bet: BetReport, metric: str) -> BarChart | None:
 
 
 def _base(result: BetResult, metric: str) -> float | None:
-    """Return what the untouched model has, where there is but one."""
+    """Return the value of the untouched model, or None if there are several bases."""
     if len(result.bases) != 1 or metric not in result.bases[0].metrics:
         return None
     return result.bases[0].metrics[metric].value
@@ -154,7 +154,7 @@ def _note(metric: str, origin: float, base: float | None) -> str:
 
 
 def _met(interval: Interval, thresholds: Sequence[Threshold]) -> str:
-    """Return what a reader who does not see colours must know of a row."""
+    """Return the meaning of a row's colour, in words."""
     found = []
     for each in thresholds:
         ends = {each.met(interval.low), each.met(interval.high)}

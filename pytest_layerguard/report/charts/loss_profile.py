@@ -91,7 +91,7 @@ def profile_chart(found: LossProfile | None) -> LossProfileChart | None:
     )
     steps = round_numbers(scale.low, scale.high)
     if len(steps) > _YTICKS:
-        # Counted from zero, which a reader looks for first.
+        # Numbered from zero.
         steps = steps[steps.index(0.0) % 2 :: 2]
     yticks = tuple(Tick(height(each), short(each)) for each in steps)
     positions = len(found.by_position)

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 LOGARITHMIC: Final = frozenset({"perplexity", "base_perplexity", "perplexity_ratio"})
-"""Metrics whose differences are felt as factors."""
+"""Metrics that are compared as ratios."""
 ARROW: Final = "\u2194"
 _NAMES: Final = 3
 """Arms, texts or checkpoints that the label of a bar names at the most."""
 UNCHANGED: Final = {"perplexity_ratio": 1.0, "top1_agreement": 1.0, "size_ratio": 1.0}
-"""What a metric is where nothing was done; else zero."""
+"""The values of an unchanged model; zero for every other metric."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Mark:
 
 
 def marks_of(thresholds: Sequence[Threshold], scale: Scale) -> tuple[Mark, ...]:
-    """Return the thresholds of a metric on its axis, each once, named after what they compare."""
+    """Return the thresholds of a metric on its axis, each once, with the names that they compare."""
     alike: dict[tuple[str, str, float], list[Threshold]] = {}
     for each in sorted(thresholds, key=lambda each: each.value):
         alike.setdefault((each.level, each.sign, each.value), []).append(each)
@@ -54,7 +54,7 @@ def marks_of(thresholds: Sequence[Threshold], scale: Scale) -> tuple[Mark, ...]:
 
 
 def label_of(thresholds: Sequence[Threshold]) -> str:
-    """Name thresholds that differ in nothing but in the arm, text or checkpoint that they compare."""
+    """Return one label for thresholds that differ only in the arm, text or checkpoint that they compare."""
     first = thresholds[0]
     if not all(each.prefix for each in thresholds):
         return first.label
@@ -65,7 +65,7 @@ def label_of(thresholds: Sequence[Threshold]) -> str:
 
 
 def unit_of(metric: str) -> str:
-    """Return the unit of a metric, where it has one that a reader would miss."""
+    """Return the unit of a metric, or the empty string."""
     known = METRICS.get(metric)
     return "" if known is None or known.unit == "1" else known.unit
 
