@@ -237,7 +237,7 @@ def kinds_in_effect(intervention: Intervention) -> Mapping[str, str | None]:
 
 
 def kinds_like(kind: str) -> Mapping[str, str | None]:
-    """Return every kind that a kind equals in effect whatever its arguments, as `kinds_in_effect` does."""
+    """Return every kind that a kind is in effect whatever its arguments, as `kinds_in_effect`."""
     if kind not in _TAKES_LAYERS_OUT:
         return {kind: None}
     effects = {

@@ -81,7 +81,7 @@ def check_model(runner: Runner, batch: Batch) -> None:
     if worst > allowed:
         raise MeasurementError(
             f"{_name(runner)}: the untouched model, run twice on the same tokens, differs from "
-            f"itself by {worst:.3g} nats; a model that changes what it says, or keeps a state of its own between "
+            f"itself by {worst:.3g} nats; a model whose output changes, or that keeps a state of its own between "
             "runs, cannot be compared with a variant of it"
         )
 
@@ -140,7 +140,7 @@ def _own_predictions(runner: Runner, ids: Tensor) -> Tensor:
 
 
 def _check_samples(runner: Runner, prompt: list[int]) -> None:
-    """Sample the base and a variant together, and see that each token is the one that each chooses alone."""
+    """Sample the base and a variant together, and check that each chooses the tokens that it chooses alone."""
     layers = len(runner.anatomy)
     base = Plan.untouched(layers)
     # Weights of its own in every slot, so that the two are separate batches; and a text of its own.
@@ -200,7 +200,7 @@ def check_start(
     if bos is not None or own is None or runner.store is not None or length < 2:
         return
     if measure.preset is not None or measure.max_base_perplexity == "none":
-        # How a published contract starts its windows is not up to the bet.
+        # A bet cannot change how a published contract starts its windows.
         return
     ids = batch.input_ids[:_CHECKED_WINDOWS, :length].to(runner.device)
     started = torch.cat([torch.full_like(ids[:, :1], own), ids[:, :-1]], dim=1)
@@ -223,7 +223,7 @@ def _mean_loss(runner: Runner, inputs: Tensor, labels: Tensor, first: int) -> fl
 
 
 def check_losses(losses: Tensor) -> None:
-    """Refuses a base whose token losses ``[n]`` are not numbers: nothing can be compared with it.
+    """Refuse a base whose token losses ``[n]`` are not numbers: nothing can be compared with it.
 
     Raises:
         MeasurementError: If one is NaN or infinite.
@@ -268,12 +268,12 @@ def check_base(
             f"Check that text and tokenizer belong to the model and that BOS is right ({bos}); "
             "measure.max_base_perplexity: none allows an untrained model"
         )
-    for spoken in samples:
-        fewest = math.ceil(_FEWEST_UNIQUE_SHARE * len(spoken.token_ids))
-        if len(spoken.token_ids) >= 2 * fewest > 2 and spoken.unique_tokens < fewest:
+    for sampled in samples:
+        fewest = math.ceil(_FEWEST_UNIQUE_SHARE * len(sampled.token_ids))
+        if len(sampled.token_ids) >= 2 * fewest > 2 and sampled.unique_tokens < fewest:
             raise MeasurementError(
-                f"the base is unsound: the untouched model's own sample has collapsed to {spoken.unique_tokens} "
-                f"unique tokens in {len(spoken.token_ids)} after {spoken.prompt!r}. Check the prompt, the tokenizer "
+                f"the base is unsound: the untouched model's own sample has collapsed to {sampled.unique_tokens} "
+                f"unique tokens in {len(sampled.token_ids)} after {sampled.prompt!r}. Check the prompt, the tokenizer "
                 "and BOS; measure.max_base_perplexity: none allows an untrained model"
             )
 
@@ -294,4 +294,4 @@ def overflow(losses: Tensor, plan: Plan, runner: Runner) -> str | None:
                 raise MeasurementError(
                     f"the intervention left weights that are not finite: layer {step.weights.layer}, {name}"
                 )
-    return "its activations overflowed after a finite base; perplexity is told as infinite"
+    return "its activations overflowed after a finite base; perplexity is reported as infinite"

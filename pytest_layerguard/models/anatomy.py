@@ -74,7 +74,7 @@ class Anatomy:
             and _alike(module)
         ]
         if not lists:
-            seen = ", ".join(
+            listed = ", ".join(
                 f"{name} ({len(module)} x {type(module[0]).__name__})"
                 for name, module in model.named_modules()
                 if isinstance(module, nn.ModuleList) and len(module)
@@ -82,7 +82,7 @@ class Anatomy:
             raise MeasurementError(
                 f"{type(model).__name__}: cannot tell where its layers are. Looked inside "
                 f"{type(decoder).__name__} for a list of {count} blocks (num_hidden_layers) that take and return "
-                f"hidden states; the model's lists are: {seen or 'none'}. Encoder-decoder models and models without "
+                f"hidden states; the model's lists are: {listed or 'none'}. Encoder-decoder models and models without "
                 "a list of decoder blocks are not supported."
             )
         name, layers = min(lists, key=lambda found: found[0].count("."))

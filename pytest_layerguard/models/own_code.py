@@ -1,4 +1,4 @@
-"""Run a model's own code, and tell a model that fails from a lack of memory."""
+"""Run a model's own code, and distinguish a failing model from a lack of memory."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def own_code() -> Iterator[None]:
 
 
 def shortage(error: BaseException) -> str | None:
-    """Return how much memory was asked for in vain, or None if an error is not a lack of memory."""
+    """Return how much memory was requested, or None if an error does not mean out of memory."""
     if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not (
         isinstance(error, RuntimeError) and _UNTYPED.search(str(error))
     ):

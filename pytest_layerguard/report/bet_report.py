@@ -112,8 +112,8 @@ class BetReport:
         digest: The bet's digest.
         model: The model's name.
         intervention: What is done to the model, in a few words.
-        verdict: The verdict of its criteria, or None if nothing was measured.
-        unrecorded: Whether it fails only because it has no record.
+        verdict: What its criteria say of the measurement, or None without one.
+        unrecorded: Whether it fails for nothing but that it has no record.
         title: Its title.
         claim: Its claim, on one line.
         notes: Its notes, or None.

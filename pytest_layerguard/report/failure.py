@@ -22,7 +22,7 @@ _VARIANTS: Final = 3
 
 
 def lines(bet: BetReport) -> Iterator[str]:
-    """Yield the lines that say why a bet failed the build and what to do."""
+    """Yield why a bet failed the build, so that a reader needs no other file to know what to do."""
     unrecorded = "unrecorded, " if bet.unrecorded else ""
     title = cut(bet.title, 100)
     yield f"{bet.file}:{bet.line}: {bet.id} ({title}), {bet.status}: {unrecorded}{bet.word}"
