@@ -159,7 +159,6 @@ class _Batch:
         self.choose = choose
         self.forbidden = list(forbidden)
         self.text = torch.tensor(list(prompts), dtype=torch.long).repeat(len(plans), 1)
-        self.config = runner.anatomy.model.config.get_text_config(decoder=True)
         self.slots = [self._groups(slot) for slot in range(len(runner.anatomy))]
         self.tensors: dict[Weights, dict[str, Tensor]] = {}
         for group in (group for groups in self.slots for group in groups):
@@ -172,10 +171,9 @@ class _Batch:
 
     def run(self, tokens: int, advance: Advance, *, cached: bool) -> list[list[list[int]]]:
         """Return lists of new token ids, ``[plan][prompt]``; call ``advance`` for each token."""
-        blank = DynamicCache(config=self.config)
-        caches = [
-            DynamicCache(config=self.config) for _ in range(max(map(len, self.slots), default=0))
-        ]
+        # Caches that keep everything: whether a slot looks back less far is the mask's business.
+        blank = DynamicCache()
+        caches = [DynamicCache() for _ in range(max(map(len, self.slots), default=0))]
         start = self.text.shape[1]
         new = self.text
         for _ in range(tokens):

@@ -24,6 +24,8 @@ from pytest_layerguard.models.plan import Plan
 from pytest_layerguard.models.runner import Runner
 from pytest_layerguard.texts.windows import Batch
 
+BASE = Plan.untouched(causal_families.LAYERS)
+
 
 def refused(outcomes: dict[str, str]) -> dict[str, str]:
     return {name: outcome for name, outcome in outcomes.items() if outcome != "agrees"}
@@ -45,12 +47,20 @@ def test_blocks_that_are_given_the_embeddings_of_their_tokens() -> None:
     runner = Runner(Anatomy.of(model))
     prompt = causal_families.text(3)
     layers = range(causal_families.LAYERS)
-    plans = [Plan.untouched(len(layers)).without(frozenset([layer])) for layer in layers]
+    plans = [BASE.without(frozenset([layer])) for layer in layers]
     wanted = [
         plain.continued(family_matrix.skipped(model, layer), prompt, 4, []) for layer in layers
     ]
     assert [text for (text,) in generate(runner, plans, [prompt], 4, greedy)] == wanted
     assert len(set(map(tuple, wanted))) == len(wanted)
+
+
+def test_a_cache_forgets_nothing_that_the_model_still_reads() -> None:
+    """Moshi states a sliding window, and attends to everything."""
+    model = causal_families.model("moshi")
+    prompt = causal_families.text(5, 7)
+    ((text,),) = generate(Runner(Anatomy.of(model)), [BASE], [prompt], 8, greedy)
+    assert text == plain.continued(model, prompt, 8, [])
 
 
 def test_blocks_that_hand_on_more_than_hidden_states() -> None:

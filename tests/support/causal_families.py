@@ -189,6 +189,10 @@ def model(family: str, **changed: Any) -> PreTrainedModel:
             scale = 0.15 if parameter.dim() > 1 else 0.05
             noise = torch.randn_like(parameter) * scale
             parameter.copy_(noise + 1 if "norm" in name and name.endswith("weight") else noise)
+        for module in built.modules():
+            # Loading draws it so again.
+            if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+                module.weight[module.padding_idx] = 0
     return built.float().eval().requires_grad_(False)
 
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -193,24 +194,40 @@ def blocks(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def skipped(model: PreTrainedModel, layer: int) -> PreTrainedModel:
-    """Return a copy in which a layer returns what it is given."""
+    """Return a copy in which a layer returns what it is given, beside the hidden states, too."""
     changed = copy.deepcopy(model)
-    block = blocks(changed)[layer]
+    given: list[dict[int | str, object]] = []
     returned: list[object] = []
-    handle = block.register_forward_hook(lambda _, args, output: returned.append(output))
+
+    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+        given.append({**dict(enumerate(args)), **kwargs})
+        returned.append(output)
+
+    handles = [block.register_forward_hook(note, with_kwargs=True) for block in blocks(changed)]
     with torch.no_grad():
         changed(input_ids=torch.tensor([PROMPT]), use_cache=False)
-    handle.remove()
+    for handle in handles:
+        handle.remove()
+    # The argument by which a block is given what the block before it returned at a place.
+    names = {
+        place: name
+        for output, arguments in zip(returned, given[1:], strict=False)
+        if isinstance(output, tuple | list)
+        for place, extra in enumerate(output)
+        for name, value in arguments.items()
+        if place and extra is not None and value is extra
+    }
 
-    def identity(*args: Tensor, **kwargs: Tensor) -> object:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        if not isinstance(returned[0], tuple | list):
+    def identity(*args: Any, **kwargs: Any) -> object:
+        arguments: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
+        hidden = arguments[0] if args else arguments["hidden_states"]
+        output = returned[layer]
+        if not isinstance(output, tuple | list):
             return hidden
-        # GLM's blocks hand on which tokens were chosen, beside the hidden states.
-        beside = [kwargs.get("prev_topk_indices"), *[None] * len(returned[0])]
-        return type(returned[0])([hidden, *beside[: len(returned[0]) - 1]])
+        beside = [arguments.get(names.get(place, "")) for place in range(1, len(output))]
+        return type(output)([hidden, *beside])
 
-    block.forward = identity
+    blocks(changed)[layer].forward = identity
     return changed
 
 
