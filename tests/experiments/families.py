@@ -74,8 +74,11 @@ def page(found: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
         for family, each in measured.items()
         if any("differs" in what for what in each.values())
     ]
-    yield f"{len(agree)} families agree in everything, {len(measured) - len(agree) - len(differ)} but for what is "
-    yield f"impossible, {len(differ)} differ, {len(refused)} are refused as a whole, and {len(others)} were not run."
+    yield (
+        f"{len(agree)} families agree in everything, {len(measured) - len(agree) - len(differ)} but for what is "
+        f"impossible, {len(differ)} differ, {len(refused)} are refused as a whole, and {len(others)} were not run, "
+        "most of them wrappers whose text models were."
+    )
     yield ""
     yield "## Agree in everything"
     yield ""

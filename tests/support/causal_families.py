@@ -17,7 +17,9 @@ LARGEST = 12_000_000
 ALL = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
 
 _SIZES: dict[str, int] = {
-    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
+    **dict.fromkeys(
+        ("vocab_size", "vocab_size_per_layer_input", "unpadded_vocab_size"), VOCABULARY
+    ),
     **dict.fromkeys(
         ("hidden_size", "d_model", "n_embd", "n_embed", "dim_model", "embedding_size"), 32
     ),
