@@ -246,15 +246,54 @@ class TernaryWeights(_Grouped):
         return self._named(f"ternary-{self.scale}")
 
 
-class QuantizeWeights(_Grouped):
-    """Round-to-nearest integers times a scale."""
+_GROUPS: Final = {"mxfp4": 32, "nvfp4": 16, "nf4": 64}
+"""Formats that say themselves how many weights share one scale."""
 
-    bits: Annotated[Whole, Field(ge=2, le=8)] = Field(description="bits per weight, 2 to 8")
-    scale: Scale = Field(default="row", description="what shares one scale: tensor, row, group")
+
+class QuantizeWeights(_Grouped):
+    """Round to the nearest number of a format: integers times a scale, or a format that hardware knows.
+
+    Integers have all ``2^bits`` levels, the scale that llm-compressor and GPTQ take by default, or with
+    ``symmetric: false`` a zero point. ``fp8`` (E4M3) has scales like them. ``mxfp4`` and ``nvfp4`` are FP4 (E2M1)
+    in groups of 32 and 16 of a row; ``nf4`` are quantiles in blocks of 64 of the matrix, as bitsandbytes has them.
+    The last group of a row may be shorter.
+    """
+
+    format: Literal["int", "fp8", "mxfp4", "nvfp4", "nf4"] = Field(
+        default="int", description="the number format: int, fp8, mxfp4, nvfp4, nf4"
+    )
+    bits: Annotated[Whole, Field(ge=2, le=8)] | None = Field(
+        default=None, description="with format: int, bits per weight, 2 to 8"
+    )
+    symmetric: bool = Field(
+        default=True, description="with format: int, whether zero is in the middle of the range"
+    )
+    scale: Scale = Field(
+        default="row", description="with int and fp8, what shares one scale: tensor, row, group"
+    )
+    clip: Literal["none", "mse"] = Field(
+        default="none",
+        description="with int and fp8, the range: none (all of it) or mse (the share that GPTQ's search finds)",
+    )
+
+    @model_validator(mode="after")
+    def _a_format_has_its_arguments(self) -> Self:
+        if self.format == "int":
+            if self.bits is None:
+                raise invalid("is missing; bits per weight, 2 to 8", "bits")
+            return self
+        fixed = _GROUPS.get(self.format)
+        needless = ["bits", "symmetric"] + (["scale", "clip"] if fixed else [])
+        for key in needless:
+            if key in self.model_fields_set:
+                why = "int only" if key in ("bits", "symmetric") else "int and fp8 only"
+                groups = f"; {self.format} has groups of {fixed}" if key == "scale" else ""
+                raise invalid(f"has no meaning here; allowed with format: {why}{groups}", key)
+        return self
 
     def slug(self) -> str:
-        """Return ``quantize-4``."""
-        return self._named(f"quantize-{self.bits}")
+        """Return ``quantize-4`` or ``quantize-nf4``."""
+        return self._named(f"quantize-{self.bits or self.format}")
 
 
 class PruneWeights(WeightsArguments):

@@ -1,4 +1,4 @@
-"""Interventions on weights: pruning, ternary values, round-to-nearest integers.
+"""Interventions on weights: pruning, ternary values, round-to-nearest in number formats.
 
 What each would take to store is in :mod:`~pytest_layerguard.models.stored_size`.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pytest_layerguard.interventions import rounding
 from pytest_layerguard.interventions.experts import refuse_unknown_experts
 from pytest_layerguard.models import stored_size
 from pytest_layerguard.models.layer_parts import Tensors
@@ -73,53 +74,57 @@ def ternary_weights(plan: Plan, arguments: args.TernaryWeights, bench: Bench) ->
     ternary changes nothing; the mean magnitude would shrink it by its share of zeros each time.
     """
 
-    def ternary(name: str, matrices: Tensor, parts: LayerParts) -> Tensor:
-        del name, parts
-        groups, restore = _grouped(matrices.float(), arguments.scale, arguments.group_size)
-        magnitude = groups.abs()
+    def ternary(values: Tensor) -> Tensor:
+        magnitude = values.abs()
         largest = magnitude.amax(-1, keepdim=True)
         already = ((magnitude == 0) | (magnitude == largest)).all(-1, keepdim=True)
         scale = torch.where(already, largest, magnitude.mean(-1, keepdim=True))
-        signs = (groups / scale.clamp_min(torch.finfo(torch.float32).tiny)).round().clamp(-1, 1)
-        return restore(signs * scale).to(matrices.dtype)
+        signs = (values / scale.clamp_min(torch.finfo(torch.float32).tiny)).round().clamp(-1, 1)
+        return signs * scale
 
+    change = _rounding(
+        lambda values: _scaled(values, arguments.scale, arguments.group_size, ternary)
+    )
     key = ("ternary_weights", arguments.parts, arguments.scale, arguments.group_size)
 
     def encoded(form: Form) -> int:
-        scales = stored_size.scales(form, arguments.scale, arguments.group_size)
-        return stored_size.trits(form.weights) + scales
+        scales = stored_size.groups(form, arguments.scale, arguments.group_size)
+        return stored_size.trits(form.weights) + 2 * scales
 
-    return _matrix_wise(plan, bench, arguments, key, ternary, straight_through, encoded)
+    return _matrix_wise(plan, bench, arguments, key, change, straight_through, encoded)
 
 
 def quantize_weights(plan: Plan, arguments: args.QuantizeWeights, bench: Bench) -> tuple[Plan, ...]:
-    """Round weights to the nearest of ``2^bits - 1`` symmetric levels, the largest magnitude at the end."""
-    levels = 2 ** (arguments.bits - 1) - 1
+    """Round weights to the nearest number of a format; see :mod:`~pytest_layerguard.interventions.rounding`."""
 
-    def quantize(name: str, matrices: Tensor, parts: LayerParts) -> Tensor:
-        del name, parts
-        groups, restore = _grouped(matrices.float(), arguments.scale, arguments.group_size)
-        scale = groups.abs().amax(-1, keepdim=True) / levels
-        whole = (
-            (groups / scale.clamp_min(torch.finfo(torch.float32).tiny))
-            .round()
-            .clamp(-levels, levels)
+    def quantized(values: Tensor) -> Tensor:
+        if arguments.format == "mxfp4":
+            return rounding.grouped(values, 32, rounding.to_mxfp4)
+        if arguments.format == "nvfp4":
+            largest = values.abs().amax((-2, -1), keepdim=True).unsqueeze(-1)
+            return rounding.grouped(values, 16, lambda group: rounding.to_nvfp4(group, largest))
+        if arguments.format == "nf4":
+            blocks = rounding.grouped(values.flatten(1), 64, rounding.to_nf4)
+            return blocks.view_as(values)
+        return _scaled(values, arguments.scale, arguments.group_size, to_scaled)
+
+    def to_scaled(values: Tensor) -> Tensor:
+        if arguments.bits is None:
+            return rounding.to_fp8(values, clip=arguments.clip)
+        return rounding.to_integers(
+            values, arguments.bits, symmetric=arguments.symmetric, clip=arguments.clip
         )
-        return restore(whole * scale).to(matrices.dtype)
 
-    key = (
-        "quantize_weights",
-        arguments.parts,
-        arguments.bits,
-        arguments.scale,
-        arguments.group_size,
+    key = ("quantize_weights", arguments.model_dump_json(exclude={"layers"}))
+    return _matrix_wise(
+        plan,
+        bench,
+        arguments,
+        key,
+        _rounding(quantized),
+        straight_through,
+        lambda form: stored_size.quantized(form, arguments),
     )
-
-    def encoded(form: Form) -> int:
-        scales = stored_size.scales(form, arguments.scale, arguments.group_size)
-        return stored_size.packed(form.weights, arguments.bits) + scales
-
-    return _matrix_wise(plan, bench, arguments, key, quantize, straight_through, encoded)
 
 
 def chosen_weights(parts: LayerParts, which: str) -> tuple[str, ...]:
@@ -223,22 +228,26 @@ def _in_rows(
     return changed if tensor.dim() == 3 else changed.squeeze(0)
 
 
-def _grouped(
-    matrices: Tensor, scale: str, group_size: int | None
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """View ``[n, out, in]`` so that the last dimension shares one scale; returns the way back, too."""
-    shape = matrices.shape
+def _rounding(rounded: Callable[[Tensor], Tensor]) -> Change:
+    """Return a change that rounds ``[n, out, in]`` in float32."""
+
+    def change(name: str, matrices: Tensor, parts: LayerParts) -> Tensor:
+        del name, parts
+        return rounded(matrices.float()).to(matrices.dtype)
+
+    return change
+
+
+def _scaled(
+    values: Tensor, scale: str, group_size: int | None, change: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Change ``[n, out, in]`` by what shares one scale, which the change gets as the last dimension."""
     if scale == "tensor":
-        return matrices.flatten(1), lambda groups: groups.view(shape)
+        return change(values.flatten(1)).view_as(values)
     if scale == "row":
-        return matrices, lambda groups: groups
+        return change(values)
     assert group_size is not None
-    if shape[-1] % group_size:
-        raise InterventionError(
-            f"group_size {group_size} does not divide the {shape[-1]} inputs of a weight matrix; "
-            "take one that does, or scale: row"
-        )
-    return matrices.view(*shape[:-1], -1, group_size), lambda groups: groups.flatten(-2)
+    return rounding.grouped(values, group_size, change)
 
 
 def _random_like(matrices: Tensor, seed: int, layer: int, name: str) -> Tensor:

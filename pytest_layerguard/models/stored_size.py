@@ -11,9 +11,12 @@ prune_weights             of each matrix of n weights the ``k = n - floor(sparsi
                           is stored like any other
 ternary_weights           of each matrix five weights to a byte (``3^5 = 243 <= 256``, 1.6 bits each), in whole
                           bytes, and scales
-quantize_weights          of each matrix ``bits`` bits a weight, in whole bytes, and scales; the levels are
-                          symmetric, so there are no zero points
-scales                    16 bits each: one for a matrix, for each of its rows (outputs), or for each group
+quantize_weights          of each matrix ``bits`` bits a weight and scales, without ``symmetric`` also a zero point
+                          of ``bits`` bits for each scale; fp8: 8 bits a weight and scales; mxfp4: 4 bits a weight
+                          and 8 bits for each 32 of a row; nvfp4: 4 bits a weight, 8 bits for each 16 of a row and
+                          32 bits for the matrix; nf4: 4 bits a weight and 32 bits for each 64. In whole bytes
+scales                    16 bits each: one for a matrix, for each of its rows (outputs), or for each group of a
+                          row, of which the last may be shorter
 ========================  ==================================================================================
 
 An expert is a matrix of its own. The base is the same weights in the dtype of the model's files. Where several
@@ -32,6 +35,7 @@ from pytest_layerguard.models.layer_parts import Form
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from pytest_layerguard.bet.arguments import QuantizeWeights
     from pytest_layerguard.models.layer_parts import Forms, LayerParts
     from pytest_layerguard.models.plan import Edit
 
@@ -49,10 +53,25 @@ def trits(weights: int) -> int:
     return math.ceil(weights / _TRITS_PER_BYTE)
 
 
-def scales(form: Form, scale: str, group_size: int | None) -> int:
-    """Return the bytes of one matrix's scales."""
-    count = {"tensor": 1, "row": form.rows}.get(scale) or form.weights // (group_size or 1)
-    return count * _SCALE_BYTES
+def groups(form: Form, scale: str, group_size: int | None) -> int:
+    """Return how many scales one matrix has."""
+    if group_size is not None:
+        return form.rows * math.ceil(form.columns / group_size)
+    return {"tensor": 1, "row": form.rows}[scale]
+
+
+def quantized(form: Form, arguments: QuantizeWeights) -> int:
+    """Return the bytes of one matrix in a number format."""
+    if arguments.format == "mxfp4":
+        return packed(form.weights, 4) + groups(form, "group", 32)
+    if arguments.format == "nvfp4":
+        return packed(form.weights, 4) + groups(form, "group", 16) + 4
+    if arguments.format == "nf4":
+        return packed(form.weights, 4) + 4 * math.ceil(form.weights / 64)
+    bits = arguments.bits or 8
+    scales = groups(form, arguments.scale, arguments.group_size)
+    zero_points = 0 if arguments.symmetric else packed(scales, bits)
+    return packed(form.weights, bits) + scales * _SCALE_BYTES + zero_points
 
 
 def sparse(form: Form, sparsity: float) -> int:

@@ -144,6 +144,7 @@ NAMED = [
     ("prune_weights", {"sparsity": 0.125, "by": "random", "layers": 1},
      ["prune-random-12p5-1"], ["1"]),
     ("quantize_weights", {"bits": 4, "scale": "group", "group_size": 64}, ["quantize-4"], [""]),
+    ("quantize_weights", {"format": "nf4", "layers": 1}, ["quantize-nf4-1"], ["1"]),
     ("train", {"steps": 200, "text": ONE}, ["train-200"], [""]),
     ("train", {"steps": 1, "text": [ONE, ONE], "objective": "layer_output",
                "layers": {"each": [0, 2]}}, ["train-1", "train-1"], ["0", "2"]),

@@ -52,6 +52,35 @@ def test_rounded_weights_take_their_bits_and_scales(
         whole = of_each(LLAMA, lambda r, c, bits=bits: ceil(r * c * bits / 8) + 2 * scales(r, c))
         found = ratio("llama", ("quantize_weights", {**told, "bits": bits}))
         assert found == pytest.approx(whole, rel=1e-12)
+        shifted = of_each(
+            LLAMA,
+            lambda r, c, bits=bits: (
+                ceil(r * c * bits / 8) + 2 * scales(r, c) + ceil(scales(r, c) * bits / 8)
+            ),
+        )
+        found = ratio("llama", ("quantize_weights", {**told, "bits": bits, "symmetric": False}))
+        assert found == pytest.approx(shifted, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("told", "stored"),
+    [
+        ({"format": "fp8"}, lambda r, c: r * c + 2 * r),
+        ({"format": "mxfp4"}, lambda r, c: r * c // 2 + r * ceil(c / 32)),
+        ({"format": "nvfp4"}, lambda r, c: r * c // 2 + r * ceil(c / 16) + 4),
+        ({"format": "nf4"}, lambda r, c: r * c // 2 + 4 * ceil(r * c / 64)),
+        # Rows of 32 and 48 inputs have five and seven groups of 7.
+        (
+            {"bits": 4, "scale": "group", "group_size": 7},
+            lambda r, c: r * c // 2 + 2 * r * ceil(c / 7),
+        ),
+    ],
+)
+def test_a_format_takes_its_bits_and_its_own_scales(
+    told: dict[str, object], stored: object
+) -> None:
+    found = ratio("llama", ("quantize_weights", told))
+    assert found == pytest.approx(of_each(LLAMA, stored), rel=1e-12)
 
 
 def test_five_trits_fit_a_byte() -> None:

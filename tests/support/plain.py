@@ -213,13 +213,37 @@ def absmean(weights: Tensor) -> Tensor:
 
 
 def nearest(bits: int) -> Callable[[Tensor], Tensor]:
-    """Each weight is the nearest of ``2^bits - 1`` multiples of a step, the largest magnitude at the end."""
+    """Each weight is a whole number of steps, of which the range of the largest magnitude has ``2^bits - 1``."""
+    half = 2 ** (bits - 1)
 
     def to(weights: Tensor) -> Tensor:
-        step = weights.double().abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1)
-        return (weights / step).round() * step
+        # In float32, as in the files: the largest weight lies half-way between two whole numbers.
+        step = weights.abs().amax(-1, keepdim=True) / ((2**bits - 1) / 2)
+        return (weights / step).round().clip(-half, half - 1) * step
 
     return to
+
+
+def nearest_with_zero_point(bits: int) -> Callable[[Tensor], Tensor]:
+    """Each weight is the nearest of ``2^bits`` steps from the least weight to the largest, one of them zero."""
+
+    def to(weights: Tensor) -> Tensor:
+        low = weights.amin(-1, keepdim=True).clip(max=0)
+        step = (weights.amax(-1, keepdim=True).clip(min=0) - low) / (2**bits - 1)
+        zero = (-low / step).round()
+        return ((weights / step + zero).round().clip(0, 2**bits - 1) - zero) * step
+
+    return to
+
+
+def nearest_mxfp4(weights: Tensor) -> Tensor:
+    """Each weight is the nearest of 0, 0.5, 1, 1.5, 2, 3, 4, 6, with a sign, times a power of two."""
+    values = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    largest = weights.abs().amax(-1, keepdim=True)
+    power = 2.0 ** largest.log2().floor()
+    step = torch.where(largest >= 1.75 * power, 2 * power, power) / 4
+    found = (weights.abs() / step).unsqueeze(-1).sub(values).abs().argmin(-1)
+    return values[found] * step * weights.sign()
 
 
 def with_fewer_experts(
