@@ -41,6 +41,14 @@ Seed = Annotated[Whole, Field(ge=0, le=2**32 - 1)]
 GroupSize = Annotated[Whole, Field(ge=2, le=65_536)]
 
 
+Calibration = Annotated[
+    TextSource | None,
+    Field(
+        description="the text on which the choice is made, by the bet's own contract; by default the bet's first"
+    ),
+]
+
+
 class Arguments(BetPart):
     """The arguments of one intervention. Every kind derives from it, also those of other packages.
 
@@ -58,6 +66,17 @@ class Arguments(BetPart):
     def sweep_target(self) -> Target | None:
         """The layers or pairs that are swept. Two arms with equal ones have the same variants."""
         return next((target for _, target in self._targets() if target.each), None)
+
+    @property
+    def texts(self) -> tuple[TextSource, ...]:
+        """The texts that it reads beside those of the bet."""
+        given = getattr(self, "text", None) or ()
+        return given if isinstance(given, tuple) else (given,)
+
+    @property
+    def runs_the_model(self) -> bool:
+        """Whether these arguments make it run the model before it is known what it does."""
+        return False
 
     def variants(self, layers: int) -> tuple[Self, ...]:
         """Return the arguments of each variant on a model of ``layers`` layers, with indices from 0.
@@ -297,19 +316,64 @@ class QuantizeWeights(_Grouped):
 
 
 class PruneWeights(WeightsArguments):
-    """A share of the weights becomes zero."""
+    """Weights become zero: a share of them, or all but N of each M neighbours.
+
+    By ``magnitude`` and at ``random`` the share is one of each matrix, by ``wanda`` one of each row, as their papers
+    have it. A pattern N:M is one of each row; its last group may be shorter.
+    """
 
     parts: Parts = "linear"
-    sparsity: float = Field(ge=0, le=1, description="the share that becomes zero, 0 to 1")
-    by: Literal["magnitude", "random"] = Field(
-        default="magnitude", description="magnitude (the smallest go) or random"
+    sparsity: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None, description="the share that becomes zero, 0 to 1"
+    )
+    pattern: Annotated[str, Field(pattern=r"^[1-9][0-9]?:[1-9][0-9]?$")] | None = Field(
+        default=None,
+        description="instead of sparsity, how many of how many neighbours in a row stay, such as 2:4",
+    )
+    by: Literal["magnitude", "random", "wanda"] = Field(
+        default="magnitude",
+        description="magnitude (the smallest go), random, or wanda (the smallest by magnitude times the norm of the "
+        "input that they meet)",
     )
     seed: Seed = Field(default=0, description="the seed of by: random")
+    text: Calibration = None
+
+    @model_validator(mode="after")
+    def _one_way_to_say_how_many(self) -> Self:
+        if (self.sparsity is None) == (self.pattern is None):
+            raise invalid("must have one of sparsity (a share) and pattern (such as 2:4)")
+        if self.pattern is not None and self.kept[0] >= self.kept[1]:
+            raise invalid(
+                f"'{self.pattern}' leaves nothing to zero; fewer before the colon than after it",
+                "pattern",
+            )
+        if self.text is not None and self.by != "wanda":
+            raise invalid("has no meaning here; allowed with by: wanda", "text")
+        return self
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """How many of how many neighbours stay, with ``pattern``."""
+        stay, _, among = str(self.pattern).partition(":")
+        return int(stay), int(among)
+
+    @property
+    def share(self) -> float:
+        """The share of the weights that becomes zero."""
+        return 1 - self.kept[0] / self.kept[1] if self.sparsity is None else self.sparsity
+
+    @property
+    def runs_the_model(self) -> bool:
+        """Whether the model is run: for the inputs that Wanda weighs by."""
+        return self.by == "wanda"
 
     def slug(self) -> str:
-        """Return ``prune-magnitude-50``."""
-        percent = f"{self.sparsity * 100:.4g}".replace(".", "p").replace("e-", "e")
-        return self._named(f"prune-{self.by}-{percent}")
+        """Return ``prune-magnitude-50`` or ``prune-wanda-2-4``."""
+        if self.sparsity is None:
+            share = "-".join(map(str, self.kept))
+        else:
+            share = f"{self.sparsity * 100:.4g}".replace(".", "p").replace("e-", "e")
+        return self._named(f"prune-{self.by}-{share}")
 
 
 def _one_or_several(value: Any) -> Any:

@@ -18,7 +18,7 @@ from pytest_layerguard.models.layer_parts import ExpertBank, LayerParts
 from pytest_layerguard.models.plan import Edit, InterventionError, Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.arguments import Train
     from pytest_layerguard.bet.bet import Bet, Measure, ModelSource
     from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.bet.text_sources import TextSource
     from pytest_layerguard.catalogue.model_facts import ModelLookup
     from pytest_layerguard.interventions.registry import Registry
 
@@ -218,6 +219,19 @@ class _Bench:
     def block_influence(self, plan: Plan) -> Sequence[float]:
         self.choosing += len(plan.steps)
         return [0.0] * self.layers
+
+    def calibrated(
+        self,
+        plan: Plan,
+        names: Mapping[int, Sequence[str]],
+        text: TextSource | None,
+        key: Hashable,
+        edit: Callable[[Mapping[str, Tensor]], Edit],
+    ) -> Plan:
+        del text, edit
+        self.choosing += len(plan.steps) + len(names)
+        calibrated = Edit(("calibrated", key), lambda tensors, _: tensors)
+        return plan.edited(dict.fromkeys(names, calibrated))
 
     def train(self, plan: Plan, arguments: Train) -> Plan:
         self.training += arguments.steps * arguments.batch

@@ -229,9 +229,9 @@ def kinds_in_effect(intervention: Intervention) -> Mapping[str, str | None]:
     if (
         isinstance(arguments, PruneWeights)
         and arguments.parts == "linear"
-        and arguments.sparsity >= NOTHING_LEFT
+        and arguments.share >= NOTHING_LEFT
     ):
-        reason = f"without {arguments.sparsity:.4g} of every matrix {_ADDS_NOTHING}"
+        reason = f"without {arguments.share:.4g} of every matrix {_ADDS_NOTHING}"
         return {intervention.kind: None, **dict.fromkeys(_TAKES_LAYERS_OUT, reason)}
     return kinds_like(intervention.kind)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_layerguard.bet.arguments import AverageExperts, DropExperts, Train
+from pytest_layerguard.bet.arguments import AverageExperts, DropExperts
 from pytest_layerguard.bet.targets import TargetError
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.measurement_errors import MeasurementError
@@ -62,7 +62,7 @@ def obstacles(
         yield from _of_text(texts, key, source, tokens)
     for key, intervention in _done(document):
         arguments = intervention.arguments
-        for place, source in enumerate(arguments.text if isinstance(arguments, Train) else ()):
+        for place, source in enumerate(arguments.texts):
             yield from _of_text(texts, (*key, "text", place), source, None)
         yield from _of_targets(key, intervention, depths)
         if isinstance(arguments, DropExperts):

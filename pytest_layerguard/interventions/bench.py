@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_layerguard.bet.arguments import Train
+    from pytest_layerguard.bet.text_sources import TextSource
     from pytest_layerguard.models.layer_parts import LayerParts
-    from pytest_layerguard.models.plan import Plan
+    from pytest_layerguard.models.plan import Edit, Plan
 
 
 class Bench(Protocol):
@@ -34,6 +35,24 @@ class Bench(Protocol):
 
     def block_influence(self, plan: Plan) -> Sequence[float]:
         """Return 1 minus the mean cosine of each slot's input and output (Men et al., arXiv 2403.03853)."""
+
+    def calibrated(
+        self,
+        plan: Plan,
+        names: Mapping[int, Sequence[str]],
+        text: TextSource | None,
+        key: Hashable,
+        edit: Callable[[Mapping[str, Tensor]], Edit],
+    ) -> Plan:
+        """Edit slot after slot by the inputs of its linear maps, each slot fed by those edited before it.
+
+        Args:
+            plan: The plan to edit.
+            names: The weights of each slot whose inputs are wanted.
+            text: The text to run, by default the bet's first.
+            key: What decides the edits beside the inputs; equal keys are calibrated once.
+            edit: Makes a slot's edit of the mean square of each input, ``[experts, in]`` by weight.
+        """
 
     def train(self, plan: Plan, arguments: Train) -> Plan:
         """Return the plan with trained weights in place of those it had."""

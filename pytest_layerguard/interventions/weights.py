@@ -20,6 +20,8 @@ from pytest_layerguard.models.layer_parts import Tensors
 from pytest_layerguard.models.plan import Edit, InterventionError, Plan
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_layerguard.bet import arguments as args
     from pytest_layerguard.interventions.bench import Bench
     from pytest_layerguard.models.layer_parts import Form, Forms, LayerParts
@@ -30,32 +32,32 @@ Held = Callable[[Tensors, "LayerParts"], Callable[[Tensors], Tensors]]
 
 
 def prune_weights(plan: Plan, arguments: args.PruneWeights, bench: Bench) -> tuple[Plan, ...]:
-    """Zero a share of each weight matrix: its smallest by magnitude, or as many at random.
+    """Zero weights: the least by a score, or as many at random; each expert is a matrix of its own.
 
-    Each matrix is pruned by itself (Han et al., arXiv 1506.02626), each expert being a matrix of its own;
-    exactly ``floor(sparsity * n)`` of its n weights become zero.
+    ``magnitude`` zeroes exactly ``floor(sparsity * n)`` of the n weights of a matrix (Han et al., arXiv
+    1506.02626). ``wanda`` zeroes ``floor(sparsity * n)`` of the n weights of a row by the magnitude times the norm of
+    the input (Sun et al., arXiv 2306.11695), layer after layer: the inputs are those that the layers pruned before
+    it give. An expert that no token reaches is pruned by magnitude. A pattern N:M leaves the N best of each M
+    neighbours in a row.
     """
-    if arguments.by == "random":
+    if arguments.by == "wanda":
+        return _by_wanda(plan, arguments, bench)
 
-        def score(name: str, matrices: Tensor, parts: LayerParts) -> Tensor:
+    def score(name: str, matrices: Tensor, parts: LayerParts) -> Tensor:
+        if arguments.by == "random":
             return _random_like(matrices, arguments.seed, parts.index, name)
-    else:
-
-        def score(name: str, matrices: Tensor, parts: LayerParts) -> Tensor:
-            return matrices.abs()
+        return matrices.abs()
 
     def prune(name: str, matrices: Tensor, parts: LayerParts) -> Tensor:
+        scores = score(name, matrices, parts)
+        if arguments.sparsity is None:
+            return matrices.where(_best(scores, arguments), 0.0)
         flat = matrices.flatten(1)
         count = stored_size.zeros(flat.shape[1], arguments.sparsity)
-        least = (
-            score(name, matrices, parts)
-            .flatten(1)
-            .topk(count, dim=1, largest=False, sorted=False)
-            .indices
-        )
+        least = scores.flatten(1).topk(count, dim=1, largest=False, sorted=False).indices
         return flat.scatter(1, least, 0.0).view_as(matrices)
 
-    key = ("prune_weights", arguments.parts, arguments.sparsity, arguments.by)
+    key = ("prune_weights", arguments.parts, arguments.sparsity, arguments.pattern, arguments.by)
     return _matrix_wise(
         plan,
         bench,
@@ -63,7 +65,51 @@ def prune_weights(plan: Plan, arguments: args.PruneWeights, bench: Bench) -> tup
         (*key, arguments.seed if arguments.by == "random" else 0),
         prune,
         masked,
-        lambda form: stored_size.sparse(form, arguments.sparsity),
+        lambda form: stored_size.pruned(form, arguments),
+    )
+
+
+def _by_wanda(plan: Plan, arguments: args.PruneWeights, bench: Bench) -> tuple[Plan, ...]:
+    layers = _layers_with(bench, arguments, "prune_weights")
+    names = {
+        step.slot: chosen_weights(bench.parts(step.weights.layer), arguments.parts)
+        for step in plan.steps
+        if step.slot in layers
+    }
+
+    def edit(squares: Mapping[str, Tensor]) -> Edit:
+        def prune(name: str, matrices: Tensor, parts: LayerParts) -> Tensor:
+            del parts
+            norms = squares[name].sqrt().unsqueeze(1).to(matrices.device)
+            return matrices.where(_best(matrices.abs() * norms, arguments), 0.0)
+
+        told = hashlib.sha256()
+        for name, each in squares.items():
+            told.update(name.encode() + each.cpu().numpy().tobytes())
+        return _edit(
+            arguments,
+            ("prune_weights", arguments.model_dump_json(exclude={"layers"}), told.hexdigest()),
+            prune,
+            masked,
+            lambda form: stored_size.pruned(form, arguments),
+        )
+
+    key = ("prune_weights", arguments.model_dump_json())
+    return (bench.calibrated(plan, names, arguments.text, key, edit),)
+
+
+def _best(scores: Tensor, arguments: args.PruneWeights) -> Tensor:
+    """Return where weights stay, by the scores of rows ``[..., in]``; of equal ones the later stay."""
+
+    def best(scores: Tensor, zeros: int) -> Tensor:
+        least = scores.argsort(stable=True, dim=-1)[..., :zeros]
+        return torch.ones_like(scores, dtype=torch.bool).scatter(-1, least, value=False)
+
+    if arguments.sparsity is not None:
+        return best(scores, stored_size.zeros(scores.shape[-1], arguments.sparsity))
+    stay, among = arguments.kept
+    return rounding.grouped(
+        scores, among, lambda group: best(group, max(group.shape[-1] - stay, 0))
     )
 
 
@@ -142,17 +188,35 @@ def _matrix_wise(
     encoded: Callable[[Form], int],
 ) -> tuple[Plan, ...]:
     """Edit every chosen weight as a stack of matrices ``[n, out, in]``; n is 1 but for fused experts."""
+    layers = _layers_with(bench, arguments, key[0])
+    edit = _edit(arguments, key, change, held, encoded)
+    return (plan.edited(dict.fromkeys(layers, edit)),)
+
+
+def _layers_with(bench: Bench, arguments: Any, kind: str) -> list[int]:
+    """Return the layers named that have weights of the chosen parts."""
     (named,) = arguments.layers.resolve(bench.layers)
     if arguments.parts == "experts":
-        refuse_unknown_experts(key[0], named, bench)
+        refuse_unknown_experts(kind, named, bench)
     layers = [layer for layer in named if chosen_weights(bench.parts(layer), arguments.parts)]
     if not layers or (arguments.layers.indices is not None and len(layers) < len(named)):
         bare = ", ".join(str(layer) for layer in named if layer not in layers)
         raise InterventionError(
-            f"{key[0]}: no {'experts' if arguments.parts == 'experts' else 'linear maps'} could be found in layer "
+            f"{kind}: no {'experts' if arguments.parts == 'experts' else 'linear maps'} could be found in layer "
             f"{bare}; parts: {'linear takes the linear maps instead' if arguments.parts == 'experts' else 'experts'}"
         )
+    if share := _untouched(arguments.parts, [bench.parts(layer) for layer in layers]):
+        bench.note("untouched_share", share)
+    return layers
 
+
+def _edit(
+    arguments: Any,
+    key: tuple[Any, ...],
+    change: Change,
+    held: Callable[[Apply], Held],
+    encoded: Callable[[Form], int],
+) -> Edit:
     def apply(tensors: Tensors, parts: LayerParts) -> Tensors:
         def changed(name: str) -> Tensor:
             return _in_rows(parts, name, tensors[name], lambda rows: change(name, rows, parts))
@@ -165,10 +229,7 @@ def _matrix_wise(
             for name in chosen_weights(parts, arguments.parts)
         }
 
-    if share := _untouched(arguments.parts, [bench.parts(layer) for layer in layers]):
-        bench.note("untouched_share", share)
-    edit = Edit(key, apply, held=held(apply), stored=stored)
-    return (plan.edited(dict.fromkeys(layers, edit)),)
+    return Edit(key, apply, held=held(apply), stored=stored)
 
 
 def _untouched(which: str, layers: Sequence[LayerParts]) -> float:

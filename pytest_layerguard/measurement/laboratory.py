@@ -197,6 +197,7 @@ class Laboratory:
             first.batches,
             session.vocabulary,
             lambda arguments: session.training_windows(texts, bet.measure, arguments),
+            lambda text: session.windows(texts, text, bet.measure).batches,
         )
         return planned(bet, bench, self._registry, self._conditions.budget)
 
@@ -228,7 +229,7 @@ class Laboratory:
     def _is_light(self, bet: Bet) -> bool:
         """Return whether a bet's variants can be planned without running the model."""
         return all(
-            self._registry[each.kind].light
+            self._registry[each.kind].light and not each.arguments.runs_the_model
             for interventions in bet.arm_interventions.values()
             for each in interventions
         )

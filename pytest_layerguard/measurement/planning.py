@@ -21,17 +21,19 @@ from pytest_layerguard.measurement.training import (
     train_on_text,
     train_to_layer_output,
 )
-from pytest_layerguard.models.plan import InterventionError, Plan
+from pytest_layerguard.models.linear_inputs import InputSquares
+from pytest_layerguard.models.plan import Edit, InterventionError, Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from pytest_layerguard.bet.arguments import Train
     from pytest_layerguard.bet.bet import Bet
+    from pytest_layerguard.bet.text_sources import TextSource
     from pytest_layerguard.environment.budget import Budget
     from pytest_layerguard.interventions.registry import Registry
     from pytest_layerguard.models.layer_parts import ExpertBank, LayerParts
-    from pytest_layerguard.models.runner import Runner
+    from pytest_layerguard.models.runner import LayerState, Runner
     from pytest_layerguard.texts.windows import Batch
 
 
@@ -94,6 +96,7 @@ class Workbench:
         batches: Micro-batches of the bet's first text, on which choices are made.
         vocabulary: The number of logits.
         training: Returns the windows to train on.
+        calibration: Returns micro-batches of another text on which choices are made.
     """
 
     def __init__(
@@ -102,11 +105,14 @@ class Workbench:
         batches: Sequence[Batch],
         vocabulary: int,
         training: Callable[[Train], Windows],
+        calibration: Callable[[TextSource], Sequence[Batch]],
     ) -> None:
         self._runner = runner
         self._batches = batches
         self._vocabulary = vocabulary
         self._training = training
+        self._calibration = calibration
+        self._calibrated: dict[Hashable, Plan] = {}
         self._trained: dict[tuple[Any, ...], Trained] = {}
         self._distances: dict[tuple[Plan, str], Mapping[tuple[int, int], float]] = {}
         self._notes: dict[str, Any] = {}
@@ -217,6 +223,49 @@ class Workbench:
             totals[slot] += float(cosine.double().sum())
             tokens += cosine.numel() if slot == plan.steps[0].slot else 0
         return [1 - total / tokens for total in totals]
+
+    def _on(self, text: TextSource | None) -> Sequence[Batch]:
+        """Return the micro-batches of a text, by default of the bet's first."""
+        return self._batches if text is None else self._calibration(text)
+
+    @torch.inference_mode()
+    def calibrated(
+        self,
+        plan: Plan,
+        names: Mapping[int, Sequence[str]],
+        text: TextSource | None,
+        key: Hashable,
+        edit: Callable[[Mapping[str, Tensor]], Edit],
+    ) -> Plan:
+        """Edit slot after slot by the inputs of its linear maps, each slot fed by those edited before it."""
+        held = (plan, text, key, tuple(names))
+        if held in self._calibrated:
+            return self._calibrated[held]
+        batches = self._on(text)
+        frames = [self._runner.begin(batch.input_ids, shell=plan.shell) for batch in batches]
+        states = [frame.start for frame in frames]
+
+        def run(slot: int) -> list[LayerState]:
+            return [
+                self._runner.step(frame, slot, state)
+                for frame, state in zip(frames, states, strict=True)
+            ]
+
+        for step in plan.steps:
+            weights = step.weights
+            if step.slot in names:
+                tensors = self._runner.materialise(weights)
+                # In a storage of its own each weight is known by its address.
+                watched = {name: tensors[name].clone() for name in names[step.slot]}
+                squares = InputSquares(watched, self.parts(weights.layer))
+                with self._runner.bound(step.slot, weights, tensors | watched), squares.watching:
+                    run(step.slot)
+                weights = weights.edited(edit(squares.means()))
+                plan = plan.rebound({step.slot: weights})
+            with self._runner.bound(step.slot, weights):
+                states = run(step.slot)
+        self._calibrated[held] = plan
+        return plan
 
     def train(self, plan: Plan, arguments: Train) -> Plan:
         """Train a plan; equal plans and arguments are trained once.

@@ -222,7 +222,7 @@ def _texts(bet: Bet) -> Iterator[TextSource]:
     yield from bet.measure.named_texts.values()
     for interventions in bet.arm_interventions.values():
         for each in interventions:
-            yield from getattr(each.arguments, "text", ())
+            yield from each.arguments.texts
 
 
 def _text_key(text: TextSource, reach: AllowedPaths, conditions: Conditions) -> Any:

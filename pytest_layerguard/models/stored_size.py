@@ -5,10 +5,11 @@ Every formula counts what a file must hold to restore the weights, and nothing e
 ========================  ==================================================================================
 average_experts           one expert instead of E; the router is not touched and not counted
 drop_experts              ``E - count`` of E experts, and as many rows of the router
-prune_weights             of each matrix of n weights the ``k = n - floor(sparsity n)`` that stay, in the dtype
-                          of the model's files, and where they stand: n bits, or ``ceil(log2 n)`` bits for each
-                          of the k, whichever is fewer, in whole bytes; nothing where all stay. A random choice
-                          is stored like any other
+prune_weights             of each matrix of n weights the k that stay, in the dtype of the model's files, and where
+                          they stand: n bits, or ``ceil(log2 n)`` bits for each of the k, whichever is fewer, in whole
+                          bytes; nothing where all stay. With ``sparsity``, ``k = n - floor(sparsity n)``, by wanda in
+                          each row; with ``pattern: "N:M"`` each place is one of M. A random choice is stored like any
+                          other
 ternary_weights           of each matrix five weights to a byte (``3^5 = 243 <= 256``, 1.6 bits each), in whole
                           bytes, and scales
 quantize_weights          of each matrix ``bits`` bits a weight and scales, without ``symmetric`` also a zero point
@@ -35,7 +36,7 @@ from pytest_layerguard.models.layer_parts import Form
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from pytest_layerguard.bet.arguments import QuantizeWeights
+    from pytest_layerguard.bet.arguments import PruneWeights, QuantizeWeights
     from pytest_layerguard.models.layer_parts import Forms, LayerParts
     from pytest_layerguard.models.plan import Edit
 
@@ -74,12 +75,23 @@ def quantized(form: Form, arguments: QuantizeWeights) -> int:
     return packed(form.weights, bits) + scales * _SCALE_BYTES + zero_points
 
 
-def sparse(form: Form, sparsity: float) -> int:
-    """Return the bytes of one matrix of which a share is zero: the weights that stay, and their places."""
-    left = form.weights - zeros(form.weights, sparsity)
+def pruned(form: Form, arguments: PruneWeights) -> int:
+    """Return the bytes of one matrix of which weights are zero: those that stay, and their places."""
+    if arguments.sparsity is None:
+        stay, among = arguments.kept
+        whole, rest = divmod(form.columns, among)
+        return sparse(form, form.rows * (whole * stay + min(rest, stay)), among)
+    if arguments.by == "wanda":
+        gone = form.rows * zeros(form.columns, arguments.sparsity)
+        return sparse(form, form.weights - gone, form.weights)
+    return sparse(form, form.weights - zeros(form.weights, arguments.sparsity), form.weights)
+
+
+def sparse(form: Form, left: int, among: int) -> int:
+    """Return the bytes of one matrix of which ``left`` weights stay, each at one of ``among`` places."""
     if left == form.weights:
         return form.weights * form.item
-    place = math.ceil(math.log2(form.weights))
+    place = math.ceil(math.log2(among))
     return left * form.item + min(packed(form.weights, 1), packed(left, place))
 
 

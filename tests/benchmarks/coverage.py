@@ -166,7 +166,7 @@ def measured(model: Path, text: Path) -> Mapping[str, tuple[Array, Array, Array]
     windows = cut(ids, Contract(tokens, TOKENS, TOKENS, start))
     batches = batched(windows, 2048 // TOKENS)
     vocabulary = int(loaded.config.vocab_size)
-    bench = Workbench(runner, batches[:1], vocabulary, lambda _: windows)
+    bench = Workbench(runner, batches[:1], vocabulary, lambda _: windows, lambda _: batches)
     base = Plan.untouched(len(runner.anatomy))
 
     def plan(kind: str, **arguments: object) -> Plan:

@@ -71,6 +71,7 @@ KINDS = [
     {"drop_experts": {"count": 4}},
     {"ternary_weights": {"scale": "group", "group_size": 64, "parts": "experts"}},
     {"prune_weights": {"sparsity": 0.5, "by": "random", "seed": 3}},
+    {"prune_weights": {"pattern": "2:4", "by": "wanda", "text": {"reference": "training"}}},
     {"quantize_weights": {"bits": 4, "symmetric": False, "clip": "mse"}},
     {"quantize_weights": {"format": "nvfp4"}},
     {"train": {"steps": 2, "text": [{"reference": "training"}], "objective": "layer_output",

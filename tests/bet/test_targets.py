@@ -143,6 +143,7 @@ NAMED = [
     ("prune_weights", {"sparsity": 0.5}, ["prune-magnitude-50"], [""]),
     ("prune_weights", {"sparsity": 0.125, "by": "random", "layers": 1},
      ["prune-random-12p5-1"], ["1"]),
+    ("prune_weights", {"pattern": "2:4", "by": "wanda"}, ["prune-wanda-2-4"], [""]),
     ("quantize_weights", {"bits": 4, "scale": "group", "group_size": 64}, ["quantize-4"], [""]),
     ("quantize_weights", {"format": "nf4", "layers": 1}, ["quantize-nf4-1"], ["1"]),
     ("train", {"steps": 200, "text": ONE}, ["train-200"], [""]),

@@ -240,7 +240,7 @@ KINDS: dict[str, Callable[[], dict[str, object]]] = {
 def test_the_base_is_never_written_to(family: str, kinds: list[str], fails: bool) -> None:
     model = families.model(family)
     runner = runner_of(family)
-    bench = Workbench(runner, BATCHES, families.VOCABULARY, lambda _: WINDOWS)
+    bench = Workbench(runner, BATCHES, families.VOCABULARY, lambda _: WINDOWS, lambda _: BATCHES)
     with unchanged(model):
         try:
             plans: tuple[Plan, ...] = (Plan.untouched(4),)

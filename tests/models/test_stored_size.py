@@ -116,7 +116,22 @@ def test_half_the_weights_of_16_bits_take_nine_sixteenths() -> None:
     assert ratio("llama", ("prune_weights", {"sparsity": 0})) == 1
     assert ratio("llama", ("prune_weights", {"sparsity": 1})) == 0
     # One in a hundred: its places are fewer than a mask of them all.
-    assert sparse(Form(1, 100, 100, 2), 0.99) == 100 * 2 + ceil(100 * 14 / 8)
+    assert sparse(Form(1, 100, 100, 2), 100, 10_000) == 100 * 2 + ceil(100 * 14 / 8)
+
+
+def test_a_pattern_takes_what_stays_and_its_places_among_neighbours() -> None:
+    half = 0.5 + 1 / 16
+    assert ratio("llama", ("prune_weights", {"pattern": "2:4"})) == half
+    # Of 7 neighbours 1 stays, at one of 7 places, which take 3 bits; 32 inputs are 4 groups and 4 more.
+    wanted = of_each(
+        LLAMA,
+        lambda r, c: (left := r * ceil(c / 7)) * 2 + min(r * c // 8, ceil(left * 3 / 8)),
+    )
+    assert ratio("llama", ("prune_weights", {"pattern": "1:7"})) == pytest.approx(wanted, rel=1e-12)
+    # A share of each row, not of the matrix: 0.3 of 32 is 9, and of 48 it is 14.
+    told = {"sparsity": 0.3, "by": "wanda"}
+    wanted = of_each(LLAMA, lambda r, c: (r * c - r * int(0.3 * c)) * 2 + r * c // 8)
+    assert ratio("llama", ("prune_weights", told)) == pytest.approx(wanted, rel=1e-12)
 
 
 def test_the_mean_of_the_experts_takes_one_of_them() -> None:

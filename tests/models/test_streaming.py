@@ -46,7 +46,7 @@ def both(
 
 
 def plans_of(runner: Runner, *told: tuple[str, dict[str, object]]) -> list[Plan]:
-    bench = Workbench(runner, BATCHES, families.VOCABULARY, lambda _: [])
+    bench = Workbench(runner, BATCHES, families.VOCABULARY, lambda _: [], lambda _: [])
     layers = len(runner.anatomy)
     return [
         plan

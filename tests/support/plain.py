@@ -104,6 +104,67 @@ def pruned(model: PreTrainedModel, sparsity: float) -> PreTrainedModel:
     return changed
 
 
+def pruned_in_rows(
+    model: PreTrainedModel,
+    windows: Windows | None,
+    least: Callable[[Tensor], Sequence[int]],
+) -> PreTrainedModel:
+    """A copy with weights of each row set to zero, block after block, as Wanda's code goes through a model.
+
+    With windows the scores are ``|W| * norm(X)``, where X are the inputs of the block as the copy now is; without
+    them ``|W|``. ``least`` names the places of a row's scores that become zero.
+    """
+    changed = copy.deepcopy(model)
+    for block in layers_of(changed):
+        given = input_rows(block, changed, windows) if windows else {}
+        for name, matrix in matrices(block):
+            rows = matrix.T if is_in_columns(model, name) else matrix
+            norm = torch.ones(rows.shape[1])
+            if given.get(name):
+                norm = torch.cat(given[name]).norm(dim=0)
+            for row in rows:
+                row[list(least(row.abs() * norm))] = 0
+    return changed
+
+
+@torch.no_grad()
+def input_rows(
+    block: nn.Module, model: PreTrainedModel, windows: Windows
+) -> dict[str, list[Tensor]]:
+    """What each matrix of a block is multiplied by, ``[tokens, in]`` of every window."""
+    given: dict[str, list[Tensor]] = {}
+    handles = []
+    for name, module in block.named_modules():
+        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
+
+            def on_linear(_: nn.Module, args: tuple[Tensor], name: str = name) -> None:
+                given.setdefault(f"{name}.weight", []).append(args[0].flatten(0, -2))
+
+            handles.append(module.register_forward_pre_hook(on_linear))
+        elif hasattr(module, "gate_up_proj"):
+
+            def on_experts(
+                experts: nn.Module, args: tuple[Tensor, ...], kwargs: object, name: str = name
+            ) -> None:
+                hidden, chosen = args[0].flatten(0, -2), args[1]
+                for index in range(len(experts.gate_up_proj)):
+                    rows = hidden[(chosen == index).any(-1)]
+                    up = experts.gate_up_proj[index]
+                    inner = rows @ (up if in_columns(model) else up.T)
+                    if in_columns(model):
+                        inner = inner + experts.gate_up_proj_bias[index]
+                    given.setdefault(f"{name}.gate_up_proj.{index}", []).append(rows)
+                    given.setdefault(f"{name}.down_proj.{index}", []).append(
+                        experts._apply_gate(inner)
+                    )
+
+            handles.append(module.register_forward_pre_hook(on_experts, with_kwargs=True))
+    log_probabilities(model, windows)
+    for handle in handles:
+        handle.remove()
+    return given
+
+
 def exchanged(model: PreTrainedModel, i: int, j: int) -> PreTrainedModel:
     """A copy in which slots i and j have each other's weights."""
     changed = copy.deepcopy(model)
@@ -188,6 +249,12 @@ def in_columns(model: PreTrainedModel) -> bool:
     return type(model).__name__.startswith(("GPT2", "GptOss"))
 
 
+def is_in_columns(model: PreTrainedModel, name: str) -> bool:
+    """Whether this model keeps an output of this matrix in a column."""
+    expert = name.rpartition(".")[2].isdigit()
+    return in_columns(model) and (expert or not type(model).__name__.startswith("Gpt"))
+
+
 def rounded(
     model: PreTrainedModel, scale: str, group: int | None, to: Callable[[Tensor], Tensor]
 ) -> PreTrainedModel:
@@ -195,8 +262,7 @@ def rounded(
     changed = copy.deepcopy(model)
     for block in layers_of(changed):
         for name, matrix in matrices(block):
-            experts = name.rpartition(".")[2].isdigit()
-            columns = in_columns(model) and (experts or not type(model).__name__.startswith("Gpt"))
+            columns = is_in_columns(model, name)
             rows = matrix.T if columns else matrix
             if scale == "tensor":
                 done = to(rows.flatten()).view_as(rows)

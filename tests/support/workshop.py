@@ -30,7 +30,7 @@ def runner_of(family: str) -> Runner:
 
 
 def bench_of(runner: Runner) -> Workbench:
-    return Workbench(runner, BATCHES, families.VOCABULARY, lambda _: WINDOWS)
+    return Workbench(runner, BATCHES, families.VOCABULARY, lambda _: WINDOWS, lambda _: BATCHES)
 
 
 def carried_out(
