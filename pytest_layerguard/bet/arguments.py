@@ -376,6 +376,53 @@ class PruneWeights(WeightsArguments):
         return self._named(f"prune-{self.by}-{share}")
 
 
+class LowRank(WeightsArguments):
+    """Each matrix becomes the product of two smaller ones: its truncated singular value decomposition."""
+
+    parts: Parts = "linear"
+    rank: Annotated[Whole, Field(ge=1, le=65_536)] | None = Field(
+        default=None,
+        description="the rank of every matrix; one that has no higher rank stays as it is",
+    )
+    ratio: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None,
+        description="instead of rank, the numbers of the two factors as a share of the matrix's, 0 to 1",
+    )
+    by: Literal["svd", "activations"] = Field(
+        default="svd",
+        description="what the truncation keeps best: svd (the matrix) or activations (its outputs on a text)",
+    )
+    text: Calibration = None
+
+    @model_validator(mode="after")
+    def _one_way_to_say_the_rank(self) -> Self:
+        if (self.rank is None) == (self.ratio is None):
+            raise invalid("must have one of rank (a number) and ratio (a share)")
+        if self.text is not None and self.by != "activations":
+            raise invalid("has no meaning here; allowed with by: activations", "text")
+        return self
+
+    @property
+    def runs_the_model(self) -> bool:
+        """Whether the model is run: for the inputs of its linear maps."""
+        return self.by == "activations"
+
+    def rank_of(self, rows: int, columns: int) -> int:
+        """Return the rank of a matrix, which is its own where that is no higher."""
+        rank = self.rank
+        if rank is None:
+            assert self.ratio is not None
+            rank = max(int(self.ratio * rows * columns / (rows + columns) + 1e-9), 1)
+        return min(rank, rows, columns)
+
+    def slug(self) -> str:
+        """Return ``low-rank-16`` or ``low-rank-50-percent``."""
+        if self.ratio is None:
+            return self._named(f"low-rank-{self.rank}")
+        share = f"{self.ratio * 100:.4g}".replace(".", "p").replace("e-", "e")
+        return self._named(f"low-rank-{share}-percent")
+
+
 def _one_or_several(value: Any) -> Any:
     return [value] if isinstance(value, dict | BetPart) else value
 
@@ -439,6 +486,7 @@ BUILTIN_KINDS: Final[Kinds] = {
     "ternary_weights": TernaryWeights,
     "prune_weights": PruneWeights,
     "quantize_weights": QuantizeWeights,
+    "low_rank": LowRank,
     "train": Train,
 }
 

@@ -227,8 +227,10 @@ class _Bench:
         text: TextSource | None,
         key: Hashable,
         edit: Callable[[Mapping[str, Tensor]], Edit],
+        *,
+        mixed: bool = False,
     ) -> Plan:
-        del text, edit
+        del text, edit, mixed
         self.choosing += len(plan.steps) + len(names)
         calibrated = Edit(("calibrated", key), lambda tensors, _: tensors)
         return plan.edited(dict.fromkeys(names, calibrated))

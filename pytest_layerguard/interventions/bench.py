@@ -43,6 +43,8 @@ class Bench(Protocol):
         text: TextSource | None,
         key: Hashable,
         edit: Callable[[Mapping[str, Tensor]], Edit],
+        *,
+        mixed: bool = False,
     ) -> Plan:
         """Edit slot after slot by the inputs of its linear maps, each slot fed by those edited before it.
 
@@ -52,6 +54,7 @@ class Bench(Protocol):
             text: The text to run, by default the bet's first.
             key: What decides the edits beside the inputs; equal keys are calibrated once.
             edit: Makes a slot's edit of the mean square of each input, ``[experts, in]`` by weight.
+            mixed: Whether the edit is given the means of the products of every two inputs, ``[experts, in, in]``.
         """
 
     def train(self, plan: Plan, arguments: Train) -> Plan:

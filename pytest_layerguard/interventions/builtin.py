@@ -14,6 +14,7 @@ from pytest_layerguard.interventions.layers import (
     zero_layers,
 )
 from pytest_layerguard.interventions.weights import (
+    low_rank,
     prune_weights,
     quantize_weights,
     ternary_weights,
@@ -28,6 +29,7 @@ __all__ = [
     "average_experts",
     "drop_experts",
     "interchange_layers",
+    "low_rank",
     "prune_weights",
     "quantize_weights",
     "reinitialize_layers",

@@ -1,4 +1,4 @@
-"""Interventions on weights: pruning, ternary values, round-to-nearest in number formats.
+"""Interventions on weights: pruning, ternary values, number formats, truncated rank.
 
 What each would take to store is in :mod:`~pytest_layerguard.models.stored_size`.
 """
@@ -70,30 +70,21 @@ def prune_weights(plan: Plan, arguments: args.PruneWeights, bench: Bench) -> tup
 
 
 def _by_wanda(plan: Plan, arguments: args.PruneWeights, bench: Bench) -> tuple[Plan, ...]:
-    layers = _layers_with(bench, arguments, "prune_weights")
-    names = {
-        step.slot: chosen_weights(bench.parts(step.weights.layer), arguments.parts)
-        for step in plan.steps
-        if step.slot in layers
-    }
-
     def edit(squares: Mapping[str, Tensor]) -> Edit:
         def prune(name: str, matrices: Tensor, parts: LayerParts) -> Tensor:
             del parts
             norms = squares[name].sqrt().unsqueeze(1).to(matrices.device)
             return matrices.where(_best(matrices.abs() * norms, arguments), 0.0)
 
-        told = hashlib.sha256()
-        for name, each in squares.items():
-            told.update(name.encode() + each.cpu().numpy().tobytes())
         return _edit(
             arguments,
-            ("prune_weights", arguments.model_dump_json(exclude={"layers"}), told.hexdigest()),
+            _calibrated_key("prune_weights", arguments, squares),
             prune,
             masked,
             lambda form: stored_size.pruned(form, arguments),
         )
 
+    names = _names(plan, arguments, bench, "prune_weights")
     key = ("prune_weights", arguments.model_dump_json())
     return (bench.calibrated(plan, names, arguments.text, key, edit),)
 
@@ -173,6 +164,55 @@ def quantize_weights(plan: Plan, arguments: args.QuantizeWeights, bench: Bench) 
     )
 
 
+def low_rank(plan: Plan, arguments: args.LowRank, bench: Bench) -> tuple[Plan, ...]:
+    """Project the outputs of each matrix on so many directions that the least is lost.
+
+    ``svd`` loses the least of the matrix itself (Eckart and Young, 1936). ``activations`` loses the least of its
+    outputs on a text, as SVD-LLM does (Wang et al., arXiv 2403.07378), layer after layer: the inputs are those that
+    the layers truncated before it give. Factors are kept in the matrix's own dtype.
+    """
+
+    def truncate(matrices: Tensor, root: Tensor | None) -> Tensor:
+        """Truncate ``[n, out, in]``; ``root`` is a root of the inputs' second moments, ``[n, in, in]``."""
+        rank = arguments.rank_of(*matrices.shape[1:])
+        if rank == min(matrices.shape[1:]):
+            return matrices
+        # In double precision: where singular values are close, which of them go must not be left to rounding.
+        values = matrices.double()
+        scaled = values if root is None else values @ root.to(values.device)
+        directions: Tensor = torch.linalg.svd(scaled, full_matrices=False).U[..., :rank]
+        return (directions @ (directions.mT @ values)).to(matrices.dtype)
+
+    def encoded(form: Form) -> int:
+        return stored_size.factors(form, arguments.rank_of(form.rows, form.columns))
+
+    if arguments.by == "svd":
+        key = ("low_rank", arguments.model_dump_json(exclude={"layers"}))
+        return _matrix_wise(
+            plan, bench, arguments, key, lambda _, m, __: truncate(m, None), None, encoded
+        )
+
+    def edit(moments: Mapping[str, Tensor]) -> Edit:
+        roots = {}
+        for name, each in moments.items():
+            # Where fewer tokens came than there are inputs, the matrix decides in the directions that none took.
+            ridge = 1e-6 * each.diagonal(dim1=-2, dim2=-1).mean(-1)
+            values, directions = torch.linalg.eigh(each)
+            values = values.clamp_min(0) + ridge.unsqueeze(-1)
+            roots[name] = directions * values.sqrt().unsqueeze(-2)
+        return _edit(
+            arguments,
+            _calibrated_key("low_rank", arguments, moments),
+            lambda name, matrices, _: truncate(matrices, roots[name]),
+            None,
+            encoded,
+        )
+
+    names = _names(plan, arguments, bench, "low_rank")
+    key = ("low_rank", arguments.model_dump_json())
+    return (bench.calibrated(plan, names, arguments.text, key, edit, mixed=True),)
+
+
 def chosen_weights(parts: LayerParts, which: str) -> tuple[str, ...]:
     """Return the names of the weights that ``experts`` or ``linear`` means in a layer."""
     return parts.expert_weights if which == "experts" else parts.linear
@@ -184,7 +224,7 @@ def _matrix_wise(
     arguments: Any,
     key: tuple[Any, ...],
     change: Change,
-    held: Callable[[Apply], Held],
+    held: Callable[[Apply], Held] | None,
     encoded: Callable[[Form], int],
 ) -> tuple[Plan, ...]:
     """Edit every chosen weight as a stack of matrices ``[n, out, in]``; n is 1 but for fused experts."""
@@ -210,11 +250,31 @@ def _layers_with(bench: Bench, arguments: Any, kind: str) -> list[int]:
     return layers
 
 
+def _names(plan: Plan, arguments: Any, bench: Bench, kind: str) -> dict[int, tuple[str, ...]]:
+    """Return the chosen weights of each slot of a plan."""
+    layers = _layers_with(bench, arguments, kind)
+    return {
+        step.slot: chosen_weights(bench.parts(step.weights.layer), arguments.parts)
+        for step in plan.steps
+        if step.slot in layers
+    }
+
+
+def _calibrated_key(
+    kind: str, arguments: Any, moments: Mapping[str, Tensor]
+) -> tuple[str, str, str]:
+    """Return the key of an edit that depends on what a calibration found."""
+    told = hashlib.sha256()
+    for name, each in moments.items():
+        told.update(name.encode() + each.cpu().numpy().tobytes())
+    return kind, arguments.model_dump_json(exclude={"layers"}), told.hexdigest()
+
+
 def _edit(
     arguments: Any,
     key: tuple[Any, ...],
     change: Change,
-    held: Callable[[Apply], Held],
+    held: Callable[[Apply], Held] | None,
     encoded: Callable[[Form], int],
 ) -> Edit:
     def apply(tensors: Tensors, parts: LayerParts) -> Tensors:
@@ -229,7 +289,7 @@ def _edit(
             for name in chosen_weights(parts, arguments.parts)
         }
 
-    return Edit(key, apply, held=held(apply), stored=stored)
+    return Edit(key, apply, held=held(apply) if held is not None else None, stored=stored)
 
 
 def _untouched(which: str, layers: Sequence[LayerParts]) -> float:

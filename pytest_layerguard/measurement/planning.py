@@ -21,7 +21,7 @@ from pytest_layerguard.measurement.training import (
     train_on_text,
     train_to_layer_output,
 )
-from pytest_layerguard.models.linear_inputs import InputSquares
+from pytest_layerguard.models.linear_inputs import InputMoments
 from pytest_layerguard.models.plan import Edit, InterventionError, Plan
 
 if TYPE_CHECKING:
@@ -236,6 +236,8 @@ class Workbench:
         text: TextSource | None,
         key: Hashable,
         edit: Callable[[Mapping[str, Tensor]], Edit],
+        *,
+        mixed: bool = False,
     ) -> Plan:
         """Edit slot after slot by the inputs of its linear maps, each slot fed by those edited before it."""
         held = (plan, text, key, tuple(names))
@@ -257,10 +259,10 @@ class Workbench:
                 tensors = self._runner.materialise(weights)
                 # In a storage of its own each weight is known by its address.
                 watched = {name: tensors[name].clone() for name in names[step.slot]}
-                squares = InputSquares(watched, self.parts(weights.layer))
-                with self._runner.bound(step.slot, weights, tensors | watched), squares.watching:
+                moments = InputMoments(watched, self.parts(weights.layer), mixed=mixed)
+                with self._runner.bound(step.slot, weights, tensors | watched), moments.watching:
                     run(step.slot)
-                weights = weights.edited(edit(squares.means()))
+                weights = weights.edited(edit(moments.means()))
                 plan = plan.rebound({step.slot: weights})
             with self._runner.bound(step.slot, weights):
                 states = run(step.slot)

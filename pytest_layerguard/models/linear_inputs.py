@@ -83,25 +83,30 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-class InputSquares:
-    """The mean square of each input of linear maps, over all tokens that reach them.
+class InputMoments:
+    """The second moments of the inputs of linear maps, over all tokens that reach them.
 
     Args:
         weights: The weights to watch, as :class:`LinearInputs` takes them.
         parts: The layer that they are of.
+        mixed: Whether products of two inputs are wanted beside squares.
 
     Attributes:
         watching: The context in which the layer runs.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], parts: LayerParts) -> None:
+    def __init__(
+        self, weights: Mapping[str, Tensor], parts: LayerParts, *, mixed: bool = False
+    ) -> None:
+        self._mixed = mixed
         self._sums: dict[str, Tensor] = {}
         self._tokens: dict[str, Tensor] = {}
         for name, weight in weights.items():
             experts = weight.shape[0] if weight.dim() == 3 else 1
             inputs = weight.shape[-2] if parts.transposed(name) else weight.shape[-1]
-            self._sums[name] = weight.new_zeros((experts, inputs), dtype=torch.float64)
-            self._tokens[name] = weight.new_zeros((experts, 1), dtype=torch.float64)
+            shape = (experts, inputs, inputs) if mixed else (experts, inputs)
+            self._sums[name] = weight.new_zeros(shape, dtype=torch.float64)
+            self._tokens[name] = torch.zeros(experts, dtype=torch.long)
         self.watching = LinearInputs(weights, self._add)
 
     def _add(self, name: str, given: Tensor, expert: int | None, ends: Tensor | None) -> Tensor:
@@ -118,11 +123,11 @@ class InputSquares:
 
     def _add_rows(self, name: str, expert: int, rows: Tensor) -> None:
         flat = rows.flatten(0, -2).double()
-        self._sums[name][expert] += flat.square().sum(0)
+        self._sums[name][expert] += flat.T @ flat if self._mixed else flat.square().sum(0)
         self._tokens[name][expert] += len(flat)
 
     def means(self) -> dict[str, Tensor]:
-        """Return ``[experts, in]`` by name; ones for an expert that no token reached.
+        """Return ``[experts, in]`` by name, or ``[experts, in, in]``; all ones, or the identity, without tokens.
 
         Raises:
             InterventionError: If a map did not run by a function that is known.
@@ -130,7 +135,13 @@ class InputSquares:
         missed = [name for name in self._sums if name not in self.watching.visited]
         if missed:
             raise InterventionError(f"cannot see what {', '.join(missed[:4])} is multiplied by")
-        return {
-            name: torch.where(self._tokens[name] > 0, sums / self._tokens[name].clamp_min(1), 1.0)
-            for name, sums in self._sums.items()
-        }
+        found = {}
+        for name, sums in self._sums.items():
+            blank = torch.eye(len(sums[0])).to(sums) if self._mixed else torch.ones_like(sums[0])
+            found[name] = torch.stack(
+                [
+                    total / tokens if tokens else blank
+                    for total, tokens in zip(sums, self._tokens[name].tolist(), strict=True)
+                ]
+            )
+        return found

@@ -16,6 +16,8 @@ quantize_weights          of each matrix ``bits`` bits a weight and scales, with
                           of ``bits`` bits for each scale; fp8: 8 bits a weight and scales; mxfp4: 4 bits a weight
                           and 8 bits for each 32 of a row; nvfp4: 4 bits a weight, 8 bits for each 16 of a row and
                           32 bits for the matrix; nf4: 4 bits a weight and 32 bits for each 64. In whole bytes
+low_rank                  of each matrix of r rows and c columns the ``k (r + c)`` numbers of its factors of rank k, or
+                          ``r c`` where these are no more, in the dtype of the model's files
 scales                    16 bits each: one for a matrix, for each of its rows (outputs), or for each group of a
                           row, of which the last may be shorter
 ========================  ==================================================================================
@@ -85,6 +87,11 @@ def pruned(form: Form, arguments: PruneWeights) -> int:
         gone = form.rows * zeros(form.columns, arguments.sparsity)
         return sparse(form, form.weights - gone, form.weights)
     return sparse(form, form.weights - zeros(form.weights, arguments.sparsity), form.weights)
+
+
+def factors(form: Form, rank: int) -> int:
+    """Return the bytes of one matrix of some rank: those of its two factors, or its own where they are fewer."""
+    return min(rank * (form.rows + form.columns), form.weights) * form.item
 
 
 def sparse(form: Form, left: int, among: int) -> int:

@@ -134,6 +134,13 @@ def test_a_pattern_takes_what_stays_and_its_places_among_neighbours() -> None:
     assert ratio("llama", ("prune_weights", told)) == pytest.approx(wanted, rel=1e-12)
 
 
+def test_a_lower_rank_takes_its_factors_where_they_are_fewer() -> None:
+    wanted = of_each(LLAMA, lambda r, c: 4 * (r + c) * 2)
+    assert ratio("llama", ("low_rank", {"rank": 4})) == pytest.approx(wanted, rel=1e-12)
+    # Two factors of rank 16 have more numbers than 32 x 32 matrices, and those of 16 x 32 keep their rank.
+    assert ratio("llama", ("low_rank", {"rank": 20})) == 1
+
+
 def test_the_mean_of_the_experts_takes_one_of_them() -> None:
     assert ratio("mixtral", ("average_experts", {})) == 1 / 4
     assert ratio("mixtral", ("average_experts", {"layers": 2})) == 1 / 4

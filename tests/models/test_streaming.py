@@ -70,6 +70,8 @@ SWEEP = (
     ("zero_layers", {"layers": {"each": "all"}}),
     ("quantize_weights", {"bits": 4}),
     ("prune_weights", {"sparsity": 0.5}),
+    ("prune_weights", {"sparsity": 0.5, "by": "wanda"}),
+    ("low_rank", {"rank": 4}),
     ("reinitialize_layers", {"layers": {"each": "all"}}),
 )
 
