@@ -315,6 +315,39 @@ class QuantizeWeights(_Grouped):
         return self._named(f"quantize-{self.bits or self.format}")
 
 
+class QuantizeActivations(LayersArguments):
+    """The inputs of linear maps are rounded as they come, each token with a scale of its own.
+
+    Integers are symmetric, with the scale of ``quantize_weights``; ``fp8`` is E4M3.
+    """
+
+    layers: LayersTarget = Field(
+        default=ALL_LAYERS,
+        description=f"the layers: {LAYERS_FORMS}",
+        json_schema_extra={"default": "all"},
+    )
+    parts: Parts = "linear"
+    format: Literal["int", "fp8"] = Field(
+        default="int", description="the number format: int or fp8"
+    )
+    bits: Annotated[Whole, Field(ge=2, le=8)] | None = Field(
+        default=None, description="with format: int, bits per number, 2 to 8"
+    )
+
+    @model_validator(mode="after")
+    def _bits_go_with_integers(self) -> Self:
+        if self.format == "int" and self.bits is None:
+            raise invalid("is missing; bits per number, 2 to 8", "bits")
+        if self.format != "int" and self.bits is not None:
+            raise invalid("has no meaning here; allowed with format: int only", "bits")
+        return self
+
+    def slug(self) -> str:
+        """Return ``quantize-activations-8`` or ``quantize-activations-fp8-3``."""
+        slug = f"quantize-activations-{self.bits or self.format}"
+        return slug if self.layers.indices is None else f"{slug}-{self.layers.label()}"
+
+
 class PruneWeights(WeightsArguments):
     """Weights become zero: a share of them, or all but N of each M neighbours.
 
@@ -486,6 +519,7 @@ BUILTIN_KINDS: Final[Kinds] = {
     "ternary_weights": TernaryWeights,
     "prune_weights": PruneWeights,
     "quantize_weights": QuantizeWeights,
+    "quantize_activations": QuantizeActivations,
     "low_rank": LowRank,
     "train": Train,
 }

@@ -22,6 +22,7 @@ ARGUMENTS: Final = {
     "ternary_weights": "{parts: linear, scale: tensor}",
     "prune_weights": "{parts: linear, sparsity: 0.5, by: magnitude}",
     "quantize_weights": "{parts: linear, bits: 4}",
+    "quantize_activations": "{parts: linear, bits: 8}",
     "low_rank": "{parts: linear, ratio: 0.5, by: svd}",
     "train": "{steps: 50, text: {reference: training}}",
 }

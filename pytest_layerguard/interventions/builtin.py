@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_layerguard.interventions.activations import quantize_activations
 from pytest_layerguard.interventions.experts import average_experts, drop_experts
 from pytest_layerguard.interventions.layers import (
     interchange_layers,
@@ -31,6 +32,7 @@ __all__ = [
     "interchange_layers",
     "low_rank",
     "prune_weights",
+    "quantize_activations",
     "quantize_weights",
     "reinitialize_layers",
     "remove_layers",

@@ -228,12 +228,12 @@ def _matrix_wise(
     encoded: Callable[[Form], int],
 ) -> tuple[Plan, ...]:
     """Edit every chosen weight as a stack of matrices ``[n, out, in]``; n is 1 but for fused experts."""
-    layers = _layers_with(bench, arguments, key[0])
+    layers = layers_with(bench, arguments, key[0])
     edit = _edit(arguments, key, change, held, encoded)
     return (plan.edited(dict.fromkeys(layers, edit)),)
 
 
-def _layers_with(bench: Bench, arguments: Any, kind: str) -> list[int]:
+def layers_with(bench: Bench, arguments: Any, kind: str) -> list[int]:
     """Return the layers named that have weights of the chosen parts."""
     (named,) = arguments.layers.resolve(bench.layers)
     if arguments.parts == "experts":
@@ -252,7 +252,7 @@ def _layers_with(bench: Bench, arguments: Any, kind: str) -> list[int]:
 
 def _names(plan: Plan, arguments: Any, bench: Bench, kind: str) -> dict[int, tuple[str, ...]]:
     """Return the chosen weights of each slot of a plan."""
-    layers = _layers_with(bench, arguments, kind)
+    layers = layers_with(bench, arguments, kind)
     return {
         step.slot: chosen_weights(bench.parts(step.weights.layer), arguments.parts)
         for step in plan.steps

@@ -257,9 +257,9 @@ class Workbench:
             weights = step.weights
             if step.slot in names:
                 tensors = self._runner.materialise(weights)
-                # In a storage of its own each weight is known by its address.
+                # A copy for each: experts may share one tensor, and weights are known by their place.
                 watched = {name: tensors[name].clone() for name in names[step.slot]}
-                moments = InputMoments(watched, self.parts(weights.layer), mixed=mixed)
+                moments = InputMoments(watched, mixed=mixed)
                 with self._runner.bound(step.slot, weights, tensors | watched), moments.watching:
                     run(step.slot)
                 weights = weights.edited(edit(moments.means()))

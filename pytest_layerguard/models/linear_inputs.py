@@ -18,8 +18,6 @@ from pytest_layerguard.models.plan import InterventionError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pytest_layerguard.models.layer_parts import LayerParts
-
     Visit = Callable[[str, Tensor, "int | None", "Tensor | None"], Tensor]
 
 _PRODUCTS: Final[dict[Any, tuple[int, int]]] = {
@@ -40,7 +38,7 @@ class LinearInputs(TorchFunctionMode):
     """Visit the inputs of linear maps within the block.
 
     Args:
-        weights: The weights to watch, by name, each in a storage of its own.
+        weights: The weights to watch, by name, at the very place in memory where the layer has them.
         visit: Called with the name, the input ``[..., in]``, the expert if the input is that of one alone, and the
             ends of each expert's rows in the input if it has those of several in turn; returns the input to
             multiply. An input ``[E, ..., in]`` with neither has each expert's in its first dimension.
@@ -51,9 +49,11 @@ class LinearInputs(TorchFunctionMode):
 
     def __init__(self, weights: Mapping[str, Tensor], visit: Visit) -> None:
         super().__init__()
-        self._names = {_storage(tensor): name for name, tensor in weights.items()}
+        self._names = {tensor.data_ptr(): name for name, tensor in weights.items()}
         self._experts = {
-            name: tensor[0].numel() for name, tensor in weights.items() if tensor.dim() == 3
+            name: (tensor.data_ptr(), tensor.stride(0) * tensor.element_size(), len(tensor))
+            for name, tensor in weights.items()
+            if tensor.dim() == 3
         }
         self._visit = visit
         self.visited: set[str] = set()
@@ -68,19 +68,23 @@ class LinearInputs(TorchFunctionMode):
             places = (0, 1)
         if places is not None and len(args) > places[1]:
             at, weight = places[0], args[places[1]]
-            name = self._names.get(_storage(weight)) if isinstance(weight, Tensor) else None
+            name, expert = self._known(weight) if isinstance(weight, Tensor) else (None, None)
             if name is not None:
-                expert = None
-                if name in self._experts and weight.dim() == 2:
-                    expert = weight.storage_offset() // self._experts[name]
                 self.visited.add(name)
                 changed = self._visit(name, args[at], expert, given.get("offs"))
                 args = (*args[:at], changed, *args[at + 1 :])
         return func(*args, **given)
 
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    def _known(self, weight: Tensor) -> tuple[str | None, int | None]:
+        """Return the name of a weight that is watched, and the expert if it is the weight of one of them."""
+        place = weight.data_ptr()
+        name = self._names.get(place)
+        if weight.dim() == 2 and (name is None or name in self._experts):
+            for fused, (start, size, count) in self._experts.items():
+                index, rest = divmod(place - start, size or 1)
+                if not rest and 0 <= index < count:
+                    return fused, index
+        return name, None
 
 
 class InputMoments:
@@ -88,33 +92,31 @@ class InputMoments:
 
     Args:
         weights: The weights to watch, as :class:`LinearInputs` takes them.
-        parts: The layer that they are of.
         mixed: Whether products of two inputs are wanted beside squares.
 
     Attributes:
         watching: The context in which the layer runs.
     """
 
-    def __init__(
-        self, weights: Mapping[str, Tensor], parts: LayerParts, *, mixed: bool = False
-    ) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], *, mixed: bool = False) -> None:
         self._mixed = mixed
         self._sums: dict[str, Tensor] = {}
-        self._tokens: dict[str, Tensor] = {}
-        for name, weight in weights.items():
-            experts = weight.shape[0] if weight.dim() == 3 else 1
-            inputs = weight.shape[-2] if parts.transposed(name) else weight.shape[-1]
-            shape = (experts, inputs, inputs) if mixed else (experts, inputs)
-            self._sums[name] = weight.new_zeros(shape, dtype=torch.float64)
-            self._tokens[name] = torch.zeros(experts, dtype=torch.long)
+        self._tokens = {
+            name: [0] * (weight.shape[0] if weight.dim() == 3 else 1)
+            for name, weight in weights.items()
+        }
         self.watching = LinearInputs(weights, self._add)
 
     def _add(self, name: str, given: Tensor, expert: int | None, ends: Tensor | None) -> Tensor:
+        experts, inputs = len(self._tokens[name]), given.shape[-1]
+        if name not in self._sums:
+            shape = (experts, inputs, inputs) if self._mixed else (experts, inputs)
+            self._sums[name] = given.new_zeros(shape, dtype=torch.float64)
         if ends is not None:
             starts = [0, *ends.tolist()]
-            for index in range(len(self._sums[name])):
+            for index in range(experts):
                 self._add_rows(name, index, given[starts[index] : starts[index + 1]])
-        elif expert is None and len(self._sums[name]) > 1:
+        elif expert is None and experts > 1:
             for index, rows in enumerate(given):
                 self._add_rows(name, index, rows)
         else:
@@ -132,7 +134,7 @@ class InputMoments:
         Raises:
             InterventionError: If a map did not run by a function that is known.
         """
-        missed = [name for name in self._sums if name not in self.watching.visited]
+        missed = [name for name in self._tokens if name not in self._sums]
         if missed:
             raise InterventionError(f"cannot see what {', '.join(missed[:4])} is multiplied by")
         found = {}
@@ -141,7 +143,7 @@ class InputMoments:
             found[name] = torch.stack(
                 [
                     total / tokens if tokens else blank
-                    for total, tokens in zip(sums, self._tokens[name].tolist(), strict=True)
+                    for total, tokens in zip(sums, self._tokens[name], strict=True)
                 ]
             )
         return found

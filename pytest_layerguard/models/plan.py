@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
+    from contextlib import AbstractContextManager
 
     from pytest_layerguard.models.layer_parts import Forms, LayerParts, Tensors
 
@@ -34,6 +35,8 @@ class Edit:
             ``"module.path:attribute"``.
         stored: For an edit that changes how weights are stored: maps the stored forms of the layer's tensors
             before it to the forms, after it, of those that it changes. None if it has no encoding of its own.
+        running: For an edit that acts while the layer runs: maps the tensors that are bound to the context in
+            which it runs.
     """
 
     key: tuple[Hashable, ...]
@@ -43,6 +46,9 @@ class Edit:
     )
     settings: Callable[[LayerParts], Mapping[str, int]] | None = field(default=None, compare=False)
     stored: Callable[[Forms, LayerParts], Forms] | None = field(default=None, compare=False)
+    running: Callable[[Tensors, LayerParts], AbstractContextManager[object]] | None = field(
+        default=None, compare=False
+    )
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,9 @@ class Runner:
                     laid = edit.settings(self.anatomy.parts[slot])
                     stack.enter_context(binding.attributes(self.anatomy.layers[slot], laid))
             stack.enter_context(self.anatomy.layer_sites[slot].bound(current))
+            for edit in weights.edits:
+                if edit.running is not None:
+                    stack.enter_context(edit.running(current, self.anatomy.parts[slot]))
             yield
 
     def materialise(self, weights: Weights) -> dict[str, Tensor]:

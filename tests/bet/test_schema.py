@@ -74,6 +74,7 @@ KINDS = [
     {"prune_weights": {"pattern": "2:4", "by": "wanda", "text": {"reference": "training"}}},
     {"quantize_weights": {"bits": 4, "symmetric": False, "clip": "mse"}},
     {"quantize_weights": {"format": "nvfp4"}},
+    {"quantize_activations": {"format": "fp8", "parts": "experts"}},
     {"low_rank": {"ratio": 0.5, "by": "activations", "text": {"reference": "training"}}},
     {"train": {"steps": 2, "text": [{"reference": "training"}], "objective": "layer_output",
                "layers": {"each": "all"}}},

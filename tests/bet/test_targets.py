@@ -146,6 +146,8 @@ NAMED = [
     ("prune_weights", {"pattern": "2:4", "by": "wanda"}, ["prune-wanda-2-4"], [""]),
     ("quantize_weights", {"bits": 4, "scale": "group", "group_size": 64}, ["quantize-4"], [""]),
     ("quantize_weights", {"format": "nf4", "layers": 1}, ["quantize-nf4-1"], ["1"]),
+    ("quantize_activations", {"bits": 8}, ["quantize-activations-8"], [""]),
+    ("quantize_activations", {"format": "fp8", "layers": 1}, ["quantize-activations-fp8-1"], ["1"]),
     ("low_rank", {"rank": 16, "layers": 2}, ["low-rank-16-2"], ["2"]),
     ("low_rank", {"ratio": 0.125, "by": "activations"}, ["low-rank-12p5-percent"], [""]),
     ("train", {"steps": 200, "text": ONE}, ["train-200"], [""]),

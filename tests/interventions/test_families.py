@@ -227,6 +227,7 @@ KINDS: dict[str, Callable[[], dict[str, object]]] = {
     "ternary_weights": lambda: {"scale": "row"},
     "prune_weights": lambda: {"sparsity": 0.4, "by": "random"},
     "quantize_weights": lambda: {"bits": 4},
+    "quantize_activations": lambda: {"bits": 8},
     "low_rank": lambda: {"rank": 4, "by": "activations"},
     "train": lambda: {"steps": 1, "text": {"reference": "training"}, "batch": 1},
 }

@@ -72,6 +72,7 @@ SWEEP = (
     ("prune_weights", {"sparsity": 0.5}),
     ("prune_weights", {"sparsity": 0.5, "by": "wanda"}),
     ("low_rank", {"rank": 4}),
+    ("quantize_activations", {"bits": 8}),
     ("reinitialize_layers", {"layers": {"each": "all"}}),
 )
 

@@ -127,6 +127,44 @@ def pruned_in_rows(
     return changed
 
 
+def with_rounded_inputs(
+    model: PreTrainedModel, to: Callable[[Tensor], Tensor], *, linear: bool = True
+) -> PreTrainedModel:
+    """A copy whose matrices, or experts alone, are given rounded inputs; experts are run one by one."""
+    changed = copy.deepcopy(model)
+
+    def rounded(values: Tensor) -> Tensor:
+        return to(values.float()).to(values.dtype)
+
+    for block in layers_of(changed):
+        names = {name.removesuffix(".weight") for name, _ in matrices(block)}
+        for name, module in block.named_modules():
+            if name in names and linear:
+                module.register_forward_pre_hook(lambda _, args: (rounded(args[0]), *args[1:]))
+            elif hasattr(module, "gate_up_proj"):
+                module.forward = _one_by_one(module, rounded, columns=in_columns(model))
+    return changed
+
+
+def _one_by_one(
+    experts: nn.Module, to: Callable[[Tensor], Tensor], *, columns: bool
+) -> Callable[..., Tensor]:
+    def times(rows: Tensor, name: str, index: int) -> Tensor:
+        matrix = getattr(experts, name)[index]
+        found: Tensor = to(rows) @ (matrix if columns else matrix.T)
+        return found + getattr(experts, f"{name}_bias")[index] if columns else found
+
+    def forward(hidden: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
+        out = torch.zeros_like(hidden)
+        for token, (indices, weights) in enumerate(zip(chosen, shares, strict=True)):
+            for index, weight in zip(indices.tolist(), weights, strict=True):
+                inner = experts._apply_gate(times(hidden[token : token + 1], "gate_up_proj", index))
+                out[token] += weight * times(inner, "down_proj", index)[0]
+        return out
+
+    return forward
+
+
 def truncated(
     model: PreTrainedModel, windows: Windows | None, rank_of: Callable[[int, int], int]
 ) -> PreTrainedModel:
