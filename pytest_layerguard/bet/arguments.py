@@ -39,6 +39,13 @@ Scale = Literal["tensor", "row", "group"]
 Count = Annotated[Whole, Field(ge=1, le=9_999)]
 Seed = Annotated[Whole, Field(ge=0, le=2**32 - 1)]
 GroupSize = Annotated[Whole, Field(ge=2, le=65_536)]
+Part = Annotated[
+    Literal["attention", "feed_forward"] | None,
+    Field(
+        description="one residual branch alone: attention or feed_forward (a mixture of experts too), of a block "
+        "whose feed-forward reads what its attention left; both by default"
+    ),
+]
 
 
 Calibration = Annotated[
@@ -118,17 +125,24 @@ class PairsArguments(Arguments):
     pairs: PairsTarget = Field(description=f"the pairs of layers: {PAIRS_FORMS}")
 
 
+def _branch(part: str | None) -> str:
+    return f"{part.replace('_', '-')}-" if part else ""
+
+
 class SkipLayers(LayersArguments):
-    """The layer becomes the identity."""
+    """The layer, or one residual branch of it, becomes the identity."""
+
+    part: Part = None
 
     def slug(self) -> str:
-        """Return ``skip-3``."""
-        return f"skip-{self.layers.label()}"
+        """Return ``skip-3`` or ``skip-attention-3``."""
+        return f"skip-{_branch(self.part)}{self.layers.label()}"
 
 
 class ZeroLayers(LayersArguments):
-    """Every parameter of the layer becomes zero, but for those that ``keep`` names."""
+    """Every parameter of the layer, or of one residual branch, becomes zero, but for those that ``keep`` names."""
 
+    part: Part = None
     keep: Literal["post_norms", "none"] = Field(
         default="post_norms",
         description="post_norms: the norms after attention and feed-forward keep their parameters; none: no "
@@ -136,8 +150,8 @@ class ZeroLayers(LayersArguments):
     )
 
     def slug(self) -> str:
-        """Return ``zero-3``."""
-        return f"zero-{self.layers.label()}"
+        """Return ``zero-3`` or ``zero-feed-forward-3``."""
+        return f"zero-{_branch(self.part)}{self.layers.label()}"
 
 
 class ReinitializeLayers(LayersArguments):

@@ -14,6 +14,7 @@ from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.measurement.sweep import evaluations
+from pytest_layerguard.models.branches import Branch
 from pytest_layerguard.models.layer_parts import ExpertBank, LayerParts
 from pytest_layerguard.models.plan import Edit, InterventionError, Plan
 
@@ -193,6 +194,10 @@ class _Bench:
             linear=("experts.weight", "weight") if self.experts else ("weight",),
             post_norms=(),
         )
+
+    def branch(self, layer: int, part: str) -> Branch:
+        del layer, part
+        return Branch((), ())
 
     def reinitialised(self, layer: int, seed: int) -> Mapping[str, Tensor]:
         del layer, seed

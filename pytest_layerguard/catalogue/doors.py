@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pytest_layerguard.bet.arguments import PruneWeights
+from pytest_layerguard.bet.arguments import PruneWeights, SkipLayers, ZeroLayers
 from pytest_layerguard.bet.criteria import parse
 from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.catalogue.model_facts import ModelFacts
@@ -220,6 +220,7 @@ NOTHING_LEFT: Final = 0.99
 
 _LEAVES_OUT: Final = "both leave layers out"
 _ADDS_NOTHING: Final = "a layer of zeros adds nothing, which is leaving it out"
+_NO_BRANCH: Final = "a branch of zeros adds nothing, which is leaving it out"
 _TAKES_LAYERS_OUT: Final = ("skip_layers", "remove_layers", "zero_layers")
 
 
@@ -233,6 +234,9 @@ def kinds_in_effect(intervention: Intervention) -> Mapping[str, str | None]:
     ):
         reason = f"without {arguments.share:.4g} of every matrix {_ADDS_NOTHING}"
         return {intervention.kind: None, **dict.fromkeys(_TAKES_LAYERS_OUT, reason)}
+    if isinstance(arguments, SkipLayers | ZeroLayers) and arguments.part is not None:
+        # Less than a layer is taken out, which no removal of layers does.
+        return {"skip_layers": _NO_BRANCH, "zero_layers": _NO_BRANCH, intervention.kind: None}
     return kinds_like(intervention.kind)
 
 

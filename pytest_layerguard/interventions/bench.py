@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet.arguments import Train
     from pytest_layerguard.bet.text_sources import TextSource
+    from pytest_layerguard.models.branches import Branch
     from pytest_layerguard.models.layer_parts import LayerParts
     from pytest_layerguard.models.plan import Edit, Plan
 
@@ -23,6 +24,13 @@ class Bench(Protocol):
 
     def parts(self, layer: int) -> LayerParts:
         """Return the parts of a layer."""
+
+    def branch(self, layer: int, part: str) -> Branch:
+        """Return the tensors of a residual branch of a layer, ``attention`` or ``feed_forward``.
+
+        Raises:
+            InterventionError: If the layer is no sequence of these two branches.
+        """
 
     def reinitialised(self, layer: int, seed: int) -> Mapping[str, Tensor]:
         """Return a layer's tensors, drawn anew by the model's own initialiser."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_layerguard.models.plan import Edit, InterventionError, Plan, Weights
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import Tensor
 
     from pytest_layerguard.bet import arguments as args
@@ -16,15 +18,23 @@ if TYPE_CHECKING:
 
 
 def skip_layers(plan: Plan, arguments: args.SkipLayers, bench: Bench) -> tuple[Plan, ...]:
-    """Make each layer named the identity."""
+    """Make each layer named, or one residual branch of it, the identity.
+
+    A branch is left out by zeros for its tensors and for the norm after it: what it adds is 0.
+    """
     (layers,) = arguments.layers.resolve(bench.layers)
-    return (plan.without(frozenset(layers)),)
+    if arguments.part is None:
+        return (plan.without(frozenset(layers)),)
+    return _without_branch(plan, ("skip_layers", arguments.part), layers, bench)
 
 
 def zero_layers(plan: Plan, arguments: args.ZeroLayers, bench: Bench) -> tuple[Plan, ...]:
-    """Set every parameter of each layer named to zero, but for its post-norms where these are kept."""
+    """Set every parameter of each layer named, or of one residual branch, to zero, but for kept post-norms."""
     (layers,) = arguments.layers.resolve(bench.layers)
     keep = arguments.keep == "post_norms"
+    if arguments.part is not None:
+        key = ("zero_layers", arguments.part, arguments.keep)
+        return _without_branch(plan, key, layers, bench, keep=keep)
 
     def apply(tensors: Tensors, parts: LayerParts) -> Tensors:
         kept = parts.post_norms if keep else ()
@@ -35,6 +45,30 @@ def zero_layers(plan: Plan, arguments: args.ZeroLayers, bench: Bench) -> tuple[P
         }
 
     edit = Edit(("zero_layers", arguments.keep), apply)
+    return (plan.edited(dict.fromkeys(layers, edit)),)
+
+
+def _without_branch(
+    plan: Plan, key: tuple[str, ...], layers: Sequence[int], bench: Bench, *, keep: bool = False
+) -> tuple[Plan, ...]:
+    """Zero one residual branch of each layer, with the norm after it unless that is kept."""
+    kind, part = key[:2]
+    for layer in layers:
+        try:
+            bench.branch(layer, part)
+        except InterventionError as error:
+            raise InterventionError(f"{kind}: part {part}: {error}") from None
+
+    def apply(tensors: Tensors, parts: LayerParts) -> Tensors:
+        branch = bench.branch(parts.index, part)
+        names = branch.tensors if keep else (*branch.tensors, *branch.post_norms)
+        return {name: _zeros_like(tensors[name]) for name in names}
+
+    # Training leaves out what skipping left out; zeros it may change, as it may those of a whole layer.
+    def held(tensors: Tensors, parts: LayerParts) -> Callable[[Tensors], Tensors]:
+        return lambda current: apply(current, parts)
+
+    edit = Edit(key, apply, held=held if kind == "skip_layers" else None)
     return (plan.edited(dict.fromkeys(layers, edit)),)
 
 

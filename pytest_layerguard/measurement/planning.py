@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -21,8 +21,9 @@ from pytest_layerguard.measurement.training import (
     train_on_text,
     train_to_layer_output,
 )
+from pytest_layerguard.models.branches import Branch, branches
 from pytest_layerguard.models.linear_inputs import InputMoments
-from pytest_layerguard.models.plan import Edit, InterventionError, Plan
+from pytest_layerguard.models.plan import Edit, InterventionError, Plan, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from pytest_layerguard.models.layer_parts import ExpertBank, LayerParts
     from pytest_layerguard.models.runner import LayerState, Runner
     from pytest_layerguard.texts.windows import Batch
+
+_TRIED: Final = 8
+"""The tokens on which a block is tried."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ class Workbench:
         self._calibrated: dict[Hashable, Plan] = {}
         self._trained: dict[tuple[Any, ...], Trained] = {}
         self._distances: dict[tuple[Plan, str], Mapping[tuple[int, int], float]] = {}
+        self._branches: dict[Hashable, Mapping[str, Branch]] = {}
         self._notes: dict[str, Any] = {}
 
     @property
@@ -134,6 +139,64 @@ class Workbench:
         """Return the diagnostics noted since the last call."""
         noted, self._notes = self._notes, {}
         return noted
+
+    def branch(self, layer: int, part: str) -> Branch:
+        """Return a residual branch of a layer, once blocks built like it have been tried on a few tokens.
+
+        Raises:
+            InterventionError: If the layer is no sequence of an attention and a feed-forward.
+        """
+        parts = self.parts(layer)
+        shape = (type(parts.module), tuple((n, t.shape) for n, t in parts.tensors.items()))
+        if shape not in self._branches:
+            self._branches[shape] = branches(parts)
+            self._check_branches(layer, self._branches[shape])
+        return self._branches[shape][part]
+
+    def _check_branches(self, layer: int, found: Mapping[str, Branch]) -> None:
+        """Check that a block adds its attention to its input, and then a feed-forward that reads the sum."""
+        for part, branch in found.items():
+            if not branch.tensors:
+                raise InterventionError(
+                    f"layer {layer} has no {part} that could be found by its name"
+                )
+        weights = Weights(layer)
+        own = self._runner.layer_tensors(layer)
+        names = [name for each in found.values() for name in (*each.tensors, *each.post_norms)]
+        nothing = {name: torch.zeros_like(own[name]) for name in names}
+        frame = self._runner.begin(self._batches[0].input_ids[:1, :_TRIED])
+        with torch.no_grad(), self._runner.bound(layer, weights, own | nothing):
+            if not torch.equal(
+                self._runner.step(frame, layer, frame.start).hidden, frame.start.hidden
+            ):
+                raise InterventionError(
+                    f"layer {layer} is more than its input, its attention and its feed-forward added up; leave part "
+                    "out to take the whole layer"
+                )
+        readers = {name.rpartition(".")[0] for name in found["feed_forward"].tensors}
+        traced: list[bool] = []
+        handles = [
+            self.parts(layer)
+            .module.get_submodule(reader)
+            .register_forward_pre_hook(_tracing(traced), with_kwargs=True)
+            for reader in readers
+        ]
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                leaves = {
+                    name: own[name].detach().clone().requires_grad_()
+                    for name in found["attention"].tensors
+                }
+                with self._runner.bound(layer, weights, own | leaves):
+                    self._runner.step(frame, layer, frame.start)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not any(traced):
+            raise InterventionError(
+                f"layer {layer} is a parallel block: its feed-forward does not read what its attention left; leave "
+                "part out to take the whole layer"
+            )
 
     def reinitialised(self, layer: int, seed: int) -> Mapping[str, Tensor]:
         """Draw a layer's parameters by the model's own initialiser, on the CPU in fp32, from a seed.
@@ -303,6 +366,16 @@ class Workbench:
                     after = self._runner.step(frame, step.slot, state)
                 yield state.hidden, after.hidden, step.slot
                 state = after
+
+
+def _tracing(traced: list[bool]) -> Callable[..., None]:
+    """Note of each tensor that a module is given whether it depends on tensors that require a gradient."""
+
+    def hook(_module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        given = (*args, *kwargs.values())
+        traced.extend(each.requires_grad for each in given if isinstance(each, Tensor))
+
+    return hook
 
 
 def _counting(count: Tensor, bank: ExpertBank) -> Callable[..., None]:

@@ -60,7 +60,8 @@ notes: more
 
 KINDS = [
     {"skip_layers": {"layers": {"each": [0, 1]}}},
-    {"zero_layers": {"layers": "all", "keep": "none"}},
+    {"skip_layers": {"layers": {"each": "all"}, "part": "attention"}},
+    {"zero_layers": {"layers": "all", "keep": "none", "part": "feed_forward"}},
     {"reinitialize_layers": {"layers": {"each": "all"}, "seed": 1}},
     {"replace_layers": {"pairs": {"each": {"max_gap": 3}}}},
     {"interchange_layers": {"pairs": [[4, 5], [8, 9]]}},

@@ -126,6 +126,8 @@ NAMED = [
     ("skip_layers", {"layers": [0, -1]}, ["skip-0-2"], ["0-2"]),
     ("skip_layers", {"layers": "all"}, ["skip-all"], [""]),
     ("skip_layers", {"layers": {"each": "all"}}, ["skip-0", "skip-1", "skip-2"], ["0", "1", "2"]),
+    ("skip_layers", {"layers": [0, 1], "part": "attention"}, ["skip-attention-0-1"], ["0-1"]),
+    ("zero_layers", {"layers": 1, "part": "feed_forward"}, ["zero-feed-forward-1"], ["1"]),
     ("zero_layers", {"layers": 1, "keep": "none"}, ["zero-1"], ["1"]),
     ("reinitialize_layers", {"layers": 1, "seed": 7}, ["reinitialize-1"], ["1"]),
     ("replace_layers", {"pairs": [[2, 1]]}, ["replace-1-2"], ["1-2"]),

@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 import pytest
 from support.catalogue import measured
 
-from pytest_layerguard.bet.arguments import BUILTIN_KINDS
+from pytest_layerguard.bet.arguments import BUILTIN_KINDS, Intervention
 from pytest_layerguard.bet.reader import BetDocument, parse_bets
+from pytest_layerguard.catalogue.doors import kinds_in_effect
 from pytest_layerguard.catalogue.judge import Judge
 from pytest_layerguard.catalogue.model_facts import KnownModel, ModelFacts, ModelLookup
 from pytest_layerguard.catalogue.outcome import Word
@@ -119,3 +120,12 @@ def test_nor_is_it_opened_by_company(judge: Judge, kind: str, model: str, form: 
     done = {"list": f"intervention: [{other}, {each}]", "arms": f"arms: {{a: {other}, b: {each}}}"}
     doors, _ = knock(judge, model, done[form])
     assert doors == closed({kind, "drop_experts"}, model)
+
+
+def test_a_branch_taken_out_stands_in_the_doors_of_its_kind_and_of_its_zeros() -> None:
+    def effects(kind: str) -> set[str]:
+        arguments = BUILTIN_KINDS[kind].model_validate({"layers": 1, "part": "attention"})
+        return {*kinds_in_effect(Intervention(kind, arguments))}
+
+    for kind in ("skip_layers", "zero_layers"):
+        assert effects(kind) == {"skip_layers", "zero_layers"}

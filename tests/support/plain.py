@@ -50,6 +50,24 @@ def skipped(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
     return changed
 
 
+def without_branch(model: PreTrainedModel, layers: Sequence[int], part: str) -> PreTrainedModel:
+    """A copy in which a branch of the layers named gives zeros."""
+    changed = copy.deepcopy(model)
+    names = {"attention": ("self_attn", "attn"), "feed_forward": ("mlp",)}[part]
+
+    def silent(_: nn.Module, args: object, output: object) -> object:
+        if isinstance(output, tuple):
+            return torch.zeros_like(output[0]), *output[1:]
+        assert isinstance(output, Tensor)
+        return torch.zeros_like(output)
+
+    for layer in layers:
+        children = dict(layers_of(changed)[layer].named_children())
+        (found,) = (children[name] for name in names if name in children)
+        found.register_forward_hook(silent)
+    return changed
+
+
 def _returns_tuple(model: PreTrainedModel) -> bool:
     """Whether blocks return a tuple, which differs from family to family and from version to version."""
     seen: list[bool] = []
