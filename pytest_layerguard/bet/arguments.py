@@ -164,6 +164,19 @@ class ReinitializeLayers(LayersArguments):
         return f"reinitialize-{self.layers.label()}"
 
 
+class RepeatLayers(LayersArguments):
+    """The layer runs several times in a row, each time on what it gave before."""
+
+    times: Annotated[Whole, Field(ge=2, le=100)] = Field(
+        default=2, description="how often each layer runs in all, 2 or more"
+    )
+
+    def slug(self) -> str:
+        """Return ``repeat-3``, or ``repeat-3-4-times`` where it is not twice."""
+        often = "" if self.times == 2 else f"-{self.times}-times"
+        return f"repeat-{self.layers.label()}{often}"
+
+
 class ReplaceLayers(PairsArguments):
     """Slot i runs with layer j's weights; each pair is measured in both directions."""
 
@@ -178,6 +191,16 @@ class InterchangeLayers(PairsArguments):
     def slug(self) -> str:
         """Return ``interchange-4-5``."""
         return f"interchange-{self.pairs.label()}"
+
+
+class MergeLayers(LayersArguments):
+    """The layer takes up what the layers after it differ from it, and those are dropped."""
+
+    count: Count = Field(default=1, description="how many layers after it each layer takes up")
+
+    def slug(self) -> str:
+        """Return ``merge-2-into-3``."""
+        return f"merge-{self.count}-into-{self.layers.label()}"
 
 
 class RemoveLayers(Arguments):
@@ -525,8 +548,10 @@ BUILTIN_KINDS: Final[Kinds] = {
     "skip_layers": SkipLayers,
     "zero_layers": ZeroLayers,
     "reinitialize_layers": ReinitializeLayers,
+    "repeat_layers": RepeatLayers,
     "replace_layers": ReplaceLayers,
     "interchange_layers": InterchangeLayers,
+    "merge_layers": MergeLayers,
     "remove_layers": RemoveLayers,
     "average_experts": AverageExperts,
     "drop_experts": DropExperts,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.text_sources import TextSource
     from pytest_layerguard.catalogue.model_facts import ModelLookup
     from pytest_layerguard.interventions.registry import Registry
+    from pytest_layerguard.models.plan import Weights
 
 _WINDOW: Final = 512
 _ALL_TOKENS: Final = 250_000
@@ -194,6 +195,10 @@ class _Bench:
             linear=("experts.weight", "weight") if self.experts else ("weight",),
             post_norms=(),
         )
+
+    def tensors(self, weights: Weights) -> Mapping[str, Tensor]:
+        del weights
+        return {}
 
     def branch(self, layer: int, part: str) -> Branch:
         del layer, part

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.text_sources import TextSource
     from pytest_layerguard.models.branches import Branch
     from pytest_layerguard.models.layer_parts import LayerParts
-    from pytest_layerguard.models.plan import Edit, Plan
+    from pytest_layerguard.models.plan import Edit, Plan, Weights
 
 
 class Bench(Protocol):
@@ -24,6 +24,9 @@ class Bench(Protocol):
 
     def parts(self, layer: int) -> LayerParts:
         """Return the parts of a layer."""
+
+    def tensors(self, weights: Weights) -> Mapping[str, Tensor]:
+        """Return a layer's tensors after its edits."""
 
     def branch(self, layer: int, part: str) -> Branch:
         """Return the tensors of a residual branch of a layer, ``attention`` or ``feed_forward``.

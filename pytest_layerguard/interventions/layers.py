@@ -1,10 +1,11 @@
-"""Interventions on whole layers: skipping, zeroing, re-initialising, replacing, interchanging, removing."""
+"""Interventions on layers: skipping, zeroing, drawing anew, repeating, merging, exchanging, removing."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pytest_layerguard.bet.errors import many
 from pytest_layerguard.models.plan import Edit, InterventionError, Plan, Weights
 
 if TYPE_CHECKING:
@@ -94,6 +95,53 @@ def reinitialize_layers(
     return (plan.edited(dict.fromkeys(layers, edit)),)
 
 
+def repeat_layers(plan: Plan, arguments: args.RepeatLayers, bench: Bench) -> tuple[Plan, ...]:
+    """Run each slot named several times in a row, with the same weights, position and mask."""
+    (layers,) = arguments.layers.resolve(bench.layers)
+    for layer in layers:
+        _weights(plan, layer, "repeat")
+    return (plan.repeated(frozenset(layers), arguments.times),)
+
+
+def merge_layers(plan: Plan, arguments: args.MergeLayers, bench: Bench) -> tuple[Plan, ...]:
+    """Add to each layer named what the ``count`` layers after it differ from it, and drop those.
+
+    The rule of LaCo (Yang et al., arXiv 2402.11187), for weights W: W_l + (W_l+1 - W_l) + ... + (W_l+n - W_l).
+    """
+    (layers,) = arguments.layers.resolve(bench.layers)
+    dropped: set[int] = set()
+    edits: dict[int, Edit] = {}
+    for layer in layers:
+        after = range(layer + 1, layer + 1 + arguments.count)
+        if after.stop > bench.layers or dropped & {layer, *after}:
+            raise InterventionError(
+                f"merge_layers: layer {layer} has no {many(arguments.count, 'layer')} of its own after it to take up; "
+                "name another layer or lower count"
+            )
+        dropped.update(after)
+        others = tuple(_weights(plan, slot, "merge") for slot in after)
+        edits[layer] = Edit(("merge_layers", *others), _taking_up(others, bench))
+    return (plan.edited(edits).without(frozenset(dropped)),)
+
+
+def _taking_up(others: Sequence[Weights], bench: Bench) -> Callable[[Tensors, LayerParts], Tensors]:
+    def apply(tensors: Tensors, parts: LayerParts) -> Tensors:
+        own = {name: each for name, each in tensors.items() if each.is_floating_point()}
+        merged = {name: tensor.float() for name, tensor in own.items()}
+        for weights in others:
+            other = bench.tensors(weights)
+            if {n: t.shape for n, t in other.items()} != {n: t.shape for n, t in tensors.items()}:
+                raise InterventionError(
+                    f"merge_layers: layers {parts.index} and {weights.layer} are built differently, so their weights "
+                    "cannot be added"
+                )
+            for name, tensor in own.items():
+                merged[name] = merged[name] + (other[name].float() - tensor.float())
+        return {name: tensor.to(own[name].dtype) for name, tensor in merged.items()}
+
+    return apply
+
+
 def replace_layers(plan: Plan, arguments: args.ReplaceLayers, bench: Bench) -> tuple[Plan, ...]:
     """Run slot i with layer j's weights, and, as a plan of its own, slot j with layer i's."""
     (pairs,) = arguments.pairs.resolve(bench.layers)
@@ -156,11 +204,11 @@ def _scores(plan: Plan, guided_by: Any, bench: Bench) -> dict[int, float]:
     }
 
 
-def _weights(plan: Plan, slot: int) -> Weights:
+def _weights(plan: Plan, slot: int, what: str = "exchange") -> Weights:
     weights = plan.weights_at(slot)
     if weights is None:
         raise InterventionError(
-            f"layer {slot} was left out by an intervention before; it has no weights to exchange"
+            f"layer {slot} was left out by an intervention before; it has no weights to {what}"
         )
     return weights
 

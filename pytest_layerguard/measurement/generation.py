@@ -28,7 +28,7 @@ from pytest_layerguard.measurement.failures import failing
 from pytest_layerguard.measurement.free_text import FreeText, FreeTexts
 from pytest_layerguard.measurement.results import Continuation
 from pytest_layerguard.models.own_code import own_code, shortage
-from pytest_layerguard.models.plan import Plan
+from pytest_layerguard.models.plan import Plan, turns
 from pytest_layerguard.models.runner import ForwardState, LayerState, Runner
 from pytest_layerguard.models.tokenization import encode_chat, encode_prompt, end_of_text_ids
 from pytest_layerguard.texts.windowed_text import context_of
@@ -159,9 +159,12 @@ class _Batch:
         self.choose = choose
         self.forbidden = list(forbidden)
         self.text = torch.tensor(list(prompts), dtype=torch.long).repeat(len(plans), 1)
-        self.slots = [self._groups(slot) for slot in range(len(runner.anatomy))]
+        self.caches = 0
+        self.turns = [
+            (slot, self._groups(slot, turn)) for slot, turn in turns(plans, len(runner.anatomy))
+        ]
         self.tensors: dict[Weights, dict[str, Tensor]] = {}
-        for group in (group for groups in self.slots for group in groups):
+        for group in (group for _, groups in self.turns for group in groups):
             if group.weights.edits and runner.store is None:
                 with self._failing(group.members):
                     self.tensors[group.weights] = runner.materialise(group.weights)
@@ -173,7 +176,7 @@ class _Batch:
         """Return lists of new token ids, ``[plan][prompt]``; call ``advance`` for each token."""
         # Caches that keep everything: whether a slot looks back less far is the mask's business.
         blank = DynamicCache()
-        caches = [DynamicCache() for _ in range(max(map(len, self.slots), default=0))]
+        caches = [DynamicCache() for _ in range(self.caches)]
         start = self.text.shape[1]
         new = self.text
         for _ in range(tokens):
@@ -187,15 +190,18 @@ class _Batch:
             rows[plan * self.prompts : (plan + 1) * self.prompts] for plan in range(len(self.plans))
         ]
 
-    def _groups(self, slot: int) -> list[_Group]:
+    def _groups(self, slot: int, turn: int) -> list[_Group]:
+        """Return who runs a turn of a slot; what runs it again keeps other keys and values than before."""
         members: dict[Weights, list[int]] = {}
         for index, plan in enumerate(self.plans):
-            weights = plan.weights_at(slot)
+            weights = plan.weights_at(slot, turn)
             if weights is not None:
                 members.setdefault(weights, []).append(index)
+        first = self.caches if turn else 0
+        self.caches = max(self.caches, first + len(members))
         return [
             _Group(weights, tuple(found), number)
-            for number, (weights, found) in enumerate(members.items())
+            for number, (weights, found) in enumerate(members.items(), first)
         ]
 
     def _rows(self, members: Sequence[int]) -> list[int]:
@@ -223,7 +229,7 @@ class _Batch:
         """Run all plans on the new tokens ``[R, t]``; return the last position's logits ``[R, V]``."""
         hidden = self._hidden(new, blank, caches)
         length = hidden.new_zeros((1, 1, hidden.shape[1], 1))
-        for slot in range(len(self.slots)):
+        for slot in range(len(self.runner.anatomy)):
             blank.update(length, length, slot)
         last: Tensor | None = None
         for shell, members in self.shells.items():
@@ -254,7 +260,7 @@ class _Batch:
             hidden[rows] = embeddings
             frames[len(rows)] = frame
         assert hidden is not None
-        for slot, groups in enumerate(self.slots):
+        for slot, groups in self.turns:
             for group in groups:
                 rows = self._rows(group.members)
                 with self._failing(group.members):

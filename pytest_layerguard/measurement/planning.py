@@ -140,6 +140,10 @@ class Workbench:
         noted, self._notes = self._notes, {}
         return noted
 
+    def tensors(self, weights: Weights) -> Mapping[str, Tensor]:
+        """Return a layer's tensors after its edits."""
+        return self._runner.materialise(weights)
+
     def branch(self, layer: int, part: str) -> Branch:
         """Return a residual branch of a layer, once blocks built like it have been tried on a few tokens.
 

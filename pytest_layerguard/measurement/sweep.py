@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pytest_layerguard.measurement.failures import failing
 from pytest_layerguard.measurement.token_scores import TokenScores, compare, joined
+from pytest_layerguard.models.plan import turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -283,14 +284,14 @@ class _Walk:
         The trie is the same, walked breadth first: more states are held, and fewer weights.
         """
         front: list[tuple[list[Plan], list[LayerState]]] = [([*plans], states)]
-        for slot in range(len(self.runner.anatomy)):
+        for slot, turn in turns(plans, len(self.runner.anatomy)):
             waiting: dict[int, dict[Weights, list[tuple[list[Plan], list[LayerState]]]]] = {}
             further: list[tuple[list[Plan], list[LayerState]]] = []
             while front:
                 members, at = front.pop(0)
                 by_weights: dict[Weights | None, list[Plan]] = {}
                 for plan in members:
-                    by_weights.setdefault(plan.weights_at(slot), []).append(plan)
+                    by_weights.setdefault(plan.weights_at(slot, turn), []).append(plan)
                 for weights, those in by_weights.items():
                     if weights is None:
                         further.append((those, at))

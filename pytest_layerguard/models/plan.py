@@ -6,11 +6,12 @@ a run and unbinds them afterwards, so that the model itself is never written to.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Mapping
     from contextlib import AbstractContextManager
 
     from pytest_layerguard.models.layer_parts import Forms, LayerParts, Tensors
@@ -95,6 +96,17 @@ class Plan:
         """Return this plan without the given slots."""
         return replace(self, steps=tuple(step for step in self.steps if step.slot not in slots))
 
+    def repeated(self, slots: frozenset[int], times: int) -> Plan:
+        """Return this plan with each step of the given slots run ``times`` times in a row."""
+        return replace(
+            self,
+            steps=tuple(
+                step
+                for each in self.steps
+                for step in (each,) * (times if each.slot in slots else 1)
+            ),
+        )
+
     def edited(self, edits: Mapping[int, Edit]) -> Plan:
         """Return this plan with one more edit on the weights of the given slots."""
         return replace(
@@ -117,6 +129,19 @@ class Plan:
             ),
         )
 
-    def weights_at(self, slot: int) -> Weights | None:
-        """Return the weights that a slot runs with, or None if the slot is left out."""
-        return next((step.weights for step in self.steps if step.slot == slot), None)
+    def weights_at(self, slot: int, turn: int = 0) -> Weights | None:
+        """Return the weights that a slot runs with, or None if it does not run a turn of that number."""
+        turns = [step.weights for step in self.steps if step.slot == slot]
+        return turns[turn] if turn < len(turns) else None
+
+
+def turns(plans: Iterable[Plan], slots: int) -> list[tuple[int, int]]:
+    """Return each slot of a model with ``slots`` layers as often as a plan runs it: slot and turn, in order.
+
+    A slot that no plan runs has one turn.
+    """
+    most = [1] * slots
+    for plan in plans:
+        for slot, times in Counter(step.slot for step in plan.steps).items():
+            most[slot] = max(most[slot], times)
+    return [(slot, turn) for slot in range(slots) for turn in range(most[slot])]

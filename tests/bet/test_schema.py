@@ -63,6 +63,8 @@ KINDS = [
     {"skip_layers": {"layers": {"each": "all"}, "part": "attention"}},
     {"zero_layers": {"layers": "all", "keep": "none", "part": "feed_forward"}},
     {"reinitialize_layers": {"layers": {"each": "all"}, "seed": 1}},
+    {"repeat_layers": {"layers": 1, "times": 3}},
+    {"merge_layers": {"layers": {"each": [0, 1]}, "count": 2}},
     {"replace_layers": {"pairs": {"each": {"max_gap": 3}}}},
     {"interchange_layers": {"pairs": [[4, 5], [8, 9]]}},
     {"interchange_layers": {"pairs": {"each": "adjacent"}}},

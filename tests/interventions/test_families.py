@@ -220,6 +220,8 @@ KINDS: dict[str, Callable[[], dict[str, object]]] = {
     "skip_layers": lambda: {"layers": [1, 2]},
     "zero_layers": lambda: {"layers": 2},
     "reinitialize_layers": lambda: {"layers": 1, "seed": 3},
+    "repeat_layers": lambda: {"layers": [0, 1]},
+    "merge_layers": lambda: {"layers": 0},
     "replace_layers": lambda: {"pairs": [[1, 3]]},
     "interchange_layers": lambda: {"pairs": [[1, 3]]},
     "average_experts": dict,

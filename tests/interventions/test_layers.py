@@ -16,9 +16,10 @@ from support.workshop import (
     unchanged,
 )
 
+from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.measurement.generation import generate, greedy
 from pytest_layerguard.models.anatomy import Anatomy
-from pytest_layerguard.models.plan import InterventionError
+from pytest_layerguard.models.plan import InterventionError, Plan
 from pytest_layerguard.models.runner import Runner
 
 REPRESENTATIVES = pytest.mark.parametrize("family", families.REPRESENTATIVES)
@@ -118,3 +119,94 @@ def test_training_does_not_bring_a_skipped_branch_back() -> None:
     tensors = runner.materialise(plan.steps[1].weights)
     assert not any(tensor.any() for name, tensor in tensors.items() if name.startswith("mlp."))
     assert tensors["self_attn.q_proj.weight"].any()
+
+
+@REPRESENTATIVES
+def test_repeated_layers_agree_with_deep_copies(family: str) -> None:
+    model, runner = families.model(family), runner_of(family)
+    plans = [
+        planned(runner, "repeat_layers", {"layers": layers, "times": times})[0]
+        for layers, times in (([1], 2), ([0, 2], 3))
+    ]
+    copies = [plain.repeated(model, [1], 2), plain.repeated(model, [0, 2], 3)]
+    base = Plan.untouched(4)
+    with unchanged(model):
+        result = swept(runner, *plans)
+        continued = generate(runner, [base, *plans], [PROMPT], 8, greedy)
+    for index, changed in enumerate(copies):
+        agree(result, index, model, changed)
+        assert continued[1 + index] == [plain.continued(changed, PROMPT, 8, [])]
+    assert continued[0] == [plain.continued(model, PROMPT, 8, [])]
+
+
+def test_repeating_shares_what_runs_before_it() -> None:
+    runner = runner_of("llama")
+    plans = [planned(runner, "repeat_layers", {"layers": layer})[0] for layer in range(4)]
+    before = runner.evaluations
+    swept(runner, *plans)
+    # After its layer has run once, with the base, each runs it again and then those after it.
+    assert runner.evaluations - before == len(BATCHES) * (4 + 4 + 3 + 2 + 1)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "mixtral", "gpt_oss"])
+def test_merged_layers_agree_with_deep_copies(family: str) -> None:
+    model, runner = families.model(family), runner_of(family)
+    plans = [
+        planned(runner, "merge_layers", {"layers": layer, "count": count})[0]
+        for layer, count in ((2, 1), (1, 2))
+    ]
+    with unchanged(model):
+        result = swept(runner, *plans)
+        continued = generate(runner, plans, [PROMPT], 8, greedy)
+    for index, (layer, count) in enumerate(((2, 1), (1, 2))):
+        changed = plain.merged(model, layer, count)
+        agree(result, index, model, changed)
+        assert continued[index] == [plain.continued(changed, PROMPT, 8, [])]
+
+
+def test_merging_shares_what_runs_before_it() -> None:
+    runner = runner_of("llama")
+    plans = [planned(runner, "merge_layers", {"layers": layer})[0] for layer in range(3)]
+    before = runner.evaluations
+    swept(runner, *plans)
+    assert runner.evaluations - before == len(BATCHES) * (4 + 3 + 2 + 1)
+
+
+def test_layers_merge_with_what_interventions_before_made_of_the_others() -> None:
+    runner = runner_of("llama")
+    prune, merge = ("prune_weights", {"sparsity": 0.5}), ("merge_layers", {"layers": 1})
+    (plan,) = carried_out(bench_of(runner), prune, merge)
+    assert [step.slot for step in plan.steps] == [0, 1, 3]
+    made = runner.materialise(plan.steps[1].weights)["mlp.up_proj.weight"]
+    # One layer taken up by the one before it leaves the sum of both less the first: the second.
+    (pruned,) = carried_out(bench_of(runner), prune)
+    wanted = runner.materialise(pruned.steps[2].weights)["mlp.up_proj.weight"]
+    assert torch.allclose(made, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({"layers": 3}, "layer 3 has no 1 layer of its own after it"),
+        ({"layers": 1, "count": 3}, "layer 1 has no 3 layers of its own after it"),
+        ({"layers": [0, 1]}, "layer 1 has no 1 layer of its own after it"),
+    ],
+)
+def test_a_merge_without_layers_to_take_up_is_refused(
+    arguments: dict[str, object], why: str
+) -> None:
+    with pytest.raises(InterventionError, match=why):
+        planned(runner_of("llama"), "merge_layers", arguments)
+
+
+def test_layers_that_are_built_differently_are_not_merged() -> None:
+    runner = runner_of("deepseek_v3")
+    with pytest.raises(MeasurementError, match="layers 0 and 1 are built differently"):
+        swept(runner, *planned(runner, "merge_layers", {"layers": 0}))
+
+
+@pytest.mark.parametrize("kind", ["repeat_layers", "merge_layers"])
+def test_a_layer_that_was_left_out_is_neither_repeated_nor_merged(kind: str) -> None:
+    steps = ("skip_layers", {"layers": 2}), (kind, {"layers": 2 if "repeat" in kind else 1})
+    with pytest.raises(InterventionError, match="layer 2 was left out by an intervention before"):
+        carried_out(bench_of(runner_of("llama")), *steps)

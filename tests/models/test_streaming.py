@@ -77,13 +77,30 @@ SWEEP = (
 )
 
 
-def test_a_streamed_sweep_gives_the_same_numbers_bit_for_bit(both: tuple[Runner, Runner]) -> None:
+OTHERS = (
+    ("skip_layers", {"layers": {"each": "all"}, "part": "attention"}),
+    ("repeat_layers", {"layers": {"each": [1, 3]}, "times": 3}),
+)
+
+
+@pytest.mark.parametrize("steps", [SWEEP, OTHERS])
+def test_a_streamed_sweep_gives_the_same_numbers_bit_for_bit(
+    both: tuple[Runner, Runner], steps: tuple[tuple[str, dict[str, object]], ...]
+) -> None:
     memory, disk = both
-    here, there = swept(memory, plans_of(memory, *SWEEP)), swept(disk, plans_of(disk, *SWEEP))
+    here, there = swept(memory, plans_of(memory, *steps)), swept(disk, plans_of(disk, *steps))
     assert torch.equal(here.base, there.base)
     for ours, theirs in zip(here.variants, there.variants, strict=True):
         assert torch.equal(ours.losses, theirs.losses)
         assert torch.equal(ours.kl, theirs.kl)
+
+
+@pytest.mark.parametrize("both", ["llama"], indirect=True)
+def test_layers_on_disk_merge_as_layers_in_memory(both: tuple[Runner, Runner]) -> None:
+    merge = ("merge_layers", {"layers": {"each": [0, 2]}})
+    here, there = (swept(runner, plans_of(runner, merge)) for runner in both)
+    for ours, theirs in zip(here.variants, there.variants, strict=True):
+        assert torch.equal(ours.losses, theirs.losses)
 
 
 def test_every_weight_of_a_layer_is_read_once_per_sweep(both: tuple[Runner, Runner]) -> None:

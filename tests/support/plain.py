@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -257,6 +258,37 @@ def exchanged(model: PreTrainedModel, i: int, j: int) -> PreTrainedModel:
     blocks[i].load_state_dict(second)
     blocks[j].load_state_dict(first)
     return changed
+
+
+def repeated(model: PreTrainedModel, layers: Sequence[int], times: int) -> PreTrainedModel:
+    """A copy whose layers named run on what they gave, ``times`` times in all."""
+    changed = copy.deepcopy(model)
+    for layer in layers:
+        block = layers_of(changed)[layer]
+
+        def again(*args: Any, once: Callable[..., Any] = block.forward, **kwargs: Any) -> Any:
+            for _ in range(times):
+                output = once(*args, **kwargs)
+                hidden = output[0] if isinstance(output, tuple) else output
+                if args:
+                    args = (hidden, *args[1:])
+                else:
+                    kwargs["hidden_states"] = hidden
+            return output
+
+        block.forward = again
+    return changed
+
+
+def merged(model: PreTrainedModel, layer: int, count: int) -> PreTrainedModel:
+    """A copy in which a layer has the differences of ``count`` layers after it added, and those are left out."""
+    changed = copy.deepcopy(model)
+    blocks = layers_of(changed)
+    before = {name: tensor.clone() for name, tensor in blocks[layer].state_dict().items()}
+    for name, tensor in blocks[layer].state_dict().items():
+        for other in range(layer + 1, layer + 1 + count):
+            tensor += blocks[other].state_dict()[name] - before[name]
+    return skipped(changed, range(layer + 1, layer + 1 + count))
 
 
 def replaced(model: PreTrainedModel, slot: int, layer: int) -> PreTrainedModel:
