@@ -203,16 +203,52 @@ class MergeLayers(LayersArguments):
         return f"merge-{self.count}-into-{self.layers.label()}"
 
 
+SWAP_SCORES: Final = ("replacement", "interchange")
+
+
 class RemoveLayers(Arguments):
     """``count`` layers are dropped, chosen by a score, or those that are listed."""
 
     count: Count | None = Field(default=None, description="how many layers to drop")
-    guided_by: Literal["replacement", "interchange", "block_influence"] | None = Field(
-        default=None, description="the score that chooses them"
+    guided_by: (
+        Literal[
+            "replacement",
+            "interchange",
+            "block_influence",
+            "angular_distance",
+            "perplexity",
+            "kl",
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="the score that chooses them, the lowest first: replacement, interchange (the least swap-KL with "
+        "another layer), block_influence (ShortGPT), angular_distance (at the last token of each window), perplexity "
+        "or kl (of the model without the layer)",
     )
     layers: LayersTarget | None = Field(
         default=None, description="the layers to drop, as an index or a list"
     )
+    spacing: Count | None = Field(
+        default=None,
+        description="how far apart the layers chosen are at least; by default 2 with replacement and interchange, so "
+        "that no two are neighbours, and 1 with other scores",
+    )
+    contiguous: bool = Field(
+        default=False, description="true: the layers dropped are neighbours, scored as one block"
+    )
+    rescored: bool = Field(
+        default=False, description="true: after each layer the others are scored again without it"
+    )
+    protect: LayersTarget | None = Field(
+        default=None, description="the layers that stay, as an index or a list such as [0, -1]"
+    )
+    text: Calibration = None
+
+    @property
+    def least_spacing(self) -> int:
+        """How far apart the layers chosen are at least."""
+        return self.spacing or (2 if self.guided_by in SWAP_SCORES else 1)
 
     @model_validator(mode="after")
     def _chosen_one_way(self) -> Self:
@@ -221,14 +257,32 @@ class RemoveLayers(Arguments):
                 raise invalid(
                     "must name what to drop; allowed: count and guided_by together, or layers"
                 )
-        elif self.count is not None or self.guided_by is not None:
-            key = "count" if self.count is not None else "guided_by"
-            raise invalid("does not go with layers; allowed: count and guided_by, or layers", key)
-        elif self.layers.each or self.layers.indices is None:
+        else:
+            more = [key for key in self.model_fields_set - {"layers"} if getattr(self, key)]
+            if more:
+                key = next(each for each in type(self).model_fields if each in more)
+                raise invalid(
+                    "does not go with layers; allowed: count and guided_by, or layers", key
+                )
+        for key in ("layers", "protect"):
+            target = getattr(self, key)
+            if target is not None and (target.each or target.indices is None):
+                raise invalid(
+                    "must be an index or a list; to drop one layer at a time sweep with skip_layers",
+                    key,
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _one_block(self) -> Self:
+        if self.contiguous and self.guided_by in SWAP_SCORES:
             raise invalid(
-                "must be an index or a list; to drop one layer at a time sweep with skip_layers",
-                "layers",
+                f"has no meaning with guided_by: {self.guided_by}; another score of one block",
+                "contiguous",
             )
+        for key in ("spacing", "rescored"):
+            if self.contiguous and getattr(self, key):
+                raise invalid("does not go with contiguous; one of the two", key)
         return self
 
     def slug(self) -> str:
@@ -236,6 +290,9 @@ class RemoveLayers(Arguments):
         if self.layers is not None:
             return f"remove-{self.layers.label()}"
         return f"remove-{self.count}-by-{str(self.guided_by).replace('_', '-')}"
+
+    def _targets(self) -> list[tuple[str, Target]]:
+        return [each for each in super()._targets() if each[0] == "layers"]
 
 
 class WeightsArguments(LayersArguments):

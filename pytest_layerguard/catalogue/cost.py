@@ -212,10 +212,12 @@ class _Bench:
         self.choosing += len(plan.steps)
         return {(step.slot, "experts"): range(self.experts) for step in plan.steps}
 
-    def pair_distances(self, plan: Plan, protocol: str) -> Mapping[tuple[int, int], float]:
+    def pair_distances(
+        self, plan: Plan, protocol: str, text: TextSource | None = None
+    ) -> Mapping[tuple[int, int], float]:
         slots = [step.slot for step in plan.steps]
         pairs = list(combinations(slots, 2))
-        tried = [plan]
+        tried: list[Plan] = []
         for i, j in pairs:
             one, other = plan.weights_at(i), plan.weights_at(j)
             assert one is not None
@@ -223,12 +225,23 @@ class _Bench:
             both = {i: other, j: one}
             directed = [both] if protocol == "interchange" else [{i: other}, {j: one}]
             tried += [plan.rebound(each) for each in directed]
-        self.choosing += evaluations(tried)
+        self.plan_scores(plan, tried, "kl", text)
         return dict.fromkeys(pairs, 0.0)
 
-    def block_influence(self, plan: Plan) -> Sequence[float]:
+    def plan_scores(
+        self, base: Plan, plans: Sequence[Plan], score: str, text: TextSource | None = None
+    ) -> Sequence[float]:
+        del score, text
+        self.choosing += evaluations([base, *plans])
+        return [0.0] * len(plans)
+
+    def block_distances(
+        self, plan: Plan, score: str, length: int = 1, text: TextSource | None = None
+    ) -> Mapping[int, float]:
+        del score, text
         self.choosing += len(plan.steps)
-        return [0.0] * self.layers
+        slots = [step.slot for step in plan.steps]
+        return dict.fromkeys(slots[: len(slots) - length + 1], 0.0)
 
     def calibrated(
         self,

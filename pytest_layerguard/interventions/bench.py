@@ -41,11 +41,25 @@ class Bench(Protocol):
     def expert_use(self, plan: Plan) -> Mapping[tuple[int, str], Sequence[int]]:
         """Return how many tokens of the bet's text each expert is chosen for, by slot and mixture."""
 
-    def pair_distances(self, plan: Plan, protocol: str) -> Mapping[tuple[int, int], float]:
+    def pair_distances(
+        self, plan: Plan, protocol: str, text: TextSource | None = None
+    ) -> Mapping[tuple[int, int], float]:
         """Return the swap-KL of every pair of slots, in nats per token, by ``replacement`` or ``interchange``."""
 
-    def block_influence(self, plan: Plan) -> Sequence[float]:
-        """Return 1 minus the mean cosine of each slot's input and output (Men et al., arXiv 2403.03853)."""
+    def block_distances(
+        self, plan: Plan, score: str, length: int = 1, text: TextSource | None = None
+    ) -> Mapping[int, float]:
+        """Return how far each run of ``length`` slots moves the hidden states, by the first slot of the run.
+
+        ``block_influence`` is 1 minus the mean cosine of what goes in and what comes out (Men et al., arXiv
+        2403.03853), ``angular_distance`` their mean angle over pi at the last token of each window (Gromov et
+        al., arXiv 2403.17887).
+        """
+
+    def plan_scores(
+        self, base: Plan, plans: Sequence[Plan], score: str, text: TextSource | None = None
+    ) -> Sequence[float]:
+        """Return the ``perplexity`` of each plan, or its ``kl`` from the base in nats per token."""
 
     def calibrated(
         self,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pytest_layerguard.bet.arguments import SWAP_SCORES
 from pytest_layerguard.bet.errors import many
 from pytest_layerguard.models.plan import Edit, InterventionError, Plan, Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -162,46 +164,123 @@ def interchange_layers(
 
 
 def remove_layers(plan: Plan, arguments: args.RemoveLayers, bench: Bench) -> tuple[Plan, ...]:
-    """Drop layers, chosen by a score or named."""
+    """Drop layers, chosen by a score or named.
+
+    Layers go greedily, the lowest score first and of equal ones the earlier, none nearer to another than the
+    spacing. With ``replacement`` and ``interchange`` that is the rule of "No Free Swap" (arXiv 2605.16234), with
+    ``perplexity`` and ``rescored`` that of SLEB (arXiv 2402.09025).
+    """
     if arguments.layers is not None:
         (layers,) = arguments.layers.resolve(bench.layers)
         return (plan.without(frozenset(layers)),)
     assert arguments.count is not None
-    scores = _scores(plan, arguments.guided_by, bench)
-    chosen = spaced(scores, arguments.count)
-    bench.note("removed", chosen)
-    bench.note("scores", {str(slot): score for slot, score in scores.items()})
+    count, by = arguments.count, str(arguments.guided_by)
+    slots = [step.slot for step in plan.steps]
+    if slots != [*range(bench.layers)]:
+        raise InterventionError(
+            "remove_layers: guided removal stands first in a list; some layers are left out or repeated already"
+        )
+    protected: frozenset[int] = frozenset()
+    if arguments.protect is not None:
+        protected = frozenset(arguments.protect.resolve(bench.layers)[0])
+    rounds: list[Mapping[int, float]] = []
+    if arguments.contiguous:
+        rounds.append(_block_scores(plan, count, protected, by, arguments, bench))
+        first = min(rounds[0], key=lambda slot: (rounds[0][slot], slot), default=None)
+        chosen = [] if first is None else [*range(first, first + count)]
+    else:
+
+        def score(gone: Sequence[int]) -> Mapping[int, float]:
+            if not rounds or arguments.rescored:
+                rounds.append(_scores(plan, gone, protected, by, arguments, bench))
+            return rounds[-1]
+
+        chosen = in_order(score, count, arguments.least_spacing, protected)
+    if len(chosen) < count:
+        raise InterventionError(
+            f"remove_layers: {count} layers {_rule(arguments)} cannot be taken from "
+            f"{len(slots) - len(protected)}; lower count, or name the layers yourself (layers: [...])"
+        )
+    bench.note("removed", sorted(chosen))
+    if chosen != sorted(chosen):
+        bench.note("removed_in_order", chosen)
+    noted = [{str(slot): score for slot, score in scores.items()} for scores in rounds]
+    bench.note("scores", noted if arguments.rescored else noted[0])
     return (plan.without(frozenset(chosen)),)
 
 
-def spaced(scores: dict[int, float], count: int) -> list[int]:
-    """Pick ``count`` layers in ascending order of their score, no two of them neighbours.
+def in_order(
+    score: Callable[[Sequence[int]], Mapping[int, float]],
+    count: int,
+    spacing: int,
+    protected: frozenset[int] = frozenset(),
+) -> list[int]:
+    """Pick up to ``count`` layers in ascending order of their score, as many as the spacing allows.
 
-    The greedy rule of "No Free Swap" (arXiv 2605.16234): spacing above 1.
-
-    Raises:
-        InterventionError: If so many layers cannot be picked.
+    Args:
+        score: Returns the scores of layers where some are gone.
+        count: How many to pick.
+        spacing: How far apart they are at least.
+        protected: The layers that are never picked.
     """
     chosen: list[int] = []
-    for layer in sorted(scores, key=lambda layer: (scores[layer], layer)):
-        if len(chosen) < count and all(abs(layer - other) > 1 for other in chosen):
-            chosen.append(layer)
-    if len(chosen) < count:
-        raise InterventionError(
-            f"remove_layers: {count} layers with spacing above 1 cannot be taken from {len(scores)}; "
-            f"the greedy rule finds {len(chosen)}. Lower count, or name the layers yourself (layers: [...])."
-        )
-    return sorted(chosen)
+    while len(chosen) < count:
+        scores = score(chosen)
+        left = [
+            layer
+            for layer in scores
+            if layer not in protected and all(abs(layer - other) >= spacing for other in chosen)
+        ]
+        if not left:
+            break
+        chosen.append(min(left, key=lambda layer: (scores[layer], layer)))
+    return chosen
 
 
-def _scores(plan: Plan, guided_by: Any, bench: Bench) -> dict[int, float]:
-    if guided_by == "block_influence":
-        return dict(enumerate(bench.block_influence(plan)))
-    distances = bench.pair_distances(plan, guided_by)
+def _rule(arguments: args.RemoveLayers) -> str:
+    if arguments.contiguous:
+        return "in one block"
+    return f"with spacing above {arguments.least_spacing - 1}"
+
+
+def _scores(
+    plan: Plan,
+    gone: Sequence[int],
+    protected: frozenset[int],
+    by: str,
+    arguments: Any,
+    bench: Bench,
+) -> Mapping[int, float]:
+    """Return the score of each layer of a plan where some are gone already."""
+    current = plan.without(frozenset(gone))
+    slots = [step.slot for step in current.steps]
+    if by in ("perplexity", "kl"):
+        left = [slot for slot in slots if slot not in protected]
+        tried = [current.without(frozenset({slot})) for slot in left]
+        return dict(zip(left, bench.plan_scores(plan, tried, by, arguments.text), strict=True))
+    if by not in SWAP_SCORES:
+        return bench.block_distances(current, by, text=arguments.text)
+    distances = bench.pair_distances(current, by, arguments.text)
     return {
-        slot: min(distance for pair, distance in distances.items() if slot in pair)
-        for slot in range(bench.layers)
+        slot: min((each for pair, each in distances.items() if slot in pair), default=math.inf)
+        for slot in slots
     }
+
+
+def _block_scores(
+    plan: Plan, count: int, protected: frozenset[int], by: str, arguments: Any, bench: Bench
+) -> Mapping[int, float]:
+    """Return the score of each block of so many layers without a protected one, by its first layer."""
+    firsts = [
+        first
+        for first in range(bench.layers - count + 1)
+        if not protected & {*range(first, first + count)}
+    ]
+    if by in ("perplexity", "kl"):
+        tried = [plan.without(frozenset(range(first, first + count))) for first in firsts]
+        return dict(zip(firsts, bench.plan_scores(plan, tried, by, arguments.text), strict=True))
+    distances = bench.block_distances(plan, by, count, arguments.text) if firsts else {}
+    return {first: distances[first] for first in firsts}
 
 
 def _weights(plan: Plan, slot: int, what: str = "exchange") -> Weights:

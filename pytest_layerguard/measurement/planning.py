@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict, deque
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
@@ -26,7 +27,7 @@ from pytest_layerguard.models.linear_inputs import InputMoments
 from pytest_layerguard.models.plan import Edit, InterventionError, Plan, Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
     from pytest_layerguard.bet.arguments import Train
     from pytest_layerguard.bet.bet import Bet
@@ -118,7 +119,7 @@ class Workbench:
         self._calibration = calibration
         self._calibrated: dict[Hashable, Plan] = {}
         self._trained: dict[tuple[Any, ...], Trained] = {}
-        self._distances: dict[tuple[Plan, str], Mapping[tuple[int, int], float]] = {}
+        self._swept: dict[Hashable, Sequence[Mapping[str, float]]] = {}
         self._branches: dict[Hashable, Mapping[str, Branch]] = {}
         self._notes: dict[str, Any] = {}
 
@@ -247,49 +248,65 @@ class Workbench:
                         owner.register_forward_pre_hook(_counting(counts[slot, bank.module], bank))
                     )
         try:
-            for _ in self._states(plan):
+            for _ in self._states(plan, self._batches):
                 pass
         finally:
             for handle in handles:
                 handle.remove()
         return {place: count.tolist() for place, count in counts.items()}
 
-    def pair_distances(self, plan: Plan, protocol: str) -> Mapping[tuple[int, int], float]:
+    def pair_distances(
+        self, plan: Plan, protocol: str, text: TextSource | None = None
+    ) -> Mapping[tuple[int, int], float]:
         """Measure the swap-KL of every pair of slots, in nats per token, all in one trie and once."""
-        key = (plan, protocol)
-        if key not in self._distances:
-            self._distances[key] = self._measured_distances(plan, protocol)
-        return self._distances[key]
-
-    def _measured_distances(self, plan: Plan, protocol: str) -> Mapping[tuple[int, int], float]:
-        pairs = list(combinations(range(self.layers), 2))
         weights = {step.slot: step.weights for step in plan.steps}
-        if len(weights) < self.layers:
-            raise InterventionError(
-                "remove_layers: guided removal stands first in a list; some layers are left out already"
-            )
+        pairs = list(combinations(weights, 2))
         plans: list[Plan] = []
         for i, j in pairs:
             if protocol == "interchange":
                 plans.append(plan.rebound({i: weights[j], j: weights[i]}))
             else:
                 plans += [plan.rebound({i: weights[j]}), plan.rebound({j: weights[i]})]
-        scores = sweep(self._runner, self._batches, plan, plans, self._vocabulary).variants
-        means = [float(score.kl.double().mean()) for score in scores]
+        means = self.plan_scores(plan, plans, "kl", text)
         if protocol == "replacement":
             means = [max(pair) for pair in zip(means[::2], means[1::2], strict=True)]
         return dict(zip(pairs, means, strict=True))
 
+    def plan_scores(
+        self, base: Plan, plans: Sequence[Plan], score: str, text: TextSource | None = None
+    ) -> Sequence[float]:
+        """Measure the ``perplexity`` of each plan, or its ``kl`` from the base, all in one trie and once."""
+        key = (base, tuple(plans), text)
+        if key not in self._swept:
+            batches = self._on(text)
+            self._swept[key] = [
+                {
+                    "perplexity": float(scores.losses.double().mean().exp()),
+                    "kl": float(scores.kl.double().mean()),
+                }
+                for scores in sweep(self._runner, batches, base, plans, self._vocabulary).variants
+            ]
+        return [each[score] for each in self._swept[key]]
+
     @torch.inference_mode()
-    def block_influence(self, plan: Plan) -> Sequence[float]:
-        """Return 1 minus the mean cosine of each slot's input and output, over all positions of the bet's text."""
-        totals = [0.0] * self.layers
-        tokens = 0
-        for before, after, slot in self._states(plan):
-            cosine = functional.cosine_similarity(before.float(), after.float(), dim=-1)
-            totals[slot] += float(cosine.double().sum())
-            tokens += cosine.numel() if slot == plan.steps[0].slot else 0
-        return [1 - total / tokens for total in totals]
+    def block_distances(
+        self, plan: Plan, score: str, length: int = 1, text: TextSource | None = None
+    ) -> Mapping[int, float]:
+        """Measure how far each run of ``length`` slots moves the hidden states, by its first slot."""
+        totals: dict[int, float] = defaultdict(float)
+        positions = 0
+        entered: deque[tuple[int, Tensor]] = deque(maxlen=length)
+        for before, after, slot in self._states(plan, self._on(text)):
+            if slot == plan.steps[0].slot:
+                entered.clear()
+                positions += before.shape[0] * (
+                    1 if score == "angular_distance" else before.shape[1]
+                )
+            entered.append((slot, before))
+            if len(entered) == length:
+                first, start = entered[0]
+                totals[first] += _moved(start, after, score)
+        return {first: total / positions for first, total in totals.items()}
 
     def _on(self, text: TextSource | None) -> Sequence[Batch]:
         """Return the micro-batches of a text, by default of the bet's first."""
@@ -360,9 +377,9 @@ class Workbench:
         self.note("training_loss", [list(point) for point in self._trained[key].curve])
         return self._trained[key].plan
 
-    def _states(self, plan: Plan) -> Any:
+    def _states(self, plan: Plan, batches: Sequence[Batch]) -> Iterator[tuple[Tensor, Tensor, int]]:
         """Yield input and output ``[B, T, H]`` of each slot, batch by batch."""
-        for batch in self._batches:
+        for batch in batches:
             frame = self._runner.begin(batch.input_ids, shell=plan.shell)
             state = frame.start
             for step in plan.steps:
@@ -370,6 +387,16 @@ class Workbench:
                     after = self._runner.step(frame, step.slot, state)
                 yield state.hidden, after.hidden, step.slot
                 state = after
+
+
+def _moved(before: Tensor, after: Tensor, score: str) -> float:
+    """Return the sum over positions of what a run of slots does to ``[B, T, H]`` hidden states."""
+    if score == "angular_distance":
+        before, after = before[:, -1], after[:, -1]
+    cosine = functional.cosine_similarity(before.float(), after.float(), dim=-1).double()
+    if score == "angular_distance":
+        return float((cosine.clamp(-1, 1).arccos() / torch.pi).sum())
+    return float((1 - cosine).sum())
 
 
 def _tracing(traced: list[bool]) -> Callable[..., None]:

@@ -134,6 +134,16 @@ def test_sweeps_in_one_list_must_be_over_the_same(edited, told):
         ("remove_layers: {count: 3, layers: 1}", "does not go with layers"),
         ("remove_layers: {layers: {each: all}}", "sweep with skip_layers"),
         ("remove_layers: {count: 3, guided_by: replacment}", "did you mean 'replacement'?"),
+        ("remove_layers: {layers: 1, spacing: 2}", "does not go with layers"),
+        ("remove_layers: {count: 1, guided_by: kl, protect: all}", "must be an index or a list"),
+        (
+            "remove_layers: {count: 1, guided_by: interchange, contiguous: true}",
+            "has no meaning with guided_by: interchange",
+        ),
+        (
+            "remove_layers: {count: 1, guided_by: kl, contiguous: true, spacing: 2}",
+            "does not go with contiguous",
+        ),
         ("drop_experts: {count: 0}", "must be at least 1"),
         ("ternary_weights: {scale: group}", "with scale: group, how many weights share one"),
         ("quantize_weights: {bits: 4, group_size: 8}", "allowed with scale: group only"),

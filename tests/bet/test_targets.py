@@ -139,6 +139,7 @@ NAMED = [
     ("remove_layers", {"layers": [-1]}, ["remove-2"], ["2"]),
     ("remove_layers", {"count": 2, "guided_by": "block_influence"},
      ["remove-2-by-block-influence"], [""]),
+    ("remove_layers", {"count": 1, "guided_by": "kl", "protect": [0, -1]}, ["remove-1-by-kl"], [""]),
     ("average_experts", {}, ["average-experts"], [""]),
     ("average_experts", {"layers": {"each": [0, 2]}}, ["average-experts-0", "average-experts-2"],
      ["0", "2"]),

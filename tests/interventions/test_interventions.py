@@ -22,9 +22,8 @@ from support.workshop import (
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pytest_layerguard.environment.measurement_errors import MeasurementError
-from pytest_layerguard.interventions.layers import spaced
+from pytest_layerguard.interventions.layers import in_order
 from pytest_layerguard.models.anatomy import Anatomy
-from pytest_layerguard.models.plan import InterventionError
 from pytest_layerguard.models.runner import Runner
 
 EVERY = pytest.mark.parametrize("family", families.each())
@@ -246,8 +245,9 @@ def test_guided_removal_agrees_with_scores_from_deep_copies(family: str) -> None
         notes = bench.notes()
         assert list(notes["scores"].values()) == pytest.approx(wanted, rel=1e-4, abs=1e-6)
         first = min(range(4), key=lambda layer: wanted[layer])
+        apart = 0 if guided_by == "block_influence" else 1
         second = min(
-            (layer for layer in range(4) if abs(layer - first) > 1), key=lambda i: wanted[i]
+            (layer for layer in range(4) if abs(layer - first) > apart), key=lambda i: wanted[i]
         )
         assert notes["removed"] == sorted([first, second])
         agree(swept(runner, plan), 0, model, plain.skipped(model, notes["removed"]))
@@ -274,11 +274,18 @@ def test_named_removal_is_skipping(family: str) -> None:
 
 def test_removal_takes_the_lowest_scores_that_are_no_neighbours() -> None:
     scores = {0: 5.0, 1: 1.0, 2: 1.5, 3: 2.0, 4: 3.0, 5: 0.5}
-    assert spaced(scores, 1) == [5]
-    assert spaced(scores, 2) == [1, 5]
-    assert spaced(scores, 3) == [1, 3, 5]
-    with pytest.raises(InterventionError, match="4 layers with spacing above 1"):
-        spaced(scores, 4)
+
+    def picked(count: int, spacing: int = 2) -> list[int]:
+        return in_order(lambda _: scores, count, spacing)
+
+    assert sorted(picked(1)) == [5]
+    assert sorted(picked(2)) == [1, 5]
+    assert sorted(picked(3)) == [1, 3, 5]
+    # No fourth is left that has no neighbour among these.
+    assert sorted(picked(4)) == [1, 3, 5]
+    assert picked(6, 1) == [5, 1, 2, 3, 4, 0]
+    assert picked(3, 3) == [5, 1]
+    assert in_order(lambda gone: {i: -i * len(gone) for i in range(6)}, 3, 1) == [0, 5, 4]
 
 
 def test_a_layer_that_lost_experts_cannot_be_drawn_anew() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from support import families, plain
 from support.workshop import (
     BATCHES,
+    OTHER_WINDOWS,
+    WINDOWS,
     agree,
     bench_of,
     carried_out,
@@ -16,8 +20,12 @@ from support.workshop import (
     unchanged,
 )
 
+from pytest_layerguard.bet.reader import parse_bets
+from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement.generation import generate, greedy
+from pytest_layerguard.measurement.laboratory import Laboratory
 from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.plan import InterventionError, Plan
 from pytest_layerguard.models.runner import Runner
@@ -209,4 +217,152 @@ def test_layers_that_are_built_differently_are_not_merged() -> None:
 def test_a_layer_that_was_left_out_is_neither_repeated_nor_merged(kind: str) -> None:
     steps = ("skip_layers", {"layers": 2}), (kind, {"layers": 2 if "repeat" in kind else 1})
     with pytest.raises(InterventionError, match="layer 2 was left out by an intervention before"):
+        carried_out(bench_of(runner_of("llama")), *steps)
+
+
+REMOVALS = """
+id: removals
+title: Removals
+claim: Layers can be chosen in many ways.
+status: proposed
+model: reference
+arms:
+  swap: {remove_layers: {count: 2, guided_by: interchange}}
+  copy: {remove_layers: {count: 2, guided_by: replacement}}
+  influence: {remove_layers: {count: 3, guided_by: block_influence}}
+  angle: {remove_layers: {count: 3, guided_by: angular_distance}}
+  alone: {remove_layers: {count: 3, guided_by: perplexity}}
+  diverged: {remove_layers: {count: 3, guided_by: kl}}
+  sleb: {remove_layers: {count: 2, guided_by: perplexity, rescored: true, protect: [0, -1]}}
+  block: {remove_layers: {count: 2, guided_by: angular_distance, contiguous: true}}
+measure: {text: {reference: heldout}, tokens: 1024, window: 128}
+criteria: {lenient: any(perplexity_ratio <= 3)}
+"""
+# By tests/experiments/removal_orders.py: the layers in the order in which they go, and the scores.
+REMOVED = {
+    "swap": ([1, 3], [8.680954088, 1.333914837, 1.333914837, 1.971093177]),
+    "copy": ([1, 3], [9.871067243, 2.74457347, 2.74457347, 2.843757802]),
+    "influence": ([2, 1, 0], [0.211106709, 0.104033472, 0.102807991, 0.250091406]),
+    "angle": ([1, 2, 3], [0.235141701, 0.089430367, 0.109338173, 0.204824399]),
+    "alone": ([2, 1, 3], [38516.536137198, 12.54553399, 8.139163282, 15.944555909]),
+    "diverged": ([2, 1, 3], [9.842176428, 1.835928575, 1.443913933, 2.065974938]),
+    "sleb": ([2, 1], [12.54553399, 8.139163282]),
+    "block": ([1, 2], [0.265396033, 0.137175536, 0.219930613]),
+}
+
+
+def test_scores_and_orders_on_the_reference_model_are_those_of_plain_loops() -> None:
+    (document,) = parse_bets(REMOVALS, Path("bets/removals.yaml"))
+    result = Laboratory(Conditions(), Registry.of()).measure(document, bets=Path("bets"))
+    for variant in result.variants:
+        order, wanted = REMOVED[str(variant.arm)]
+        notes = variant.diagnostics
+        scores = notes["scores"][0] if variant.arm == "sleb" else notes["scores"]
+        assert notes.get("removed_in_order", notes["removed"]) == order
+        assert list(scores.values()) == pytest.approx(wanted, rel=2e-5), variant.arm
+
+
+def scored(family: str, **arguments: object) -> tuple[list[int], list[dict[str, float]]]:
+    """The layers that go, in order, and the scores of each round."""
+    bench = bench_of(runner_of(family))
+    carried_out(bench, ("remove_layers", arguments))
+    notes = bench.notes()
+    rounds = notes["scores"] if arguments.get("rescored") else [notes["scores"]]
+    return notes.get("removed_in_order", notes["removed"]), rounds
+
+
+@REPRESENTATIVES
+def test_layers_are_scored_again_without_those_that_are_gone(family: str) -> None:
+    model = families.model(family)
+    order, rounds = scored(family, count=2, guided_by="perplexity", rescored=True, protect=[0])
+    gone: list[int] = []
+    for layer, found in zip(order, rounds, strict=True):
+        wanted = {
+            str(each): float(
+                plain.losses(plain.skipped(model, [*gone, each]), WINDOWS).mean().exp()
+            )
+            for each in (1, 2, 3)
+            if each not in gone
+        }
+        assert found == pytest.approx(wanted, rel=1e-5)
+        assert layer == min(map(int, wanted), key=lambda each: wanted[str(each)])
+        gone.append(layer)
+    _, again = scored(family, count=2, guided_by="block_influence", rescored=True)
+    first = min(range(4), key=lambda each: again[0][str(each)])
+    assert [*again[1].values()] == pytest.approx(
+        plain.influence(plain.skipped(model, [first]), WINDOWS)[:first]
+        + plain.influence(plain.skipped(model, [first]), WINDOWS)[first + 1 :],
+        rel=1e-4,
+        abs=1e-6,
+    )
+
+
+@REPRESENTATIVES
+@pytest.mark.parametrize("score", ["block_influence", "angular_distance", "kl"])
+def test_blocks_of_neighbours_agree_with_deep_copies(family: str, score: str) -> None:
+    model = families.model(family)
+    order, (found,) = scored(family, count=2, guided_by=score, contiguous=True, protect=[-1])
+    if score == "kl":
+        base, _ = plain.log_probabilities(model, WINDOWS)
+        wanted = [
+            plain.divergence(
+                base, plain.log_probabilities(plain.skipped(model, [i, i + 1]), WINDOWS)[0]
+            )
+            for i in range(2)
+        ]
+    else:
+        plainly = plain.influence if score == "block_influence" else plain.angular_distance
+        wanted = plainly(model, WINDOWS, 2)[:2]
+    assert list(found.values()) == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+    assert order == ([0, 1] if wanted[0] <= wanted[1] else [1, 2])
+
+
+def test_layers_are_scored_on_another_text_where_one_is_named() -> None:
+    for score in ("interchange", "block_influence", "perplexity"):
+        elsewhere = {"guided_by": score, "text": {"reference": "training"}}
+        _, here = scored("llama", count=1, guided_by=score)
+        _, there = scored("llama", count=1, **elsewhere)
+        assert here != there
+    _, (there,) = scored("llama", count=1, guided_by="perplexity", text={"reference": "training"})
+    skipped = plain.skipped(families.model("llama"), [0])
+    assert there["0"] == pytest.approx(
+        float(plain.losses(skipped, OTHER_WINDOWS).mean().exp()), rel=1e-5
+    )
+
+
+def test_scores_of_layers_left_out_share_their_prefixes() -> None:
+    runner = runner_of("llama")
+    for plans, arguments in (
+        (4 + 3 + 2 + 1, {"count": 1, "guided_by": "kl"}),
+        # After layer 0 there is layer 3 alone, or layer 1 alone, which the base runs.
+        (4 + 1, {"count": 2, "guided_by": "perplexity", "contiguous": True, "protect": [0]}),
+    ):
+        before = runner.evaluations
+        planned(runner, "remove_layers", arguments)
+        assert runner.evaluations - before == len(BATCHES) * plans
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({"count": 3, "guided_by": "replacement"}, "3 layers with spacing above 1 cannot be taken"),
+        ({"count": 3, "guided_by": "kl", "spacing": 2}, "3 layers with spacing above 1 cannot be"),
+        ({"count": 3, "guided_by": "kl", "protect": [0, -1]}, "cannot be taken from 2"),
+        (
+            {"count": 3, "guided_by": "kl", "protect": 1, "contiguous": True},
+            "3 layers in one block cannot be taken from 3",
+        ),
+    ],
+)
+def test_more_layers_than_the_rule_allows_are_refused(
+    arguments: dict[str, object], why: str
+) -> None:
+    with pytest.raises(InterventionError, match=why):
+        planned(runner_of("llama"), "remove_layers", arguments)
+
+
+@pytest.mark.parametrize("before", ["skip_layers", "repeat_layers"])
+def test_guided_removal_stands_first(before: str) -> None:
+    steps = (before, {"layers": 1}), ("remove_layers", {"count": 1, "guided_by": "kl"})
+    with pytest.raises(InterventionError, match="guided removal stands first in a list"):
         carried_out(bench_of(runner_of("llama")), *steps)

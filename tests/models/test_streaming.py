@@ -46,7 +46,7 @@ def both(
 
 
 def plans_of(runner: Runner, *told: tuple[str, dict[str, object]]) -> list[Plan]:
-    bench = Workbench(runner, BATCHES, families.VOCABULARY, lambda _: [], lambda _: [])
+    bench = Workbench(runner, BATCHES, families.VOCABULARY, lambda _: [], lambda _: BATCHES)
     layers = len(runner.anatomy)
     return [
         plan
@@ -70,9 +70,6 @@ SWEEP = (
     ("zero_layers", {"layers": {"each": "all"}}),
     ("quantize_weights", {"bits": 4}),
     ("prune_weights", {"sparsity": 0.5}),
-    ("prune_weights", {"sparsity": 0.5, "by": "wanda"}),
-    ("low_rank", {"rank": 4}),
-    ("quantize_activations", {"bits": 8}),
     ("reinitialize_layers", {"layers": {"each": "all"}}),
 )
 

@@ -450,28 +450,54 @@ def with_fewer_experts(
     return smaller
 
 
-def influence(model: PreTrainedModel, windows: Windows) -> list[float]:
-    """1 minus the mean cosine between what goes into a layer and what comes out of it."""
-    sums: dict[int, list[float]] = {}
-    handles = []
-    for index, block in enumerate(layers_of(model)):
+def states(model: PreTrainedModel, windows: Windows) -> list[list[Tensor]]:
+    """For each window what goes into every layer, and what comes out of the last, ``[T, H]`` each, in float64."""
+    found: list[list[Tensor]] = []
 
-        def hook(
-            _: nn.Module, args: object, kwargs: object, out: object, index: int = index
-        ) -> None:
-            assert isinstance(args, tuple)
-            assert isinstance(kwargs, dict)
-            before = (args[0] if args else kwargs["hidden_states"])[0].double()
-            after = (out[0] if isinstance(out, tuple) else out)[0].double()  # type: ignore[index]
-            for one, other in zip(before, after, strict=True):
-                cosine = one @ other / (one.norm() * other.norm())
-                sums.setdefault(index, []).append(float(cosine))
+    def before(_: nn.Module, args: Any, kwargs: Any) -> None:
+        found[-1].append((args[0] if args else kwargs["hidden_states"])[0].double())
 
-        handles.append(block.register_forward_hook(hook, with_kwargs=True))
-    log_probabilities(model, windows)
+    def after(_: nn.Module, __: Any, output: Any) -> None:
+        found[-1].append((output[0] if isinstance(output, tuple) else output)[0].double())
+
+    blocks = layers_of(model)
+    handles = [block.register_forward_pre_hook(before, with_kwargs=True) for block in blocks]
+    handles.append(blocks[-1].register_forward_hook(after))
+    for inputs, _ in windows:
+        found.append([])
+        with torch.no_grad():
+            model(input_ids=inputs.unsqueeze(0), use_cache=False)
     for handle in handles:
         handle.remove()
-    return [1 - sum(each) / len(each) for each in sums.values()]
+    return found
+
+
+def _cosine(one: Tensor, other: Tensor) -> float:
+    return float(one @ other / (one.norm() * other.norm()))
+
+
+def influence(model: PreTrainedModel, windows: Windows, length: int = 1) -> list[float]:
+    """1 minus the mean cosine between what goes into each run of layers and what comes out of it."""
+    found = states(model, windows)
+    scores = []
+    for first in range(len(found[0]) - length):
+        cosines = [
+            _cosine(one, other)
+            for each in found
+            for one, other in zip(each[first], each[first + length], strict=True)
+        ]
+        scores.append(1 - sum(cosines) / len(cosines))
+    return scores
+
+
+def angular_distance(model: PreTrainedModel, windows: Windows, length: int = 1) -> list[float]:
+    """The mean angle over pi between what goes into a run of layers and comes out, at each window's last token."""
+    found = states(model, windows)
+    return [
+        sum(math.acos(_cosine(each[first][-1], each[first + length][-1])) for each in found)
+        / (math.pi * len(found))
+        for first in range(len(found[0]) - length)
+    ]
 
 
 @torch.inference_mode()

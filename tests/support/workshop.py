@@ -12,16 +12,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
+from pytest_layerguard.bet.text_sources import TextSource
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement.planning import Workbench
 from pytest_layerguard.measurement.sweep import Swept, sweep
 from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.plan import Plan
 from pytest_layerguard.models.runner import Runner
-from pytest_layerguard.texts.windows import Contract, batched, cut
+from pytest_layerguard.texts.windows import Batch, Contract, batched, cut
 from support import families, plain
 
 WINDOWS = cut(families.text(41), Contract(40, 16, 16, start=()))
+OTHER_WINDOWS = cut(families.text(41, 9), Contract(40, 16, 16, start=()))
 BATCHES = batched(WINDOWS, 2)
 
 
@@ -29,8 +31,13 @@ def runner_of(family: str) -> Runner:
     return Runner(Anatomy.of(families.model(family)))
 
 
+def calibration(text: TextSource) -> list[Batch]:
+    """Other windows than those that are scored, whatever the text."""
+    return batched(OTHER_WINDOWS, 2)
+
+
 def bench_of(runner: Runner) -> Workbench:
-    return Workbench(runner, BATCHES, families.VOCABULARY, lambda _: WINDOWS, lambda _: BATCHES)
+    return Workbench(runner, BATCHES, families.VOCABULARY, lambda _: WINDOWS, calibration)
 
 
 def carried_out(
