@@ -318,15 +318,39 @@ class AverageExperts(WeightsArguments):
 
 
 class DropExperts(WeightsArguments):
-    """The router can no longer choose the least used experts of a layer."""
+    """The router can no longer choose the least used experts of a layer, or those of the lowest score."""
 
     count: Count = Field(description="how many experts of each layer to drop")
+    by: Literal["frequency", "reap"] = Field(
+        default="frequency",
+        description="the score by which they stay: frequency (how many tokens choose an expert) or reap (over those "
+        "tokens, the mean of the router's weight times the norm of what the expert gives)",
+    )
+    text: Calibration = None
 
     def slug(self) -> str:
-        """Return ``drop-4-experts`` or ``drop-4-experts-3``."""
-        if self.layers.indices is None:
-            return f"drop-{self.count}-experts"
-        return f"drop-{self.count}-experts-{self.layers.label()}"
+        """Return ``drop-4-experts``, ``drop-4-experts-3`` or ``drop-4-experts-by-reap``."""
+        by = "" if self.by == "frequency" else f"-by-{self.by}"
+        return self._named(f"drop-{self.count}-experts{by}")
+
+
+class MergeExperts(WeightsArguments):
+    """The experts of a layer are merged into ``count``, those that are alike into their mean."""
+
+    count: Count = Field(description="how many experts of each layer are left")
+    by: Literal["output", "weights"] = Field(
+        default="output",
+        description="what makes experts alike: output (the mean of what they make of every token) or weights",
+    )
+    weighted: Literal["frequency", "uniform"] = Field(
+        default="frequency",
+        description="what an expert counts in the mean: frequency (how many tokens choose it) or uniform",
+    )
+    text: Calibration = None
+
+    def slug(self) -> str:
+        """Return ``merge-experts-into-8`` or ``merge-experts-into-8-3``."""
+        return self._named(f"merge-experts-into-{self.count}")
 
 
 class _Grouped(WeightsArguments):
@@ -612,6 +636,7 @@ BUILTIN_KINDS: Final[Kinds] = {
     "remove_layers": RemoveLayers,
     "average_experts": AverageExperts,
     "drop_experts": DropExperts,
+    "merge_experts": MergeExperts,
     "ternary_weights": TernaryWeights,
     "prune_weights": PruneWeights,
     "quantize_weights": QuantizeWeights,

@@ -208,9 +208,25 @@ class _Bench:
         del layer, seed
         return {}
 
-    def expert_use(self, plan: Plan) -> Mapping[tuple[int, str], Sequence[int]]:
+    def expert_use(
+        self, plan: Plan, text: TextSource | None = None
+    ) -> Mapping[tuple[int, str], Sequence[int]]:
+        del text
         self.choosing += len(plan.steps)
         return {(step.slot, "experts"): range(self.experts) for step in plan.steps}
+
+    def expert_saliency(
+        self, plan: Plan, text: TextSource | None = None
+    ) -> Mapping[tuple[int, str], Sequence[float]]:
+        return self.expert_use(plan, text)
+
+    def expert_outputs(
+        self, plan: Plan, text: TextSource | None = None
+    ) -> Mapping[tuple[int, str], Tensor]:
+        import torch
+
+        used = self.expert_use(plan, text)
+        return {place: torch.arange(self.experts).unsqueeze(1) for place in used}
 
     def pair_distances(
         self, plan: Plan, protocol: str, text: TextSource | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pytest_layerguard.bet.arguments import PruneWeights, SkipLayers, ZeroLayers
+from pytest_layerguard.bet.arguments import MergeExperts, PruneWeights, SkipLayers, ZeroLayers
 from pytest_layerguard.bet.criteria import parse
 from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.catalogue.model_facts import ModelFacts
@@ -220,6 +220,7 @@ NOTHING_LEFT: Final = 0.99
 
 _LEAVES_OUT: Final = "both leave layers out"
 _ADDS_NOTHING: Final = "a layer of zeros adds nothing, which is leaving it out"
+_INTO_ONE: Final = "the mean of all experts is all of them merged into one"
 _NO_BRANCH: Final = "a branch of zeros adds nothing, which is leaving it out"
 _TAKES_LAYERS_OUT: Final = ("skip_layers", "remove_layers", "zero_layers")
 
@@ -237,11 +238,18 @@ def kinds_in_effect(intervention: Intervention) -> Mapping[str, str | None]:
     if isinstance(arguments, SkipLayers | ZeroLayers) and arguments.part is not None:
         # Less than a layer is taken out, which no removal of layers does.
         return {"skip_layers": _NO_BRANCH, "zero_layers": _NO_BRANCH, intervention.kind: None}
+    if isinstance(arguments, MergeExperts) and (arguments.count, arguments.weighted) == (
+        1,
+        "uniform",
+    ):
+        return {intervention.kind: None, "average_experts": _INTO_ONE}
     return kinds_like(intervention.kind)
 
 
 def kinds_like(kind: str) -> Mapping[str, str | None]:
     """Return every kind that a kind is in effect whatever its arguments, as `kinds_in_effect`."""
+    if kind == "average_experts":
+        return {kind: None, "merge_experts": _INTO_ONE}
     if kind not in _TAKES_LAYERS_OUT:
         return {kind: None}
     effects = {

@@ -21,6 +21,7 @@ ARGUMENTS: Final = {
     "remove_layers": "{count: 1, guided_by: interchange}",
     "average_experts": "{layers: all}",
     "drop_experts": "{count: 1}",
+    "merge_experts": "{count: 1}",
     "ternary_weights": "{parts: linear, scale: tensor}",
     "prune_weights": "{parts: linear, sparsity: 0.5, by: magnitude}",
     "quantize_weights": "{parts: linear, bits: 4}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_layerguard.bet.arguments import AverageExperts, DropExperts
+from pytest_layerguard.bet.arguments import AverageExperts, DropExperts, MergeExperts
 from pytest_layerguard.bet.targets import TargetError
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.measurement_errors import MeasurementError
@@ -71,7 +71,7 @@ def obstacles(
                     yield Obstacle(
                         (*key, "count"), f"{intervention.kind}: model {model}: {problem}"
                     )
-        if dense and isinstance(arguments, AverageExperts | DropExperts):
+        if dense and isinstance(arguments, AverageExperts | DropExperts | MergeExperts):
             yield Obstacle(key, f"{intervention.kind}: the model has no experts")
 
 

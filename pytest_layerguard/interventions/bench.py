@@ -38,8 +38,23 @@ class Bench(Protocol):
     def reinitialised(self, layer: int, seed: int) -> Mapping[str, Tensor]:
         """Return a layer's tensors, drawn anew by the model's own initialiser."""
 
-    def expert_use(self, plan: Plan) -> Mapping[tuple[int, str], Sequence[int]]:
-        """Return how many tokens of the bet's text each expert is chosen for, by slot and mixture."""
+    def expert_use(
+        self, plan: Plan, text: TextSource | None = None
+    ) -> Mapping[tuple[int, str], Sequence[int]]:
+        """Return how many tokens of a text each expert is chosen for, by slot and mixture.
+
+        Here and below, the text is by default the bet's first.
+        """
+
+    def expert_saliency(
+        self, plan: Plan, text: TextSource | None = None
+    ) -> Mapping[tuple[int, str], Sequence[float]]:
+        """Return REAP's score of each expert (Lasby et al., arXiv 2510.13999), by slot and mixture."""
+
+    def expert_outputs(
+        self, plan: Plan, text: TextSource | None = None
+    ) -> Mapping[tuple[int, str], Tensor]:
+        """Return the mean of what each expert makes of every token, ``[E, H]``, by slot and mixture."""
 
     def pair_distances(
         self, plan: Plan, protocol: str, text: TextSource | None = None

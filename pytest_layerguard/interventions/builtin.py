@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_layerguard.interventions.activations import quantize_activations
-from pytest_layerguard.interventions.experts import average_experts, drop_experts
+from pytest_layerguard.interventions.experts import (
+    average_experts,
+    drop_experts,
+    merge_experts,
+)
 from pytest_layerguard.interventions.layers import (
     interchange_layers,
     merge_layers,
@@ -33,6 +37,7 @@ __all__ = [
     "drop_experts",
     "interchange_layers",
     "low_rank",
+    "merge_experts",
     "merge_layers",
     "prune_weights",
     "quantize_activations",

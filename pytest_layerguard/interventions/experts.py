@@ -1,11 +1,12 @@
-"""Interventions on the experts of mixtures: averaging them into one, dropping the least used."""
+"""Interventions on the experts of mixtures: averaging, dropping, merging."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from scipy.cluster.hierarchy import cut_tree, linkage
 from torch import Tensor
 
 from pytest_layerguard.models.plan import Edit, InterventionError, Plan
@@ -36,24 +37,28 @@ def average_experts(plan: Plan, arguments: args.AverageExperts, bench: Bench) ->
 
 
 def drop_experts(plan: Plan, arguments: args.DropExperts, bench: Bench) -> tuple[Plan, ...]:
-    """Take the least used experts out of the router's choice, and out of the model.
+    """Take the experts of the lowest score out of the router's choice, and out of the model.
 
-    Use is counted on the bet's own text: how many tokens choose an expert. Of experts used equally often
-    the later ones go. If the router chooses among groups of experts first, each group loses as many.
+    The score is how many tokens of a text choose an expert, or REAP's. Of experts with equal scores the
+    later ones go. If the router chooses among groups of experts first, each group loses as many.
 
     The result is a model with the remaining experts only: their rows of the router and their weights. A
     router's softmax (or sigmoid with its normalisation) is therefore taken over the remaining experts, as
     if the dropped ones had a logit of minus infinity. This differs from masking them after a softmax over
     all experts, where the shares of the others would not grow.
     """
-    layers = layers_with_experts(arguments.layers, bench, "drop_experts")
-    use = bench.expert_use(plan)
+    layers = _running(plan, layers_with_experts(arguments.layers, bench, "drop_experts"))
+    scored = bench.expert_saliency if arguments.by == "reap" else bench.expert_use
+    try:
+        scores = scored(plan, arguments.text)
+    except InterventionError as error:
+        raise InterventionError(f"drop_experts: {error}") from None
     edits: dict[int, Edit] = {}
     dropped: dict[str, Any] = {}
     for layer in layers:
         banks = bench.parts(layer).banks
         kept = {
-            bank.module: _most_used(bank, list(use[layer, bank.module]), arguments.count)
+            bank.module: _highest(bank, scores[layer, bank.module], arguments.count)
             for bank in banks
         }
         dropped[str(layer)] = {
@@ -68,6 +73,127 @@ def drop_experts(plan: Plan, arguments: args.DropExperts, bench: Bench) -> tuple
         )
     bench.note("dropped_experts", dropped)
     return (plan.edited(edits),)
+
+
+def merge_experts(plan: Plan, arguments: args.MergeExperts, bench: Bench) -> tuple[Plan, ...]:
+    """Merge the experts of each mixture into ``count``; the router is not touched.
+
+    Experts are joined in order of their distance, that of two groups being the mean over their pairs, as in
+    HC-SMoE (Chen et al., arXiv 2410.08589). Each becomes the mean of its group. Stored as the experts that
+    are left.
+    """
+    layers = _running(plan, layers_with_experts(arguments.layers, bench, "merge_experts"))
+    for layer in layers:
+        for bank in bench.parts(layer).banks:
+            if bank.listed:
+                raise InterventionError(
+                    f"merge_experts: the experts of {bank.module} are separate modules; known: experts in one tensor"
+                )
+            if arguments.count > bank.count:
+                raise InterventionError(
+                    f"merge_experts: {bank.module} has {bank.count} experts, fewer than count {arguments.count}"
+                )
+    uniform = arguments.weighted == "uniform"
+    try:
+        use = {} if uniform else bench.expert_use(plan, arguments.text)
+        outputs = bench.expert_outputs(plan, arguments.text) if arguments.by == "output" else {}
+    except InterventionError as error:
+        raise InterventionError(f"merge_experts: {error}") from None
+    edits: dict[int, Edit] = {}
+    noted: dict[str, Any] = {}
+    for layer in layers:
+        merged: dict[str, _Merged] = {}
+        for bank in bench.parts(layer).banks:
+            place = (layer, bank.module)
+            traits = outputs[place] if outputs else _weights(plan, layer, bank, bench)
+            counts = [1] * bank.count if uniform else list(use[place])
+            merged[bank.module] = _Merged(_groups(traits, arguments.count), tuple(counts))
+        noted[str(layer)] = {name: [*map(list, each.groups)] for name, each in merged.items()}
+        edits[layer] = _merging(merged, arguments.count)
+    bench.note("merged_experts", noted)
+    return (plan.edited(edits),)
+
+
+def _running(plan: Plan, layers: Sequence[int]) -> list[int]:
+    """Return the layers that no intervention before has left out."""
+    return [layer for layer in layers if plan.weights_at(layer) is not None]
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """Groups of experts of one mixture, and how much each expert counts."""
+
+    groups: tuple[tuple[int, ...], ...]
+    counts: tuple[int, ...]
+
+    def of(self, experts: Tensor) -> Tensor:
+        """Return ``[E, ...]`` with each expert the mean of its group."""
+        if len(self.groups) == 1:
+            return self._mean(experts, self.groups[0]).expand_as(experts)
+        made = {
+            expert: mean
+            for group in self.groups
+            for mean in (self._mean(experts, group),)
+            for expert in group
+        }
+        return torch.cat([made[expert] for expert in range(len(experts))])
+
+    def _mean(self, experts: Tensor, group: Sequence[int]) -> Tensor:
+        counts = [self.counts[expert] for expert in group]
+        experts = experts[list(group)]
+        if not any(counts):
+            counts = [1] * len(counts)
+        shares = torch.tensor(counts, device=experts.device) / sum(counts)
+        first = experts[:1].float()
+        others = (experts.float() - first) * shares.view(-1, *(1,) * (experts.dim() - 1))
+        return (first + others.sum(0, keepdim=True)).to(experts.dtype)
+
+
+def _weights(plan: Plan, layer: int, bank: ExpertBank, bench: Bench) -> Tensor:
+    """Return the weights of each expert, ``[E, n]``."""
+    weights = plan.weights_at(layer)
+    assert weights is not None
+    tensors = bench.tensors(weights)
+    return torch.cat([tensors[name].float().flatten(1) for name in bank.fused], dim=1)
+
+
+def _groups(traits: Tensor, count: int) -> tuple[tuple[int, ...], ...]:
+    """Group experts by traits ``[E, n]`` into ``count`` by average linkage."""
+    if len(traits) == 1:
+        return ((0,),)
+    tree = linkage(traits.double().cpu().numpy(), method="average")
+    labels = cut_tree(tree, n_clusters=count).flatten().tolist()
+    return tuple(
+        tuple(expert for expert, label in enumerate(labels) if label == each)
+        for each in dict.fromkeys(labels)
+    )
+
+
+def _merging(merged: dict[str, _Merged], count: int) -> Edit:
+    def apply(tensors: Tensors, parts: LayerParts) -> Tensors:
+        if any(len(tensors[bank.fused[0]]) != bank.count for bank in parts.banks):
+            raise InterventionError(
+                f"merge_experts: layer {parts.index} has lost experts to an intervention before; merge them first"
+            )
+        return {
+            name: merged[bank.module].of(tensors[name])
+            for bank in parts.banks
+            for name in bank.fused
+        }
+
+    def stored(forms: Forms, parts: LayerParts) -> Forms:
+        return {
+            name: replace(forms[name], matrices=min(forms[name].matrices, count), encoded=None)
+            for bank in parts.banks
+            for name in bank.fused
+        }
+
+    key = ("merge_experts", *merged.items())
+
+    def held(tensors: Tensors, parts: LayerParts) -> Callable[[Tensors], Tensors]:
+        return lambda current: apply(current, parts)
+
+    return Edit(key, apply, held=held, stored=stored)
 
 
 def layers_with_experts(target: Any, bench: Bench, kind: str) -> tuple[int, ...]:
@@ -148,7 +274,7 @@ def _mean(experts: Tensor) -> Tensor:
     return (first + (experts.float() - first).mean(0, keepdim=True)).to(experts.dtype)
 
 
-def _most_used(bank: ExpertBank, use: list[int], count: int) -> list[int]:
+def _highest(bank: ExpertBank, scores: Sequence[float], count: int) -> list[int]:
     """Return the experts that stay, in order.
 
     Raises:
@@ -156,8 +282,8 @@ def _most_used(bank: ExpertBank, use: list[int], count: int) -> list[int]:
     """
     if problem := bank.choice.problem(bank.count, count):
         raise InterventionError(f"drop_experts: {problem}")
-    scores = [name for name in bank.router if not name.endswith(("bias", "scale"))]
-    if bank.listed or not scores or not bank.counters or bank.uncut:
+    scoring = [name for name in bank.router if not name.endswith(("bias", "scale"))]
+    if bank.listed or not scoring or not bank.counters or bank.uncut:
         raise InterventionError(
             f"drop_experts: cannot take experts out of {bank.module}: looked for experts in one tensor, a router of "
             f"{bank.count} rows beside them and an attribute that states their number"
@@ -165,7 +291,7 @@ def _most_used(bank: ExpertBank, use: list[int], count: int) -> list[int]:
     size = bank.count // bank.choice.groups
     kept: list[int] = []
     for start in range(0, bank.count, size):
-        ranked = sorted(range(start, start + size), key=lambda expert: (-use[expert], expert))
+        ranked = sorted(range(start, start + size), key=lambda expert: (-scores[expert], expert))
         kept += ranked[: size - count // bank.choice.groups]
     return sorted(kept)
 

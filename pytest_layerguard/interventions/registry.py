@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP: Final = "layerguard.interventions"
 METRICS_ENTRY_POINT_GROUP: Final = "layerguard.metrics"
 
-_RUN_THE_MODEL: Final = ("remove_layers", "drop_experts", "train")
+_RUN_THE_MODEL: Final = ("remove_layers", "drop_experts", "merge_experts", "train")
 """Built-in kinds that must run the model before it is known what they do."""
 
 

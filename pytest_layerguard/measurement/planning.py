@@ -15,6 +15,7 @@ from torch.nn import functional
 from pytest_layerguard.bet.arguments import variants
 from pytest_layerguard.bet.targets import TargetError
 from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.measurement.expert_scores import MeanOutput, Place, Saliency, watching
 from pytest_layerguard.measurement.sweep import sweep
 from pytest_layerguard.measurement.training import (
     Trained,
@@ -235,9 +236,11 @@ class Workbench:
         }
 
     @torch.inference_mode()
-    def expert_use(self, plan: Plan) -> Mapping[tuple[int, str], Sequence[int]]:
-        """Count the tokens of the bet's text that each expert is chosen for, by slot and mixture."""
-        counts: dict[tuple[int, str], Tensor] = {}
+    def expert_use(
+        self, plan: Plan, text: TextSource | None = None
+    ) -> Mapping[Place, Sequence[int]]:
+        """Count the tokens of a text that each expert is chosen for, by slot and mixture."""
+        counts: dict[Place, Tensor] = {}
         handles = []
         for slot, layer in enumerate(self._runner.anatomy.layers):
             for bank in self._runner.anatomy.parts[slot].banks:
@@ -248,12 +251,32 @@ class Workbench:
                         owner.register_forward_pre_hook(_counting(counts[slot, bank.module], bank))
                     )
         try:
-            for _ in self._states(plan, self._batches):
+            for _ in self._states(plan, self._on(text)):
                 pass
         finally:
             for handle in handles:
                 handle.remove()
         return {place: count.tolist() for place, count in counts.items()}
+
+    @torch.inference_mode()
+    def expert_saliency(
+        self, plan: Plan, text: TextSource | None = None
+    ) -> Mapping[Place, Sequence[float]]:
+        """Measure REAP's score of each expert, by slot and mixture."""
+        saliency = Saliency()
+        with watching(self._runner.anatomy, saliency.see):
+            for _ in self._states(plan, self._on(text)):
+                pass
+        return saliency.scores()
+
+    @torch.inference_mode()
+    def expert_outputs(self, plan: Plan, text: TextSource | None = None) -> Mapping[Place, Tensor]:
+        """Measure the mean of what each expert makes of every token, ``[E, H]``, by slot and mixture."""
+        outputs = MeanOutput()
+        with watching(self._runner.anatomy, outputs.see):
+            for _ in self._states(plan, self._on(text)):
+                pass
+        return outputs.means()
 
     def pair_distances(
         self, plan: Plan, protocol: str, text: TextSource | None = None

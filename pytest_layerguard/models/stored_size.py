@@ -5,6 +5,7 @@ Every formula counts what a file must hold to restore the weights, and nothing e
 ========================  ==================================================================================
 average_experts           one expert instead of E; the router is not touched and not counted
 drop_experts              ``E - count`` of E experts, and as many rows of the router
+merge_experts             ``count`` of E experts; the router, and which expert is whose, are not counted
 prune_weights             of each matrix of n weights the k that stay, in the dtype of the model's files, and where
                           they stand: n bits, or ``ceil(log2 n)`` bits for each of the k, whichever is fewer, in whole
                           bytes; nothing where all stay. With ``sparsity``, ``k = n - floor(sparsity n)``, by wanda in

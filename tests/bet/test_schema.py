@@ -75,6 +75,8 @@ KINDS = [
     {"remove_layers": {"count": 2, "guided_by": "angular_distance", "contiguous": True}},
     {"average_experts": {}},
     {"drop_experts": {"count": 4}},
+    {"drop_experts": {"count": 4, "by": "reap", "text": {"reference": "training"}}},
+    {"merge_experts": {"count": 8, "by": "weights", "weighted": "uniform"}},
     {"ternary_weights": {"scale": "group", "group_size": 64, "parts": "experts"}},
     {"prune_weights": {"sparsity": 0.5, "by": "random", "seed": 3}},
     {"prune_weights": {"pattern": "2:4", "by": "wanda", "text": {"reference": "training"}}},

@@ -226,6 +226,7 @@ KINDS: dict[str, Callable[[], dict[str, object]]] = {
     "interchange_layers": lambda: {"pairs": [[1, 3]]},
     "average_experts": dict,
     "drop_experts": lambda: {"count": 1},
+    "merge_experts": lambda: {"count": 2},
     "ternary_weights": lambda: {"scale": "row"},
     "prune_weights": lambda: {"sparsity": 0.4, "by": "random"},
     "quantize_weights": lambda: {"bits": 4},

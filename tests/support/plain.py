@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -95,6 +95,49 @@ def averaged(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
                 for expert in range(1, len(parameter)):
                     parameter[expert] = parameter[0]
     return changed
+
+
+def with_merged_experts(
+    model: PreTrainedModel,
+    groups: Mapping[int, Sequence[Sequence[int]]],
+    counts: Mapping[int, Sequence[int]],
+) -> PreTrainedModel:
+    """A copy in which each expert of a layer is the mean of its group, where each counts so much."""
+    changed = copy.deepcopy(model)
+    for layer, found in groups.items():
+        for name, parameter in layers_of(changed)[layer].named_parameters():
+            if ".experts." not in name:
+                continue
+            before = parameter.double()
+            for group in found:
+                total = sum(counts[layer][expert] for expert in group)
+                mean = sum(before[expert] * counts[layer][expert] / total for expert in group)
+                for expert in group:
+                    parameter[expert] = mean
+    return changed
+
+
+def routed(
+    model: PreTrainedModel, windows: Windows, layer: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Callable[[int, Tensor], Tensor]]]:
+    """For each window what the experts of a layer are given, and a function that gives one expert's output.
+
+    Hidden states ``[T, H]``, indices and weights ``[T, k]``, for experts of Llama's form.
+    """
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    experts = layers_of(model)[layer].get_submodule("mlp.experts")
+    into, out = experts.gate_up_proj.double(), experts.down_proj.double()
+
+    def output(expert: int, hidden: Tensor) -> Tensor:
+        gate, up = (hidden.double() @ into[expert].T).chunk(2, dim=-1)
+        return (gate * torch.sigmoid(gate) * up) @ out[expert].T
+
+    handle = experts.register_forward_pre_hook(lambda _, args: seen.append(args))
+    for inputs, _ in windows:
+        with torch.no_grad():
+            model(input_ids=inputs.unsqueeze(0), use_cache=False)
+        yield *seen.pop(), output
+    handle.remove()
 
 
 def matrices(block: nn.Module) -> list[tuple[str, Tensor]]:
