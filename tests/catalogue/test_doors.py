@@ -42,6 +42,7 @@ INSIDE = {
         ("skip_layers", "remove_layers", "zero_layers"),
         ("reference", "reference-wide", "small-dense"),
     ),
+    "repeat-layers": (("repeat_layers",), ("reference", "padded")),
     "reap-moonlight-16b": (("drop_experts",), ("moonlight",)),
 }
 """What each door is closed to: all other interventions, and all other models, are outside."""
