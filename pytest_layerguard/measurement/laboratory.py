@@ -26,14 +26,16 @@ from pytest_layerguard.texts.sources import Texts
 from pytest_layerguard.texts.windowed_text import WindowedText, contract_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from pytest_layerguard.bet.bet import Bet, ModelSource
     from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.bet.text_sources import TextSource
     from pytest_layerguard.environment.conditions import Conditions
     from pytest_layerguard.interventions.registry import Registry
     from pytest_layerguard.models.plan import Plan
+    from pytest_layerguard.texts.windows import Batch
 
 
 class AnyLaboratory(Protocol):
@@ -192,12 +194,18 @@ class Laboratory:
         self, bet: Bet, session: ModelSession, texts: Texts, first: WindowedText
     ) -> list[PlannedVariant]:
         """Plan a bet's variants; choices that depend on a text are made on the bet's first."""
+
+        def calibration(text: TextSource) -> Sequence[Batch]:
+            cut = session.windows(texts, text, bet.measure)
+            bench.note("chosen_on", cut.provenance)
+            return cut.batches
+
         bench = Workbench(
             session.runner,
             first.batches,
             session.vocabulary,
             lambda arguments: session.training_windows(texts, bet.measure, arguments),
-            lambda text: session.windows(texts, text, bet.measure).batches,
+            calibration,
         )
         return planned(bet, bench, self._registry, self._conditions.budget)
 

@@ -299,9 +299,9 @@ class Workbench:
         self, base: Plan, plans: Sequence[Plan], score: str, text: TextSource | None = None
     ) -> Sequence[float]:
         """Measure the ``perplexity`` of each plan, or its ``kl`` from the base, all in one trie and once."""
+        batches = self._on(text)
         key = (base, tuple(plans), text)
         if key not in self._swept:
-            batches = self._on(text)
             self._swept[key] = [
                 {
                     "perplexity": float(scores.losses.double().mean().exp()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -328,6 +329,20 @@ def test_layers_are_scored_on_another_text_where_one_is_named() -> None:
     assert there["0"] == pytest.approx(
         float(plain.losses(skipped, OTHER_WINDOWS).mean().exp()), rel=1e-5
     )
+
+
+def test_a_result_says_on_which_text_the_choice_was_made() -> None:
+    guided = "{remove_layers: {count: 1, guided_by: kl, text: {reference: training}}}"
+    bet = re.sub(
+        r"arms:.*?measure", f"arms: {{a: {guided}, b: {guided}}}\nmeasure", REMOVALS, flags=re.S
+    )
+    (document,) = parse_bets(bet, Path("bets/removals.yaml"))
+    result = Laboratory(Conditions(), Registry.of()).measure(document, bets=Path("bets"))
+    for variant in result.variants:
+        chosen_on = variant.diagnostics["chosen_on"]
+        (scored_on,) = result.provenance["checkpoints"][0]["texts"]
+        assert chosen_on.keys() == scored_on.keys() - {"name"}
+        assert chosen_on["text"] != scored_on["text"]
 
 
 def test_scores_of_layers_left_out_share_their_prefixes() -> None:
