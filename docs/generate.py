@@ -218,7 +218,8 @@ def _format() -> Iterator[str]:
 def _keys(part: type[BetPart], inherited: Iterable[str] = ()) -> Iterator[str]:
     yield "| key | default | meaning |"
     yield "|---|---|---|"
-    for name, field in part.model_fields.items():
+    for key, field in part.model_fields.items():
+        name = field.alias or key
         if name in inherited:
             continue
         default = field.get_default()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from pytest_layerguard.bet.errors import suggestion
+from pytest_layerguard.bet.model_source import ModelSource
 from pytest_layerguard.bet.targets import (
     ALL_LAYERS,
     LAYERS_FORMS,
@@ -28,8 +30,17 @@ from pytest_layerguard.bet.targets import (
     PairsTarget,
     Target,
 )
-from pytest_layerguard.bet.text_sources import TextSource
-from pytest_layerguard.bet.validation import KEY, LIMITS, BetPart, Whole, gathered, invalid, shown
+from pytest_layerguard.bet.text_sources import HUB_NAME, Revision, Sha256, TextSource
+from pytest_layerguard.bet.validation import (
+    KEY,
+    LIMITS,
+    BetPart,
+    RelativePath,
+    Whole,
+    gathered,
+    invalid,
+    shown,
+)
 
 Parts = Annotated[
     Literal["experts", "linear"],
@@ -623,6 +634,104 @@ class Train(Arguments):
         return f"train-{self.steps}"
 
 
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class CandidateArguments(Arguments):
+    """Arguments of what puts another whole model in the base's place. It stands alone or in an arm."""
+
+    dtype: Dtype | None
+
+    @property
+    @abstractmethod
+    def source(self) -> ModelSource | None:
+        """The candidate's checkpoint, or None for the base's own."""
+
+
+class LoadCheckpoint(CandidateArguments):
+    """The model is replaced by another checkpoint of it: a folder, a hub model, a GGUF file or a LoRA adapter."""
+
+    measures: ClassVar[frozenset[str]] = frozenset({"size_ratio"})
+    path: RelativePath | None = Field(
+        default=None, description="a local model folder, relative to the bet file"
+    )
+    hub: Annotated[str, Field(pattern=HUB_NAME)] | None = Field(
+        default=None, description="ORG/NAME on the hub"
+    )
+    revision: Revision | None = Field(
+        default=None, description="with hub, a full commit hash (40 lower-case hexadecimal digits)"
+    )
+    gguf: RelativePath | None = Field(
+        default=None, description="a GGUF file of llama.cpp, relative to the bet file"
+    )
+    sha256: Sha256 = None
+    adapter: RelativePath | None = Field(
+        default=None,
+        description="a folder with a LoRA adapter of the base, relative to the bet file",
+    )
+    form: Literal["served", "stored"] = Field(
+        default="served",
+        alias="as",
+        description="served: as its format computes, activations quantised where it says so; stored: the "
+        "dequantised weights",
+    )
+    dtype: Dtype | None = Field(
+        default=None,
+        description="the dtype that it computes in; by default the base's, or the only one that its format has",
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [key for key in ("path", "hub", "gguf", "adapter") if getattr(self, key)]
+        if not given:
+            raise invalid("must name a checkpoint; allowed: one of path, hub, gguf, adapter")
+        if len(given) > 1:
+            raise invalid(f"does not go with {given[0]}; one checkpoint", given[1])
+        for key, source in (("revision", "hub"), ("sha256", "gguf")):
+            if given[0] != source and getattr(self, key) is not None:
+                raise invalid(f"has no meaning here; allowed with {source} only", key)
+            if given[0] == source and getattr(self, key) is None:
+                raise invalid(
+                    "is missing; a full commit hash (40 lower-case hexadecimal digits)"
+                    if key == "revision"
+                    else "is missing; the file's digest, 64 lower-case hexadecimal digits",
+                    key,
+                )
+        return self
+
+    @property
+    def source(self) -> ModelSource:
+        """The candidate's checkpoint."""
+        if self.hub is not None:
+            return ModelSource("hub", self.hub, self.revision)
+        if self.gguf is not None:
+            return ModelSource("gguf", self.gguf, sha256=self.sha256)
+        if self.adapter is not None:
+            return ModelSource("adapter", self.adapter)
+        return ModelSource("path", str(self.path))
+
+    def slug(self) -> str:
+        """Return ``load-ct-w4a16-g32``, after the last part of the checkpoint's name."""
+        last = self.source.name.rpartition("/")[2].lower()
+        named = re.sub(r"[^a-z0-9]+", "-", last).strip("-")[:60] or "checkpoint"
+        return f"load-{named}" if self.form == "served" else f"load-{named}-stored"
+
+
+class Cast(CandidateArguments):
+    """Weights and arithmetic in another dtype: the floor under every candidate that computes in it."""
+
+    dtype: Dtype = Field(description="float32, bfloat16 or float16")
+
+    @property
+    def source(self) -> None:
+        """None: it is the base's own checkpoint."""
+        return
+
+    def slug(self) -> str:
+        """Return ``cast-bfloat16``."""
+        return f"cast-{self.dtype}"
+
+
 Kinds = Mapping[str, type[Arguments]]
 
 BUILTIN_KINDS: Final[Kinds] = {
@@ -643,6 +752,8 @@ BUILTIN_KINDS: Final[Kinds] = {
     "quantize_activations": QuantizeActivations,
     "low_rank": LowRank,
     "train": Train,
+    "load_checkpoint": LoadCheckpoint,
+    "cast": Cast,
 }
 
 
@@ -711,6 +822,15 @@ def _as_list(value: Any) -> Any:
 
 
 def _in_step(interventions: tuple[Intervention, ...]) -> tuple[Intervention, ...]:
+    for place, each in enumerate(interventions):
+        if isinstance(each.arguments, CandidateArguments) and len(interventions) > 1:
+            raise invalid(
+                f"{each.kind} puts another whole model in the base's place, and stands alone or in an arm; "
+                "take it out of the list",
+                place,
+                each.kind,
+                KEY,
+            )
     swept = [each.arguments.sweep_target for each in interventions if each.arguments.is_sweep]
     if any(target != swept[0] for target in swept):
         raise invalid("sweeps over different targets in one list; the same 'each' in all of them")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_args
 
@@ -27,7 +26,14 @@ from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.bet.criteria.parse import RESERVED
 from pytest_layerguard.bet.criteria.scope import ModelScope  # noqa: TC001 - pydantic reads it
 from pytest_layerguard.bet.errors import closest, suggestion
-from pytest_layerguard.bet.text_sources import HUB_NAME, UNPINNED, Revision, TextSource
+from pytest_layerguard.bet.model_source import ModelSource
+from pytest_layerguard.bet.text_sources import (
+    HUB_NAME,
+    UNPINNED,
+    Revision,
+    Sha256,
+    TextSource,
+)
 from pytest_layerguard.bet.validation import (
     KEY,
     LIMITS,
@@ -101,21 +107,6 @@ NewTokens = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class ModelSource:
-    """The source of one checkpoint.
-
-    ``name`` is a reference name (``reference@init`` for the untrained one), a path as written in
-    the bet file (relative to it), or ``ORG/NAME``. ``revision`` is for ``hub`` only: 40 hex digits
-    or ``unpinned``, which takes ``branch`` as it is today, or the default branch where it is None.
-    """
-
-    kind: Literal["reference", "path", "hub"]
-    name: str
-    revision: str | None = None
-    branch: str | None = None
-
-
 def _spelt_out(value: Any) -> Any:
     if not isinstance(value, str):
         return value
@@ -162,6 +153,11 @@ class ModelSpec(BetPart):
         max_length=LIMITS.checkpoints,
         description="several checkpoints by name: local folders",
     )
+    gguf: RelativePath | None = Field(
+        default=None,
+        description="a GGUF file of llama.cpp, relative to the bet file, dequantised as it is loaded",
+    )
+    sha256: Sha256 = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None,
         description="the dtype that the model computes in: float32, bfloat16 or float16",
@@ -184,13 +180,22 @@ class ModelSpec(BetPart):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         sources = [
-            key for key in ("reference", "path", "paths", "hub") if getattr(self, key) is not None
+            key
+            for key in ("reference", "path", "paths", "hub", "gguf")
+            if getattr(self, key) is not None
         ]
         if not sources:
-            raise invalid("must name a model; allowed: one of reference, path, paths, hub")
+            raise invalid("must name a model; allowed: one of reference, path, paths, hub, gguf")
         if len(sources) > 1:
             raise invalid(f"does not go with {sources[0]}; a bet judges one model", sources[1])
         source = sources[0]
+        if (self.sha256 is None) != (source != "gguf"):
+            raise invalid(
+                "has no meaning here; allowed with gguf only"
+                if self.sha256
+                else "is missing; the GGUF file's digest, 64 lower-case hexadecimal digits",
+                "sha256",
+            )
         if source == "hub":
             self._check_hub()
         elif self.revision is not None:
@@ -234,7 +239,7 @@ class ModelSpec(BetPart):
     def name(self) -> str:
         """The model's reference name, path or hub name."""
         first = next(iter(self.checkpoints().values()))
-        return str(self.reference or self.path or self.hub or first.name)
+        return str(self.reference or self.path or self.hub or self.gguf or first.name)
 
     def checkpoints(self) -> Mapping[str | None, ModelSource]:
         """Return every checkpoint by name, or ``{None: ...}`` for one without a name."""
@@ -242,6 +247,8 @@ class ModelSpec(BetPart):
             return {name: ModelSource("path", path) for name, path in self.paths.items()}
         if self.path is not None:
             return {None: ModelSource("path", self.path)}
+        if self.gguf is not None:
+            return {None: ModelSource("gguf", self.gguf, sha256=self.sha256)}
         if self.reference is not None:
             revisions: dict[str | None, str] = dict((self.revisions or {}).items())
             return {
@@ -262,6 +269,7 @@ class ModelSpec(BetPart):
     ) -> dict[str, Any]:
         written = handler.resolve_ref_schema(handler(schema))
         forms = [["reference"], ["path"], ["paths"], ["hub", "revision"], ["hub", "revisions"]]
+        forms.append(["gguf", "sha256"])
         one = {**written, "oneOf": [{"required": keys} for keys in forms]}
         return {"anyOf": [{"enum": list(REFERENCE_NAMES)}, one]}
 

@@ -39,7 +39,7 @@ class BetDocument:
     def model_identity(self) -> str:
         """The key by which bets share a loaded model. Local paths are relative to the bet file."""
         model = self.bet.model
-        local = any(source.kind == "path" for source in model.checkpoints().values())
+        local = any(source.is_local for source in model.checkpoints().values())
         return f"{model!r} {self.path.parent}" if local else repr(model)
 
     def position(self, *key: str | int) -> tuple[int, int]:

@@ -141,7 +141,12 @@ class BetPart(BaseModel):
     """A mapping in a bet file: frozen, without unknown keys, without silent conversion."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        serialize_by_alias=True,
     )
 
     @model_validator(mode="wrap")
@@ -150,7 +155,8 @@ class BetPart(BaseModel):
         try:
             return handler(value)
         except ValidationError as error:
-            raise reworded(error, cls.model_fields) from None
+            fields = {field.alias or name: field for name, field in cls.model_fields.items()}
+            raise reworded(error, fields) from None
 
 
 def reworded(error: ValidationError, fields: Mapping[str, FieldInfo]) -> ValidationError:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pytest_layerguard.bet.arguments import Train
-    from pytest_layerguard.bet.bet import Bet, Measure, ModelSource
+    from pytest_layerguard.bet.bet import Bet, Measure
+    from pytest_layerguard.bet.model_source import ModelSource
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.bet.text_sources import TextSource
     from pytest_layerguard.catalogue.model_facts import ModelLookup
@@ -153,7 +154,7 @@ def shard_cost(document: BetDocument, bets: Path, registry: Registry, lookup: Mo
 
 def _guessed(source: ModelSource, bet: Bet, reach: AllowedPaths, lookup: ModelLookup) -> ModelFacts:
     facts = ModelFacts()
-    if source.kind in ("reference", "path"):
+    if source.kind == "reference" or source.is_local:
         with contextlib.suppress(MeasurementError):
             facts = lookup.source(source, reach).facts
     if facts.parameters is not None:

@@ -21,6 +21,7 @@ from pytest_layerguard.bet.bet import INIT, REFERENCE_NAMES
 from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.bet.text_sources import UNPINNED
+from pytest_layerguard.checkpoints.checkpoint import open_checkpoint
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.atomic_write import write_whole
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig
 
-    from pytest_layerguard.bet.bet import ModelSource
     from pytest_layerguard.bet.criteria.scope import Fact, ModelScope
+    from pytest_layerguard.bet.model_source import ModelSource
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.environment.conditions import Conditions
 
@@ -187,6 +188,12 @@ class ModelLookup:
                 return self._reference(source.name)
             case "path":
                 return self.folder(reach.directory(source.name, "model.path"), source.name, reach)
+            case "gguf":
+                file = reach.file(source.name, "model.gguf")
+                if file not in self._folders:
+                    config = open_checkpoint(file, f"model {source.name}").config
+                    self._folders[file] = self._from_config(None, source.name, config)
+                return self._folders[file]
             case _:
                 return self._hub(source.name, source.revision)
 

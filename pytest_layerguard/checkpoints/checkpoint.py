@@ -189,6 +189,11 @@ class GgufCheckpoint(Checkpoint):
         quantized = [kind for kind in kinds if kind not in _PLAIN_GGUF]
         self.format.words = f"GGUF {(quantized or kinds)[0]}"
 
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the file holds a tokenizer beside its weights."""
+        return "tokenizer.ggml.tokens" in self._reader.fields
+
     def _read(self, name: str, start: int, stop: int | None) -> Tensor:
         import torch
         from gguf import dequantize
@@ -236,6 +241,11 @@ class Adapter(Checkpoint):
         self.format.words = f"LoRA adapter of rank {self.config.get('r')}"
         self.weights = self.format.weights(tensors)
         self._opened = {}
+
+
+def has_tokenizer(checkpoint: Checkpoint) -> bool:
+    """Return whether a GGUF file holds a tokenizer beside its weights."""
+    return isinstance(checkpoint, GgufCheckpoint) and checkpoint.has_tokenizer
 
 
 def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:

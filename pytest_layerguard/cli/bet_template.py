@@ -27,6 +27,8 @@ ARGUMENTS: Final = {
     "quantize_weights": "{parts: linear, bits: 4}",
     "quantize_activations": "{parts: linear, bits: 8}",
     "low_rank": "{parts: linear, ratio: 0.5, by: svd}",
+    "load_checkpoint": "{path: candidate}",
+    "cast": "{dtype: bfloat16}",
     "train": "{steps: 50, text: {reference: training}}",
 }
 """The arguments of each built-in intervention where only its name is given."""

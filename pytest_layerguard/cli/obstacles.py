@@ -8,12 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_layerguard.bet.arguments import AverageExperts, DropExperts, MergeExperts
+from pytest_layerguard.bet.arguments import (
+    AverageExperts,
+    DropExperts,
+    LoadCheckpoint,
+    MergeExperts,
+)
 from pytest_layerguard.bet.targets import TargetError
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
-from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.models.layer_parts import STATED_EXPERTS, RouterChoice
-from pytest_layerguard.models.loading import locate
+from pytest_layerguard.models.loading import locate, locate_candidate
 from pytest_layerguard.texts.sources import Texts
 
 if TYPE_CHECKING:
@@ -64,6 +69,10 @@ def obstacles(
         arguments = intervention.arguments
         for place, source in enumerate(arguments.texts):
             yield from _of_text(texts, (*key, "text", place), source, None)
+        if isinstance(arguments, LoadCheckpoint) and arguments.source.is_local:
+            yield from _of_candidate(
+                (*key, arguments.source.kind), document, bets, arguments, conditions
+            )
         yield from _of_targets(key, intervention, depths)
         if isinstance(arguments, DropExperts):
             for model, experts, choice in _routers(document, bets, conditions):
@@ -78,15 +87,34 @@ def obstacles(
 def _of_models(document: BetDocument, bets: Path, conditions: Conditions) -> Iterator[Obstacle]:
     reach = AllowedPaths.of(document.path, bets, conditions)
     for name, source in document.bet.model.checkpoints().items():
-        if source.kind != "path":
+        if not source.is_local:
             continue
         try:
             # The headers show whether a file is cut off.
             _ = locate(source, reach, conditions).tensors
         except (MeasurementError, OSError) as error:
-            yield Obstacle(
-                ("model", "path") if name is None else ("model", "paths", name), str(error)
-            )
+            key = ("model", source.kind) if name is None else ("model", "paths", name)
+            yield Obstacle(key, str(error))
+
+
+def _of_candidate(
+    key: Key,
+    document: BetDocument,
+    bets: Path,
+    arguments: LoadCheckpoint,
+    conditions: Conditions,
+) -> Iterator[Obstacle]:
+    for base in document.bet.model.checkpoints().values():
+        try:
+            _ = locate_candidate(
+                arguments, base, bet_file=document.path, bets=bets, conditions=conditions
+            ).checkpoint
+        except UnavailableError:
+            # Reported as a skip when the bet is run.
+            return
+        except (MeasurementError, OSError) as error:
+            yield Obstacle(key, str(error))
+            return
 
 
 def _routers(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_layerguard.environment.conditions import DEVICE_FLAG, Conditions
@@ -98,6 +99,20 @@ def _require_gpu(needed: int, device: str) -> None:
     index = int(device.removeprefix("cuda:"))
     if torch.cuda.get_device_properties(index).total_memory < needed:
         raise UnavailableError(f"needs a GPU with {_size(needed)}; there is {_described(index)}")
+
+
+def free_memory(device: str) -> int:
+    """Return how many bytes are free on a device, as torch names it; on the host what it could give up besides."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return _host_memory() // 2
+    sizes = {name: rest.split()[0] for name, _, rest in (line.partition(":") for line in lines)}
+    return int(sizes["MemAvailable"]) * 1024
 
 
 def vacate() -> None:

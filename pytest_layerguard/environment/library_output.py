@@ -14,7 +14,18 @@ from pytest_layerguard.environment.secrets import without_secrets
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_LIBRARIES: Final = ("transformers", "huggingface_hub", "datasets", "accelerate", "fsspec", "torch")
+_LIBRARIES: Final = (
+    "transformers",
+    "huggingface_hub",
+    "datasets",
+    "accelerate",
+    "fsspec",
+    "torch",
+    "bitsandbytes",
+    "compressed_tensors",
+    "peft",
+    "torchao",
+)
 _TOKEN: Final = re.compile(r"(?<=[Bb]earer )\S+")
 _LONGEST: Final = 300
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_layerguard.interventions.activations import quantize_activations
@@ -28,14 +29,16 @@ from pytest_layerguard.interventions.weights import (
 )
 
 if TYPE_CHECKING:
-    from pytest_layerguard.bet.arguments import Train
+    from pytest_layerguard.bet.arguments import CandidateArguments, Train
     from pytest_layerguard.interventions.bench import Bench
     from pytest_layerguard.models.plan import Plan
 
 __all__ = [
     "average_experts",
+    "cast",
     "drop_experts",
     "interchange_layers",
+    "load_checkpoint",
     "low_rank",
     "merge_experts",
     "merge_layers",
@@ -51,6 +54,15 @@ __all__ = [
     "train",
     "zero_layers",
 ]
+
+
+def load_checkpoint(plan: Plan, arguments: CandidateArguments, bench: Bench) -> tuple[Plan, ...]:
+    """Put another model in the place of all that the plan runs."""
+    del bench
+    return (replace(plan, candidate=arguments),)
+
+
+cast = load_checkpoint
 
 
 def train(plan: Plan, arguments: Train, bench: Bench) -> tuple[Plan, ...]:

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Final
 from pytest_layerguard.bet.criteria.interval import Interval, greatest, least
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
+
+    from pytest_layerguard.bet.bet import GenerateSpec
+    from pytest_layerguard.measurement.planning import PlannedVariant
+    from pytest_layerguard.models.plan import Plan
 
 _LENGTH: Final = 4
 """The tokens of the n-grams that are looked for again."""
@@ -41,6 +45,20 @@ class FreeTexts:
     base: tuple[FreeText, ...]
     variants: tuple[tuple[tuple[FreeText, ...], ...], ...]
     tokens: int
+
+    @classmethod
+    def of(
+        cls,
+        texts: Mapping[Plan, tuple[FreeText, ...]],
+        base: Plan,
+        variants: Sequence[PlannedVariant],
+        spec: GenerateSpec | None,
+    ) -> FreeTexts | None:
+        """Pick those of a bet's base and variants from the continuations of plans; None without a spec."""
+        if spec is None:
+            return None
+        every = (tuple(texts[plan] for plan in variant.plans) for variant in variants)
+        return cls(texts[base], tuple(every), spec.tokens)
 
     def base_metrics(self) -> dict[str, Interval]:
         """Return the metrics of the base's texts."""

@@ -10,7 +10,7 @@ Otherwise each variant runs by itself, over the whole text for every token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -25,7 +25,7 @@ from pytest_layerguard.bet.errors import many
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.environment.progress_listener import Advance, counted
 from pytest_layerguard.measurement.failures import failing
-from pytest_layerguard.measurement.free_text import FreeText, FreeTexts
+from pytest_layerguard.measurement.free_text import FreeText
 from pytest_layerguard.measurement.results import Continuation
 from pytest_layerguard.models.own_code import own_code, shortage
 from pytest_layerguard.models.plan import Plan, turns
@@ -286,6 +286,26 @@ class Samples:
     base: tuple[Continuation, ...]
     variants: tuple[tuple[Continuation, ...], ...]
 
+    @classmethod
+    def of(
+        cls,
+        spoken: Mapping[Plan, tuple[Continuation, ...]],
+        base: Plan,
+        variants: Sequence[PlannedVariant],
+    ) -> Samples:
+        """Pick those of a bet's base and variants from the continuations of plans."""
+        prompts = len(spoken[base])
+        return cls(
+            spoken[base],
+            tuple(
+                min(
+                    (spoken[plan] for plan in variant.plans),
+                    key=lambda each: fewest_unique(each).value if prompts else 0,
+                )
+                for variant in variants
+            ),
+        )
+
     def unique_tokens(self, variant: int) -> dict[str, Interval]:
         """Return the metrics of unique tokens of a variant, the fewest over the prompts."""
         if not self.base:
@@ -302,28 +322,32 @@ def fewest_unique(continuations: Sequence[Continuation]) -> Interval:
 
 
 def sample(
-    runner: Runner,
-    loaded: LoadedModel,
-    variants: Sequence[PlannedVariant],
-    spec: SampleSpec | SpeakSpec | None,
-) -> Samples:
-    """Continue every prompt with the base and every variant, by exactly ``spec.tokens`` new tokens.
+    runner: Runner, loaded: LoadedModel, plans: Sequence[Plan], spec: SampleSpec | SpeakSpec | None
+) -> dict[Plan, tuple[Continuation, ...]]:
+    """Continue every prompt with the untouched model and every plan, by exactly ``spec.tokens`` new tokens.
 
-    Greedy, but for a spec with a temperature above 0. The end of text is never picked. Without a spec there
-    are no prompts.
+    Greedy, but for a spec with a temperature above 0. The end of text is never picked.
+
+    Args:
+        runner: The model that runs.
+        loaded: The base, whose tokenizer and ends of text count.
+        plans: The plans beside the untouched model.
+        spec: The prompts; without a spec there are none.
+
+    Returns:
+        The continuations of each plan, the untouched model among them.
 
     Raises:
         MeasurementError: If a text would be longer than the model's context, or there is not enough memory for
-            all variants and prompts together.
-        PlanError: If the model cannot run a variant.
+            all plans and prompts together.
+        PlanError: If the model cannot run a plan.
     """
+    plans = list(dict.fromkeys([Plan.untouched(len(runner.anatomy)), *plans]))
     if spec is None:
-        return Samples((), tuple(() for _ in variants))
+        return dict.fromkeys(plans, ())
     choose: Choose = greedy
     if isinstance(spec, SpeakSpec) and spec.temperature > 0:
         choose = drawn(spec.temperature, spec.seed)
-    base = Plan.untouched(len(runner.anatomy))
-    plans = list(dict.fromkeys([base, *(plan for variant in variants for plan in variant.plans)]))
     forbidden = end_of_text_ids(loaded.model, loaded.tokenizer)
     encoded = [encode_prompt(loaded.tokenizer, prompt) for prompt in spec.prompts]
     _check_context(loaded, max(map(len, encoded)), spec.tokens)
@@ -331,23 +355,13 @@ def sample(
         lambda: generate(runner, plans, encoded, spec.tokens, choose, forbidden),
         len(plans) * len(encoded),
     )
-    continuations = {
+    return {
         plan: tuple(
             Continuation(prompt, str(loaded.tokenizer.decode(ids)), len(set(ids)), tuple(ids))
             for prompt, ids in zip(spec.prompts, rows, strict=True)
         )
         for plan, rows in zip(plans, tokens, strict=True)
     }
-    return Samples(
-        continuations[base],
-        tuple(
-            min(
-                (continuations[plan] for plan in variant.plans),
-                key=lambda each: fewest_unique(each).value,
-            )
-            for variant in variants
-        ),
-    )
 
 
 def _check_context(loaded: LoadedModel, prompt: int, tokens: int) -> None:
@@ -380,22 +394,18 @@ def _all_at_once(work: Callable[[], list[list[list[int]]]], rows: int) -> list[l
 
 
 def run_free(
-    runner: Runner,
-    loaded: LoadedModel,
-    variants: Sequence[PlannedVariant],
-    spec: GenerateSpec | None,
-) -> FreeTexts | None:
-    """Continue every prompt greedily with the base and every variant, until the end of text or ``spec.tokens``.
+    runner: Runner, loaded: LoadedModel, plans: Sequence[Plan], spec: GenerateSpec | None
+) -> dict[Plan, tuple[FreeText, ...]]:
+    """Continue every prompt greedily until the end of text or ``spec.tokens``; see :func:`sample`.
 
     Raises:
         MeasurementError: If the tokenizer has no chat template that is asked for, a text may grow longer than the
-            model's context, or there is not enough memory for all variants and prompts together.
-        PlanError: If the model cannot run a variant.
+            model's context, or there is not enough memory for all plans and prompts together.
+        PlanError: If the model cannot run a plan.
     """
+    plans = list(dict.fromkeys([Plan.untouched(len(runner.anatomy)), *plans]))
     if spec is None:
-        return None
-    base = Plan.untouched(len(runner.anatomy))
-    plans = list(dict.fromkeys([base, *(plan for variant in variants for plan in variant.plans)]))
+        return dict.fromkeys(plans, ())
     encode = encode_chat if spec.chat else encode_prompt
     encoded = [encode(loaded.tokenizer, prompt) for prompt in spec.prompts]
     _check_context(loaded, max(map(len, encoded)), spec.tokens)
@@ -404,12 +414,7 @@ def run_free(
         lambda: generate(runner, plans, encoded, spec.tokens, greedy), len(plans) * len(encoded)
     )
     ends = frozenset(end_of_text_ids(loaded.model, loaded.tokenizer))
-    texts = {
+    return {
         plan: tuple(FreeText.of(ids, ends) for ids in rows)
         for plan, rows in zip(plans, tokens, strict=True)
     }
-    return FreeTexts(
-        texts[base],
-        tuple(tuple(texts[plan] for plan in variant.plans) for variant in variants),
-        spec.tokens,
-    )

@@ -13,8 +13,10 @@ from pytest_layerguard.environment.device_lock import DeviceLock
 from pytest_layerguard.environment.library_output import panics_as_errors
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.environment.progress_listener import progress_to
+from pytest_layerguard.measurement.candidates import CandidateBench
 from pytest_layerguard.measurement.failures import naming
-from pytest_layerguard.measurement.generation import run_free, sample
+from pytest_layerguard.measurement.free_text import FreeTexts
+from pytest_layerguard.measurement.generation import Samples, run_free, sample
 from pytest_layerguard.measurement.planning import PlannedVariant, Workbench, planned
 from pytest_layerguard.measurement.result_building import ResultBuilder
 from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
@@ -29,11 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from pytest_layerguard.bet.bet import Bet, ModelSource
+    from pytest_layerguard.bet.bet import Bet
+    from pytest_layerguard.bet.model_source import ModelSource
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.bet.text_sources import TextSource
     from pytest_layerguard.environment.conditions import Conditions
     from pytest_layerguard.interventions.registry import Registry
+    from pytest_layerguard.models.loading import LoadedModel
     from pytest_layerguard.models.plan import Plan
     from pytest_layerguard.texts.windows import Batch
 
@@ -139,37 +143,67 @@ class Laboratory:
     ) -> _CheckpointResult:
         """Read the texts, plan the variants, sample, sweep, and build the results."""
         bet = document.bet
+        if session.spent:
+            session.revive(self._load(document, bets, source))
         source_texts = Texts(self._conditions, document.path, bets)
         texts = {
             name: session.windows(source_texts, text, bet.measure)
             for name, text in bet.measure.named_texts.items()
         }
         variants = self._plan(bet, session, source_texts, next(iter(texts.values())))
-        plans = [plan for variant in variants for plan in variant.plans]
-        own_metrics = self._registry.own_metrics(bet.criteria)
-        bases: list[BaseResult] = []
-        results: list[VariantResult] = []
         names = {
             f"{each.arm}: {each.name}" if each.arm else each.name: each.plans for each in variants
         }
+        every = [plan for variant in variants for plan in variant.plans]
+        plans = [plan for plan in every if plan.candidate is None]
         with naming(names):
-            samples = sample(session.runner, session.loaded, variants, bet.measure.sample)
-            eye_test = sample(session.runner, session.loaded, variants, bet.measure.speak)
-            free = run_free(session.runner, session.loaded, variants, bet.measure.generate)
+            spoken = sample(session.runner, session.loaded, plans, bet.measure.sample)
+            eye_test = sample(session.runner, session.loaded, plans, bet.measure.speak)
+            free = run_free(session.runner, session.loaded, plans, bet.measure.generate)
             later = self._plans_of_later_bets(document, session, source)
+            own_metrics = self._registry.own_metrics(bet.criteria)
+            bases: list[BaseResult] = []
+            results: list[VariantResult] = []
+            scored = {
+                name: session.scores(text, plans, later, keep=len(plans) < len(every))
+                for name, text in texts.items()
+            }
+            candidates = CandidateBench(
+                session=session,
+                document=document,
+                bets=bets,
+                source=source,
+                conditions=self._conditions,
+                texts=texts,
+                read=source_texts,
+            ).measure(variants)
+            measured = {
+                plan: candidates[plan.candidate] for plan in every if plan.candidate is not None
+            }
+            spoken |= {plan: each.samples for plan, each in measured.items()}
+            eye_test |= {plan: each.eye_test for plan, each in measured.items()}
+            free |= {plan: each.free for plan, each in measured.items()}
             for name, text in texts.items():
-                losses, scores = session.scores(text, plans, later)
+                losses, scores = scored[name]
                 builder = ResultBuilder(
                     session=session,
                     measure=bet.measure,
                     text_name=name,
                     text=text,
                     checkpoint=checkpoint,
-                    samples=samples,
-                    eye_test=eye_test,
-                    free=free,
+                    samples=Samples.of(spoken, session.base, variants),
+                    eye_test=Samples.of(eye_test, session.base, variants),
+                    free=FreeTexts.of(free, session.base, variants, bet.measure.generate),
                     losses=losses,
-                    scores=scores,
+                    scores={
+                        **scores,
+                        **{plan: each.scores[name] for plan, each in measured.items()},
+                    },
+                    sizes={
+                        plan: each.size_ratio
+                        for plan, each in measured.items()
+                        if each.size_ratio is not None
+                    },
                     # A criterion may range over all of them, so their intervals hold together.
                     comparisons=len(variants) * len(texts) * len(bet.model.checkpoints()),
                     named=bet.criteria.metrics,
@@ -177,6 +211,11 @@ class Laboratory:
                 bases.append(builder.base())
                 results += builder.variants(variants, own_metrics)
         alone = evaluations([session.base, *plans])
+        named = {
+            plan: variant.name if variant.arm is None else f"{variant.arm}.{variant.name}"
+            for variant in variants
+            for plan in variant.plans
+        }
         return _CheckpointResult(
             texts=tuple(texts.values()),
             bases=tuple(bases),
@@ -187,6 +226,16 @@ class Laboratory:
                 "micro_batch": session.micro_batch,
                 "layer_evaluations": alone * sum(len(text.batches) for text in texts.values()),
                 "texts": [{"name": name, **text.provenance} for name, text in texts.items()],
+                **(
+                    {
+                        "candidates": [
+                            {"variant": named[plan], **each.provenance}
+                            for plan, each in measured.items()
+                        ]
+                    }
+                    if measured
+                    else {}
+                ),
             },
         )
 
@@ -231,7 +280,9 @@ class Laboratory:
             except MeasurementError:
                 # Reported when that bet itself is measured.
                 continue
-            plans += [plan for variant in variants for plan in variant.plans]
+            plans += [
+                plan for variant in variants for plan in variant.plans if plan.candidate is None
+            ]
         return plans
 
     def _is_light(self, bet: Bet) -> bool:
@@ -245,7 +296,7 @@ class Laboratory:
     def _key(self, document: BetDocument, source: ModelSource) -> tuple[Any, ...]:
         """Return a key that is equal for checkpoints of two bets that are the same model in memory."""
         spec = document.bet.model
-        anchor = document.path.parent if source.kind == "path" else None
+        anchor = document.path.parent if source.is_local else None
         how = (spec.dtype, spec.device_map, spec.attn_implementation, spec.placement)
         return (source, anchor, *how)
 
@@ -258,16 +309,18 @@ class Laboratory:
         if self._held is None or self._held[0] != key:
             self._release()
             self._lock.take(devices.taken(document.bet.model, self._conditions))
-            loaded = load(
-                document.bet.model,
-                source,
-                bet_file=document.path,
-                bets=bets,
-                conditions=self._conditions,
-            )
-            self.loads += 1
-            self._held = (key, ModelSession(loaded))
+            self._held = (key, ModelSession(self._load(document, bets, source)))
         return self._held[1]
+
+    def _load(self, document: BetDocument, bets: Path, source: ModelSource) -> LoadedModel:
+        self.loads += 1
+        return load(
+            document.bet.model,
+            source,
+            bet_file=document.path,
+            bets=bets,
+            conditions=self._conditions,
+        )
 
     def _release_unless_expected(self) -> None:
         """Release the model in memory if no announced bet needs it; keep it if none was announced."""

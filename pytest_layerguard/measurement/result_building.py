@@ -46,6 +46,7 @@ class ResultBuilder:
         scores: Token scores of each plan.
         comparisons: How many variants the intervals hold for together.
         named: The metrics that the criteria name.
+        sizes: The ``size_ratio`` of each plan that is another checkpoint.
     """
 
     session: ModelSession
@@ -60,6 +61,7 @@ class ResultBuilder:
     scores: Mapping[Plan, TokenScores]
     comparisons: int
     named: Collection[str]
+    sizes: Mapping[Plan, float]
 
     def base(self) -> BaseResult:
         """Return the result of the untouched model.
@@ -137,6 +139,9 @@ class ResultBuilder:
             self.session.runner.anatomy,
             self.session.loaded.provenance["stored_dtype"],
         )
+        for plan in variant.plans:
+            if plan in self.sizes:
+                metrics["size_ratio"] = Interval.point(self.sizes[plan])
         if is_pair and gap is not None:
             metrics["protocol_gap"] = gap
         if note is None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest_layerguard
 from pytest_layerguard import reference
+from pytest_layerguard.bet.arguments import CandidateArguments
 from pytest_layerguard.bet.digest import digest
 from pytest_layerguard.bet.text_sources import UNPINNED, DatasetText, ReferenceText
 from pytest_layerguard.environment import file_digests
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from pytest_layerguard.bet.bet import Bet
+    from pytest_layerguard.bet.model_source import ModelSource
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.bet.text_sources import TextSource
     from pytest_layerguard.environment.conditions import Conditions
@@ -166,6 +168,10 @@ def identity(
         model_key(bet.model, source, bet_file=document.path, bets=bets, conditions=conditions)
         for source in bet.model.checkpoints().values()
     ]
+    models += [
+        model_key(bet.model, source, bet_file=document.path, bets=bets, conditions=conditions)
+        for source in _candidates(bet)
+    ]
     reach = AllowedPaths.of(document.path, bets, conditions)
     texts = [_text_key(text, reach, conditions) for text in _texts(bet)]
     if None in models or None in texts:
@@ -216,6 +222,13 @@ def _is_builtin(bet: Bet, registry: Registry) -> bool:
         for interventions in bet.arm_interventions.values()
         for each in interventions
     )
+
+
+def _candidates(bet: Bet) -> Iterator[ModelSource]:
+    for interventions in bet.arm_interventions.values():
+        for each in interventions:
+            if isinstance(each.arguments, CandidateArguments) and each.arguments.source is not None:
+                yield each.arguments.source
 
 
 def _texts(bet: Bet) -> Iterator[TextSource]:

@@ -95,6 +95,20 @@ def _final(runner: Runner, plan: Plan, frame: ForwardState) -> Tensor:
     return runner.finish(frame, state)[0]
 
 
+@torch.inference_mode()
+def check_forward(runner: Runner, batch: Batch) -> None:
+    """Check that a candidate is causal, and that slot by slot it gives what its own forward pass gives.
+
+    Raises:
+        MeasurementError: If one of these does not hold.
+    """
+    ids = batch.input_ids[:1, :_CHECKED_TOKENS]
+    _check_causal(runner, ids[:, :_CAUSAL_TOKENS])
+    frame = runner.begin(ids)
+    final = _final(runner, Plan.untouched(len(runner.anatomy)), frame)
+    _check_own(runner, frame.input_ids, final)
+
+
 def _check_causal(runner: Runner, ids: Tensor) -> None:
     """Refuse a model whose predictions depend on later tokens: it sees the token that it is to predict."""
     last = int(ids[0, -1])

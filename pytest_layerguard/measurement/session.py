@@ -64,6 +64,7 @@ class ModelSession:
         runner: Runs the model's layers.
         sweeps: How many sweeps were made so far.
         micro_batch: Tokens that go through a block at a time.
+        spent: Whether the layers were released.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -74,6 +75,7 @@ class ModelSession:
         self._usual = MICRO_BATCH.get(self.runner.device.type, MICRO_BATCH["cpu"])
         self.micro_batch = self._usual
         self._checked = False
+        self.spent = False
         self._texts: dict[str, WindowedText] = {}
         self._bases: dict[str, Base] = {}
         self._scores: dict[str, dict[Plan, TokenScores]] = {}
@@ -175,8 +177,34 @@ class ModelSession:
         ]
         return training_windows(ids, window, start, most)
 
+    def release_layers(self) -> None:
+        """Free the memory of the layers; what is outside of them, the head among it, still works."""
+        for layer in self.runner.anatomy.layers:
+            for tensor in (*layer.parameters(), *layer.buffers()):
+                tensor.data = tensor.data.new_empty(0)
+        self.spent = True
+        gc.collect()
+        devices.vacate()
+
+    def revive(self, loaded: LoadedModel) -> None:
+        """Take the same model, loaded anew, after its layers were released."""
+        self.loaded = loaded
+        self.runner = Runner(Anatomy.of(loaded.model), loaded.store)
+        self.spent = False
+
+    def base_states(self, text: WindowedText) -> Base:
+        """Return the base's losses and final hidden states on a text, run unless they are kept."""
+        if text.key not in self._bases:
+            self.scores(text, (), keep=True)
+        return self._bases[text.key]
+
     def scores(
-        self, text: WindowedText, plans: Sequence[Plan], later: Sequence[Plan] = ()
+        self,
+        text: WindowedText,
+        plans: Sequence[Plan],
+        later: Sequence[Plan] = (),
+        *,
+        keep: bool = False,
     ) -> tuple[Tensor, Mapping[Plan, TokenScores]]:
         """Score plans on a text.
 
@@ -185,6 +213,7 @@ class ModelSession:
             plans: The plans to score; one that was scored before is not run again.
             later: Plans that later bets will ask for. They run in the same sweep, if there is one, so that
                 what they share with the others is computed once.
+            keep: Whether to keep the base's final hidden states however large they are.
 
         Returns:
             The base's token losses ``[n]``, and the scores of each of ``plans``.
@@ -206,13 +235,14 @@ class ModelSession:
                         missing,
                         self.vocabulary,
                         known=known,
+                        keep=keep,
                         advance=advance,
                     )
                 except PlanError as error:
                     if error.plans & set(plans) or not later:
                         raise
                     # What another bet asks for and the model cannot run is that bet's error alone.
-                    return self.scores(text, plans)
+                    return self.scores(text, plans, keep=keep)
             self.sweeps += 1
             sanity_checks.check_losses(swept.base)
             held |= dict(zip(missing, swept.variants, strict=True))

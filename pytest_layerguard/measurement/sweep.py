@@ -102,7 +102,7 @@ def evaluations(plans: Sequence[Plan]) -> int:
     """Return how many layer evaluations the trie of these plans takes per micro-batch."""
     return len(
         {
-            (plan.shell, plan.steps[: depth + 1])
+            (plan.candidate, plan.shell, plan.steps[: depth + 1])
             for plan in plans
             for depth in range(len(plan.steps))
         }
@@ -130,6 +130,7 @@ def sweep(
     vocabulary: int,
     *,
     known: Base | None = None,
+    keep: bool = False,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Swept:
     """Score a base and its variants, each on every micro-batch.
@@ -141,6 +142,7 @@ def sweep(
         variants: The plans to compare; equal plans are run once.
         vocabulary: The number of logits.
         known: The base, where a sweep over the same micro-batches has run it already.
+        keep: Whether to keep the base however large it is.
         advance: Called with the number of layer evaluations made since the last call.
 
     Returns:
@@ -165,7 +167,7 @@ def sweep(
         losses, partial = walk.run(distinct, final)
         base_losses.append(losses)
         room -= walk.base_final.nbytes
-        if room >= 0:
+        if room >= 0 or keep:
             base_final.append(walk.base_final)
         for plan, score in partial.items():
             scores[plan].append(score)
@@ -174,7 +176,7 @@ def sweep(
     return Swept(
         losses,
         tuple(whole[plan] for plan in variants),
-        Base(losses, tuple(base_final)) if room >= 0 else None,
+        Base(losses, tuple(base_final)) if room >= 0 or keep else None,
     )
 
 

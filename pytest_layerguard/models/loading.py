@@ -6,21 +6,34 @@ import errno
 import gc
 import json
 import re
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import partial
+from io import StringIO
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard import reference
+from pytest_layerguard.bet.arguments import LoadCheckpoint
 from pytest_layerguard.bet.bet import INIT
 from pytest_layerguard.bet.text_sources import UNPINNED
+from pytest_layerguard.checkpoints.checkpoint import Adapter, Checkpoint, has_tokenizer
 from pytest_layerguard.environment import devices, file_digests
 from pytest_layerguard.environment.allowed_paths import AllowedPaths, quoted
 from pytest_layerguard.environment.conditions import UNPINNED_FLAG, Conditions
 from pytest_layerguard.environment.library_output import first_line, quiet, scrubbed
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.environment.versions import versions
-from pytest_layerguard.models.model_folder import ModelFolder, inspect, refuse_code
+from pytest_layerguard.models import compressed
+from pytest_layerguard.models.model_folder import (
+    TOKENIZER_FILES,
+    VOCABULARIES,
+    ModelFolder,
+    inspect,
+    inspect_gguf,
+    refuse_code,
+    refuse_links,
+)
 from pytest_layerguard.models.tokenization import check_tokenizer
 
 if TYPE_CHECKING:
@@ -29,13 +42,16 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from pytest_layerguard.bet.bet import ModelSource, ModelSpec
+    from pytest_layerguard.bet.arguments import CandidateArguments
+    from pytest_layerguard.bet.bet import ModelSpec
+    from pytest_layerguard.bet.model_source import ModelSource
     from pytest_layerguard.models.streaming import LayerStore
 
 LARGEST_IN_FP32: Final = 2_000_000_000
 """The most parameters with which a model computes in fp32, whatever dtype it is stored in."""
 
 _LONGEST_KEY: Final = 200
+_NEEDS_GPU: Final = re.compile(r"\b(GPU|CUDA|XPU)\b", re.IGNORECASE)
 _MISMATCH: Final = re.compile(
     r"^(\S+) *\|.*ckpt: *torch\.Size\((.*?)\) vs model: *torch\.Size\((.*?)\)", re.MULTILINE
 )
@@ -50,12 +66,173 @@ class LoadedModel:
         tokenizer: The model's own tokenizer.
         provenance: Plain data for a record: the model as named, digests, dtypes, device, versions.
         store: The layers, if they stay on disk.
+        bytes: Bytes of the files of weights.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     provenance: Mapping[str, Any]
     store: LayerStore | None = None
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class CandidateFiles:
+    """The files of a candidate, found and checked, and not loaded yet.
+
+    Attributes:
+        arguments: What the bet says of it.
+        folder: The model, or that which an adapter is laid over.
+        adapter: The adapter, or None.
+    """
+
+    arguments: CandidateArguments
+    folder: ModelFolder
+    adapter: Adapter | None
+
+    @property
+    def served(self) -> bool:
+        """Whether it runs as its format computes."""
+        return isinstance(self.arguments, LoadCheckpoint) and self.arguments.form == "served"
+
+    @property
+    def name(self) -> str:
+        """The candidate's name in messages."""
+        return self.adapter.name if self.adapter is not None else self.folder.name
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of its own files of weights."""
+        return self.adapter.nbytes if self.adapter is not None else self.folder.bytes
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Its own weights."""
+        return self.adapter if self.adapter is not None else self.folder.checkpoint
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The folder or GGUF file of its own tokenizer, or None where it has none."""
+        if self.adapter is None and self.folder.gguf is not None:
+            return self.folder.gguf if has_tokenizer(self.folder.checkpoint) else None
+        if self.adapter is None:
+            return self.folder.path
+        own = {each.name for each in self.adapter.path.iterdir()}
+        return self.adapter.path if own & VOCABULARIES else None
+
+    def dtype(self, base: str) -> str:
+        """Return the dtype to compute in beside a base that computes in ``base``."""
+        if self.arguments.dtype is not None:
+            return self.arguments.dtype
+        own = compressed.own_dtype(self.folder) if self.served else None
+        return own or base
+
+    def digests(self) -> dict[str, str]:
+        """Return the digests of its own files."""
+        return self.folder.digests() if self.adapter is None else _adapter_digests(self.adapter)
+
+
+def locate_candidate(
+    arguments: CandidateArguments,
+    base: ModelSource,
+    *,
+    bet_file: Path,
+    bets: Path,
+    conditions: Conditions,
+) -> CandidateFiles:
+    """Find a candidate's files and check them without loading any; download them if needed.
+
+    Args:
+        arguments: What the bet says of it.
+        base: The base, which an adapter is laid over and a cast loads anew.
+        bet_file: The bet file.
+        bets: The bet folder.
+        conditions: The user's permissions.
+
+    Raises:
+        MeasurementError: If they are not those of a model that may be loaded.
+        UnavailableError: If they cannot be had here.
+    """
+    reach = AllowedPaths.of(bet_file, bets, conditions)
+    source = arguments.source
+    if source is not None and source.kind == "adapter":
+        return CandidateFiles(arguments, locate(base, reach, conditions), _adapter(source, reach))
+    key = "load_checkpoint" if source is not None else "model"
+    return CandidateFiles(arguments, locate(source or base, reach, conditions, key), None)
+
+
+def _adapter(source: ModelSource, reach: AllowedPaths) -> Adapter:
+    """Find an adapter's files and check them.
+
+    Raises:
+        MeasurementError: If they are missing or damaged, or lead out of what bets may read.
+    """
+    path = reach.directory(source.name, "load_checkpoint.adapter")
+    name = f"adapter {quoted(source.name)}"
+    refuse_links(path, name, reach.holds)
+    return Adapter(path, name)
+
+
+def _adapter_digests(adapter: Adapter) -> dict[str, str]:
+    path = adapter.path
+    tokenizer = {name: path / name for name in TOKENIZER_FILES if (path / name).exists()}
+    return {
+        "weights": file_digests.of_files({file.name: file for file in adapter.files}),
+        "config": file_digests.of_file(path / "adapter_config.json"),
+        "tokenizer": file_digests.of_files(tokenizer),
+    }
+
+
+def load_candidate(
+    files: CandidateFiles, spec: ModelSpec, source: ModelSource, dtype: str, conditions: Conditions
+) -> LoadedModel:
+    """Load a candidate in the place of a base.
+
+    Args:
+        files: The candidate.
+        spec: The placement and attention implementation of the base.
+        source: The base, of which a cast is made.
+        dtype: The dtype to compute in.
+        conditions: The user's permissions, and the device.
+
+    Returns:
+        The candidate, with its own tokenizer, or with None where it has none.
+
+    Raises:
+        MeasurementError: If it is damaged, refused or not fit to be measured.
+        UnavailableError: If the format's library or the GPU that it needs is missing.
+    """
+    device = devices.resolve(conditions)
+    folder = files.folder
+    conditions.budget.check("parameters", folder.parameters, f"{files.name}: parameters")
+    conditions.progress(f"loading {files.name}")
+    wanted = spec.model_copy(update={"dtype": dtype, "placement": "memory"})
+    served = files.served and files.adapter is None and folder.is_compressed
+    if files.arguments.source is None and source.name.endswith(INIT):
+        model = _initial(source.name, wanted)
+    else:
+        model, _ = _from_folder(folder, wanted, conditions, device, served=served)
+    if files.adapter is not None:
+        with quiet():
+            try:
+                model = compressed.adapted(model, files.adapter.path, merged=not files.served)
+            except UnavailableError:
+                raise
+            except Exception as error:  # peft fails in as many ways as there are adapters
+                raise MeasurementError(
+                    f"{files.name}: cannot be laid over the base: {first_line(error)}"
+                ) from None
+    tokenizer: Any = None
+    if files.tokenizer is not None:
+        tokenizer = _tokenizer(files.tokenizer, files.name, conditions)
+    _check_finite(model, files.name)
+    if spec.device_map is not None:
+        _check_places(model, folder)
+    elif not served:
+        model = _moved(model, device, folder)
+    model.requires_grad_(False)
+    model.eval()  # type: ignore[no-untyped-call]
+    return LoadedModel(model, tokenizer, {"class": type(model).__name__, "dtype": dtype})
 
 
 def load(
@@ -83,7 +260,7 @@ def load(
         model = _initial(source.name, spec)
     else:
         model, store = _from_folder(folder, spec, conditions, device)
-    tokenizer = _tokenizer(folder, conditions)
+    tokenizer = _tokenizer(folder.gguf or folder.path, folder.name, conditions)
     _check_finite(model, folder.name)
     check_tokenizer(tokenizer, model, folder.name)
     if spec.device_map is not None:
@@ -92,11 +269,20 @@ def load(
         model = _moved(model, device, folder)
     model.requires_grad_(False)
     model.eval()  # type: ignore[no-untyped-call]
-    return LoadedModel(model, tokenizer, _provenance(source, folder, model, device=device), store)
+    made_with = _provenance(source, folder, model, device=device)
+    return LoadedModel(model, tokenizer, made_with, store, folder.bytes)
 
 
-def locate(source: ModelSource, reach: AllowedPaths, conditions: Conditions) -> ModelFolder:
+def locate(
+    source: ModelSource, reach: AllowedPaths, conditions: Conditions, key: str = "model"
+) -> ModelFolder:
     """Find a checkpoint's files and check them without loading any; download them if needed.
+
+    Args:
+        source: The checkpoint.
+        reach: What the bet may read.
+        conditions: The user's permissions.
+        key: The bet's key that names it, for messages.
 
     Raises:
         MeasurementError: If they are not those of a model that may be loaded.
@@ -105,8 +291,16 @@ def locate(source: ModelSource, reach: AllowedPaths, conditions: Conditions) -> 
     if source.kind == "reference":
         return _shipped(source.name)
     if source.kind == "path":
-        path = reach.directory(source.name, "model.path")
+        path = reach.directory(source.name, f"{key}.path")
         return inspect(path, f"model {quoted(source.name)}", inside=reach.holds)
+    if source.kind == "gguf":
+        file = reach.file(source.name, f"{key}.gguf")
+        found = file_digests.of_file(file).removeprefix("sha256:")
+        if found != source.sha256:
+            raise MeasurementError(
+                f"{key}.sha256: {quoted(source.name)} is another file: its digest is {found}"
+            )
+        return inspect_gguf(file, f"model {quoted(source.name)}")
     from pytest_layerguard.models.hub import fetch_model
 
     revision = _allowed_revision(source, conditions)
@@ -133,7 +327,10 @@ def model_key(
         content: Any = {"hub": source.name, "revision": source.revision}
     else:
         reach = AllowedPaths.of(bet_file, bets, conditions)
-        files = locate(source, reach, conditions).digests()
+        if source.kind == "adapter":
+            files = _adapter_digests(_adapter(source, reach))
+        else:
+            files = locate(source, reach, conditions).digests()
         content = files | {"init": source.name.endswith(INIT)}
     how = {"dtype": spec.dtype, "attention": spec.attn_implementation, "map": spec.device_map}
     return file_digests.of_text(json.dumps([content, how], sort_keys=True))
@@ -179,8 +376,14 @@ def _initial(name: str, spec: ModelSpec) -> PreTrainedModel:
 
 
 def _from_folder(
-    folder: ModelFolder, spec: ModelSpec, conditions: Conditions, device: str
+    folder: ModelFolder,
+    spec: ModelSpec,
+    conditions: Conditions,
+    device: str,
+    *,
+    served: bool = False,
 ) -> tuple[PreTrainedModel, LayerStore | None]:
+    """Load a model; one that is stored quantised dequantised, unless it is ``served`` by its format's layers."""
     import torch
     from transformers import AutoConfig
 
@@ -188,15 +391,29 @@ def _from_folder(
 
     if not conditions.allow_remote_code:
         refuse_code(folder)
-    trusted = {"trust_remote_code": conditions.allow_remote_code, "local_files_only": True}
-    stored = folder.stored_dtype
+    trusted: dict[str, Any] = {
+        "trust_remote_code": conditions.allow_remote_code,
+        "local_files_only": True,
+    }
     small = folder.parameters <= LARGEST_IN_FP32
-    options: dict[str, Any] = {"dtype": spec.dtype or ("float32" if small else stored)}
+    options: dict[str, Any] = {"dtype": spec.dtype or ("float32" if small else folder.stored_dtype)}
     if spec.attn_implementation is not None:
         options["attn_implementation"] = spec.attn_implementation
     if spec.device_map is not None:
         options["device_map"] = spec.device_map
-    with quiet() as chatter:
+    if spec.placement == "stream" and folder.is_compressed:
+        raise MeasurementError(
+            f"{folder.name}: model.placement: stream needs plain safetensors; take placement: memory"
+        )
+    _ = folder.checkpoint
+    if served:
+        compressed.require_library(folder)
+        if device != "cpu" and spec.device_map is None:
+            options["device_map"] = {"": device}
+    if folder.gguf is not None:
+        trusted["gguf_file"] = folder.gguf.name
+    # The libraries of formats draw progress bars of their own.
+    with quiet() as chatter, redirect_stderr(StringIO()):
         try:
             config = _plain_outputs(AutoConfig.from_pretrained(folder.path, **trusted))
             make = _auto_class(config, folder, conditions)
@@ -215,8 +432,11 @@ def _from_folder(
             store: LayerStore | None = None
             if spec.placement == "stream":
                 model, report, store = load_streamed(make, config, device, load)
+            elif folder.is_compressed and folder.gguf is None and not served:
+                model, report = compressed.stored_model(type(empty), config, folder, options)
             else:
                 model, report = load()
+            compressed.use_plain_kernels(model)
         except (MeasurementError, UnavailableError):
             raise
         except ImportError as error:
@@ -226,6 +446,11 @@ def _from_folder(
         except MemoryError:
             raise _out_of_memory(folder, "the host") from None
         except Exception as error:
+            if served and device == "cpu" and _NEEDS_GPU.search(str(error)):
+                raise UnavailableError(
+                    f"{folder.name}: its format runs on a GPU alone ({first_line(error)}); as: stored "
+                    "measures its weights without one"
+                ) from None
             raise _explained(error, folder, chatter) from None
     _check_report(report, folder)
     loaded: PreTrainedModel = model
@@ -305,8 +530,12 @@ def _check_finite(model: PreTrainedModel, name: str) -> None:
     """Refuse a model with NaN or infinite weights, as loaded and cast."""
     import torch
 
+    plain_dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
     for key, tensor in model.named_parameters():
-        if tensor.is_meta or not tensor.is_floating_point() or torch.isfinite(tensor).all():
+        # The tensors of quantised layers have other dtypes, or are of classes that hold several.
+        plain = type(tensor.detach()) is torch.Tensor and tensor.dtype in plain_dtypes
+        if tensor.is_meta or not plain or torch.isfinite(tensor).all():
             continue
         bad = int((~torch.isfinite(tensor)).sum())
         dtype = str(tensor.dtype).removeprefix("torch.")
@@ -318,6 +547,10 @@ def _check_finite(model: PreTrainedModel, name: str) -> None:
 
 def _check_report(report: Mapping[str, Any], folder: ModelFolder) -> None:
     """Refuse a model with weights that were missing from its files, or that have no place in it."""
+    if failed := [*report["mismatched_keys"], *report["error_msgs"]]:
+        raise MeasurementError(
+            f"{folder.name}: {len(failed)} weight(s) do not fit: {_list_some([str(each) for each in failed])}"
+        )
     if missing := sorted(report["missing_keys"]):
         raise MeasurementError(
             f"{folder.name}: {len(missing)} weight(s) are missing from its files, and would be "
@@ -341,24 +574,26 @@ def _may_be_left_out(key: str) -> bool:
     )
 
 
-def _tokenizer(folder: ModelFolder, conditions: Conditions) -> PreTrainedTokenizerBase:
+def _tokenizer(path: Path, name: str, conditions: Conditions) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a folder, or of a GGUF file."""
     from transformers import AutoTokenizer
 
+    inside: dict[str, Any] = {"gguf_file": path.name} if path.is_file() else {}
     with quiet():
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                folder.path,
+                path.parent if inside else path,
+                **inside,
                 local_files_only=True,
                 trust_remote_code=conditions.allow_remote_code,
             )
         except ImportError as error:
             raise UnavailableError(
-                f"{folder.name}: its tokenizer needs a package that is not installed: "
-                f"{first_line(error)}"
+                f"{name}: its tokenizer needs a package that is not installed: {first_line(error)}"
             ) from None
         except Exception as error:
             raise MeasurementError(
-                f"{folder.name}: its tokenizer cannot be loaded: {first_line(error)}"
+                f"{name}: its tokenizer cannot be loaded: {first_line(error)}"
             ) from None
     return tokenizer
 

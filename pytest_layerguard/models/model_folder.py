@@ -10,6 +10,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pytest_layerguard.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from pytest_layerguard.checkpoints.facts import CheckpointFacts
 from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.allowed_paths import quoted
 from pytest_layerguard.environment.conditions import REMOTE_CODE_FLAG
@@ -45,20 +47,23 @@ VOCABULARIES: Final = frozenset(TOKENIZER_FILES) - {
 }
 _PICKLED: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack"})
 _LARGEST_JSON: Final = 64 * 2**20
+QUANTIZED: Final = ("quantization_config", "compression_config")
+"""The keys of config.json that say how weights are quantised."""
 _FLOATS: Final = ("F64", "F32", "F16", "BF16")
 _CODE_BY_NAME: Final = ("attn_implementation", "experts_implementation")
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model folder's files.
+    """A model folder's files, or the one file of a model in GGUF.
 
     Attributes:
         name: The model's name in messages.
         path: The folder.
         config: ``config.json``.
-        weights: Safetensors files by name.
-        tokenizer: Tokenizer files by name.
+        weights: Safetensors files by name, or the GGUF file.
+        tokenizer: Tokenizer files by name; none where the weights' file holds the tokenizer.
+        gguf: The GGUF file, or None.
     """
 
     name: str
@@ -66,6 +71,27 @@ class ModelFolder:
     config: Mapping[str, Any]
     weights: Mapping[str, Path]
     tokenizer: Mapping[str, Path]
+    gguf: Path | None = None
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The weights, whatever they are stored in.
+
+        Raises:
+            MeasurementError: If the files are damaged, or the format is not supported.
+            UnavailableError: If the library that reads them is not installed.
+        """
+        return open_checkpoint(self.gguf or self.path, self.name)
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the weights are something else than plain safetensors."""
+        return self.gguf is not None or any(self.config.get(key) for key in QUANTIZED)
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of the files of weights."""
+        return sum(file.stat().st_size for file in self.weights.values())
 
     @cached_property
     def tensors(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
@@ -74,20 +100,25 @@ class ModelFolder:
         Raises:
             MeasurementError: If a file is truncated or its header is damaged.
         """
+        if self.is_compressed:
+            weights = self.checkpoint.weights.values()
+            return {weight.name: (weight.dtype, weight.shape) for weight in weights}
         return {name: entry for file in self.weights for name, entry in self._header(file)}
 
     @property
     def parameters(self) -> int:
-        """The number of stored parameters."""
+        """The number of stored parameters, after dequantising."""
         return sum(prod(shape) for _, shape in self.tensors.values())
 
     @property
     def stored_dtype(self) -> str:
-        """The dtype of most stored parameters, by its torch name.
+        """The dtype of most stored parameters, by its torch name; that of the arithmetic where they are compressed.
 
         Raises:
             MeasurementError: If it is not a floating-point dtype of at least 16 bits.
         """
+        if self.is_compressed:
+            return CheckpointFacts.of(self.checkpoint).dtype
         sizes: Counter[str] = Counter()
         for dtype, shape in self.tensors.values():
             sizes[dtype] += prod(shape)
@@ -103,6 +134,10 @@ class ModelFolder:
 
     def digests(self) -> dict[str, str]:
         """Return the digests of ``weights``, ``config`` and ``tokenizer``."""
+        if self.gguf is not None:
+            return dict.fromkeys(
+                ("weights", "config", "tokenizer"), file_digests.of_file(self.gguf)
+            )
         return {
             "weights": file_digests.of_files(self.weights),
             "config": file_digests.of_file(self.path / CONFIG),
@@ -137,11 +172,7 @@ def inspect(path: Path, name: str, *, inside: Callable[[Path], bool]) -> ModelFo
             another model, a kernel or a file outside the folder.
     """
     files = {entry.name: entry for entry in sorted(path.iterdir())}
-    for file in files.values():
-        if not inside(file.resolve()):
-            raise MeasurementError(
-                f"{name}: {quoted(file.name)} is a link that leads out of what bets may read"
-            )
+    refuse_links(path, name, inside)
     config = read_json(files, CONFIG, name)
     _refuse_indirections(files, config, name)
     tokenizer = {file: files[file] for file in TOKENIZER_FILES if file in files}
@@ -151,6 +182,30 @@ def inspect(path: Path, name: str, *, inside: Callable[[Path], bool]) -> ModelFo
             "Save the model's own tokenizer beside its weights."
         )
     return ModelFolder(name, path, config, weight_files(files, name), tokenizer)
+
+
+def refuse_links(path: Path, name: str, inside: Callable[[Path], bool]) -> None:
+    """Refuse a folder with a link that leads out of what bets may read.
+
+    Raises:
+        MeasurementError: If there is one; names it.
+    """
+    for file in sorted(path.iterdir()):
+        if not inside(file.resolve()):
+            raise MeasurementError(
+                f"{name}: {quoted(file.name)} is a link that leads out of what bets may read"
+            )
+
+
+def inspect_gguf(file: Path, name: str) -> ModelFolder:
+    """Return a GGUF file as a model; read its header alone.
+
+    Raises:
+        MeasurementError: If it is damaged, or of an architecture that transformers does not map.
+        UnavailableError: If the library that reads it is not installed.
+    """
+    config = open_checkpoint(file, name).config
+    return ModelFolder(name, file.parent, config, {file.name: file}, {}, file)
 
 
 def weight_files(files: Mapping[str, Path], name: str) -> dict[str, Path]:
@@ -226,8 +281,8 @@ def _refuse_indirections(files: Mapping[str, Path], config: Mapping[str, Any], n
     """Refuse what would make transformers load anything but the files that were checked."""
     if "adapter_config.json" in files:
         raise MeasurementError(
-            f"{name}: is an adapter (adapter_config.json), which names another model to be loaded; "
-            "merge the two and save the result"
+            f"{name}: is an adapter (adapter_config.json) and no model; as a candidate: "
+            "load_checkpoint: {adapter: DIR}"
         )
     if any(file.startswith("shard-") and file.endswith(".safetensors") for file in files):
         raise MeasurementError(
@@ -238,11 +293,6 @@ def _refuse_indirections(files: Mapping[str, Path], config: Mapping[str, Any], n
             raise MeasurementError(
                 f"{name}: config.json sets {key}, which is not supported; remove it"
             )
-    if config.get("quantization_config") is not None:
-        raise MeasurementError(
-            f"{name}: is stored quantised (quantization_config in config.json); interventions need "
-            "plain weights. Take the unquantised checkpoint, or bet on quantize_weights."
-        )
     for key, value in _deep(config):
         if key.strip("_").startswith(_CODE_BY_NAME) and "/" in json.dumps(value):
             raise MeasurementError(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping
     from contextlib import AbstractContextManager
 
+    from pytest_layerguard.bet.arguments import CandidateArguments
     from pytest_layerguard.models.layer_parts import Forms, LayerParts, Tensors
 
 
@@ -82,10 +83,14 @@ class OuterWeights:
 
 @dataclass(frozen=True)
 class Plan:
-    """A variant: the steps, in order, and the weights outside the layers that it replaces."""
+    """A variant: the steps, in order, and the weights outside the layers that it replaces.
+
+    Or another whole model, ``candidate``, that takes the place of all of them.
+    """
 
     steps: tuple[Step, ...]
     shell: OuterWeights = OuterWeights()
+    candidate: CandidateArguments | None = None
 
     @classmethod
     def untouched(cls, layers: int) -> Plan:

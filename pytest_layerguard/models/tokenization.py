@@ -8,6 +8,8 @@ from pytest_layerguard.environment.library_output import first_line, quiet
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -144,6 +146,54 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, 
             f"{name}: the tokenizer does not fit: its largest id is {max(largest, *default)}, and the "
             f"model has embeddings for {rows:,} tokens (ids 0 to {rows - 1})"
         )
+
+
+def check_same(
+    base: PreTrainedTokenizerBase,
+    candidate: PreTrainedTokenizerBase,
+    texts: Iterable[str],
+    prompts: Iterable[str],
+    name: str,
+) -> None:
+    """Refuse a candidate whose tokenizer is not the base's: their losses would be of other tokens.
+
+    Args:
+        base: The base's.
+        candidate: The candidate's.
+        texts: The texts that are scored.
+        prompts: The prompts that are continued.
+        name: The candidate's name in messages.
+
+    Raises:
+        MeasurementError: If special tokens, or the ids of a text or a prompt, differ; names the first difference.
+    """
+    # Padding is not among them: nothing that is measured is padded.
+    for special in ("bos_token", "eos_token", "unk_token"):
+        ours, theirs = (
+            (getattr(each, special), getattr(each, f"{special}_id")) for each in (base, candidate)
+        )
+        if ours != theirs:
+            raise MeasurementError(
+                f"{name}: its tokenizer is not the base's: {special} is {theirs[0]!r} ({theirs[1]}), "
+                f"the base's {ours[0]!r} ({ours[1]})"
+            )
+    pairs = [(encode(base, text), encode(candidate, text)) for text in texts]
+    pairs += [
+        (encode_prompt(base, prompt), encode_prompt(candidate, prompt))
+        for prompt in ("a", *prompts)
+    ]
+    for ours_ids, their_ids in pairs:
+        if ours_ids != their_ids:
+            both = zip(ours_ids, their_ids, strict=False)
+            shorter = min(len(ours_ids), len(their_ids))
+            at = next((place for place, (one, two) in enumerate(both) if one != two), shorter)
+            found = [
+                f"{ids[at]} ({tokenizer.decode([ids[at]])!r})" if at < len(ids) else "nothing"
+                for tokenizer, ids in ((candidate, their_ids), (base, ours_ids))
+            ]
+            raise MeasurementError(
+                f"{name}: its tokenizer is not the base's: token {at} is {found[0]}, the base's {found[1]}"
+            )
 
 
 def check_ids(ids: list[int], model: PreTrainedModel) -> None:

@@ -118,6 +118,31 @@ def test_neither_intervention_nor_arms(edited, told):
     assert (problem.key, problem.line) == ("intervention", 1)
 
 
+def test_a_whole_model_stands_alone(edited, told):
+    done = "intervention:\n  - skip_layers: {layers: 1}\n  - load_checkpoint: {path: a}\n"
+    (problem,) = told(edited((INTERVENTION, done)))
+    assert (problem.line, problem.column) == (8, 5)
+    assert "stands alone or in an arm" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("{}", "must name a checkpoint; allowed: one of path, hub, gguf, adapter"),
+        ("{path: a, adapter: b}", "does not go with path; one checkpoint"),
+        ("{hub: a/b}", "is missing; a full commit hash"),
+        ("{gguf: a.gguf}", "is missing; the file's digest"),
+        ("{path: a, as: quick}", "must not be 'quick'; allowed: served, stored"),
+        ("{path: a, form: stored}", "unknown key"),
+        ("{path: ~/a}", "must not start with '~'"),
+    ],
+)
+def test_a_candidate_is_one_checkpoint(edited, told, arguments, message):
+    done = f"intervention: {{load_checkpoint: {arguments}}}\n"
+    text = edited((INTERVENTION, done), (STRICT, ""), (CATASTROPHIC, ""), (LENIENT, "kl <= 1"))
+    assert any(message in problem.message for problem in told(text))
+
+
 def test_sweeps_in_one_list_must_be_over_the_same(edited, told):
     done = (
         "intervention:\n  - skip_layers: {layers: {each: all}}\n"

@@ -86,11 +86,17 @@ KINDS = [
     {"low_rank": {"ratio": 0.5, "by": "activations", "text": {"reference": "training"}}},
     {"train": {"steps": 2, "text": [{"reference": "training"}], "objective": "layer_output",
                "layers": {"each": "all"}}},
+    {"load_checkpoint": {"path": "candidate", "as": "stored", "dtype": "bfloat16"}},
+    {"load_checkpoint": {"hub": "a/b", "revision": "a" * 40}},
+    {"load_checkpoint": {"gguf": "a.gguf", "sha256": "a" * 64}},
+    {"load_checkpoint": {"adapter": "lora"}},
+    {"cast": {"dtype": "bfloat16"}},
 ]  # fmt: skip
 MODELS = [
     "reference",
     {"reference": "reference-wide"},
     {"path": "../model"},
+    {"gguf": "a.gguf", "sha256": "a" * 64},
     {"paths": {"a": "x", "b": "y"}},
     {"hub": "a/b", "revision": "a" * 40},
     {"hub": "a/b", "revisions": {"a": "a" * 40}},
@@ -144,7 +150,8 @@ def test_every_key_and_kind_is_in_the_schema():
     for kind, arguments in BUILTIN_KINDS.items():
         reference = SCHEMA["$defs"]["Intervention"]["properties"][kind]["$ref"]
         definition = SCHEMA["$defs"][reference.rpartition("/")[2]]
-        assert set(definition["properties"]) == set(arguments.model_fields)
+        fields = arguments.model_fields.items()
+        assert set(definition["properties"]) == {field.alias or name for name, field in fields}
 
 
 def test_every_key_says_what_it_is_for():

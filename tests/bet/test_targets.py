@@ -162,6 +162,9 @@ NAMED = [
     ("train", {"steps": 200, "text": ONE}, ["train-200"], [""]),
     ("train", {"steps": 1, "text": [ONE, ONE], "objective": "layer_output",
                "layers": {"each": [0, 2]}}, ["train-1", "train-1"], ["0", "2"]),
+    ("load_checkpoint", {"path": "../models/W4A16_g32"}, ["load-w4a16-g32"], [""]),
+    ("load_checkpoint", {"adapter": "lora", "as": "stored"}, ["load-lora-stored"], [""]),
+    ("cast", {"dtype": "bfloat16"}, ["cast-bfloat16"], [""]),
 ]  # fmt: skip
 
 

@@ -331,6 +331,8 @@ def test_every_built_in_intervention_is_explained_without_weights(
     kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     new("bets/one.yaml", "--intervention", kind)
+    # What load_checkpoint is shown with.
+    shutil.copytree(reference.folder("reference"), "bets/candidate")
     capsys.readouterr()
     assert main(["explain", "bets/one.yaml"]) == 0
     told = capsys.readouterr().out

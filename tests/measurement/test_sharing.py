@@ -70,9 +70,9 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Watched:
             watched.subjects.append(weakref.ref(self))
             watched.models.append(weakref.ref(self.loaded.model))
 
-        def scores(self, *args: Any) -> Any:
+        def scores(self, *args: Any, **more: Any) -> Any:
             before = self.sweeps
-            found = super().scores(*args)
+            found = super().scores(*args, **more)
             watched.sweeps += self.sweeps - before
             return found
 

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_layerguard.bet.bet import ModelSource, ModelSpec
+from pytest_layerguard.bet.bet import ModelSpec
+from pytest_layerguard.bet.model_source import ModelSource
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import UnavailableError
 from pytest_layerguard.models.hub import Repository

@@ -447,7 +447,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("change", "told"),
         [
-            ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "stored quantised"),
+            ({"quantization_config": {"quant_method": "magic"}}, "'magic' is not supported"),
             ({"attn_implementation": "evil/kernel"}, "names a kernel"),
             ({"text_config": {"_attn_implementation": "evil/kernel"}}, "names a kernel"),
             ({"transformers_weights": "../../x.safetensors"}, "transformers_weights"),

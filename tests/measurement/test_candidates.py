@@ -1,0 +1,341 @@
+"""Another whole model in the base's place: paired token by token, or refused with a reason."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hub.tiny import WORDS, model, save, tokenizer
+from safetensors.torch import load_file, save_file
+
+import pytest_layerguard
+from pytest_layerguard.api import Measured
+from pytest_layerguard.environment import devices, file_digests
+from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
+
+Judge = Callable[..., Measured]
+EXACT = {"perplexity_ratio": 1.0, "kl": 0.0, "top1_agreement": 1.0}
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a base of three layers and a text, from which a mapping is measured."""
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "base", num_hidden_layers=3)
+    letters = random.Random(0).choices(WORDS[3:], k=600)
+    (tmp_path / "text.txt").write_text(" ".join(letters), encoding="utf-8")
+    return tmp_path
+
+
+def judged(*done: dict[str, Any], base: Any = None, **more: Any) -> Measured:
+    arms = {f"arm{at}": each for at, each in enumerate(done)}
+    return pytest_layerguard.measure(
+        {
+            "model": base or {"path": "base"},
+            **({"arms": arms} if len(done) > 1 else {"intervention": done[0]}),
+            "measure": {
+                "text": {"file": "text.txt"},
+                "tokens": 500,
+                "window": 40,
+                "max_base_perplexity": "none",
+                "sample": {"prompts": ["a b"], "tokens": 6},
+            },
+            "criteria": {"lenient": "max(perplexity_ratio) <= 3"},
+        },
+        device="cpu",
+        **more,
+    )
+
+
+def points(measured: Measured, at: int = 0) -> dict[str, float]:
+    return {name: each.value for name, each in measured.result.variants[at].metrics.items()}
+
+
+def candidates_of(measured: Measured) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = measured.result.provenance["checkpoints"][0]["candidates"]
+    return found
+
+
+def load(name: str, **more: Any) -> dict[str, Any]:
+    return {"load_checkpoint": {"path": name, **more}}
+
+
+def changed(tree: Path, name: str, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
+    """Write a copy of the base with other weights."""
+    folder = shutil.copytree(tree / "base", tree / name)
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def quantized(tree: Path) -> Path:
+    """Write the base as DeepSeek stores weights: FP8 with a scale for each block."""
+    folder = shutil.copytree(tree / "base", tree / "fp8")
+    weights = load_file(folder / "model.safetensors")
+    for name in [name for name in weights if name.endswith("proj.weight")]:
+        scale = weights[name].abs().max() / 448
+        weights[name] = (weights[name] / scale).to(torch.float8_e4m3fn)
+        weights[f"{name}_scale_inv"] = scale.reshape(1, 1)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    how = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}
+    config["quantization_config"] = {**how, "activation_scheme": "dynamic"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_base_is_its_own_candidate_with_nothing_changed(tree: Path) -> None:
+    shutil.copytree(tree / "base", tree / "copy")
+    model(num_hidden_layers=3).save_pretrained(tree / "sharded", max_shard_size="4KB")
+    tokenizer().save_pretrained(tree / "sharded")
+    measured = judged(load("copy"), load("sharded"))
+    for at in (0, 1):
+        found = points(measured, at)
+        assert {name: found[name] for name in EXACT} == EXACT
+    assert points(measured)["size_ratio"] == 1
+    assert measured.result.variants[0].samples == measured.result.bases[0].samples
+    first = candidates_of(measured)[0]
+    assert [each["kind"] for each in first["recognised"]] == ["identical"]
+
+
+def test_a_file_without_a_layer_is_the_intervention_that_skips_it(tree: Path) -> None:
+    made = model(num_hidden_layers=3)
+    del made.model.layers[1]
+    made.config.num_hidden_layers = 2
+    made.save_pretrained(tree / "shallow")
+    tokenizer().save_pretrained(tree / "shallow")
+    measured = judged(load("shallow"), {"skip_layers": {"layers": 1}})
+    file, skipped = points(measured), points(measured, 1)
+    size = file.pop("size_ratio")
+    assert file == skipped
+    assert 0.5 < size < 1
+    assert candidates_of(measured)[0]["recognised"][0]["kind"] == "remove_layers"
+
+
+def test_it_equals_a_plain_loop(tree: Path) -> None:
+    changed(tree, "other", lambda weights: weights["model.norm.weight"].mul_(1.5))
+    found = points(judged(load("other")))
+    base, other = model(num_hidden_layers=3), model(num_hidden_layers=3)
+    with torch.no_grad():
+        other.model.norm.weight.mul_(1.5)
+    ids = tokenizer()((tree / "text.txt").read_text(), add_special_tokens=False)["input_ids"][:500]
+    differences, divergences = [], []
+    for start in range(0, 500, 40):
+        window = torch.tensor([[1, *ids[start : start + 40]]])
+        with torch.no_grad():
+            p, q = (
+                each(input_ids=window).logits[0, :-1].double().log_softmax(-1)
+                for each in (base, other)
+            )
+        rows = torch.arange(len(p))
+        differences.append(p[rows, window[0, 1:]] - q[rows, window[0, 1:]])
+        divergences.append((p.exp() * (p - q)).sum(-1))
+    assert found["perplexity_ratio"] == pytest.approx(
+        float(torch.cat(differences).mean().exp()), rel=1e-6
+    )
+    assert found["kl"] == pytest.approx(float(torch.cat(divergences).mean()), rel=1e-5)
+
+
+def test_in_turn_and_together_give_the_same_numbers(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed(tree, "other", lambda weights: weights["model.norm.weight"].mul_(1.5))
+    arms = (load("other"), {"cast": {"dtype": "bfloat16"}}, {"skip_layers": {"layers": 1}})
+    together = judged(*arms).result
+    monkeypatch.setattr(devices, "free_memory", lambda device: 1000)
+    in_turn = judged(*arms).result
+    assert in_turn.variants == together.variants
+    assert in_turn.bases == together.bases
+
+
+def test_the_layers_of_a_base_are_let_go_of_and_come_back(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pytest_layerguard.environment.conditions import Conditions
+    from pytest_layerguard.interventions.registry import Registry
+    from pytest_layerguard.measurement.laboratory import Laboratory
+
+    monkeypatch.setattr(devices, "free_memory", lambda device: 1000)
+    changed(tree, "other", lambda weights: weights["model.norm.weight"].mul_(1.5))
+    document = judged(load("other")).document
+    laboratory = Laboratory(Conditions(device="cpu"), Registry.of())
+    laboratory.expect([(document, tree / "bets")])
+    first = laboratory.measure(document, bets=tree / "bets")
+    again = Laboratory(Conditions(device="cpu"), Registry.of())
+    results = [again.measure(document, bets=tree / "bets") for _ in range(2)]
+    assert again.loads == 2
+    assert [each.variants for each in results] == [first.variants] * 2
+
+
+def test_a_cast_is_the_base_in_another_dtype_and_the_floor_of_a_candidate(tree: Path) -> None:
+    shutil.copytree(tree / "base", tree / "copy")
+    measured = judged(load("copy", dtype="bfloat16"), {"cast": {"dtype": "bfloat16"}})
+    file, cast = points(measured), points(measured, 1)
+    assert {name: file[name] for name in EXACT} == {name: cast[name] for name in EXACT}
+    assert 0 < file["kl"] < 0.01
+    floor = candidates_of(judged(load("copy", dtype="bfloat16")))[0]["floor"]
+    assert floor["dtype"] == "bfloat16"
+    assert floor["kl"] == file["kl"]
+
+
+def test_a_quantised_file_is_judged_and_may_be_a_base(tree: Path) -> None:
+    quantized(tree)
+    served, stored = (judged(load("fp8", **{"as": how})) for how in ("served", "stored"))
+    # A processor runs the dequantised weights.
+    assert points(served)["kl"] == pytest.approx(points(stored)["kl"], rel=1e-3)
+    assert 0 < points(stored)["kl"] < 0.1
+    recognised = candidates_of(served)[0]["recognised"]
+    assert "quantize_weights" in {each["kind"] for each in recognised}
+    assert "quantised:" in "\n".join(candidates_of(served)[0]["facts"])
+    base = judged({"skip_layers": {"layers": 1}}, base={"path": "fp8"}).result.bases[0]
+    assert base.metrics["perplexity"].value == pytest.approx(points(stored)["perplexity"], rel=1e-6)
+
+
+def test_a_gguf_file_is_judged_and_may_be_a_base(tree: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tree / "tiny.gguf", "llama")
+    writer.add_block_count(3)
+    writer.add_context_length(64)
+    writer.add_embedding_length(16)
+    writer.add_feed_forward_length(24)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_vocab_size(len(WORDS))
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(10000.0)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 3)
+    for name, tensor in model(num_hidden_layers=3).state_dict().items():
+        values = tensor
+        heads = {"q_proj": 2, "k_proj": 1}.get(name.split(".")[-2])
+        if heads:
+            split = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, -1)
+            values = split.transpose(1, 2).reshape(tensor.shape)
+        found = names.get_name(name, try_suffixes=(".weight",))
+        writer.add_tensor(found, values.contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    digest = file_digests.of_file(tree / "tiny.gguf").removeprefix("sha256:")
+    done = {"load_checkpoint": {"gguf": "tiny.gguf", "sha256": digest}}
+    found = points(judged(done))
+    assert found["perplexity_ratio"] == pytest.approx(1, abs=1e-6)
+    assert found["kl"] < 1e-9
+    with pytest.raises(MeasurementError, match="is another file: its digest is"):
+        judged({"load_checkpoint": {"gguf": "tiny.gguf", "sha256": "0" * 64}})
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_an_adapter_is_judged(tree: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    torch.manual_seed(0)
+    peft.get_peft_model(model(num_hidden_layers=3), config).save_pretrained(tree / "lora")
+    served, stored = (
+        points(judged({"load_checkpoint": {"adapter": "lora", "as": how}}))
+        for how in ("served", "stored")
+    )
+    assert served["kl"] > 0
+    assert served["kl"] == pytest.approx(stored["kl"], rel=1e-3)
+    save(tree / "wide", num_hidden_layers=3, hidden_size=32)
+    with pytest.raises(MeasurementError, match="is an adapter of another base"):
+        judged({"load_checkpoint": {"adapter": "lora"}}, base={"path": "wide"})
+
+
+def of_another_tokenizer(folder: Path) -> None:
+    tokenizer((*WORDS[:3], *reversed(WORDS[3:]))).save_pretrained(folder)
+
+
+def without_a_tensor(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def of_unknown_quantisation(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "magic"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def of_quanto(folder: Path) -> None:
+    (folder / "quanto_qmap.json").write_text("{}")
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def linked(folder: Path) -> None:
+    (folder / "notes").symlink_to("/etc/hostname")
+
+
+def with_a_special_token(folder: Path) -> None:
+    made = tokenizer()
+    made.eos_token = "z"
+    made.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (of_another_tokenizer, "its tokenizer is not the base's: token 0 is"),
+        (with_a_special_token, "its tokenizer is not the base's: eos_token is 'z'"),
+        (without_a_tensor, "would be drawn at random: model.layers.1.mlp.up_proj.weight"),
+        (of_unknown_quantisation, "quant_method 'magic' is not supported"),
+        (of_quanto, "optimum-quanto's own format"),
+        (pickled, "its weights are pickled"),
+        (linked, "is a link that leads out of what bets may read"),
+    ],
+)
+def test_what_cannot_be_judged_honestly_is_an_error(
+    tree: Path, harm: Callable[[Path], None], message: str
+) -> None:
+    harm(shutil.copytree(tree / "base", tree / "harmed"))
+    with pytest.raises(MeasurementError, match=message) as raised:
+        judged(load("harmed"))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_library_is_named_with_its_command(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(tree / "base", tree / "gptq")
+    config = json.loads((folder / "config.json").read_text())
+    how = {"quant_method": "gptq", "bits": 4, "group_size": 8}
+    config["quantization_config"] = how
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setitem(sys.modules, "optimum", None)
+    with pytest.raises(UnavailableError, match=r"pip install 'pytest-layerguard\[gptq\]'"):
+        judged(load("gptq"))
+
+
+def test_a_padded_vocabulary_is_compared_over_the_ids_both_have(tree: Path) -> None:
+    made = model(num_hidden_layers=3)
+    made.resize_token_embeddings(len(WORDS) + 7)
+    with torch.no_grad():
+        made.lm_head.weight[len(WORDS) :] = 5
+    made.save_pretrained(tree / "padded")
+    tokenizer().save_pretrained(tree / "padded")
+    found = points(judged(load("padded")))
+    assert {name: found[name] for name in EXACT} == EXACT
+
+
+def test_the_cache_knows_a_candidate_by_its_files(tree: Path) -> None:
+    changed(tree, "other", lambda weights: weights["model.norm.weight"].mul_(1.5))
+    cache = tree / "cache"
+    first = judged(load("other"), cache=cache)
+    assert judged(load("other"), cache=cache).result.cached
+    shutil.rmtree(tree / "other")
+    changed(tree, "other", lambda weights: weights["model.norm.weight"].mul_(2))
+    again = judged(load("other"), cache=cache)
+    assert not again.result.cached
+    assert points(again) != points(first)
