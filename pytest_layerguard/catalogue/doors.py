@@ -10,10 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pytest_layerguard.bet.arguments import MergeExperts, PruneWeights, SkipLayers, ZeroLayers
+from pytest_layerguard.bet.arguments import (
+    LoadCheckpoint,
+    MergeExperts,
+    PruneWeights,
+    SkipLayers,
+    ZeroLayers,
+)
 from pytest_layerguard.bet.criteria import parse
 from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.catalogue.model_facts import ModelFacts
+from pytest_layerguard.catalogue.recognised import Recognised, RecognisedCandidate
 from pytest_layerguard.catalogue.wording import (
     cut,
     describe_door,
@@ -30,6 +37,9 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry
     from pytest_layerguard.catalogue.model_facts import FindsModels, KnownModel
+
+
+_NOTHING: Final[Recognised] = {}
 
 
 @dataclass(frozen=True)
@@ -102,11 +112,18 @@ def crossings(
     MeasurementError for a model folder that is missing, damaged or out of the bet's reach.
     """
     found = []
+    found_in_files: Recognised = {}
+    if catalogue.doors and any(
+        isinstance(each.arguments, LoadCheckpoint)
+        for interventions in document.bet.arm_interventions.values()
+        for each in interventions
+    ):
+        found_in_files = lookup.recognised(document, bets)
     for entry in catalogue.doors:
         # Its own door is no obstacle; one of the same id in another folder is not its own.
         if (entry.bets, entry.id) == (bets, document.bet.id):
             continue
-        parts = tuple(parts_inside(entry, document.bet))
+        parts = tuple(parts_inside(entry, document.bet, found_in_files))
         if not parts:
             continue
         standing = [
@@ -140,8 +157,13 @@ def _crossing(
     )
 
 
-def parts_inside(entry: Entry, bet: Bet) -> Iterator[tuple[str | None, str]]:
-    """Yield each arm and part of a bet that a door is closed to."""
+def parts_inside(
+    entry: Entry, bet: Bet, found_in_files: Mapping[str | None, RecognisedCandidate] = _NOTHING
+) -> Iterator[tuple[str | None, str]]:
+    """Yield each arm and part of a bet that a door is closed to.
+
+    A candidate stands in a door by what its files are recognised as, whatever it is called.
+    """
     closes = entry.closes
     assert closes is not None
     for arm, interventions in bet.arm_interventions.items():
@@ -149,6 +171,12 @@ def parts_inside(entry: Entry, bet: Bet) -> Iterator[tuple[str | None, str]]:
             effects = kinds_in_effect(intervention)
             words = closed_to(closes.interventions, intervention.kind, effects)
             if words is not None:
+                yield arm, words if arm is None else f"{words} (arm {arm})"
+        candidate = found_in_files.get(arm, RecognisedCandidate())
+        for kind, sentence in candidate.findings:
+            words = closed_to(closes.interventions, kind, kinds_like(kind))
+            if words is not None:
+                words = f"load_checkpoint, recognised as {words}: {cut(sentence)}"
                 yield arm, words if arm is None else f"{words} (arm {arm})"
 
 

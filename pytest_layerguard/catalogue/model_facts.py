@@ -21,6 +21,7 @@ from pytest_layerguard.bet.bet import INIT, REFERENCE_NAMES
 from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.bet.text_sources import UNPINNED
+from pytest_layerguard.catalogue.recognised import Recognised, RecognisedCandidate, recognised
 from pytest_layerguard.checkpoints.checkpoint import open_checkpoint
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.atomic_write import write_whole
@@ -159,6 +160,9 @@ class FindsModels(Protocol):
     def named(self, name: str) -> KnownModel:
         """Return what is known of a reference model or a model on the hub."""
 
+    def recognised(self, document: BetDocument, bets: Path) -> Recognised:
+        """Return what the candidates of a bet are, by their arms."""
+
 
 @dataclass
 class ModelLookup:
@@ -168,6 +172,7 @@ class ModelLookup:
     offline: bool = False
     _folders: dict[Path, KnownModel] = field(default_factory=dict)
     _hub_models: dict[tuple[str, str | None], KnownModel] = field(default_factory=dict)
+    _compared: dict[tuple[Path, Path], RecognisedCandidate] = field(default_factory=dict)
 
     def checkpoints(self, document: BetDocument, bets: Path) -> KnownModels:
         """Return what is known of every checkpoint of a bet.
@@ -180,6 +185,16 @@ class ModelLookup:
             name: self.source(source, reach)
             for name, source in document.bet.model.checkpoints().items()
         }
+
+    def recognised(self, document: BetDocument, bets: Path) -> Recognised:
+        """Return what the candidates of a bet are, by their arms.
+
+        Raises MeasurementError for files that are damaged or out of the bet's reach, and where base
+        and candidate are no two forms of one model.
+        """
+        kept = None if self.conditions.fresh else self.conditions.cache
+        reach = AllowedPaths.of(document.path, bets, self.conditions)
+        return recognised(document.bet, reach, kept, self._compared)
 
     def source(self, source: ModelSource, reach: AllowedPaths) -> KnownModel:
         """Return what is known of one checkpoint; raises MeasurementError as `checkpoints`."""

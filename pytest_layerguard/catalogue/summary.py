@@ -10,6 +10,7 @@ from pytest_layerguard.bet.digest import digest
 from pytest_layerguard.catalogue.doors import crossings
 from pytest_layerguard.catalogue.model_facts import KnownModel, ModelFacts
 from pytest_layerguard.catalogue.outcome import Case, decide
+from pytest_layerguard.catalogue.recognised import Recognised, recorded
 from pytest_layerguard.catalogue.records import closes_of, path_of
 from pytest_layerguard.catalogue.wording import code, cut, describe_numbers, literal
 from pytest_layerguard.environment.atomic_write import write_whole
@@ -166,6 +167,10 @@ class _Recorded:
             for checkpoint, facts in self._record.facts.items()
             for name in (str(facts.get("name")),)
         }
+
+    def recognised(self, document: BetDocument, _bets: Path) -> Recognised:
+        """Return what the record has of every candidate."""
+        return recorded(document.bet, self._record.result)
 
     def named(self, name: str) -> KnownModel:
         """Return that nothing is known of any other model."""

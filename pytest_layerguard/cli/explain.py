@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.text_sources import TextSource
     from pytest_layerguard.catalogue.cost import Cost
     from pytest_layerguard.catalogue.model_facts import KnownModel
+    from pytest_layerguard.catalogue.recognised import Recognised
     from pytest_layerguard.interventions.registry import Registry
 
 _KEPT: Final = ".pytest_cache/d/layerguard"
@@ -113,6 +114,16 @@ class _Explanation:
             raise UserError(f"{self.document.path}:{line}:{column}: {error}") from None
 
     @cached_property
+    def candidates(self) -> Recognised:
+        """What its candidates are; raises UserError for one that cannot be compared with the base."""
+        try:
+            return self.lookup.recognised(self.document, self.bets)
+        except MeasurementError as error:
+            whole = "intervention" if self.document.bet.intervention is not None else "arms"
+            line, column = self.document.position(whole)
+            raise UserError(f"{self.document.path}:{line}:{column}: {error}") from None
+
+    @cached_property
     def catalogued(self) -> CataloguedBet:
         """The bet with what the catalogue knows of it."""
         judge = Judge(
@@ -133,6 +144,11 @@ class _Explanation:
         yield from _paragraph("claims", [bet.claim_line])
         yield from _paragraph("model", (_model(each, bet) for each in self.models))
         yield from _paragraph("does", _interventions(bet))
+        for arm, candidate in self.candidates.items():
+            named = () if arm is None else (f"{arm}:",)
+            findings = (f"{kind}: {sentence}" for kind, sentence in candidate.findings)
+            yield from _paragraph("candidate", (*named, *candidate.facts))
+            yield from _paragraph("recognised", findings)
         cost, why = self._cost(model)
         if cost is not None:
             names = f"{many(len(cost.variants), 'variant')}: {_few(cost.variants)}"

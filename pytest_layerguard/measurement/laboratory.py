@@ -211,11 +211,6 @@ class Laboratory:
                 bases.append(builder.base())
                 results += builder.variants(variants, own_metrics)
         alone = evaluations([session.base, *plans])
-        named = {
-            plan: variant.name if variant.arm is None else f"{variant.arm}.{variant.name}"
-            for variant in variants
-            for plan in variant.plans
-        }
         return _CheckpointResult(
             texts=tuple(texts.values()),
             bases=tuple(bases),
@@ -229,8 +224,14 @@ class Laboratory:
                 **(
                     {
                         "candidates": [
-                            {"variant": named[plan], **each.provenance}
-                            for plan, each in measured.items()
+                            {
+                                "arm": variant.arm,
+                                "variant": variant.name,
+                                **measured[plan].provenance,
+                            }
+                            for variant in variants
+                            for plan in variant.plans
+                            if plan in measured
                         ]
                     }
                     if measured

@@ -175,7 +175,7 @@ def fetch_model(
     """
     repository = Repository("model", name, revision, branch)
     small = [*_SMALL_FILES, *(["*.py"] if conditions.allow_remote_code else [])]
-    folder = _whole_in_cache(repository)
+    folder = whole_in_cache(repository)
     if folder is None or revision is None or conditions.allow_remote_code:
         try:
             folder = _downloaded(repository, small, conditions)
@@ -203,7 +203,7 @@ def _downloaded(repository: Repository, small: list[str], conditions: Conditions
     return repository.snapshot(commit, weights)
 
 
-def _whole_in_cache(repository: Repository) -> Path | None:
+def whole_in_cache(repository: Repository) -> Path | None:
     """Return the model's folder in the cache if every file that loading needs is there."""
     config = repository.cached(CONFIG)
     if config is None:

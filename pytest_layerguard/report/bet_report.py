@@ -99,6 +99,31 @@ class ClosedDoor:
 
 
 @dataclass(frozen=True)
+class CandidateReport:
+    """What a checkpoint is that was put in the base's place.
+
+    Attributes:
+        name: The variant's name, after its arm where there are several.
+        facts: What the files are, a line each.
+        findings: What was done to the base: the kind and a sentence.
+        floor: What its dtype alone does to the base, where it computes in another one; or None.
+    """
+
+    name: str
+    facts: tuple[str, ...] = ()
+    findings: tuple[tuple[str, str], ...] = ()
+    floor: str | None = None
+
+    def lines(self) -> Iterator[str]:
+        """Yield all of it, a line each."""
+        yield f"{self.name} is {'; '.join(each.strip() for each in self.facts)}"
+        for kind, sentence in self.findings:
+            yield f"{self.name} is recognised as {kind}: {sentence}"
+        if self.floor is not None:
+            yield f"{self.name}: {self.floor}"
+
+
+@dataclass(frozen=True)
 class BetReport:
     """A bet and its outcome, cut to a readable length.
 
@@ -126,6 +151,7 @@ class BetReport:
         messages: Why it failed or was skipped.
         warnings: What to note, whether it passed or not.
         doors: The falsifications whose door it stands in.
+        candidates: The checkpoints that were put in the base's place.
         result: The measurement; continuations and loss profiles only of the variants in `shown`.
         shown: The positions of those variants in the result, the mildest first.
         facts: Provenance and diagnostics of the measurement, by name.
@@ -156,6 +182,7 @@ class BetReport:
     messages: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     doors: tuple[ClosedDoor, ...] = ()
+    candidates: tuple[CandidateReport, ...] = ()
     result: BetResult | None = None
     shown: tuple[int, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()

@@ -36,6 +36,8 @@ def lines(bet: BetReport) -> Iterator[str]:
     if bet.result is not None:
         yield ""
         yield from variant_table.lines(bet.result)
+        for candidate in bet.candidates:
+            yield from candidate.lines()
         yield from _continuations(bet.result)
     if bet.evidence:
         yield ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -48,6 +49,7 @@ def entry(bet: BetReport) -> dict[str, Any]:
         # With several texts or checkpoints there is no common base: each variant then has its own.
         "base": _values(bet.bases[0].metrics) if len(bet.bases) == 1 else None,
         "variants": [_variant(bet.result, each) for each in bet.variants if bet.result],
+        **({"candidates": [asdict(each) for each in bet.candidates]} if bet.candidates else {}),
     }
 
 

@@ -24,6 +24,7 @@ from pytest_layerguard.catalogue.wording import (
 from pytest_layerguard.report import text
 from pytest_layerguard.report.bet_report import (
     BetReport,
+    CandidateReport,
     ClosedDoor,
     Criterion,
     PublishedEvidence,
@@ -89,6 +90,7 @@ def make_report(document: BetDocument, outcome: Outcome, root: Path) -> BetRepor
         messages=outcome.messages,
         warnings=outcome.warnings,
         doors=tuple(_doors(outcome, root)),
+        candidates=tuple(_candidates(result)) if result is not None else (),
         result=result and _trimmed(result, kept),
         shown=kept,
         facts=tuple(_facts(result)) if result is not None else (),
@@ -199,6 +201,27 @@ def _door(crossing: Crossing, root: Path, challenge: Sequence[str]) -> ClosedDoo
         standing=cut(standing, _PROSE),
         instead=f"what you can do: {crossing.alternatives(challenge)}" if challenge else "",
     )
+
+
+def _candidates(result: BetResult) -> Iterator[CandidateReport]:
+    for made in result.provenance.get("checkpoints", ()):
+        for each in made.get("candidates", ()):
+            if each["model"]["kind"] == "cast":
+                continue
+            floor = each.get("floor")
+            yield CandidateReport(
+                cut(".".join(name for name in (each["arm"], each["variant"]) if name), 200),
+                tuple(cut(line, _LINE) for line in each["facts"][:20]),
+                tuple(
+                    (cut(one["kind"], 80), cut(one["sentence"], _LINE))
+                    for one in each.get("recognised", ())[:20]
+                ),
+                floor
+                and (
+                    f"computes in {floor['dtype']}, and so does its floor: the base in {floor['dtype']} has a "
+                    f"perplexity ratio of {short(floor['perplexity_ratio'])} and a KL of {short(floor['kl'])}"
+                ),
+            )
 
 
 def _mildest_and_worst(result: BetResult, criteria: Criteria) -> tuple[int, ...]:

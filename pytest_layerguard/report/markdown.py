@@ -178,6 +178,8 @@ def _details(bet: BetReport) -> Iterator[str]:
         figure = charts.bar_chart(bet, metric)
         if figure is not None:
             yield _fenced("\n".join(drawn(figure)))
+    for candidate in bet.candidates:
+        yield "\n".join(f"- {literal(line)}" for line in candidate.lines())
     yield from map(literal, notes(bet.variants))
     yield from _continuations(bet)
     for warning in bet.warnings:

@@ -11,12 +11,13 @@ from pathlib import Path, PurePosixPath
 import pytest
 from support.catalogue import measured
 
-from pytest_layerguard.bet.arguments import BUILTIN_KINDS, Intervention
+from pytest_layerguard.bet.arguments import BUILTIN_KINDS, CandidateArguments, Intervention
 from pytest_layerguard.bet.reader import BetDocument, parse_bets
 from pytest_layerguard.catalogue.doors import kinds_in_effect
 from pytest_layerguard.catalogue.judge import Judge
 from pytest_layerguard.catalogue.model_facts import KnownModel, ModelFacts, ModelLookup
 from pytest_layerguard.catalogue.outcome import Word
+from pytest_layerguard.catalogue.recognised import Recognised
 from pytest_layerguard.cli.bet_template import ARGUMENTS
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.measurement.results import BetResult
@@ -70,6 +71,9 @@ class Looks:
             return self._scout.checkpoints(document, bets)
         return {None: KnownModel(None, folder, FOLDERS[folder])}
 
+    def recognised(self, document: BetDocument, bets: Path) -> Recognised:
+        return {}
+
     def named(self, name: str) -> KnownModel:
         return self._scout.named(name)
 
@@ -114,8 +118,16 @@ def test_a_door_is_closed_to_what_it_says_and_to_nothing_else(
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("kind", BUILTIN_KINDS)
-@pytest.mark.parametrize("form", ["list", "arms"])
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [
+        (form, kind)
+        for form in ("list", "arms")
+        for kind, arguments in BUILTIN_KINDS.items()
+        # Another whole model stands in no list.
+        if form == "arms" or not issubclass(arguments, CandidateArguments)
+    ],
+)
 def test_nor_is_it_opened_by_company(judge: Judge, kind: str, model: str, form: str) -> None:
     each, other = f"{{{kind}: {ARGUMENTS[kind]}}}", "{drop_experts: {count: 1}}"
     done = {"list": f"intervention: [{other}, {each}]", "arms": f"arms: {{a: {other}, b: {each}}}"}
