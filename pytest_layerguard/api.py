@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ from pytest_layerguard.bet.verdict import judge
 from pytest_layerguard.catalogue.bet_folders import bets_of
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterator, Sequence
 
     from pytest_layerguard.bet.verdict import Judgement, Verdict
@@ -30,6 +30,11 @@ _DEFAULTS: Final = {
     "status": "proposed",
 }
 """Keys that a bet of a catalogue must have and a mapping need not."""
+_CANDIDATE: Final[Mapping[str, Any]] = {
+    "measure": {"text": {"reference": "heldout"}, "tokens": 8192, "window": 128},
+    "criteria": {"lenient": "perplexity_ratio <= 1.1 and kl <= 0.1"},
+}
+"""What is measured of a candidate, and judged, unless the caller says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,10 @@ class Measured:
 
 
 def measure(
-    bet: Given,
+    bet: Given | None = None,
     *,
+    model: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    candidate: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     id: str | None = None,  # noqa: A002 - it is the bet's id
     device: str = "auto",
     roots: Sequence[str | os.PathLike[str]] = (),
@@ -86,6 +93,10 @@ def measure(
         bet: A bet file, a document that was read from one, or a mapping with a bet's keys, of which
             `id`, `title`, `claim` and `status` may be left out. Paths in a mapping start from the
             current directory.
+        model: With `candidate`, the base: a folder, `reference`, or what a bet's `model` may be.
+        candidate: A checkpoint to judge against `model`: a folder, a GGUF file, a LoRA adapter, or
+            what `load_checkpoint` takes. `bet` is then a mapping with what else is to be decided;
+            by default 8,192 tokens of the held-out text, and `perplexity_ratio <= 1.1 and kl <= 0.1`.
         id: Which bet of a file that holds several.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         roots: Folders outside the bets' own tree from which the bet may read.
@@ -96,6 +107,7 @@ def measure(
     Raises:
         BetFileError: With every error in the bet.
         ValueError: If the file holds several bets and `id` names none of them.
+        TypeError: If there is neither a bet, nor a model and a candidate.
         MeasurementError: If no honest measurement can be made.
         UnavailableError: If the machine or the hub lacks what the bet needs.
     """
@@ -104,6 +116,13 @@ def measure(
     from pytest_layerguard.measurement.result_cache import CachingLaboratory
 
     known = Registry.of()
+    if model is not None and candidate is not None and (bet is None or isinstance(bet, Mapping)):
+        given = [each for each in (model, candidate) if isinstance(each, str | os.PathLike)]
+        # Who names a path in Python allows it.
+        roots = (*roots, *(Path(each).expanduser() for each in given))
+        bet = {**_CANDIDATE, **(bet or {}), **_against(model, candidate)}
+    if bet is None or (model is None) != (candidate is None):
+        raise TypeError("measure() takes a bet, or a model and a candidate")
     conditions = Conditions(
         device=device,
         roots=tuple(Path(root) for root in roots),
@@ -113,6 +132,21 @@ def measure(
     )
     document = read(bet, known, start=Path.cwd(), id=id)
     return measured(document, CachingLaboratory(conditions, known))
+
+
+def _against(
+    model: str | os.PathLike[str] | Mapping[str, Any],
+    candidate: str | os.PathLike[str] | Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the keys of a bet that name a base and a candidate."""
+    from pytest_layerguard.bet.bet import REFERENCE_NAMES
+    from pytest_layerguard.models.model_folder import as_candidate
+
+    if isinstance(model, str | os.PathLike) and model not in REFERENCE_NAMES:
+        model = as_candidate(Path(model).expanduser())
+    if isinstance(candidate, str | os.PathLike):
+        candidate = as_candidate(Path(candidate).expanduser())
+    return {"model": model, "intervention": {"load_checkpoint": candidate}}
 
 
 def read(

@@ -1,4 +1,4 @@
-"""The command line: `new`, `check`, `explain`, `compare` and `schema`."""
+"""The command line: `new`, `check`, `explain`, `compare`, `export` and `schema`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_layerguard import __version__
-from pytest_layerguard.cli import check, compare, explain, new
+from pytest_layerguard.cli import check, compare, explain, export, new
 from pytest_layerguard.cli.command_output import PROBLEMS, UserError, echo, echo_error
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     _check(commands.add_parser("check", help="say all that is wrong with bet files"))
     _explain(commands.add_parser("explain", help="say what a bet would measure, and what it costs"))
     _compare(commands.add_parser("compare", help="say what was done to a checkpoint"))
+    _export(commands.add_parser("export", help="write a variant of a bet as a checkpoint"))
     schema = commands.add_parser(
         "schema",
         help="print the JSON Schema of a bet",
@@ -82,6 +83,12 @@ def _new(command: argparse.ArgumentParser) -> None:
         ("--catastrophic", "CRITERION", "when it fails beyond doubt"),
     ):
         command.add_argument(flag, metavar=metavar, help=text)
+    command.add_argument(
+        "--candidate",
+        metavar="PATH",
+        type=Path,
+        help="judge this checkpoint against --model: a folder, a GGUF file or a LoRA adapter",
+    )
     command.add_argument(
         "--challenges",
         metavar="ID",
@@ -139,6 +146,31 @@ def _compare(command: argparse.ArgumentParser) -> None:
         command.add_argument(name, metavar=name.upper(), help=text)
     command.add_argument("--json", action="store_true", help="print one JSON document")
     command.set_defaults(run=compare.run)
+
+
+def _export(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Write a variant of a bet as a checkpoint that transformers loads: fewer layers, averaged, "
+        "pruned, rounded or trained weights. Judged as a candidate it has the variant's numbers."
+    )
+    command.add_argument("file", type=Path, metavar="BET", help="the bet file")
+    command.add_argument("--id", metavar="ID", help="which bet of a file that holds several")
+    command.add_argument(
+        "--variant", metavar="NAME", help="which variant, such as skip-3 or ARM.skip-3"
+    )
+    command.add_argument(
+        "--to", required=True, type=Path, metavar="DIR", help="the folder to write"
+    )
+    command.add_argument(
+        "--root",
+        "--layerguard-root",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="a folder outside the bets' own tree from which they may read (multi-allowed)",
+    )
+    command.set_defaults(run=export.run)
 
 
 def _schema(_given: argparse.Namespace) -> int:

@@ -57,19 +57,32 @@ def run(given: argparse.Namespace) -> int:
     ask = _Prompt(given, interactive=not given.no_input and sys.stdin.isatty())
     if ask.interactive and given.intervention is None:
         echo(f"interventions: {', '.join(known)}")
-    what, kinds, swept = ask(
-        "intervention",
-        "what is done to the model: a name, or such as prune_weights: {sparsity: 0.5}",
-        "skip_layers",
-        lambda text: intervention(text, known),
-    )
-    title = ask("title", "title, a few words", _titled(kinds, swept), str)
+    if given.candidate is None:
+        what, kinds, swept = ask(
+            "intervention",
+            "what is done to the model: a name, or such as prune_weights: {sparsity: 0.5}",
+            "skip_layers",
+            lambda text: intervention(text, known),
+        )
+        titled, claimed = _titled(kinds, swept), _claimed(kinds, swept)
+    else:
+        what, swept = "", False
+        titled = f"Judge {given.candidate.resolve().name} against its base"
+        claimed = (
+            "The candidate has at most 1.1x the perplexity of its base, and a KL of at most 0.1."
+        )
+    title = ask("title", "title, a few words", titled, str)
     id_ = ask("id", "id", _slug(given.path.stem if given.path else title), _id)
     path = given.path or Path("bets", f"{id_}.yaml")
     _free(path)
     limit = "any(perplexity_ratio <= 3)" if swept else "perplexity_ratio <= 3"
     strict = "any(perplexity_ratio <= 1.5)" if swept else "perplexity_ratio <= 1.5"
-    claim = ask("claim", "claim, in a sentence", _claimed(kinds, swept), str)
+    if given.candidate is not None:
+        what = _candidate(given.candidate, path)
+        # A perplexity below the base's is no merit, so the KL is judged as well.
+        limit = "perplexity_ratio <= 1.1 and kl <= 0.1"
+        strict = "perplexity_ratio <= 1.02 and kl <= 0.02"
+    claim = ask("claim", "claim, in a sentence", claimed, str)
     subject = ask(
         "model",
         "model: reference, reference-wide, a folder, or ORG/NAME@COMMIT",
@@ -140,6 +153,24 @@ def intervention(text: str, known: Registry) -> tuple[str, tuple[str, ...], bool
         raise UserError(f"intervention: {error.errors()[0]['msg']}") from None
     swept = any(each.arguments.is_sweep for each in done)
     return text, tuple(each.kind for each in done), swept
+
+
+def _candidate(given: Path, bet: Path) -> str:
+    """Return the intervention that puts a checkpoint in the base's place, as YAML.
+
+    Raises:
+        UserError: If there is none.
+    """
+    from pytest_layerguard.environment.measurement_errors import MeasurementError
+    from pytest_layerguard.models.model_folder import as_candidate
+
+    try:
+        arguments = as_candidate(given.expanduser())
+    except MeasurementError as error:
+        raise UserError(f"candidate: {error}") from None
+    (key, found), *digest = arguments.items()
+    more = "".join(f", {name}: {value}" for name, value in digest)
+    return f"load_checkpoint: {{{key}: {_from(bet, Path(found))}{more}}}"
 
 
 def model(text: str, bet: Path) -> str:
@@ -228,6 +259,7 @@ def write(path: Path, text: str, known: Registry) -> BetDocument:
 
 def outside(document: BetDocument) -> tuple[Path, ...]:
     """Return the folders outside the bet's own tree that it reads from, which the user must allow."""
+    from pytest_layerguard.bet.arguments import LoadCheckpoint
     from pytest_layerguard.bet.text_sources import FileText, LocalDatasetText
     from pytest_layerguard.environment.allowed_paths import AllowedPaths
     from pytest_layerguard.environment.conditions import Conditions
@@ -237,9 +269,18 @@ def outside(document: BetDocument) -> tuple[Path, ...]:
     texts = bet.measure.named_texts.values()
     files = [text.file for text in texts if isinstance(text, FileText | LocalDatasetText)]
     folders = [reach.folder.joinpath(file).resolve().parent for file in files]
-    if bet.model.path is not None:
-        folders.append(reach.folder.joinpath(bet.model.path).resolve())
-    return tuple(folder for folder in dict.fromkeys(folders) if not reach.holds(folder))
+    sources = [*bet.model.checkpoints().values()]
+    sources += [
+        each.arguments.source
+        for interventions in bet.arm_interventions.values()
+        for each in interventions
+        if isinstance(each.arguments, LoadCheckpoint)
+    ]
+    folders += [
+        reach.folder.joinpath(source.name).resolve() for source in sources if source.is_local
+    ]
+    found = (each.parent if each.is_file() else each for each in folders)
+    return tuple(folder for folder in dict.fromkeys(found) if not reach.holds(folder))
 
 
 def _schema_line(path: Path) -> str:

@@ -23,6 +23,7 @@ from pytest_layerguard.measurement.results import BaseResult, BetResult, Variant
 from pytest_layerguard.measurement.session import ModelSession
 from pytest_layerguard.measurement.statistics import FEWEST_WINDOWS
 from pytest_layerguard.measurement.sweep import evaluations
+from pytest_layerguard.measurement.variant_export import Exported, chosen, full_name, write_variant
 from pytest_layerguard.models.loading import load
 from pytest_layerguard.texts.sources import Texts
 from pytest_layerguard.texts.windowed_text import WindowedText, contract_key
@@ -132,6 +133,35 @@ class Laboratory:
             provenance={"checkpoints": [each.provenance for each in checkpoints]},
             seconds=time.perf_counter() - started,
         )
+
+    def export(
+        self, document: BetDocument, *, bets: Path, variant: str | None, folder: Path
+    ) -> Exported:
+        """Write a variant of a bet as a checkpoint.
+
+        Args:
+            document: The bet, with its file.
+            bets: The bet folder.
+            variant: The variant's name, or None for the only one.
+            folder: The folder to write, which must not exist.
+
+        Raises:
+            MeasurementError: If there is no such variant, or it cannot be written.
+            UnavailableError: If the base cannot be had here.
+        """
+        bet = document.bet
+        sources = list(bet.model.checkpoints().values())
+        if len(sources) > 1:
+            raise MeasurementError("the bet has several checkpoints; a bet of one can be exported")
+        with panics_as_errors():
+            session = self._session(document, bets, sources[0])
+            texts = Texts(self._conditions, document.path, bets)
+            first = session.windows(
+                texts, next(iter(bet.measure.named_texts.values())), bet.measure
+            )
+            found = chosen(self._plan(bet, session, texts, first), variant)
+            write_variant(session, found, folder)
+        return Exported(full_name(found), dict(session.loaded.provenance))
 
     def _measure_checkpoint(
         self,

@@ -184,6 +184,23 @@ def inspect(path: Path, name: str, *, inside: Callable[[Path], bool]) -> ModelFo
     return ModelFolder(name, path, config, weight_files(files, name), tokenizer)
 
 
+def as_candidate(path: Path) -> dict[str, str]:
+    """Return the arguments of ``load_checkpoint`` for a folder, a GGUF file or an adapter.
+
+    Raises:
+        MeasurementError: If it is none of them.
+    """
+    if path.is_file() and path.suffix == ".gguf":
+        return {"gguf": str(path), "sha256": file_digests.of_file(path).removeprefix("sha256:")}
+    for file, key in (("adapter_config.json", "adapter"), (CONFIG, "path")):
+        if (path / file).is_file():
+            return {key: str(path)}
+    raise MeasurementError(
+        f"there is no checkpoint in {quoted(str(path))}; allowed: a folder with {CONFIG}, a folder with "
+        "adapter_config.json, a GGUF file"
+    )
+
+
 def refuse_links(path: Path, name: str, inside: Callable[[Path], bool]) -> None:
     """Refuse a folder with a link that leads out of what bets may read.
 

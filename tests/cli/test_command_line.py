@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -339,6 +340,30 @@ def test_every_built_in_intervention_is_explained_without_weights(
     assert "layer evaluations over all tokens" in told
     assert "Not known" not in told
     assert "``" not in told
+
+
+@pytest.mark.parametrize("kind", ["path", "adapter", "gguf"])
+def test_a_candidate_is_named_as_what_it_is(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    candidate = tmp_path / "candidates" / ("made.gguf" if kind == "gguf" else "made")
+    candidate.parent.mkdir()
+    if kind == "gguf":
+        candidate.write_bytes(b"GGUF")
+    else:
+        candidate.mkdir()
+        file = "config.json" if kind == "path" else "adapter_config.json"
+        (candidate / file).write_text("{}", encoding="utf-8")
+    new("bets/one.yaml", "--candidate", str(candidate))
+    (document,) = read_bets(Path("bets/one.yaml"))
+    (done,) = document.bet.intervention or ()
+    found = done.arguments.model_dump(exclude_defaults=True)
+    digest = {"sha256": hashlib.sha256(b"GGUF").hexdigest()} if kind == "gguf" else {}
+    name = Path(os.path.relpath(candidate, "bets")).as_posix()
+    assert (done.kind, found) == ("load_checkpoint", {kind: name, **digest})
+    capsys.readouterr()
+    assert new("bets/two.yaml", "--candidate", str(tmp_path / "nothing")) == 1
+    assert "there is no checkpoint in" in capsys.readouterr().err
 
 
 def test_a_claim_of_several_lines_is_told_on_one(capsys: pytest.CaptureFixture[str]) -> None:

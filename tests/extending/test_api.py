@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 
 import pytest_layerguard
+from pytest_layerguard import reference
 from pytest_layerguard.bet.errors import BetFileError
 from pytest_layerguard.bet.reader import read_bets
+from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.reference import HELDOUT
 
 BET: dict[str, Any] = {
@@ -85,6 +88,19 @@ def test_nothing_is_imported_before_it_is_asked_for() -> None:
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_candidate_is_judged_against_its_base(tmp_path: Path) -> None:
+    made = shutil.copytree(reference.folder("reference"), tmp_path / "made")
+    less = {"measure": {"text": {"reference": "heldout"}, "tokens": 256, "window": 32}}
+    judged = pytest_layerguard.measure(less, model="reference", candidate=made, device="cpu")
+    assert judged.verdict.holds
+    assert judged.result.variants[0].name == "load-made"
+    assert judged.result.variants[0].metrics["kl"].value == 0
+    with pytest.raises(TypeError, match="a bet, or a model and a candidate"):
+        pytest_layerguard.measure(less, model="reference")
+    with pytest.raises(MeasurementError, match="there is no checkpoint in"):
+        pytest_layerguard.measure(model=tmp_path, candidate=made)
 
 
 def test_there_is_nothing_else() -> None:

@@ -1,0 +1,133 @@
+"""Write a variant of a bet as a checkpoint that transformers loads."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any
+
+from pytest_layerguard.environment.library_output import quiet
+from pytest_layerguard.environment.measurement_errors import MeasurementError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from pytest_layerguard.measurement.planning import PlannedVariant
+    from pytest_layerguard.measurement.session import ModelSession
+    from pytest_layerguard.models.plan import Plan
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        variant: The variant's name, after its arm where there are several.
+        base: The base's provenance: its name and the digests of its files.
+    """
+
+    variant: str
+    base: dict[str, Any]
+
+
+def chosen(variants: Sequence[PlannedVariant], name: str | None) -> PlannedVariant:
+    """Return the variant of a name, or the only one.
+
+    Args:
+        variants: The bet's variants.
+        name: ``skip-3``, or ``ARM.skip-3``; None for the only one.
+
+    Raises:
+        MeasurementError: If there is none of that name, or several.
+    """
+    found = [each for each in variants if name in (None, each.name, full_name(each))]
+    if len(found) != 1:
+        listed = ", ".join(full_name(each) for each in variants[:20])
+        wanted = "say which" if name is None else f"{name!r} is none or several of them"
+        raise MeasurementError(f"the bet has {len(variants)} variants, {wanted}: {listed}")
+    return found[0]
+
+
+def full_name(variant: PlannedVariant) -> str:
+    """Return ``ARM.skip-3``, or ``skip-3`` without arms."""
+    return variant.name if variant.arm is None else f"{variant.arm}.{variant.name}"
+
+
+def write_variant(session: ModelSession, variant: PlannedVariant, folder: Path) -> None:
+    """Write a variant into a new folder, whole or not at all.
+
+    Args:
+        session: The base.
+        variant: The variant.
+        folder: The folder, which must not exist.
+
+    Raises:
+        MeasurementError: If the variant is no one model with weights of its own, or cannot be written.
+    """
+    if folder.exists():
+        raise MeasurementError(f"{folder} exists and is not overwritten; give another folder")
+    plan = _one_model(variant)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        with quiet():
+            _save(session, plan, made)
+            session.loaded.tokenizer.save_pretrained(made)
+        made.chmod(0o755)
+        made.rename(folder)
+    except OSError as error:
+        raise MeasurementError(f"{folder} cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _one_model(variant: PlannedVariant) -> Plan:
+    name = full_name(variant)
+    if len(variant.plans) != 1:
+        raise MeasurementError(f"{name} is {len(variant.plans)} directed changes and no one model")
+    (plan,) = variant.plans
+    if plan.candidate is not None:
+        raise MeasurementError(f"{name} is a checkpoint already")
+    if any(edit.settings is not None for step in plan.steps for edit in step.weights.edits):
+        raise MeasurementError(
+            f"{name} changes how its router chooses, which no weights can say; it cannot be written"
+        )
+    return plan
+
+
+def _save(session: ModelSession, plan: Plan, folder: Path) -> None:
+    import torch
+
+    runner, model = session.runner, session.loaded.model
+    anatomy = runner.anatomy
+    config = copy.deepcopy(model.config)
+    decoder = config.get_text_config(decoder=True)
+    decoder.num_hidden_layers = len(plan.steps)
+    slots = [step.slot for step in plan.steps]
+    kinds = getattr(decoder, "layer_types", None)
+    if kinds is not None:
+        decoder.layer_types = [kinds[slot] for slot in slots]
+    weights: dict[str, Tensor] = {**anatomy.shell, **plan.shell.tensors}
+    for place, step in enumerate(plan.steps):
+        weights |= {
+            f"{anatomy.path}.{place}.{name}": tensor
+            for name, tensor in runner.materialise(step.weights).items()
+        }
+    with torch.device("meta"):
+        made = type(model)(config)
+    made.load_state_dict(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
+        strict=False,
+        assign=True,
+    )
+    made.tie_weights()
+    left = [name for name, tensor in made.named_parameters() if tensor.is_meta]
+    if left:
+        raise MeasurementError(f"its architecture cannot be written: nothing gives {left[0]}")
+    made.generation_config = model.generation_config
+    made.save_pretrained(folder)
