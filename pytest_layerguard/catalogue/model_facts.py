@@ -206,8 +206,7 @@ class ModelLookup:
             case "gguf":
                 file = reach.file(source.name, "model.gguf")
                 if file not in self._folders:
-                    config = open_checkpoint(file, f"model {source.name}").config
-                    self._folders[file] = self._from_config(None, source.name, config)
+                    self._folders[file] = self._of_gguf(file, source.name)
                 return self._folders[file]
             case _:
                 return self._hub(source.name, source.revision)
@@ -219,6 +218,13 @@ class ModelLookup:
             config = read_json({CONFIG: file}, CONFIG, f"model {shown}")
             self._folders[file] = self._from_config(None, shown, config)
         return self._folders[file]
+
+    def _of_gguf(self, file: Path, shown: str) -> KnownModel:
+        try:
+            config = open_checkpoint(file, f"model {shown}").config
+        except UnavailableError as error:
+            return KnownModel(None, shown, missing=str(error), absent=True)
+        return self._from_config(None, shown, config)
 
     def named(self, name: str, revision: str | None = None) -> KnownModel:
         """Return what is known of a reference model, or of a model on the hub, if there is one."""

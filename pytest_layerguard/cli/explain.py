@@ -31,7 +31,7 @@ from pytest_layerguard.cli.command_output import (
 )
 from pytest_layerguard.cli.obstacles import obstacles
 from pytest_layerguard.environment.conditions import Conditions
-from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.models.loading import LARGEST_IN_FP32
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class _Explanation:
 
         try:
             key = identity(self.document, self.bets, self.conditions, self.known)
-        except MeasurementError:
+        except (MeasurementError, UnavailableError):
             return
         found = None if key is None else ResultCache(root_of(self.bets) / _KEPT).find(key)
         if found is not None:

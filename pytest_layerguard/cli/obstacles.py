@@ -92,6 +92,9 @@ def _of_models(document: BetDocument, bets: Path, conditions: Conditions) -> Ite
         try:
             # The headers show whether a file is cut off.
             _ = locate(source, reach, conditions).tensors
+        except UnavailableError:
+            # Reported as a skip when the bet is run.
+            continue
         except (MeasurementError, OSError) as error:
             key = ("model", source.kind) if name is None else ("model", "paths", name)
             yield Obstacle(key, str(error))
@@ -127,7 +130,7 @@ def _routers(
             continue
         try:
             config = locate(source, reach, conditions).config
-        except (MeasurementError, OSError):
+        except (MeasurementError, UnavailableError, OSError):
             continue
         for stated in (config, config.get("text_config") or {}):
             experts = next((n for key in STATED_EXPERTS if (n := stated.get(key))), None)

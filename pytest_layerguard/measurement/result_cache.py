@@ -22,7 +22,7 @@ from pytest_layerguard.bet.text_sources import UNPINNED, DatasetText, ReferenceT
 from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.atomic_write import write_whole
-from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.environment.versions import versions
 from pytest_layerguard.measurement.results import BetResult
 from pytest_layerguard.models.loading import model_key
@@ -91,7 +91,7 @@ class CachingLaboratory:
     def _is_cached(self, document: BetDocument, bets: Path) -> bool:
         try:
             key = identity(document, bets, self._conditions, self._registry)
-        except MeasurementError:
+        except (MeasurementError, UnavailableError):
             # Reported when that bet itself is measured.
             return False
         return self._find(key) is not None

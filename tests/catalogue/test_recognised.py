@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from support.catalogue import BET_40, Bets
 from pytest_layerguard import reference
 from pytest_layerguard.catalogue.outcome import Word
 from pytest_layerguard.cli.main import main
+from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.report.make_report import make_report
 
@@ -177,3 +179,16 @@ def test_reports_say_what_a_measured_candidate_is(bets: Bets) -> None:
         "load-candidate: computes in bfloat16, and so does its floor: the base in bfloat16 has a "
         "perplexity ratio of 1.001 and a KL of 0.0002",
     ]
+
+
+def test_a_missing_library_is_a_skip_and_no_traceback(
+    bets: Bets, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    (bets.root / "base.gguf").write_bytes(b"GGUF")
+    digest = file_digests.of_file(bets.root / "base.gguf").removeprefix("sha256:")
+    bets.put(BET_40)
+    id_ = bets.put(model={"gguf": "../base.gguf", "sha256": digest})
+    assert bets.judge(id_).word is Word.SKIPPED
+    main(["explain", str(bets.path / f"{id_}.yaml")])
+    assert "pip install 'pytest-layerguard[gguf]'" in " ".join(capsys.readouterr().out.split())
