@@ -107,7 +107,7 @@ SINGLE = [
     ("  skip_layers: {layers: {each: all}}", "  []", (7, 3), "intervention",
      "must not be empty"),
     ("skip_layers: {layers: {each: all}}", "skip_layers: 3", (7, 16), "intervention.skip_layers",
-     "must be a mapping with the keys layers, not 3"),
+     "must be a mapping with the keys layers, part, not 3"),
     ("skip_layers: {layers: {each: all}}", "skip_layers: {}", (7, 3),
      "intervention.skip_layers.layers", "is missing; the layers: all, an index"),
     ("{each: all}", "al", (7, 25), "intervention.skip_layers.layers", "did you mean 'all'?"),

@@ -26,7 +26,9 @@ EXPERTS = {"parts": "experts", "bits": 4, "scale": "row"}
 def bench_of(model: PreTrainedModel) -> tuple[Runner, Workbench]:
     runner = Runner(Anatomy.of(model))
     batches = family_matrix.BATCHES
-    return runner, Workbench(runner, batches, causal_families.VOCABULARY, lambda _: [])
+    return runner, Workbench(
+        runner, batches, causal_families.VOCABULARY, lambda _: [], lambda _: batches
+    )
 
 
 def loss(runner: Runner, plan: Plan) -> float:

@@ -96,7 +96,9 @@ def outcomes(family: str, **changed: object) -> dict[str, str]:
 
 
 def _plan(runner: Runner, case: Case) -> Plan | str:
-    bench = Workbench(runner, BATCHES, causal_families.VOCABULARY, lambda _: WINDOWS)
+    bench = Workbench(
+        runner, BATCHES, causal_families.VOCABULARY, lambda _: WINDOWS, lambda _: BATCHES
+    )
     arguments = BUILTIN_KINDS[case.kind].model_validate(case.arguments)
     try:
         (plan,) = Registry.of()[case.kind].load()(Plan.untouched(bench.layers), arguments, bench)
