@@ -518,7 +518,7 @@ class Bet(BetPart):
     amends: Amends | None = Field(
         default=None, description="a change of the bet after its result, and why"
     )
-    links: tuple[Annotated[str, Field(pattern=r"^https?://[^\s<>\"'`]{1,2000}$")], ...] = Field(
+    links: tuple[Annotated[str, Field(pattern=r"""^https?://[^\s<>"'`]{1,2000}$""")], ...] = Field(
         default=(), strict=False, description="web addresses, starting with https://"
     )
     notes: Prose | None = Field(default=None, description="what else a reader should know")

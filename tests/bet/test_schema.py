@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -259,3 +263,59 @@ def test_the_schema_refuses_what_the_reader_refuses_in_form(at, value):
     data = changed(data_of(FULL), at, value)
     assert not VALIDATOR.is_valid(data)
     assert not is_read(data)
+
+
+def patterns(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        if isinstance(schema.get("pattern"), str):
+            yield schema["pattern"]
+        yield from schema.get("patternProperties", ())
+    for inner in schema.values() if isinstance(schema, dict) else schema:
+        if isinstance(inner, dict | list):
+            yield from patterns(inner)
+
+
+def check_jsonschema(folder: Path, bets: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what check-jsonschema, which follows ECMA 262, reports of bets, each in its own file."""
+    for number, bet in enumerate(bets):
+        (folder / f"{number:03}.json").write_text(json.dumps(bet), encoding="utf-8")
+    command = [sys.executable, "-m", "check_jsonschema", "--schemafile", SHIPPED, "-o", "json"]
+    done = subprocess.run(
+        [*map(str, command), *map(str, sorted(folder.iterdir()))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def test_check_jsonschema_takes_good_bets_and_refuses_malformed_ones(tmp_path):
+    for name in ("good", "malformed"):
+        (tmp_path / name).mkdir()
+    assert check_jsonschema(tmp_path / "good", list(good_bets()))["status"] == "ok"
+    refused = [data for data in malformed() if not VALIDATOR.is_valid(data)][::10]
+    report = check_jsonschema(tmp_path / "malformed", refused)
+    assert len({error["filename"] for error in report["errors"]}) == len(refused) > 70
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_every_pattern_is_a_regular_expression_of_javascript():
+    found = sorted(set(patterns(SCHEMA)))
+    assert len(found) > 5
+    for pattern in found:
+        program = f"new RegExp({json.dumps(pattern)}, 'u')"
+        done = subprocess.run(["node", "-e", program], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("link", ["https://a.b/c?d=e#f", "https://a.b/\\"])
+def test_a_link_may_have_what_addresses_have(link):
+    assert VALIDATOR.is_valid(changed(data_of(FULL), ("links",), [link]))
+
+
+@pytest.mark.parametrize("character", list("\"'`<> "))
+def test_a_link_ends_where_text_would_quote_it(character):
+    data = changed(data_of(FULL), ("links",), [f"https://a.b/{character}"])
+    assert not VALIDATOR.is_valid(data)
+    assert not is_taken(data)
