@@ -209,6 +209,9 @@ def _read(
         raise MeasurementError(
             f"{what}: the path has characters that stand for patterns; rename the file"
         )
+    if reader == "text":
+        # This reader alone takes a byte order mark for a part of the first row.
+        options = {"encoding": "utf-8-sig", **options}
     with quiet():
         try:
             rows = datasets.load_dataset(

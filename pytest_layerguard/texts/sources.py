@@ -148,7 +148,8 @@ class Texts:
         content = path.read_bytes()
         _check_digest(f"sha256:{hashlib.sha256(content).hexdigest()}", source.sha256, source.file)
         try:
-            return content.decode("utf-8")
+            # A byte order mark is of the file, not of its text, and would be scored as a token.
+            return content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise MeasurementError(
                 f"file: {quoted(source.file)} is not UTF-8: byte {error.start:,} is "

@@ -87,6 +87,14 @@ class TestFile:
         assert old in str(caught.value)
         assert new in str(caught.value)
 
+    def test_a_byte_order_mark_is_not_of_the_text(self, read: Read, bets: Path) -> None:
+        marked = b"\xef\xbb\xbfonce upon a time"
+        (bets / "text.txt").write_bytes(marked)
+
+        assert read({"file": "text.txt"}) == "once upon a time"
+        digest = hashlib.sha256(marked).hexdigest()
+        assert read({"file": "text.txt", "sha256": digest}) == "once upon a time"
+
     def test_what_is_not_utf_8(self, read: Read, bets: Path) -> None:
         (bets / "text.txt").write_bytes("abc".encode("utf-16"))
 
@@ -243,6 +251,17 @@ class TestDataset:
         (bets / "rows.txt").write_text("a\n\nb\n")
 
         assert read({"dataset": "text", "file": "rows.txt", "join": "--"}) == "a----b"
+
+    @pytest.mark.parametrize(
+        ("kind", "content"),
+        [("text", b"a\nb\n"), ("csv", b"text\na\nb\n"), ("json", b'{"text": "a"}\n{"text": "b"}')],
+    )
+    def test_a_byte_order_mark_is_not_of_the_first_row(
+        self, read: Read, bets: Path, kind: str, content: bytes
+    ) -> None:
+        (bets / "rows.data").write_bytes(b"\xef\xbb\xbf" + content)
+
+        assert read({"dataset": kind, "file": "rows.data"}) == "a\nb"
 
     def test_a_missing_column(self, read: Read, bets: Path) -> None:
         (bets / "rows.json").write_text('{"words": "a", "n": 1}\n')
