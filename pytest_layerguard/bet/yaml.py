@@ -28,6 +28,10 @@ _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _FORBIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]"
 )
+_LOOKS_LIKE_A_SPACE: Final = "[\xa0\u1680\u2000-\u200b\u202f\u205f\u3000]"
+# Where a plain space belongs: as indentation, or after the '-' of a list or the ':' of a key.
+_MISPLACED = re.compile(rf"(?m)^ *(?:- *)*(?:[^\s:#'\"]+:)?({_LOOKS_LIKE_A_SPACE})")
+_SPACE_IN_KEY = re.compile(f"^{_LOOKS_LIKE_A_SPACE}|:{_LOOKS_LIKE_A_SPACE}")
 _LONGEST_NUMBER: Final = 40
 _LARGEST_INTEGER: Final = 2**63
 
@@ -84,7 +88,7 @@ def read_documents(text: str) -> tuple[list[Document], Fault | None]:
     except _BoundError as bound:
         return documents, bound.fault
     except yaml.MarkedYAMLError as error:
-        return documents, _marked(error)
+        return documents, _marked(error, text)
     except yaml.reader.ReaderError as error:
         return documents, _unreadable(error, text)
     except (ValueError, OverflowError, IndexError, RecursionError) as error:
@@ -184,6 +188,10 @@ class _Reader:
                 message = "has a list or mapping as a key; a key is one word"
                 self._fault(key_node, at, message, spoils=False)
                 continue
+            if key_node.tag == _PLAIN and (found := _SPACE_IN_KEY.search(key_node.value)):
+                meant = re.sub(f"{_LOOKS_LIKE_A_SPACE}|:.*", "", key_node.value).strip()
+                self._fault(key_node, (*at, meant), _no_space(found[0]))
+                continue
             key = self._scalar(key_node, at, spoils=False)
             if not isinstance(key, str):
                 if key is not None or _NULL.match(key_node.value):
@@ -215,6 +223,8 @@ class _Reader:
                 f"holds the character U+{ord(hidden[0]):04X}; control characters and marks that "
                 "turn the direction of writing are not allowed"
             )
+        if node.tag == _PLAIN and re.match(_LOOKS_LIKE_A_SPACE, node.value):
+            raise ValueError(_no_space(node.value))
         return _value(node.tag, node.value)
 
     def _check_tag(self, node: Node, at: Location, wanted: str) -> None:
@@ -272,10 +282,21 @@ def _place(mark: yaml.Mark) -> tuple[int, int]:
     return mark.line + 1, mark.column + 1
 
 
-def _marked(error: yaml.MarkedYAMLError) -> Fault:
+def _no_space(text: str) -> str:
+    """Return what is wrong with the first character of a text that only looks like a space."""
+    found = re.search(_LOOKS_LIKE_A_SPACE, text)
+    assert found is not None
+    return f"holds U+{ord(found[0]):04X}, which looks like a space and is none; type a plain space"
+
+
+def _marked(error: yaml.MarkedYAMLError, text: str) -> Fault:
     mark = error.problem_mark or error.context_mark
     message = " ".join(str(part) for part in (error.context, error.problem) if part)
     line, column = _place(mark) if mark else (1, 1)
+    # The parser stumbles a line or more after what it took for text.
+    for number, each in reversed(list(enumerate(split_lines(text)[:line], start=1))):
+        if found := _MISPLACED.search(each):
+            return Fault(number, found.start(1) + 1, (), _no_space(each))
     hint = next((hint for words, hint in _HINTS.items() if words in message), "")
     return Fault(line, column, (), f"is not YAML: {message}{hint}")
 

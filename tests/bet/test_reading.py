@@ -396,3 +396,49 @@ def test_a_message_about_a_criterion_points_into_it_however_it_is_written(edited
     ]:
         (problem,) = told(edited(("any(perplexity_ratio <= 1.5)", written)))
         assert (problem.line, problem.column) == place, written
+
+
+@pytest.mark.parametrize(
+    ("plain", "written", "place"),
+    [
+        ("id: ", "id:\u00a0", (1, 4)),
+        ("title: ", "title:\u3000", (2, 7)),
+        ("criteria:", "criteria:\u00a0", (11, 10)),
+        ("status: ", "status:\u200b", (4, 8)),
+        ("tokens: 1024", "tokens: \u202f1024", (10, 11)),
+        ("{layers: 3}", "{layers:\u00a03}", (7, 17)),
+        ("  tokens", "\u00a0 tokens", (10, 1)),
+        ("  skip", "\u00a0\u00a0skip", (7, 1)),
+    ],
+    ids=ascii,
+)
+def test_what_only_looks_like_a_space_is_named_where_it_stands(plain, written, place):
+    text = _SKIP.replace(plain, written)
+    with pytest.raises(BetFileError) as caught:
+        parse_bets(text, Path("a.yaml"))
+    character = next(each for each in written if not each.isascii())
+    said = f"holds U+{ord(character):04X}, which looks like a space and is none; type a plain space"
+    assert place in [
+        (each.line, each.column) for each in caught.value.problems if each.message == said
+    ]
+
+
+def test_what_only_looks_like_a_space_may_stand_in_prose():
+    (document,) = parse_bets(_SKIP.replace("It holds", "It\u00a0holds:\u00a0yes"), Path("a.yaml"))
+    assert document.bet.claim == "It\u00a0holds:\u00a0yes."
+
+
+_SKIP = """\
+id: bet-1
+title: Skip
+claim: It holds.
+status: proposed
+model: reference
+intervention:
+  skip_layers: {layers: 3}
+measure:
+  text: {reference: heldout}
+  tokens: 1024
+criteria:
+  lenient: perplexity_ratio <= 3
+"""
