@@ -27,7 +27,7 @@ from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.atomic_write import write_whole
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.models.hub import Repository
-from pytest_layerguard.models.model_folder import CONFIG, read_json
+from pytest_layerguard.models.model_folder import CONFIG, read_json, refuse_parts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -212,7 +212,8 @@ class ModelLookup:
                 return self._hub(source.name, source.revision)
 
     def folder(self, path: Path, shown: str, reach: AllowedPaths) -> KnownModel:
-        """Return what is known of a model folder."""
+        """Return what is known of a model folder; raises MeasurementError where it is none."""
+        refuse_parts({entry.name for entry in path.iterdir()}, f"model {shown}")
         file = reach.file(str(path / CONFIG), "model.path")
         if file not in self._folders:
             config = read_json({CONFIG: file}, CONFIG, f"model {shown}")

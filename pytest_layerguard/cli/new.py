@@ -185,6 +185,7 @@ def model(text: str, bet: Path) -> str:
         return text
     folder = Path(text).expanduser()
     if folder.is_dir():
+        _refuse_parts(folder, text)
         if not (folder / "config.json").is_file():
             raise UserError(f"model: {text} has no config.json; allowed: a folder with a model")
         return f"{{path: {_from(bet, folder)}}}"
@@ -196,6 +197,16 @@ def model(text: str, bet: Path) -> str:
             "a folder with a model, ORG/NAME@COMMIT"
         )
     return f"{{hub: {found[1]}, revision: {found[2] or _commit(found[1])}}}"
+
+
+def _refuse_parts(folder: Path, text: str) -> None:
+    from pytest_layerguard.environment.measurement_errors import MeasurementError
+    from pytest_layerguard.models.model_folder import refuse_parts
+
+    try:
+        refuse_parts({entry.name for entry in folder.iterdir()}, f"model: {text}")
+    except MeasurementError as error:
+        raise UserError(str(error)) from None
 
 
 def _commit(name: str) -> str:

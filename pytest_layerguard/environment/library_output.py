@@ -91,12 +91,15 @@ def panics_as_errors() -> Iterator[None]:
 
 @contextmanager
 def _diverted(logger: logging.Logger, handler: logging.Handler) -> Iterator[None]:
-    handlers, propagate = logger.handlers, logger.propagate
+    handlers, propagate, level = logger.handlers, logger.propagate, logger.level
     logger.handlers, logger.propagate = [handler], False
+    # A user's TRANSFORMERS_VERBOSITY=error must not keep from us why a model cannot be loaded.
+    logger.setLevel(handler.level)
     try:
         yield
     finally:
         logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 def _without_bars(stack: ExitStack) -> None:

@@ -53,7 +53,7 @@ LARGEST_IN_FP32: Final = 2_000_000_000
 _LONGEST_KEY: Final = 200
 _NEEDS_GPU: Final = re.compile(r"\b(GPU|CUDA|XPU)\b", re.IGNORECASE)
 _MISMATCH: Final = re.compile(
-    r"^(\S+) *\|.*ckpt: *torch\.Size\((.*?)\) vs model: *torch\.Size\((.*?)\)", re.MULTILINE
+    r"^(\S.*?) *\|.*ckpt: *torch\.Size\((.*?)\) vs model: *torch\.Size\((.*?)\)", re.MULTILINE
 )
 
 
@@ -478,6 +478,11 @@ def _auto_class(config: PreTrainedConfig, folder: ModelFolder, conditions: Condi
     remote = conditions.allow_remote_code and "AutoModelForCausalLM" in getattr(
         config, "auto_map", {}
     )
+    if config.is_encoder_decoder:
+        raise MeasurementError(
+            f"{folder.name}: {config.model_type} is an encoder-decoder model (is_encoder_decoder in "
+            "config.json); allowed: decoder-only language models"
+        )
     if remote or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return AutoModelForCausalLM
     if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:

@@ -19,7 +19,7 @@ from pytest_layerguard.environment.library_output import first_line
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
@@ -173,8 +173,9 @@ def inspect(path: Path, name: str, *, inside: Callable[[Path], bool]) -> ModelFo
     """
     files = {entry.name: entry for entry in sorted(path.iterdir())}
     refuse_links(path, name, inside)
+    refuse_parts(files, name)
     config = read_json(files, CONFIG, name)
-    _refuse_indirections(files, config, name)
+    _refuse_indirections(config, name)
     tokenizer = {file: files[file] for file in TOKENIZER_FILES if file in files}
     if not VOCABULARIES & tokenizer.keys():
         raise MeasurementError(
@@ -294,8 +295,8 @@ def read_json(files: Mapping[str, Path], file: str, name: str) -> dict[str, Any]
     return content
 
 
-def _refuse_indirections(files: Mapping[str, Path], config: Mapping[str, Any], name: str) -> None:
-    """Refuse what would make transformers load anything but the files that were checked."""
+def refuse_parts(files: Collection[str], name: str) -> None:
+    """Refuse a folder that holds a part of a model, which may have no config.json; raise MeasurementError."""
     if "adapter_config.json" in files:
         raise MeasurementError(
             f"{name}: is an adapter (adapter_config.json) and no model; as a candidate: "
@@ -305,6 +306,10 @@ def _refuse_indirections(files: Mapping[str, Path], config: Mapping[str, Any], n
         raise MeasurementError(
             f"{name}: is a distributed checkpoint (shard-*); save it as one model"
         )
+
+
+def _refuse_indirections(config: Mapping[str, Any], name: str) -> None:
+    """Refuse what would make transformers load anything but the files that were checked."""
     for key in ("transformers_weights", "fusion_config"):
         if config.get(key) is not None:
             raise MeasurementError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -16,12 +17,17 @@ import transformers
 from hub.tiny import model, save, tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import (
+    BartConfig,
+    BartForCausalLM,
+    BartForConditionalGeneration,
     BertConfig,
     BertModel,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     GPT2Config,
     GPT2LMHeadModel,
+    PreTrainedModel,
+    T5ForConditionalGeneration,
 )
 
 from pytest_layerguard import reference
@@ -38,6 +44,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Load = Callable[..., LoadedModel]
+
+ENCODER_DECODER = {
+    **dict.fromkeys(("d_model", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim"), 16),
+    **dict.fromkeys(("encoder_layers", "decoder_layers", "num_layers"), 2),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads", "num_heads"), 2),
+    "d_kv": 8,
+    "vocab_size": 29,
+    "max_position_embeddings": 64,
+}
+"""Sizes of a small Bart, and of a small T5."""
 
 
 @pytest.fixture
@@ -311,6 +327,21 @@ class TestDamaged:
 
         assert "model.norm.weight is [17] in its files and [16] by config.json" in refused(folder)
 
+    def test_weights_of_another_shape_in_every_layer(self, folder: Path) -> None:
+        change_config(folder, intermediate_size=48)
+        logger = logging.getLogger("transformers")
+        level = logger.level
+        # As TRANSFORMERS_VERBOSITY=error does.
+        logger.setLevel(logging.ERROR)
+        try:
+            told = refused(folder)
+        finally:
+            logger.setLevel(level)
+
+        assert "model.layers.{0, 1}.mlp.up_proj.weight is [" in told
+        assert "16] in its files and [48, 16] by config.json" in told
+        assert "above report" not in told
+
     @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000])
     def test_a_configuration_that_cannot_be_read(self, folder: Path, content: bytes) -> None:
         (folder / "config.json").write_bytes(content)
@@ -356,6 +387,21 @@ class TestDamaged:
         tokenizer().save_pretrained(folder)
 
         refused(folder)
+
+    @pytest.mark.parametrize("kind", [BartForConditionalGeneration, T5ForConditionalGeneration])
+    def test_an_encoder_with_a_decoder(self, folder: Path, kind: type[PreTrainedModel]) -> None:
+        shutil.rmtree(folder)
+        kind(kind.config_class(**ENCODER_DECODER)).save_pretrained(folder)
+        tokenizer().save_pretrained(folder)
+
+        assert "is an encoder-decoder model (is_encoder_decoder in config.json)" in refused(folder)
+
+    def test_the_decoder_of_an_encoder_and_a_decoder(self, folder: Path) -> None:
+        shutil.rmtree(folder)
+        BartForCausalLM(BartConfig(**ENCODER_DECODER)).save_pretrained(folder)
+        tokenizer().save_pretrained(folder)
+
+        assert type(asked(load, folder).model) is BartForCausalLM
 
     def test_no_weights(self, folder: Path) -> None:
         (folder / "model.safetensors").unlink()
@@ -441,6 +487,11 @@ class TestRefused:
 
     def test_an_adapter(self, folder: Path) -> None:
         (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/etc"}')
+
+        assert "is an adapter" in refused(folder)
+
+        # As peft saves it.
+        (folder / "config.json").unlink()
 
         assert "is an adapter" in refused(folder)
 
