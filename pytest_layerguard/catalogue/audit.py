@@ -167,7 +167,7 @@ class _HistoryReader:
                 records.pop(path.stem, None)
                 if change.new is not None:
                     records[path.stem] = self._record(change.new)
-            elif path.suffix in SUFFIXES and FOLDER not in path.parts:
+            elif path.suffix.lower() in SUFFIXES and FOLDER not in path.parts:
                 files.pop(change.path, None)
                 if change.new is not None:
                     files[change.path] = self._bets(change.new, path, commit)

@@ -147,7 +147,9 @@ def bet_files(bets: Path) -> Iterator[Path]:
             continue
         visited.add(real)
         names[:] = sorted(name for name in names if name not in (FOLDER, "__pycache__"))
-        yield from (Path(folder, name) for name in sorted(files) if Path(name).suffix in SUFFIXES)
+        yield from (
+            Path(folder, name) for name in sorted(files) if Path(name).suffix.lower() in SUFFIXES
+        )
 
 
 def folders_for(bets: Path, root: Path, names: Sequence[PurePosixPath]) -> tuple[Path, ...]:

@@ -306,7 +306,7 @@ def _schema_line(path: Path) -> str:
 def _free(path: Path) -> None:
     if path.exists():
         raise UserError(f"{path} exists and is not overwritten; give another path")
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix.lower() not in (".yaml", ".yml"):
         raise UserError(f"{path} is no bet file; allowed: a name that ends in .yaml or .yml")
 
 

@@ -54,7 +54,7 @@ def _harmless(path: Path, config: pytest.Config) -> dict[str, Any]:
 
 def folder_of_bets(path: Path, config: pytest.Config) -> Path | None:
     """Return the bet folder of a bet file, or None for any other file."""
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         return None
     folder = bet_folder(path, config)
     if folder is None or RECORDS in path.relative_to(folder).parts[:-1]:

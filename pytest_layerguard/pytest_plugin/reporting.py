@@ -83,7 +83,7 @@ def header(config: pytest.Config) -> list[str]:
 def _outside(config: pytest.Config) -> Iterator[str]:
     """Explain why bet files that were asked for are not collected; pytest itself only says "not found"."""
     for arg, path in zip(config.args, asked_paths(config), strict=True):
-        if path.suffix not in SUFFIXES or bet_folder(path, config) or not path.is_file():
+        if path.suffix.lower() not in SUFFIXES or bet_folder(path, config) or not path.is_file():
             continue
         from pytest_layerguard.bet.errors import printable
         from pytest_layerguard.bet.validation import LIMITS

@@ -173,7 +173,7 @@ def good_bets() -> Iterator[dict[str, object]]:
         yield {**full, "arms": {"one": [kind]}}
     for model in MODELS:
         yield {**full, "model": model}
-    for path in sorted(BETS.glob("*.yaml")):
+    for path in sorted(BETS.rglob("*.yaml")):
         documents, _ = read_documents(path.read_text(encoding="utf-8"))
         yield from (document.data for document in documents)
 

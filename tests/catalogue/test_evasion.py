@@ -146,10 +146,17 @@ def test_amending_a_newcomer(bets: Bets) -> None:
     refused(bets)
 
 
-@pytest.mark.parametrize("file", ["deep/er/new.yaml", "new.yml", ".hidden/new.yaml"])
+@pytest.mark.parametrize("file", ["deep/er/new.yaml", "new.yml", "new.YAML", ".hidden/new.yaml"])
 def test_lying_elsewhere_in_the_folder(bets: Bets, file: str) -> None:
     bets.put(BET_40)
     bets.put(file=file)
+    refused(bets)
+
+
+@pytest.mark.parametrize("file", ["40.yml", "40.YAML", "deep/er/40.Yaml"])
+def test_a_falsification_that_lies_elsewhere_in_the_folder(bets: Bets, file: str) -> None:
+    bets.put(BET_40, file=file)
+    bets.put()
     refused(bets)
 
 

@@ -29,6 +29,7 @@ def test_a_bet_is_a_test_whose_name_is_its_id(project: Project) -> None:
     [
         ("bets/a.yaml", True),
         ("bets/a.yml", True),
+        ("bets/a.YAML", True),
         ("bets/deep/er/a.yaml", True),
         ("sub/bets/a.yaml", True),
         ("bets/a.json", False),
