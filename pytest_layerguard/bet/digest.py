@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from pytest_layerguard.bet.bet import Bet
 
@@ -42,6 +42,34 @@ def differences(old: str, new: str) -> list[tuple[str, Any, Any]]:
     A missing value is None.
     """
     return list(_differences(json.loads(old), json.loads(new), ""))
+
+
+def unplaced(bet: Mapping[str, Any], *, trained_on: bool = True) -> dict[str, Any]:
+    """Return a bet's canonical data without where its files lie and what a text's digest must be.
+
+    A record has the digests of what was measured, so that the same files in another place are the
+    same bet. ``trained_on`` says whether that holds for the texts of a training too.
+    """
+    data = {**bet, "model": _without_paths(bet["model"]), "measure": _without_files(bet["measure"])}
+    if trained_on:
+        done = {key: bet[key] for key in ("intervention", "arms") if key in bet}
+        data |= _without_files(done)
+    return data
+
+
+def _without_paths(model: Any) -> Any:
+    paths = {"path": "", "paths": dict.fromkeys(model.get("paths", ()), "")}
+    return {key: paths.get(key, value) for key, value in model.items()}
+
+
+def _without_files(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_files(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if "file" in value:
+        return {**{key: value[key] for key in value if key != "sha256"}, "file": ""}
+    return {key: _without_files(each) for key, each in value.items()}
 
 
 def _measure(bet: Bet) -> dict[str, Any]:

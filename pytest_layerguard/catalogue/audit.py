@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_layerguard.bet.digest import canonical, differences, digest
+from pytest_layerguard.bet.digest import canonical, differences, digest, unplaced
 from pytest_layerguard.bet.errors import BetFileError, many, printable
 from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.bet.validation import LIMITS
 from pytest_layerguard.catalogue.bet_folders import SUFFIXES
 from pytest_layerguard.catalogue.git import Commit, GitError, GitRepository
 from pytest_layerguard.catalogue.records import FOLDER, closes_of, read_strictly
+from pytest_layerguard.catalogue.staleness import changed_digests, digests_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -88,9 +89,19 @@ class _Version:
     closes: str
     amends: str | None
 
+    @property
+    def unplaced(self) -> dict[str, Any]:
+        """The bet without where its files lie."""
+        return unplaced(json.loads(self.canonical))
 
-_Record = tuple[str, str]
-"""The digest and the verdict of a record."""
+
+@dataclass(frozen=True)
+class _Record:
+    """A record as one commit has it; `files` are the digests of what was measured on."""
+
+    digest: str
+    verdict: str
+    files: Mapping[str, str]
 
 
 @dataclass
@@ -175,14 +186,18 @@ class _HistoryReader:
         return _Tree(files, records, frozenset(records).union(*before))
 
     def _record(self, blob: str) -> _Record:
-        """Return the digest and the verdict in a record, whatever else it has become."""
+        """Return what a record holds of digests and verdict, whatever else it has become."""
         content = self._repository.read(blob, _LARGEST_RECORD)
         try:
             data = read_strictly((content or b"").decode("utf-8"))
         except ValueError:
             data = None
         found: Mapping[str, Any] = data if isinstance(data, Mapping) else {}
-        return str(found.get("digest", "?")), str(found.get("verdict", "?"))
+        try:
+            files = digests_of(found["result"]["provenance"])
+        except (KeyError, TypeError, AttributeError):
+            files = {}
+        return _Record(str(found.get("digest", "?")), str(found.get("verdict", "?")), files)
 
     def _bets(self, blob: str, path: PurePosixPath, commit: Commit) -> dict[str, _Version]:
         if blob in self._blobs:
@@ -233,7 +248,11 @@ def _of_bet(
     if now is None:
         yield Finding(id_, commit, "the bet was removed after its result")
         return
-    if all(bet.digest != now.digest for bet in before):
+    changes = all(bet.digest != now.digest for bet in before)
+    if changes and any(bet.unplaced == now.unplaced for bet in before):
+        what = "files were moved after the result, or their digests written down"
+        yield Finding(id_, commit, what, openly=True)
+    elif changes:
         openly = now.amends in {bet.digest for bet in before}
         what = "criteria or conditions were changed after the result"
         changed = differences(before[0].canonical, now.canonical)
@@ -260,9 +279,14 @@ def _of_record(
 ) -> Iterator[Finding]:
     if now is None:
         yield Finding(id_, commit, "the record was removed")
-    elif now not in before and all(verdict != now[1] for _, verdict in before):
-        change = printable(f"{before[0][1]} -> {now[1]}")
+        return
+    if all(each.verdict != now.verdict for each in before):
+        change = printable(f"{before[0].verdict} -> {now.verdict}")
         yield Finding(id_, commit, "the recorded verdict was changed", (change,))
+    if all(each.files != now.files for each in before):
+        changed = changed_digests(before[0].files, now.files)
+        # The run that recorded it failed as STALE, and the record shows it.
+        yield Finding(id_, commit, "recorded anew on other files", changed, openly=True)
 
 
 __all__ = ["Audit", "Finding", "GitError", "audit"]

@@ -26,6 +26,7 @@ from pytest_layerguard.catalogue.records import (
     path_of,
     write_record,
 )
+from pytest_layerguard.catalogue.staleness import stale_files
 from pytest_layerguard.catalogue.wording import describe_record
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 
@@ -150,11 +151,14 @@ class Judge:
     def _judged(self, found: CataloguedBet, result: BetResult) -> Outcome:
         """Return the outcome of a bet that was measured, and record it if this run writes records."""
         bet = found.document.bet
+        if found.current is not None:
+            found = replace(found, stale=stale_files(found.current.result, result))
         rows = result.rows()
         judgement = judge(bet.criteria, rows)
         bars = {each.id: judge_challenge(each, rows) for each in found.held_to}
         truths = {name: each.truth for name, each in bars.items()}
-        decision = outcome.decide(replace(found.case, verdict=judgement.verdict, bars=truths))
+        case = replace(found.case, verdict=judgement.verdict, bars=truths)
+        decision = outcome.decide(case)
         assert decision.word is not None
         lost = decision.word is Word.CROSSED
         won = decision.passed and bet.status != "falsified"
@@ -168,21 +172,30 @@ class Judge:
             crossed=found.challenged if lost else (),
             messages=(
                 *decision.messages,
+                *found.staleness(),
                 *_unmet(bars, result, decision.word),
                 *(() if lost else _straddles(judgement.straddling, result)),
                 *("\n".join(each.lines(self.root)) for each in found.challenged if lost),
             ),
             warnings=(*decision.warnings, *found.notes(), *easier),
         )
-        return self._recorded(found, reached, truths) if self.recording else reached
+        if not self.recording:
+            return reached
+        holds = outcome.decide(replace(case, stale=False)).passed
+        return self._recorded(found, reached, truths, holds=holds)
 
     def _recorded(
-        self, found: CataloguedBet, reached: Outcome, bars: Mapping[str, Truth]
+        self, found: CataloguedBet, reached: Outcome, bars: Mapping[str, Truth], *, holds: bool
     ) -> Outcome:
-        """Write the record of a bet that was measured, unless that would hide that it got worse."""
+        """Write the record of a bet that was measured, unless that would hide that it got worse.
+
+        `holds` is whether it passes by its status, whatever files its record is of.
+        """
         assert reached.result is not None
         assert reached.verdict is not None
-        if found.current is not None and (reason := _keeps(found.current, reached)):
+        if found.current is not None and (
+            reason := _keeps(found.current, reached.verdict, holds=holds)
+        ):
             return replace(reached, warnings=(*reached.warnings, reason))
         try:
             record = Record.of(
@@ -249,6 +262,7 @@ class CataloguedBet:
         mistaken: What is wrong with its challenges.
         require_records: Whether an upheld or falsified bet must have a record.
         recording: Whether a record is about to be written.
+        stale: Once measured, what its record was measured on and is not so any more.
     """
 
     document: BetDocument
@@ -259,6 +273,7 @@ class CataloguedBet:
     mistaken: tuple[str, ...]
     require_records: bool = False
     recording: bool = False
+    stale: tuple[str, ...] = ()
 
     @property
     def bet(self) -> Bet:
@@ -267,18 +282,20 @@ class CataloguedBet:
 
     @property
     def changed(self) -> bool:
-        """Whether the bet's digest is not its record's."""
+        """Whether the bet says something else than when its record was made."""
         return self.record is not None and not self.record.is_of(self.bet)
 
     @property
     def amended(self) -> bool:
-        """Whether an amendment accounts for that."""
-        return self.record is not None and self.record.is_amended_by(self.bet)
+        """Whether an amendment accounts for a change of the bet, or of what it is measured on."""
+        if self.record is None or not (self.changed or self.stale):
+            return False
+        return self.record.amendment(self.bet) is not None
 
     @property
     def current(self) -> Record | None:
-        """The record, if it is of this very text."""
-        return None if self.changed else self.record
+        """The record, if it is of this very bet."""
+        return None if self.changed or self.amended else self.record
 
     @property
     def unchallenged(self) -> tuple[Crossing, ...]:
@@ -305,6 +322,7 @@ class CataloguedBet:
             recorded=current.verdict if current is not None else None,
             recorded_bar=current.bar if current is not None else Truth.TRUE,
             tampered=self.changed and not self.amended,
+            stale=bool(self.stale) and not self.amended,
             amended=self.amended,
             amended_before=bool(current is not None and current.amended),
             inside=_ids(each for each in self.unchallenged if not each.absent),
@@ -333,6 +351,13 @@ class CataloguedBet:
                 "its amends: names another digest; each change after a result needs its own"
             )
         return "\n".join(lines)
+
+    def staleness(self) -> Iterator[str]:
+        """Yield what its record was measured on and is not so any more, a line for each file."""
+        if self.stale and not self.amended:
+            assert self.record is not None
+            head = f"other files than those of its record ({self.record.digest}):"
+            yield "\n".join((head, *(f"  {each}" for each in self.stale)))
 
     def notes(self) -> Iterator[str]:
         """Yield what a reader should know of a bet that was measured."""
@@ -383,10 +408,10 @@ def _recorded_before(found: CataloguedBet) -> Iterator[str]:
         )
 
 
-def _keeps(record: Record, reached: Outcome) -> str | None:
+def _keeps(record: Record, verdict: Verdict, *, holds: bool) -> str | None:
     """Return why the record that there is stays, or None if it may be replaced."""
-    if not reached.passed:
+    if not holds:
         return "not recorded: the record that there is says something better; it stays"
-    if reached.verdict is Verdict.INCONCLUSIVE and record.verdict is not Verdict.INCONCLUSIVE:
+    if verdict is Verdict.INCONCLUSIVE and record.verdict is not Verdict.INCONCLUSIVE:
         return f"not recorded: the record that there is was decided ({record.verdict}); it stays"
     return None

@@ -35,6 +35,7 @@ class Word(StrEnum):
     REGRESSED = "REGRESSED"
     OVERTURNED = "OVERTURNED"
     TAMPERED = "TAMPERED"
+    STALE = "STALE"
     ERROR = "ERROR"
     SKIPPED = "SKIPPED"
 
@@ -101,7 +102,9 @@ class Case:
         verdict: What was measured, or None before anything is.
         recorded: The verdict of its record, or None without a record of this very bet.
         recorded_bar: Whether the record met the bars of all that the bet challenged.
-        tampered: The bet's digest is not its record's, and no amendment says so.
+        tampered: The bet is another than its record's, and no amendment says so.
+        stale: Once measured, what it was measured on is not what its record was measured on, and no
+            amendment says so.
         amended: An amendment says so; the record is then of the text before it.
         amended_before: The record followed an amendment.
         inside: Falsifications whose closed door it stands in without challenging them.
@@ -119,6 +122,7 @@ class Case:
     recorded: Verdict | None = None
     recorded_bar: Truth = Truth.TRUE
     tampered: bool = False
+    stale: bool = False
     amended: bool = False
     amended_before: bool = False
     inside: tuple[str, ...] = ()
@@ -161,6 +165,8 @@ def decide(case: Case) -> Decision:
         if case.verdict is None:
             return MEASURE
         decision = _recorded(case, _measured(case, case.verdict))
+        if case.stale:
+            decision = _stale(case, decision)
     return replace(decision, warnings=(*decision.warnings, *_notes(case)))
 
 
@@ -319,6 +325,20 @@ def _recorded(case: Case, decision: Decision) -> Decision:
     return replace(decision, warnings=(*decision.warnings, what))
 
 
+def _stale(case: Case, decision: Decision) -> Decision:
+    """Fail a bet whose record is of other files, also in the run that records it anew.
+
+    Otherwise a run that always records would let files be swapped with nothing in the diff.
+    """
+    anew = case.recording and decision.passed
+    return replace(
+        decision,
+        word=Word.STALE,
+        passed=False,
+        messages=(_SWAPPED + (_ANEW if anew else _SETTLED), *decision.messages),
+    )
+
+
 def _notes(case: Case) -> Iterator[str]:
     if case.amended or case.amended_before:
         yield "amended after the result"
@@ -352,6 +372,12 @@ def _open(case: Case) -> str:
 CHANGED: Final = (
     "claim, model, intervention, measure or criteria were changed after the result; "
     "put them back, or write amends: {digest: ..., because: ...} with the digest of the record and why"
+)
+_SWAPPED: Final = "the bet is the same, but what it was measured on is not; "
+_ANEW: Final = "recorded anew, and the next run compares with that: commit the record for review"
+_SETTLED: Final = (
+    "put the files back, or, if these are meant, run with --layerguard-record or write "
+    "amends: {digest: ..., because: ...} with the digest of the record and why"
 )
 _UNTOLD: Final = "whether the claim holds is undecided"
 _UNDECIDED: Final = "undecided: an interval straddles a bar; measure more tokens"

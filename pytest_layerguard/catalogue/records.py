@@ -17,10 +17,11 @@ from pytest_layerguard.bet.bet import SLUG
 from pytest_layerguard.bet.criteria.evaluate import Criteria
 from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.bet.criteria.parse import CriterionError
-from pytest_layerguard.bet.digest import canonical, differences, digest
+from pytest_layerguard.bet.digest import canonical, differences, digest, unplaced
 from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.bet.text_sources import UNPINNED
 from pytest_layerguard.bet.verdict import Judgement, Verdict, judge
+from pytest_layerguard.catalogue.staleness import measured_on, trained_on
 from pytest_layerguard.environment.atomic_write import write_whole
 from pytest_layerguard.measurement.results import BetResult
 
@@ -99,9 +100,8 @@ class Record:
     ) -> Record:
         """Return the record of a bet that was just measured; `before` is the one it follows."""
         amended = before.amended if before is not None else ()
-        if before is not None and bet.amends is not None and bet.amends.digest == before.digest:
-            because = printable(bet.amends.because)
-            amended = (*amended, Amendment(before.digest, because, str(before.verdict)))
+        if before is not None and (amendment := before.amendment(bet)) is not None:
+            amended = (*amended, amendment)
         return cls(
             id=bet.id,
             digest=digest(bet),
@@ -126,16 +126,28 @@ class Record:
         return judge(Criteria.model_validate(self.bet["criteria"]), self.result.rows())
 
     def is_of(self, bet: Bet) -> bool:
-        """Return whether it is of the bet as it now stands."""
-        return self.digest == digest(bet)
+        """Return whether it is of the bet as it now stands, wherever its files now lie."""
+        return self.digest == digest(bet) or not self._differences(bet)
 
-    def is_amended_by(self, bet: Bet) -> bool:
-        """Return whether the bet says why it is another one than it was when it was measured."""
-        return bet.amends is not None and bet.amends.digest == self.digest and not self.is_of(bet)
+    def amendment(self, bet: Bet) -> Amendment | None:
+        """Return the bet's reason for a change after this record, or None; each reason serves once."""
+        if bet.amends is None or bet.amends.digest != self.digest:
+            return None
+        made = Amendment(self.digest, printable(bet.amends.because), str(self.verdict))
+        last = self.amended[-1] if self.amended else None
+        spent = last is not None and (last.digest, last.because) == (made.digest, made.because)
+        return None if spent else made
+
+    def _differences(self, bet: Bet) -> list[tuple[str, Any, Any]]:
+        before, now = dict(self.bet), json.loads(canonical(bet))
+        if measured_on(self.result):
+            known = trained_on(self.result)
+            before, now = (unplaced(each, trained_on=known) for each in (before, now))
+        return differences(json.dumps(before), json.dumps(now))
 
     def changes(self, bet: Bet) -> tuple[str, ...]:
         """Return what is otherwise in the bet than it was when it was measured: ``key: old -> new``."""
-        found = differences(json.dumps(self.bet), canonical(bet))
+        found = self._differences(bet)
         return tuple(f"{printable(key)}: {_value(old)} -> {_value(new)}" for key, old, new in found)
 
     def to_json(self) -> dict[str, Any]:

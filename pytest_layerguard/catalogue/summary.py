@@ -6,7 +6,6 @@ import difflib
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-from pytest_layerguard.bet.digest import digest
 from pytest_layerguard.catalogue.doors import crossings
 from pytest_layerguard.catalogue.model_facts import KnownModel, ModelFacts
 from pytest_layerguard.catalogue.outcome import Case, decide
@@ -141,7 +140,7 @@ def _wrong(bets: Path, entries: list[Entry], catalogue: Catalogue) -> Iterator[s
             if bet.status != "proposed" and not (bet.evidence and bet.needs):
                 yield f"{bet.id}: {bet.status}, but unrecorded"
             continue
-        if record.digest != digest(bet):
+        if not record.is_of(bet):
             yield f"{bet.id}: was changed after its record"
             continue
         if record.closes not in (None, closes_of(bet)):

@@ -14,6 +14,7 @@ from pytest_layerguard.bet.bet import REFERENCE_NAMES, SLUG
 from pytest_layerguard.catalogue.bet_folders import Catalogue, bets_of
 from pytest_layerguard.cli.bet_template import ARGUMENTS, NewBet
 from pytest_layerguard.cli.command_output import UserError, echo, registry
+from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.conditions import ROOT_FLAG
 
 if TYPE_CHECKING:
@@ -226,9 +227,9 @@ def _text(text: str, bet: Path) -> str:
     file = Path(text).expanduser()
     if not file.is_file():
         raise UserError(f"text: there is no file {text!r}; allowed: a text file, or heldout")
-    if file.suffix == ".parquet":
-        return f"{{dataset: parquet, file: {_from(bet, file)}}}"
-    return f"{{file: {_from(bet, file)}}}"
+    form = "dataset: parquet, " if file.suffix == ".parquet" else ""
+    digest = file_digests.of_file(file).removeprefix("sha256:")
+    return f"{{{form}file: {_from(bet, file)}, sha256: {digest}}}"
 
 
 def write(path: Path, text: str, known: Registry) -> BetDocument:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 OUTCOMES: Final = ("failed", "passed", "skipped")
 _ORDER: Final = (
-    "TAMPERED", "OVERTURNED", "REGRESSED", "CROSSED", "ERROR", "CATASTROPHIC", "FALSIFIED",
+    "TAMPERED", "STALE", "OVERTURNED", "REGRESSED", "CROSSED", "ERROR", "CATASTROPHIC", "FALSIFIED",
     "INCONCLUSIVE", "LENIENT", "STRICT", "SKIPPED",
 )  # fmt: skip
 _PLACE: Final = re.compile(r"^(?P<file>.+?):(?P<line>\d+):(?P<column>\d+): (?P<message>.*)$")

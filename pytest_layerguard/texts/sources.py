@@ -111,7 +111,7 @@ class Texts:
                 has too few bytes for that many tokens with any tokenizer.
         """
         if isinstance(source, LocalDatasetText):
-            self._dataset(source)
+            self._digest(source)
         elif isinstance(source, FileText):
             size = len(self._file(source).encode())
             # A tokenizer may put a space before the text, which is a token too.
@@ -120,6 +120,14 @@ class Texts:
                     f"file: {quoted(source.file)} has {size:,} bytes, too few for {tokens:,} tokens; "
                     "lower measure.tokens or take a longer text"
                 )
+
+    def digest(self, source: TextSource) -> str | None:
+        """Return the digest of a text's local file, or None for a text that its name fixes.
+
+        Raises:
+            MeasurementError: If the file is missing, or has another digest than the bet says.
+        """
+        return self._digest(source) if isinstance(source, FileText | LocalDatasetText) else None
 
     def _pieces(self, source: TextSource, *, paragraphs: bool) -> Iterator[str]:
         if isinstance(source, ReferenceText):
@@ -130,22 +138,25 @@ class Texts:
         from pytest_layerguard.texts import dataset_rows
 
         if isinstance(source, LocalDatasetText):
-            rows = dataset_rows.of_file(source, self._dataset(source))
+            self._digest(source)
+            rows = dataset_rows.of_file(source, self._path(source))
         else:
             rows = dataset_rows.of_hub(source, self._conditions)
         if paragraphs and source.join is None:
             return joined(filter(str.strip, rows), "\n\n")
         return joined(rows, source.join)
 
-    def _dataset(self, source: LocalDatasetText) -> Path:
-        path = self._reach.file(source.file, "file", largest=self._conditions.budget.text_bytes)
-        _check_digest(file_digests.of_file(path), source.sha256, source.file)
-        return path
+    def _digest(self, source: FileText | LocalDatasetText) -> str:
+        digest = file_digests.of_file(self._path(source))
+        _check_digest(digest, source.sha256, source.file)
+        return digest
+
+    def _path(self, source: FileText | LocalDatasetText) -> Path:
+        return self._reach.file(source.file, "file", largest=self._conditions.budget.text_bytes)
 
     def _file(self, source: FileText) -> str:
-        path = self._reach.file(source.file, "file", largest=self._conditions.budget.text_bytes)
         # The digest is that of the very bytes that are measured.
-        content = path.read_bytes()
+        content = self._path(source).read_bytes()
         _check_digest(f"sha256:{hashlib.sha256(content).hexdigest()}", source.sha256, source.file)
         try:
             # A byte order mark is of the file, not of its text, and would be scored as a token.

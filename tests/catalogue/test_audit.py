@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.catalogue import BET_40
 
+from pytest_layerguard import reference
 from pytest_layerguard.catalogue.audit import Audit, audit
 from pytest_layerguard.catalogue.git import GitError
 from pytest_layerguard.catalogue.records import path_of, read_record
@@ -163,6 +164,31 @@ def test_a_bet_may_move_and_is_followed(bets: Bets, recorded: Callable[..., None
     bets.put(BET_40, criteria=LOOSE, file="deep/forty.yml")
     commit(recorded, "Sneak")
     assert said(bets) == [("bet-40", CHANGED, "Sneak")]
+
+
+def test_files_that_moved_and_files_that_were_swapped_are_listed_as_done_in_the_open(
+    bets: Bets, git: Callable[..., None]
+) -> None:
+    for folder in ("model", "deep/model"):
+        shutil.copytree(reference.folder("reference"), bets.root / folder)
+
+    def record(weights: str) -> None:
+        made = {"checkpoints": [{"digests": {"weights": weights}, "texts": [{"text": "sha256:t"}]}]}
+        bets.judge("bet-40", 80, recording=True, provenance=made)
+        commit(git, f"Record {weights}")
+
+    bets.put(BET_40, model={"path": "../model"})
+    record("sha256:a")
+    bets.put(BET_40, model={"path": "../deep/model"})
+    commit(git, "Move")
+    record("sha256:b")
+    found = audit([bets.path])
+    assert found.is_clean
+    assert [(each.what, each.commit.subject) for each in found.findings] == [
+        ("files were moved after the result, or their digests written down", "Move"),
+        ("recorded anew on other files", "Record sha256:b"),
+    ]
+    assert found.findings[1].details == ("weights: sha256:a -> sha256:b",)
 
 
 def test_what_was_taken_away_is_listed(bets: Bets, recorded: Callable[..., None]) -> None:

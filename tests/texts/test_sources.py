@@ -95,6 +95,15 @@ class TestFile:
         digest = hashlib.sha256(marked).hexdigest()
         assert read({"file": "text.txt", "sha256": digest}) == "once upon a time"
 
+    def test_the_digest_of_what_a_name_does_not_fix(self, bets: Path) -> None:
+        (bets / "text.txt").write_text("a")
+        texts = Texts(Conditions(), bets / "bet.yaml", bets)
+
+        digest = f"sha256:{hashlib.sha256(b'a').hexdigest()}"
+        for written in ({"file": "text.txt"}, {"dataset": "text", "file": "text.txt"}):
+            assert texts.digest(SOURCE.validate_python(written)) == digest
+        assert texts.digest(SOURCE.validate_python({"reference": "training"})) is None
+
     def test_what_is_not_utf_8(self, read: Read, bets: Path) -> None:
         (bets / "text.txt").write_bytes("abc".encode("utf-16"))
 
