@@ -36,6 +36,19 @@ def digest(bet: Bet) -> str:
     return f"sha256:{hashlib.sha256(canonical(bet).encode()).hexdigest()}"
 
 
+def measured(bet: Bet) -> dict[str, Any]:
+    """Return the canonical data of what is measured, wherever texts lie: no claim and no criteria."""
+    data = json.loads(canonical(bet))
+    data.pop("claim")
+    data.pop("criteria")
+    return {**_without_files(data), "model": data["model"]}
+
+
+def criteria(bet: Bet) -> dict[str, str]:
+    """Return the criteria in their canonical spelling, by name."""
+    return dict(json.loads(canonical(bet))["criteria"])
+
+
 def differences(old: str, new: str) -> list[tuple[str, Any, Any]]:
     """Return ``(key path, old, new)`` for each difference between two canonical forms.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.criteria.interval import Truth
+from pytest_layerguard.bet.digest import criteria, differences
 from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.bet.verdict import Verdict, judge
 from pytest_layerguard.catalogue import outcome
@@ -23,12 +25,14 @@ from pytest_layerguard.catalogue.records import (
     Record,
     RecordError,
     closes_of,
+    describe_value,
     path_of,
     write_record,
 )
 from pytest_layerguard.catalogue.staleness import stale_files
 from pytest_layerguard.catalogue.wording import describe_record
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
+from pytest_layerguard.measurement.results import FIRST_CRITERIA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -151,8 +155,10 @@ class Judge:
     def _judged(self, found: CataloguedBet, result: BetResult) -> Outcome:
         """Return the outcome of a bet that was measured, and record it if this run writes records."""
         bet = found.document.bet
-        if found.current is not None:
-            found = replace(found, stale=stale_files(found.current.result, result))
+        if (record := found.current) is not None:
+            found = replace(found, stale=stale_files(record.result, result))
+            # A bar that was recorded is older than whatever was seen here since.
+            result = _with_first_criteria(result, record.result)
         rows = result.rows()
         judgement = judge(bet.criteria, rows)
         bars = {each.id: judge_challenge(each, rows) for each in found.held_to}
@@ -177,7 +183,7 @@ class Judge:
                 *(() if lost else _straddles(judgement.straddling, result)),
                 *("\n".join(each.lines(self.root)) for each in found.challenged if lost),
             ),
-            warnings=(*decision.warnings, *found.notes(), *easier),
+            warnings=(*decision.warnings, *found.notes(), *_bars_after(bet, result), *easier),
         )
         if not self.recording:
             return reached
@@ -378,6 +384,24 @@ def _unmet(bars: Mapping[str, ChallengeResult], result: BetResult, word: Word) -
             yield f"the bar of {id_}: {each.reason}"
         if word is Word.INCONCLUSIVE:
             yield from _straddles(each.straddling, result)
+
+
+def _with_first_criteria(result: BetResult, recorded: BetResult) -> BetResult:
+    """Return a result with what a record says of the criteria that its numbers were first seen under."""
+    kept = {key: value for key, value in result.diagnostics.items() if key != FIRST_CRITERIA}
+    first = recorded.diagnostics.get(FIRST_CRITERIA)
+    return replace(result, diagnostics=kept if first is None else {**kept, FIRST_CRITERIA: first})
+
+
+def _bars_after(bet: Bet, result: BetResult) -> Iterator[str]:
+    """Yield how criteria were changed after their numbers had been seen."""
+    first = result.diagnostics.get(FIRST_CRITERIA)
+    if first is not None:
+        changed = "; ".join(
+            f"{name}: {describe_value(old)} -> {describe_value(new)}"
+            for name, old, new in differences(json.dumps(first), json.dumps(criteria(bet)))
+        )
+        yield f"criteria were changed after these numbers had been seen here: {changed}"
 
 
 def _straddles(straddling: Sequence[Straddle], result: BetResult) -> Iterator[str]:

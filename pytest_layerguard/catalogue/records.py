@@ -148,7 +148,10 @@ class Record:
     def changes(self, bet: Bet) -> tuple[str, ...]:
         """Return what is otherwise in the bet than it was when it was measured: ``key: old -> new``."""
         found = self._differences(bet)
-        return tuple(f"{printable(key)}: {_value(old)} -> {_value(new)}" for key, old, new in found)
+        return tuple(
+            f"{printable(key)}: {describe_value(old)} -> {describe_value(new)}"
+            for key, old, new in found
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
@@ -295,7 +298,8 @@ def write_record(bets: Path, record: Record) -> Path:
     return path
 
 
-def _value(value: Any) -> str:
+def describe_value(value: Any) -> str:
+    """Return a value of a bet in a message: on one line and not too long."""
     if value is None:
         return "(not there)"
     text = printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

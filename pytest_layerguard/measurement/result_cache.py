@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest_layerguard
 from pytest_layerguard import reference
 from pytest_layerguard.bet.arguments import CandidateArguments
-from pytest_layerguard.bet.digest import digest
+from pytest_layerguard.bet.digest import criteria, measured
 from pytest_layerguard.bet.text_sources import UNPINNED, DatasetText, ReferenceText
 from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.atomic_write import write_whole
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.environment.versions import versions
-from pytest_layerguard.measurement.results import BetResult
+from pytest_layerguard.measurement.results import FIRST_CRITERIA, BetResult
 from pytest_layerguard.models.loading import model_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pytest_layerguard.bet.bet import Bet
     from pytest_layerguard.bet.model_source import ModelSource
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.interventions.registry import Registry
     from pytest_layerguard.measurement.laboratory import Laboratory
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 
 _DECIDES_NO_NUMBER: Final = ("catalogue", "cli", "pytest_plugin", "report")
 """Folders of this package whose code measures nothing."""
@@ -75,13 +75,17 @@ class CachingLaboratory:
         if self._cache is None:
             return self._laboratory().measure(document, bets=bets)
         key = identity(document, bets, self._conditions, self._registry)
-        found = self._find(key)
-        if found is not None:
-            return found
-        result = self._laboratory().measure(document, bets=bets)
-        if key is not None:
-            self._cache.keep(key, result)
-        return result
+        if key is None:
+            return self._laboratory().measure(document, bets=bets)
+        now = criteria(document.bet)
+        first = self._cache.criteria(key) or now
+        result = self._find(key)
+        if result is None:
+            result = self._laboratory().measure(document, bets=bets)
+            self._cache.keep(key, result, first)
+        if first == now:
+            return result
+        return replace(result, diagnostics={**result.diagnostics, FIRST_CRITERIA: first})
 
     def _find(self, key: str | None) -> BetResult | None:
         if self._cache is None or key is None or self._conditions.fresh:
@@ -108,7 +112,7 @@ class CachingLaboratory:
 
 
 class ResultCache:
-    """A folder of results, each under the digest of what decides it.
+    """A folder of results, each under the digest of what decides it, with the criteria it was first judged by.
 
     An entry that is damaged, or was put under another digest, counts as none.
     """
@@ -118,20 +122,37 @@ class ResultCache:
 
     def find(self, key: str) -> BetResult | None:
         """Return the result kept under a digest, marked as cached, or None."""
+        entry = self._entry(key)
+        if entry is None:
+            return None
         try:
-            entry = json.loads(self._path(key).read_text(encoding="utf-8"))
-            if (entry["format"], entry["key"]) != (_FORMAT, key):
-                return None
-            if entry["digest"] != _checksum(key, entry["result"]):
-                return None
             return replace(BetResult.from_json(entry["result"]), cached=True)
+        except (ValueError, KeyError, RecursionError):
+            return None
+
+    def criteria(self, key: str) -> dict[str, str] | None:
+        """Return the criteria that the result kept under a digest was first judged by, or None."""
+        entry = self._entry(key)
+        return None if entry is None else dict(entry["criteria"])
+
+    def _entry(self, key: str) -> dict[str, Any] | None:
+        try:
+            entry: dict[str, Any] = json.loads(self._path(key).read_text(encoding="utf-8"))
+            content = {name: entry[name] for name in ("format", "key", "criteria", "result")}
+            sound = entry["digest"] == _checksum(content)
+            return entry if sound and (entry["format"], entry["key"]) == (_FORMAT, key) else None
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
-    def keep(self, key: str, result: BetResult) -> None:
+    def keep(self, key: str, result: BetResult, judged_by: dict[str, str]) -> None:
         """Write a result, whole or not at all; nothing in a folder that cannot be written."""
-        plain = result.to_json()
-        entry = {"format": _FORMAT, "key": key, "digest": _checksum(key, plain), "result": plain}
+        content = {
+            "format": _FORMAT,
+            "key": key,
+            "criteria": judged_by,
+            "result": result.to_json(),
+        }
+        entry = {**content, "digest": _checksum(content)}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_whole(self._path(key), json.dumps(entry, sort_keys=True))
@@ -143,8 +164,8 @@ class ResultCache:
         return self._folder / f"{key.removeprefix('sha256:')}.json"
 
 
-def _checksum(key: str, result: Any) -> str:
-    return file_digests.of_text(json.dumps([key, result], sort_keys=True))
+def _checksum(content: Mapping[str, Any]) -> str:
+    return file_digests.of_text(json.dumps(content, sort_keys=True))
 
 
 def identity(
@@ -152,7 +173,8 @@ def identity(
 ) -> str | None:
     """Return a digest of everything that decides a bet's numbers.
 
-    Weights, tokenizer, texts, the bet itself, versions, the code that measures, the kind of device.
+    Weights, tokenizer, texts, what the bet measures, versions, the code that measures, the kind of
+    device. Claim, status and criteria decide no number.
 
     Returns:
         The digest, or None where something that decides cannot be known beforehand: a revision that is
@@ -177,8 +199,8 @@ def identity(
     if None in models or None in texts:
         return None
     content = {
-        "bet": digest(bet),
-        # Shown, not judged, and so not of the digest.
+        "bet": measured(bet),
+        # Shown, not judged, and so no part of the bet's canonical form.
         "speak": bet.measure.speak and bet.measure.speak.model_dump(mode="json"),
         "models": models,
         "texts": texts,
@@ -245,4 +267,5 @@ def _text_key(text: TextSource, reach: AllowedPaths, conditions: Conditions) -> 
     if isinstance(text, DatasetText):
         return None if text.revision == UNPINNED else plain
     path = reach.file(text.file, "file", largest=conditions.budget.text_bytes)
-    return [plain, file_digests.of_file(path)]
+    # Where it lies decides nothing.
+    return [{**plain, "file": None, "sha256": None}, file_digests.of_file(path)]

@@ -6,13 +6,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from pytest_layerguard.bet.criteria.evaluate import Row
 from pytest_layerguard.bet.criteria.interval import Interval  # noqa: TC001 - pydantic resolves it
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
+
+FIRST_CRITERIA: Final = "criteria_when_first_measured"
+"""The diagnostic with the criteria that a bet had when its numbers were first seen, if they were others."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from pytest_layerguard.catalogue.records import (
     read_record,
     write_record,
 )
+from pytest_layerguard.measurement.results import FIRST_CRITERIA
 
 if TYPE_CHECKING:
     from support.catalogue import Bets
@@ -234,6 +235,32 @@ def test_an_amendment_of_another_text_is_no_amendment(bets: Bets) -> None:
     outcome = bets.judge("bet-40", 80)
     assert str(outcome.word) == "TAMPERED"
     assert "its amends: names another digest" in "\n".join(outcome.messages)
+
+
+SEEN = {FIRST_CRITERIA: {**BET_40["criteria"], "lenient": "any(perplexity_ratio <= 2)"}}
+AFTERWARDS = (
+    "criteria were changed after these numbers had been seen here: "
+    "lenient: any(perplexity_ratio <= 2) -> any(perplexity_ratio <= 3)"
+)
+
+
+def test_criteria_that_were_written_after_the_numbers_were_seen_are_told_for_ever(
+    bets: Bets,
+) -> None:
+    bets.put(BET_40)
+    assert AFTERWARDS in bets.judge("bet-40", 80, diagnostics=SEEN).warnings
+    bets.judge("bet-40", 80, diagnostics=SEEN, recording=True)
+    assert AFTERWARDS in bets.judge("bet-40", 80).warnings
+    bets.judge("bet-40", 80, recording=True)
+    assert AFTERWARDS in bets.judge("bet-40", 80).warnings
+
+
+def test_a_bar_that_was_recorded_is_older_than_what_was_seen_since(bets: Bets) -> None:
+    path = bets.record(bets.put(BET_40), 80)
+    before = path.read_text(encoding="utf-8")
+    outcome = bets.judge("bet-40", 80, diagnostics=SEEN, recording=True)
+    assert AFTERWARDS not in outcome.warnings
+    assert path.read_text(encoding="utf-8") == before
 
 
 @pytest.mark.machine

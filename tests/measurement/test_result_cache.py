@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -24,7 +25,12 @@ from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Kind, Registry
 from pytest_layerguard.measurement import laboratory, result_cache
 from pytest_layerguard.measurement.result_cache import CachingLaboratory, ResultCache
-from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
+from pytest_layerguard.measurement.results import (
+    FIRST_CRITERIA,
+    BaseResult,
+    BetResult,
+    VariantResult,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -166,7 +172,6 @@ def test_what_is_remembered_is_not_swept_along(bench: Bench) -> None:
     "change",
     [
         {"layers": "1"},
-        {"bar": "4"},
         {"model": "reference-wide"},
         {"model": "reference@init"},
         {"model": "{path: ../model, dtype: bfloat16}"},
@@ -181,6 +186,37 @@ def test_a_changed_bet_is_measured_anew(
     bench.measure(bench.bet())
     assert not bench.measure(bench.bet(**change)).cached
     assert bench.measure(bench.bet(**change)).cached
+
+
+@pytest.mark.parametrize(("old", "new"), [("One layer", "Some layer"), ("proposed", "falsified")])
+def test_another_claim_or_status_measures_nothing(bench: Bench, old: str, new: str) -> None:
+    first = bench.measure(bench.bet())
+    text = BET.format(
+        id="a", model="reference", layers="0", text="{reference: heldout}", bar="3", speak=""
+    ).replace(old, new)
+    if new == "falsified":
+        text += "closes: {interventions: [skip_layers], models: parameters <= 1}\n"
+    (document,) = parse_bets(text, bench.bets / "a.yaml")
+    assert bench.measure(document) == replace(first, cached=True)
+
+
+def test_other_criteria_measure_nothing_and_the_first_ones_are_kept(bench: Bench) -> None:
+    assert not bench.measure(bench.bet(bar="3")).diagnostics
+    for fresh in (False, True, False):
+        found = bench.measure(bench.bet(bar="4"), fresh=fresh)
+        assert found.cached is not fresh
+        assert found.diagnostics == {FIRST_CRITERIA: {"lenient": "perplexity_ratio <= 3"}}
+    assert not bench.measure(bench.bet(bar="3.0")).diagnostics
+
+
+def test_where_a_text_lies_measures_nothing(bench: Bench) -> None:
+    (bench.bets / "sub").mkdir()
+    digest = hashlib.sha256(b"abc").hexdigest()
+    for place in ("a.txt", "sub/b.txt"):
+        (bench.bets / place).write_text("abc", encoding="utf-8")
+    assert not bench.measure(bench.bet(text="{file: a.txt}")).cached
+    for text in ("{file: sub/b.txt}", f"{{file: a.txt, sha256: {digest}}}"):
+        assert bench.measure(bench.bet(text=text)).cached
 
 
 def test_what_is_only_told_of_a_bet_changes_nothing(bench: Bench) -> None:
@@ -286,7 +322,7 @@ def edited(path: Path, change: Any) -> str:
         lambda path: "[]",
         lambda path: '"text"',
         lambda path: "{}",
-        lambda path: edited(path, lambda entry: entry.update(format=2)),
+        lambda path: edited(path, lambda entry: entry.update(format=1)),
         lambda path: edited(path, lambda entry: entry.update(key="sha256:0")),
         lambda path: edited(path, lambda entry: entry.update(result=None)),
         lambda path: edited(path, lambda entry: entry["result"].update(tokens=4096)),
@@ -343,7 +379,7 @@ def test_a_folder_that_is_a_file(bench: Bench) -> None:
 def test_two_runs_at_once_leave_one_whole_entry(tmp_path: Path) -> None:
     kept = ResultCache(tmp_path)
     with ThreadPoolExecutor(8) as pool:
-        results = pool.map(lambda number: kept.keep("sha256:a", result(number)), range(1, 65))
+        results = pool.map(lambda number: kept.keep("sha256:a", result(number), {}), range(1, 65))
         found = [kept.find("sha256:a") for _ in range(64)]
         list(results)
     assert all(each is None or each.cached for each in found)
