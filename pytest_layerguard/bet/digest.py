@@ -38,9 +38,12 @@ def digest(bet: Bet) -> str:
 
 def measured(bet: Bet) -> dict[str, Any]:
     """Return the canonical data of what is measured, wherever texts lie: no claim and no criteria."""
-    data = json.loads(canonical(bet))
-    data.pop("claim")
-    data.pop("criteria")
+    return measured_of(json.loads(canonical(bet)))
+
+
+def measured_of(bet: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `measured` of a bet's canonical data."""
+    data = {key: value for key, value in bet.items() if key not in ("claim", "criteria")}
     return {**_without_files(data), "model": data["model"]}
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.catalogue.guard import Guard
+    from pytest_layerguard.catalogue.judge import Judge
     from pytest_layerguard.catalogue.outcome import Outcome
     from pytest_layerguard.environment.conditions import Conditions
     from pytest_layerguard.interventions.registry import Registry
@@ -30,6 +31,9 @@ GUARD: Final[pytest.StashKey[Guard]] = pytest.StashKey()
 REGISTRY: Final[pytest.StashKey[Registry]] = pytest.StashKey()
 IDS: Final[pytest.StashKey[dict[str, tuple[Path, int]]]] = pytest.StashKey()
 """The place of each bet that was collected, by id."""
+JUDGE: Final[pytest.StashKey[Judge]] = pytest.StashKey()
+FOLDERS: Final[pytest.StashKey[set[Path]]] = pytest.StashKey()
+"""The bet folders whose records were looked at."""
 
 
 def claim(path: Path, parent: pytest.Collector) -> BetFile | None:
@@ -97,9 +101,9 @@ class BetFile(pytest.File):
             path = shown(self.path, self.config)
             problems = (str(replace(problem, path=path)) for problem in error.problems)
             raise self.CollectError("\n".join(problems)) from None
-        duplicates = "\n".join(self._duplicates(documents))
-        if duplicates:
-            raise self.CollectError(duplicates)
+        faults = "\n".join([*self._duplicates(documents), *self._orphaned_records()])
+        if faults:
+            raise self.CollectError(faults)
         for document in documents:
             yield BetItem.from_parent(self, name=document.bet.id, document=document)
 
@@ -115,6 +119,18 @@ class BetFile(pytest.File):
                     f"is the id of another bet, {shown(path, self.config)}:{line}; "
                     "allowed: an id that no other bet has"
                 )
+
+    def _orphaned_records(self) -> Iterator[str]:
+        """Yield an error for each record of the folder whose bet is gone, in its first file of the run."""
+        from pytest_layerguard.catalogue.orphans import orphaned_records
+
+        looked_at = self.session.stash.setdefault(FOLDERS, set())
+        if self.folder in looked_at:
+            return
+        looked_at.add(self.folder)
+        catalogue = judge_of(self.config).catalogue(self.folder)
+        for fault in orphaned_records(self.folder, catalogue, self.config.rootpath):
+            yield f"{shown(self.path, self.config)}:1:1: {fault}"
 
 
 class BetItem(pytest.Item):
@@ -199,12 +215,24 @@ def guard_of(session: pytest.Session) -> Guard:
     """Return the guard of this process, made when the first bet runs."""
     if GUARD not in session.stash:
         from pytest_layerguard.catalogue.guard import Guard
+
+        config = session.config
+        session.stash[GUARD] = Guard(
+            judge_of(config),
+            lambda: laboratory_of(config),
+            [(item.document, item.folder) for item in session.items if isinstance(item, BetItem)],
+        )
+    return session.stash[GUARD]
+
+
+def judge_of(config: pytest.Config) -> Judge:
+    """Return the judge of this process, which reads each catalogue once."""
+    if JUDGE not in config.stash:
         from pytest_layerguard.catalogue.judge import Judge
         from pytest_layerguard.catalogue.model_facts import ModelLookup
 
-        config = session.config
         settings, registry = config.stash[SETTINGS], registry_of(config)
-        judge = Judge(
+        config.stash[JUDGE] = Judge(
             ModelLookup(conditions_of(config)),
             root=config.rootpath,
             names=settings.bets,
@@ -213,12 +241,7 @@ def guard_of(session: pytest.Session) -> Guard:
             kinds=registry.arguments,
             metrics=registry.metrics,
         )
-        session.stash[GUARD] = Guard(
-            judge,
-            lambda: laboratory_of(config),
-            [(item.document, item.folder) for item in session.items if isinstance(item, BetItem)],
-        )
-    return session.stash[GUARD]
+    return config.stash[JUDGE]
 
 
 def registry_of(config: pytest.Config) -> Registry:
