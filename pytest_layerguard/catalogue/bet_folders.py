@@ -180,7 +180,7 @@ def bets_of(path: Path) -> Path:
 def root_of(bets: Path) -> Path:
     """Return the folder whose bet folders count for those of `bets`: here, or what holds `bets`."""
     here = Path.cwd()
-    return here if bets.is_relative_to(here) else bets.parent
+    return here if bets.parent.is_relative_to(here) else bets.parent
 
 
 def shown(path: Path, root: Path) -> str:

@@ -14,6 +14,7 @@ from pytest_layerguard.pytest_plugin.options import SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import PurePosixPath
 
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.catalogue.guard import Guard
@@ -67,20 +68,39 @@ def folder_of_bets(path: Path, config: pytest.Config) -> Path | None:
 
 
 def bet_folder(path: Path, config: pytest.Config) -> Path | None:
-    """Find the outermost bet folder that holds `path`, which need not exist.
+    """Find the outermost bet folder that holds `path`, which need not exist."""
+    return find_bet_folder(path, config, config.stash[SETTINGS].bets)
 
-    A folder counts by its name below the root directory, and the root directory by its own name
-    only where no configuration file makes it a project: a checkout may be called anything.
+
+def find_bet_folder(
+    path: Path, config: pytest.Config, names: Sequence[PurePosixPath]
+) -> Path | None:
+    """Find the outermost folder of one of these names that holds `path`, which need not exist.
+
+    A folder counts by its name below the project: below the root directory where a configuration
+    file makes it one, else below the top of the git checkout, else below the folder that pytest runs
+    in. A project without a configuration file may be a bet folder itself.
     """
-    start = config.rootpath if config.inipath is not None else config.rootpath.parent
-    if not path.is_relative_to(start):
-        start = Path(path.anchor)
-    parts = path.relative_to(start).parts
-    for end in range(1, len(parts)):
-        for folder in config.stash[SETTINGS].bets:
-            if parts[:end][-len(folder.parts) :] == folder.parts:
-                return start.joinpath(*parts[:end])
+    for start in _projects(path, config):
+        parts = path.relative_to(start).parts
+        for end in range(1, len(parts)):
+            for name in names:
+                if parts[:end][-len(name.parts) :] == name.parts:
+                    return start.joinpath(*parts[:end])
     return None
+
+
+def _projects(path: Path, config: pytest.Config) -> Iterator[Path]:
+    if config.inipath is not None and path.is_relative_to(config.rootpath):
+        yield config.rootpath
+        return
+    checkout = next((each for each in path.parents if (each / ".git").exists()), None)
+    if checkout is not None:
+        yield checkout
+        yield checkout.parent
+        return
+    above = config.invocation_params.dir.parent
+    yield above if path.is_relative_to(above) else Path(path.anchor)
 
 
 class BetFile(pytest.File):

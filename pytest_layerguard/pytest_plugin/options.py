@@ -348,6 +348,12 @@ def add_options(parser: pytest.Parser) -> None:
         parser.addini(option.ini, option.help, **in_file)
 
 
+def bet_folder_names(config: pytest.Config) -> tuple[PurePosixPath, ...]:
+    """Return the names of bet folders, before the other settings are read."""
+    names: tuple[PurePosixPath, ...] = _value(config, OPTIONS[0])
+    return names
+
+
 def configure(config: pytest.Config) -> None:
     """Read the settings once, so that wrong ones are refused before anything runs.
 

@@ -13,6 +13,7 @@ from pytest_layerguard.pytest_plugin import (
     hookspecs,
     options,
     reporting,
+    root_directory,
     shards,
     time_limit,
     xdist,
@@ -52,6 +53,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options of the command line and the ini file."""
     options.add_options(parser)
     commands.add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Root the run at the tree of its bets, before conftest files and the cache are looked for there."""
+    root_directory.anchor(early_config)
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:

@@ -80,7 +80,7 @@ def test_bets_without_any_configuration_file(
     project.bet("a")
     assert collected(project.run("--collect-only", "-q", "bets/")) == ["bets/a.yaml::a"]
     monkeypatch.chdir(project.path / "bets")
-    assert collected(project.run("--collect-only", "-q")) == ["a.yaml::a"]
+    assert collected(project.run("--collect-only", "-q")) == ["bets/a.yaml::a"]
 
 
 def test_collecting_bets_never_imports_torch(project: Project) -> None:
