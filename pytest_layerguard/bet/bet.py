@@ -515,6 +515,16 @@ class Bet(BetPart):
     challenges: tuple[BetId, ...] = Field(
         default=(), strict=False, description="ids of the falsifications that this bets against"
     )
+    acknowledges: tuple[BetId, ...] = Field(
+        default=(),
+        strict=False,
+        description="ids of the falsifications whose stronger claim failed; this one claims less",
+    )
+    placeholders: tuple[Literal["strict", "lenient", "catastrophic"], ...] = Field(
+        default=(),
+        strict=False,
+        description="criteria that `new` wrote and nobody has thought about: none is recorded",
+    )
     amends: Amends | None = Field(
         default=None, description="a change of the bet after its result, and why"
     )

@@ -47,6 +47,11 @@ def measured_of(bet: Mapping[str, Any]) -> dict[str, Any]:
     return {**_without_files(data), "model": data["model"]}
 
 
+def canonical_model(bet: Bet) -> dict[str, Any]:
+    """Return the model's part of a bet's canonical data."""
+    return dict(json.loads(canonical(bet))["model"])
+
+
 def criteria(bet: Bet) -> dict[str, str]:
     """Return the criteria in their canonical spelling, by name."""
     return dict(json.loads(canonical(bet))["criteria"])

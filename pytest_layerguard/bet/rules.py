@@ -113,11 +113,15 @@ def _status(parts: Parts) -> Iterator[ValidationError]:
             KEY,
         )
     challenges = parts.get("challenges") or ()
-    for place, challenged in enumerate(challenges):
-        if challenged == parts.get("id"):
-            yield invalid("is this bet itself; give the id of another", "challenges", place)
-        if challenged in challenges[:place]:
-            yield invalid("is listed twice; each id once", "challenges", place)
+    acknowledges = parts.get("acknowledges") or ()
+    for key, ids in (("challenges", challenges), ("acknowledges", acknowledges)):
+        for place, id_ in enumerate(ids):
+            if id_ == parts.get("id"):
+                yield invalid("is this bet itself; give the id of another", key, place)
+            if id_ in ids[:place]:
+                yield invalid("is listed twice; each id once", key, place)
+            if key == "acknowledges" and id_ in challenges:
+                yield invalid("is challenged already; one of the two", key, place)
 
 
 def _names_apart(parts: Parts, names: _Names) -> Iterator[ValidationError]:

@@ -64,10 +64,19 @@ class Entry:
         If they differ, both apply: a changed falsification keeps its bar until it is measured and
         recorded again.
         """
-        bars = [self.document.bet.criteria.lenient]
-        if self.record is not None:
-            bars.append(Expression.parse(self.record.bet["criteria"]["lenient"]))
-        return tuple(dict.fromkeys(bars))
+        return self._criteria("lenient")
+
+    @property
+    def catastrophes(self) -> tuple[Expression, ...]:
+        """What a bet that acknowledges it must stay clear of: likewise, if there is any."""
+        return self._criteria("catastrophic")
+
+    def _criteria(self, name: str) -> tuple[Expression, ...]:
+        given = getattr(self.document.bet.criteria, name)
+        found = [] if given is None else [given]
+        if self.record is not None and (recorded := self.record.bet["criteria"].get(name)):
+            found.append(Expression.parse(recorded))
+        return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)

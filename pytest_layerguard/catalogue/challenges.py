@@ -11,6 +11,7 @@ from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.bet.criteria.parse import CriterionError
 from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.catalogue.doors import parts_inside
+from pytest_layerguard.catalogue.strength import is_weaker
 from pytest_layerguard.catalogue.wording import cut
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ def mistakes(
     """Yield the errors in a bet's challenges, each with what is allowed."""
     bet = document.bet
     allowed = ", ".join(dict.fromkeys(each.id for each in crossed)) or "none, it stands in no door"
-    for place, id_ in enumerate(bet.challenges):
-        line, column = document.position("challenges", place)
-        where = f"line {line}, column {column}: challenges: {id_!r}"
+    for key, id_, place in _named(bet):
+        line, column = document.position(key, place)
+        where = f"line {line}, column {column}: {key}: {id_!r}"
         entries = catalogue.of(id_)
         if not entries:
             yield f"{where} is no bet of the catalogue; allowed: {allowed}"
@@ -41,19 +42,27 @@ def mistakes(
             yield f"{where} is {entries[0].document.bet.status} and closes no door; allowed: {allowed}"
         elif not any(each.id == id_ for each in crossed):
             yield f"{where} closed a door that this bet does not stand in; allowed: {allowed}"
-        else:
-            yield from (
-                f"{where}: {lack}"
-                for each in crossed
-                if each.id == id_
-                for lack in _lacks(each, bet)
-            )
+        for each in crossed:
+            if each.id != id_:
+                continue
+            challenge = key == "challenges"
+            bars = each.entry.bars if challenge else each.entry.catastrophes
+            yield from (f"{where}: {lack}" for lack in _lacks(each, bet, bars))
+            if not challenge and not is_weaker(bet, each.entry):
+                yield (
+                    f"{where}: your claim is as strong as the one that failed: "
+                    f"'{cut(str(bet.criteria.lenient))}' implies {each.bars}; challenge it instead"
+                )
 
 
-def _lacks(crossing: Crossing, bet: Bet) -> Iterator[str]:
-    """Yield what a bet must measure besides, so that the bar can be judged on it."""
+def _named(bet: Bet) -> Iterator[tuple[str, str, int]]:
+    for key in ("challenges", "acknowledges"):
+        yield from ((key, id_, place) for place, id_ in enumerate(getattr(bet, key)))
+
+
+def _lacks(crossing: Crossing, bet: Bet, bars: Sequence[Expression]) -> Iterator[str]:
+    """Yield what a bet must measure besides, so that bars of a falsification can be judged on it."""
     names = {*(bet.arms or {}), *(bet.measure.texts or {}), *bet.model.checkpoints()}
-    bars = crossing.entry.bars
     for reference in sorted({each for bar in bars for each in bar.references}, key=str):
         metric = METRICS.get(reference.metric)
         if metric is not None and metric.needs == "sample" and bet.measure.sample is None:
@@ -104,7 +113,24 @@ def judge_challenge(crossing: Crossing, rows: Sequence[Row]) -> ChallengeResult:
     Only arms and checkpoints that stand in the door count. If the criterion is about one
     measurement and the bet has several, each of them must meet it, so that none can be picked.
     """
-    bars = [_judged(expression, crossing, rows) for expression in crossing.entry.bars]
+    return _joined([_judged(expression, crossing, rows) for expression in crossing.entry.bars])
+
+
+def judge_acknowledgement(crossing: Crossing, rows: Sequence[Row]) -> ChallengeResult:
+    """Judge whether a bet stays clear of the catastrophic criterion of a falsification.
+
+    As in a challenge, every measurement that stands in the door counts. Without such a criterion
+    there is nothing to stay clear of.
+    """
+    return _joined(
+        [
+            _judged(expression, crossing, rows, clear=True)
+            for expression in crossing.entry.catastrophes
+        ]
+    )
+
+
+def _joined(bars: Sequence[ChallengeResult]) -> ChallengeResult:
     truth = Truth.all(each.truth for each in bars)
     deciding = [each for each in bars if each.truth is truth]
     straddling = tuple(straddle for each in deciding for straddle in each.straddling)
@@ -114,7 +140,10 @@ def judge_challenge(crossing: Crossing, rows: Sequence[Row]) -> ChallengeResult:
 _SHOWN: Final = 3
 
 
-def _judged(expression: Expression, crossing: Crossing, rows: Sequence[Row]) -> ChallengeResult:
+def _judged(
+    expression: Expression, crossing: Crossing, rows: Sequence[Row], *, clear: bool = False
+) -> ChallengeResult:
+    """Return whether every measurement in the door meets a criterion or, with `clear`, none does."""
     inside = [
         row for row in rows if row.arm in crossing.arms and row.checkpoint in crossing.checkpoints
     ]
@@ -134,8 +163,9 @@ def _judged(expression: Expression, crossing: Crossing, rows: Sequence[Row]) -> 
             evaluations.append(expression.evaluate(group))
         except CriterionError as error:
             return ChallengeResult(Truth.UNDECIDED, f"cannot be judged here: {cut(error.message)}")
-    truth = Truth.all(each.truth for each in evaluations)
-    filled = [each.filled for each in evaluations if each.truth is truth]
+    truths = [~each.truth if clear else each.truth for each in evaluations]
+    truth = Truth.all(truths)
+    filled = [each.filled for each, own in zip(evaluations, truths, strict=True) if own is truth]
     more = f"; and {len(filled) - _SHOWN} more" if len(filled) > _SHOWN else ""
     straddling = (straddle for each in evaluations for straddle in each.straddling)
     return ChallengeResult(

@@ -21,6 +21,7 @@ from pytest_layerguard.bet.criteria import parse
 from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.catalogue.model_facts import ModelFacts
 from pytest_layerguard.catalogue.recognised import Recognised, RecognisedCandidate
+from pytest_layerguard.catalogue.strength import is_weaker, record_meets
 from pytest_layerguard.catalogue.wording import (
     cut,
     describe_door,
@@ -74,10 +75,13 @@ class Crossing:
         """The criteria that a challenge must meet."""
         return " and ".join(f"'{cut(str(each))}'" for each in self.entry.bars)
 
-    def lines(self, root: Path, *, challenge: Sequence[str] = ()) -> Iterator[str]:
+    def lines(
+        self, root: Path, bet: Bet | None = None, *, challenge: Sequence[str] = ()
+    ) -> Iterator[str]:
         """Yield whose door it is, why it is closed, with which numbers, and what can be done.
 
-        `challenge` has all that a challenge would have to name; without, none is suggested.
+        `challenge` has all that a challenge would have to name; without, none is suggested. Beside
+        `bet` it says how strong the two claims are.
         """
         yield f"{self.id} ({cut(self.entry.document.bet.title)}), {self.entry.place(root)}"
         yield from (f"  {line}" for line in describe_door(self.entry))
@@ -85,9 +89,19 @@ class Crossing:
         yield f"  on: {self.model}"
         if self.doubt is not None:
             yield f"  which cannot be excluded: {self.doubt}"
-        yield f"  what you can do: {self.alternatives(challenge)}"
+        if bet is not None:
+            yield from (f"  {line}" for line in self.strength(bet))
+        yield f"  what you can do: {self.alternatives(bet, challenge)}"
 
-    def alternatives(self, challenge: Sequence[str] = ()) -> str:
+    def strength(self, bet: Bet) -> Iterator[str]:
+        """Yield whether a bet claims less than what failed, and whether the record would bear it out."""
+        if is_weaker(bet, self.entry):
+            own = cut(str(bet.criteria.lenient))
+            yield f"your claim is weaker than the one that failed: '{own}' does not imply {self.bars}"
+        if (met := record_meets(bet, self.entry)) is not None:
+            yield f"its record would meet your bar: {cut(met)}"
+
+    def alternatives(self, bet: Bet | None = None, challenge: Sequence[str] = ()) -> str:
         """Return what to do instead; a challenge only where `challenge` has the ids it must name."""
         assert self.entry.closes is not None
         instead = f"another intervention; a model outside '{cut(str(self.entry.closes.models))}'"
@@ -95,6 +109,11 @@ class Crossing:
             instead += (
                 f"; or {challenging(challenge)}, which is measured and must also meet {self.bars}"
             )
+            if bet is not None and is_weaker(bet, self.entry):
+                instead += (
+                    f"; or 'acknowledges: [{self.id}]', since your claim is weaker: it is measured, "
+                    f"judged by its own criteria, and must not be CATASTROPHIC by that of {self.id}"
+                )
         return instead
 
 

@@ -15,6 +15,7 @@ from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry, folders_fo
 from pytest_layerguard.catalogue.challenges import (
     ChallengeResult,
     easier_conditions,
+    judge_acknowledgement,
     judge_challenge,
     mistakes,
 )
@@ -139,7 +140,8 @@ class Judge:
         elif decision.word in (Word.CROSSED, Word.SKIPPED) and found.crossed:
             every = [each.id for each in found.crossed]
             messages.extend(
-                "\n".join(each.lines(self.root, challenge=every)) for each in found.unchallenged
+                "\n".join(each.lines(self.root, found.bet, challenge=every))
+                for each in found.unnamed
             )
         if found.current is not None:
             messages.append(f"its record: {describe_record(found.current)}")
@@ -162,33 +164,39 @@ class Judge:
         rows = result.rows()
         judgement = judge(bet.criteria, rows)
         bars = {each.id: judge_challenge(each, rows) for each in found.held_to}
+        acknowledged = {each.id: judge_acknowledgement(each, rows) for each in found.acknowledged}
         truths = {name: each.truth for name, each in bars.items()}
-        case = replace(found.case, verdict=judgement.verdict, bars=truths)
+        clear = {name: each.truth for name, each in acknowledged.items()}
+        case = replace(found.case, verdict=judgement.verdict, bars=truths, clear=clear)
         decision = outcome.decide(case)
         assert decision.word is not None
         lost = decision.word is Word.CROSSED
         won = decision.passed and bet.status != "falsified"
-        easier = easier_conditions(bet, result, found.held_to) if won else ()
+        named = (*found.challenged, *found.acknowledged)
+        easier = (
+            easier_conditions(bet, result, (*found.held_to, *found.acknowledged)) if won else ()
+        )
         reached = Outcome(
             decision.word,
             decision.passed,
             verdict=judgement.verdict,
             judgement=judgement,
             result=result,
-            crossed=found.challenged if lost else (),
+            crossed=named if lost else (),
             messages=(
                 *decision.messages,
                 *found.staleness(),
-                *_unmet(bars, result, decision.word),
+                *_unmet(bars, result, decision.word, "the bar"),
+                *_unmet(acknowledged, result, decision.word, "the catastrophic criterion"),
                 *(() if lost else _straddles(judgement.straddling, result)),
-                *("\n".join(each.lines(self.root)) for each in found.challenged if lost),
+                *("\n".join(each.lines(self.root)) for each in named if lost),
             ),
             warnings=(*decision.warnings, *found.notes(), *_bars_after(bet, result), *easier),
         )
         if not self.recording:
             return reached
         holds = outcome.decide(replace(case, stale=False)).passed
-        return self._recorded(found, reached, truths, holds=holds)
+        return self._recorded(found, reached, {**truths, **clear}, holds=holds)
 
     def _recorded(
         self, found: CataloguedBet, reached: Outcome, bars: Mapping[str, Truth], *, holds: bool
@@ -199,6 +207,13 @@ class Judge:
         """
         assert reached.result is not None
         assert reached.verdict is not None
+        if bars_left := found.bet.placeholders:
+            return replace(
+                reached,
+                word=Word.ERROR,
+                passed=False,
+                messages=(*reached.messages, _PLACEHOLDERS.format(", ".join(bars_left))),
+            )
         if found.current is not None and (
             reason := _keeps(found.current, reached.verdict, holds=holds)
         ):
@@ -227,29 +242,33 @@ class Judge:
             warnings = (*warnings, *_recorded_before(found))
         reached = replace(reached, warnings=warnings)
         new = found.bet.status == "upheld" and found.current is None
-        return self._admitted(found, reached) if new and found.unchallenged else reached
+        return self._admitted(found, reached) if new and found.unnamed else reached
 
     def _admitted(self, found: CataloguedBet, reached: Outcome) -> Outcome:
         """Fail a bet in the run that records it inside a closed door; later runs pass by the record.
 
         Otherwise a run that always records would let it pass with no record in any diff.
         """
-        doors = ", ".join(_ids(found.unchallenged))
+        doors = ", ".join(_ids(found.unnamed))
         return replace(
             reached,
             word=Word.CROSSED,
             passed=False,
-            crossed=found.unchallenged,
+            crossed=found.unnamed,
             messages=(
                 *reached.messages,
                 f"recorded inside a door that {doors} closed; the next run measures it as a bet of "
                 f"the catalogue: commit {path_of(found.bets, found.bet.id).relative_to(found.bets.parent)} "
                 f"for review, or name {doors} in challenges:",
-                *("\n".join(each.lines(self.root)) for each in found.unchallenged),
+                *("\n".join(each.lines(self.root)) for each in found.unnamed),
             ),
         )
 
 
+_PLACEHOLDERS: Final = (
+    "cannot be recorded: {} still placeholders; write the bars that you would accept, and the claim "
+    "that they make true, and take placeholders: out"
+)
 _UNREADABLE: Final = (
     "the catalogue cannot be read whole, so a door may be closed that nobody can see; repair:"
 )
@@ -304,9 +323,10 @@ class CataloguedBet:
         return None if self.changed or self.amended else self.record
 
     @property
-    def unchallenged(self) -> tuple[Crossing, ...]:
-        """The doors that the bet stands in and does not challenge."""
-        return tuple(each for each in self.crossed if each.id not in self.bet.challenges)
+    def unnamed(self) -> tuple[Crossing, ...]:
+        """The doors that the bet stands in, neither challenged nor acknowledged."""
+        named = {*self.bet.challenges, *self.bet.acknowledges}
+        return tuple(each for each in self.crossed if each.id not in named)
 
     @property
     def challenged(self) -> tuple[Crossing, ...]:
@@ -314,9 +334,16 @@ class CataloguedBet:
         return tuple(each for each in self.crossed if each.id in self.bet.challenges)
 
     @property
+    def acknowledged(self) -> tuple[Crossing, ...]:
+        """The doors that the bet stands in and acknowledges, as one whose claim is weaker."""
+        return tuple(each for each in self.crossed if each.id in self.bet.acknowledges)
+
+    @property
     def held_to(self) -> tuple[Crossing, ...]:
         """The doors whose bar the bet is compared with once it is measured."""
-        return self.crossed if self.bet.status == "upheld" else self.challenged
+        if self.bet.status != "upheld":
+            return self.challenged
+        return tuple(each for each in self.crossed if each.id not in self.bet.acknowledges)
 
     @property
     def case(self) -> Case:
@@ -331,8 +358,8 @@ class CataloguedBet:
             stale=bool(self.stale) and not self.amended,
             amended=self.amended,
             amended_before=bool(current is not None and current.amended),
-            inside=_ids(each for each in self.unchallenged if not each.absent),
-            undecided=_ids(each for each in self.unchallenged if each.absent),
+            inside=_ids(each for each in self.unnamed if not each.absent),
+            undecided=_ids(each for each in self.unnamed if each.absent),
             challenged=_ids(self.challenged),
             mistaken=self.mistaken if broken is None else (broken,),
             require_records=self.require_records,
@@ -369,19 +396,23 @@ class CataloguedBet:
         """Yield what a reader should know of a bet that was measured."""
         if self.record is not None and self.record.closes not in (None, closes_of(self.bet)):
             yield "closes: was changed since its record"
+        if self.bet.placeholders:
+            yield f"still placeholders, so that nothing is recorded: {', '.join(self.bet.placeholders)}"
 
 
 def _ids(found: Iterable[Crossing]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(each.id for each in found))
 
 
-def _unmet(bars: Mapping[str, ChallengeResult], result: BetResult, word: Word) -> Iterator[str]:
-    """Yield which bars of challenged falsifications are not met, and by which numbers."""
+def _unmet(
+    found: Mapping[str, ChallengeResult], result: BetResult, word: Word, what: str
+) -> Iterator[str]:
+    """Yield which criteria of falsifications that a bet names decide against it, and by which numbers."""
     if word not in (Word.CROSSED, Word.INCONCLUSIVE):
         return
-    for id_, each in bars.items():
+    for id_, each in found.items():
         if each.truth is not Truth.TRUE:
-            yield f"the bar of {id_}: {each.reason}"
+            yield f"{what} of {id_}: {each.reason}"
         if word is Word.INCONCLUSIVE:
             yield from _straddles(each.straddling, result)
 

@@ -107,12 +107,14 @@ class Case:
             amendment says so.
         amended: An amendment says so; the record is then of the text before it.
         amended_before: The record followed an amendment.
-        inside: Falsifications whose closed door it stands in without challenging them.
+        inside: Falsifications whose closed door it stands in without naming them.
         undecided: Falsifications of which that cannot be decided here.
         challenged: Falsifications that it challenges, and stands in the door of.
         mistaken: What is wrong with its challenges.
         bars: Once measured, whether it meets the lenient criterion of each falsification in
             `inside` or `challenged`.
+        clear: Once measured, whether it stays clear of the catastrophic criterion of each
+            falsification that it acknowledges.
         require_records: Whether an upheld or falsified bet must have a record.
         recording: Whether a record is about to be written.
     """
@@ -130,6 +132,7 @@ class Case:
     challenged: tuple[str, ...] = ()
     mistaken: tuple[str, ...] = ()
     bars: Mapping[str, Truth] = field(default_factory=dict)
+    clear: Mapping[str, Truth] = field(default_factory=dict)
     require_records: bool = False
     recording: bool = False
 
@@ -143,6 +146,10 @@ class Case:
     def bar(self) -> Truth:
         """Whether every bar that the bet challenges is met."""
         return Truth.all(truth for name, truth in self.bars.items() if name not in self.inside)
+
+    def cleared(self, truth: Truth) -> tuple[str, ...]:
+        """Return the falsifications it acknowledges of whose catastrophe it is clear, or not, or perhaps."""
+        return tuple(name for name, found in self.clear.items() if found is truth)
 
 
 @dataclass(frozen=True)
@@ -246,13 +253,33 @@ def _proposed(case: Case, verdict: Verdict) -> Decision:
         return _failed(Word.INCONCLUSIVE, _UNDECIDED)
     if case.bar is Truth.UNDECIDED:
         return _failed(Word.INCONCLUSIVE, _open(case))
+    if (dead := _catastrophe(case)) is not None:
+        return dead
     if not case.bars:
-        return Decision(Word(verdict), passed=True)
+        return Decision(Word(verdict), passed=True, warnings=tuple(_acknowledged(case)))
     won = (
         f"the challenge of {listed(case.challenged)} won: the catalogue should be revisited "
         "for this model"
     )
-    return Decision(Word(verdict), passed=True, warnings=(won,))
+    return Decision(Word(verdict), passed=True, warnings=(won, *_acknowledged(case)))
+
+
+def _catastrophe(case: Case) -> Decision | None:
+    """Return the failure of a bet that is beyond doubt dead by what it acknowledges, or perhaps is."""
+    if dead := case.cleared(Truth.FALSE):
+        return _failed(Word.CROSSED, f"CATASTROPHIC by the criterion of {listed(dead)}")
+    if maybe := case.cleared(Truth.UNDECIDED):
+        return _failed(
+            Word.INCONCLUSIVE,
+            "the claim holds, but whether it is CATASTROPHIC by the criterion of "
+            f"{listed(maybe)} is undecided",
+        )
+    return None
+
+
+def _acknowledged(case: Case) -> Iterator[str]:
+    if case.clear:
+        yield f"a weaker claim than that of {listed(tuple(case.clear))}, which failed"
 
 
 def _upheld(case: Case, verdict: Verdict) -> Decision:
@@ -269,7 +296,10 @@ def _upheld(case: Case, verdict: Verdict) -> Decision:
         return _failed(Word.CROSSED, *_lost(case, verdict))
     if case.bar is Truth.UNDECIDED:
         return _failed(Word.INCONCLUSIVE, _open(case))
-    return Decision(Word(verdict), passed=True, warnings=tuple(_inside(case)))
+    if (dead := _catastrophe(case)) is not None:
+        return dead
+    notes = (*_inside(case), *_acknowledged(case))
+    return Decision(Word(verdict), passed=True, warnings=notes)
 
 
 def _inside(case: Case) -> Iterator[str]:
@@ -288,7 +318,8 @@ def _inside(case: Case) -> Iterator[str]:
 
 
 def _falsified(case: Case, verdict: Verdict) -> Decision:
-    if verdict.holds and case.bar is Truth.TRUE:
+    met = Truth.all((case.bar, *case.clear.values()))
+    if verdict.holds and met is Truth.TRUE:
         return _failed(
             Word.OVERTURNED,
             f"status: falsified, but the claim holds here: {verdict}; the falsification must be "
@@ -296,6 +327,8 @@ def _falsified(case: Case, verdict: Verdict) -> Decision:
         )
     if verdict.fails:
         return Decision(Word(verdict), passed=True)
+    if verdict.holds and (dead := _catastrophe(case)) is not None:
+        return Decision(Word(verdict), passed=True, warnings=dead.messages)
     if case.bar is Truth.FALSE:
         own = "it holds by its own criteria; " if verdict.holds else ""
         short = f"{own}{'; '.join(_lost(case, verdict))}"

@@ -64,7 +64,8 @@ class Record:
         digest: The digest of the bet as it was measured.
         status: The bet's status when it was measured.
         verdict: What its own criteria say.
-        challenged: Of each falsification that it challenged, whether it met its bar.
+        challenged: Of each falsification that it challenged, whether it met its bar; of each that it
+            acknowledged, whether it stayed clear of its catastrophe.
         amended: Every amendment so far, the first one first.
         closes: The door that it closed, if it did: `interventions` and `models`.
         bet: The parts that the digest covers: claim, model, intervention, measure and criteria.
@@ -109,7 +110,9 @@ class Record:
             status=bet.status,
             closes=closes_of(bet),
             verdict=verdict,
-            challenged={name: bars[name] for name in bet.challenges if name in bars},
+            challenged={
+                name: bars[name] for name in (*bet.challenges, *bet.acknowledges) if name in bars
+            },
             amended=amended,
             facts=facts,
             result=result,

@@ -116,6 +116,8 @@ def _lines(entry: Entry) -> Iterator[str]:
         yield f"- closes: {kinds} on models with {code(str(entry.closes.models))}"
     if bet.challenges:
         yield f"- challenges: {', '.join(bet.challenges)}"
+    if bet.acknowledges:
+        yield f"- acknowledges: {', '.join(bet.acknowledges)}"
     yield from (f"- {literal(line)}" for line in describe_numbers(entry))
     if entry.record is not None:
         for amendment in entry.record.amended:
@@ -149,7 +151,7 @@ def _wrong(bets: Path, entries: list[Entry], catalogue: Catalogue) -> Iterator[s
         yield from (f"{bet.id}: {literal(each)}" for each in contradiction.messages)
         if bet.status == "upheld":
             for crossing in crossings(entry.document, bets, catalogue, _Recorded(record)):
-                if crossing.id not in bet.challenges:
+                if crossing.id not in (*bet.challenges, *bet.acknowledges):
                     yield f"{bet.id}: upheld inside the door that {crossing.id} closed"
 
 

@@ -56,6 +56,7 @@ class NewBet:
     strict: str | None
     catastrophic: str | None
     challenges: tuple[str, ...]
+    acknowledges: tuple[str, ...]
     schema: str
     placeholders: tuple[str, ...] = ()
     """The criteria that are only placeholders."""
@@ -74,6 +75,9 @@ class NewBet:
         if self.challenges:
             ids = ", ".join(self.challenges)
             lines.append(_line(f"challenges: [{ids}]", "I know, and I bet against it"))
+        if self.acknowledges:
+            ids = ", ".join(self.acknowledges)
+            lines.append(_line(f"acknowledges: [{ids}]", "I know, and I claim less"))
         lines += [
             _line(f"model: {self.model}", _others(self.model, _MODELS)),
             "intervention:",
@@ -85,16 +89,20 @@ class NewBet:
             _line('  sample: {prompts: ["Once upon a time"], tokens: 100}', "gives unique_tokens"),
             _line("criteria:", "write them before you measure; they stay"),
         ]
+        after: list[str] = []
         if self.placeholders:
+            names = ", ".join(self.placeholders)
             lines += [
                 "  # Placeholders that nobody has thought about: put in their place, before the first",
                 "  # measurement, the bars that you would accept, and the claim that they make true.",
             ]
+            after = [_line(f"placeholders: [{names}]", "take this out then: none is recorded")]
         for name in ("strict", "lenient", "catastrophic"):
             criterion = getattr(self, name)
             if criterion is not None:
                 meant = ("placeholder: " if name in self.placeholders else "") + _CRITERIA[name]
                 lines.append(_line(f"  {name}: {quoted(criterion)}", meant))
+        lines += after
         if self.status == "falsified":
             lines += [
                 "# A falsification may close a door to proposals that do the same:",

@@ -15,6 +15,7 @@ from pytest_layerguard.catalogue.doors import challenging
 from pytest_layerguard.catalogue.judge import CataloguedBet, Judge
 from pytest_layerguard.catalogue.model_facts import ModelLookup
 from pytest_layerguard.catalogue.outcome import CHANGED
+from pytest_layerguard.catalogue.strength import is_weaker
 from pytest_layerguard.catalogue.wording import (
     describe_closes,
     describe_intervention,
@@ -221,16 +222,26 @@ class _Explanation:
 def _consequence(found: CataloguedBet) -> Iterator[str]:
     """Yield what follows for a bet that stands in doors."""
     bars = " and ".join(dict.fromkeys(each.bars for each in found.crossed))
-    left = found.unchallenged
+    left = found.unnamed
     if left and found.case.is_newcomer:
         word = "SKIPPED" if all(each.absent for each in left) else "CROSSED"
         yield (
             f"So it will not be measured: {word}. With "
             f"{challenging(each.id for each in found.crossed)} it is, and must also meet {bars}."
         )
+        for each in left:
+            yield from (f"{line[:1].upper()}{line[1:]}." for line in each.strength(found.bet))
+            if is_weaker(found.bet, each.entry):
+                yield (
+                    f"With 'acknowledges: [{each.id}]' it is measured too, judged by its own criteria, "
+                    f"and must not be CATASTROPHIC by that of {each.id}."
+                )
     elif found.challenged:
         named = ", ".join(dict.fromkeys(each.id for each in found.challenged))
         yield f"It challenges {named}, so it must also meet {bars}."
+    elif found.acknowledged:
+        named = ", ".join(dict.fromkeys(each.id for each in found.acknowledged))
+        yield f"It acknowledges {named}, so it must not be CATASTROPHIC by that criterion either."
 
 
 def _model(model: KnownModel, bet: Bet) -> str:
@@ -301,6 +312,8 @@ def _criteria(bet: Bet) -> Iterator[str]:
         criterion = getattr(bet.criteria, word)
         if criterion is not None:
             yield f"{word.upper()} if {criterion}"
+    if bet.placeholders:
+        yield f"Still placeholders, so that nothing is recorded: {', '.join(bet.placeholders)}."
     stands = "must not hold" if bet.status == "falsified" else "must hold"
     yield f"The claim {stands}, or the build fails."
 

@@ -96,6 +96,13 @@ def _new(command: argparse.ArgumentParser) -> None:
         default=[],
         help="a falsification that this bets against (multi-allowed)",
     )
+    command.add_argument(
+        "--acknowledges",
+        metavar="ID",
+        action="append",
+        default=[],
+        help="a falsification whose stronger claim failed (multi-allowed)",
+    )
     command.add_argument("--tokens", type=int, default=8192, help="how many tokens are scored")
     command.add_argument("--window", type=int, default=128, help="scored tokens per window")
     command.add_argument(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.bet.bet import REFERENCE_NAMES, SLUG
+from pytest_layerguard.bet.criteria.interval import short
 from pytest_layerguard.catalogue.bet_folders import Catalogue, bets_of
 from pytest_layerguard.cli.bet_template import ARGUMENTS, NewBet
 from pytest_layerguard.cli.command_output import UserError, echo, registry
@@ -65,13 +66,10 @@ def run(given: argparse.Namespace) -> int:
             "skip_layers",
             lambda text: intervention(text, known),
         )
-        titled, claimed = _titled(kinds, swept), _claimed(kinds, swept)
+        titled = _titled(kinds, swept)
     else:
-        what, swept = "", False
+        what, kinds, swept = "", (), False
         titled = f"Judge {given.candidate.resolve().name} against its base"
-        claimed = (
-            "The candidate has at most 1.1x the perplexity of its base, and a KL of at most 0.1."
-        )
     title = ask("title", "title, a few words", titled, str)
     id_ = ask("id", "id", _slug(given.path.stem if given.path else title), _id)
     path = given.path or Path("bets", f"{id_}.yaml")
@@ -83,7 +81,6 @@ def run(given: argparse.Namespace) -> int:
         # A perplexity below the base's is no merit, so the KL is judged as well.
         limit = "perplexity_ratio <= 1.1 and kl <= 0.1"
         strict = "perplexity_ratio <= 1.02 and kl <= 0.02"
-    claim = ask("claim", "claim, in a sentence", claimed, str)
     subject = ask(
         "model",
         "model: reference, reference-wide, a folder, or ORG/NAME@COMMIT",
@@ -97,6 +94,7 @@ def run(given: argparse.Namespace) -> int:
         lambda text: _text(text, path),
     )
     lenient = ask("lenient", "the claim holds when", limit, str)
+    claim = ask("claim", "claim, in a sentence", _claimed(kinds, lenient), str)
     chosen = given.lenient is not None or lenient != limit
     left = {"strict": chosen or given.strict is not None, "lenient": chosen}
     bet = NewBet(
@@ -114,6 +112,7 @@ def run(given: argparse.Namespace) -> int:
         strict=given.strict or (None if chosen else strict),
         catastrophic=given.catastrophic,
         challenges=tuple(given.challenges),
+        acknowledges=tuple(given.acknowledges),
         schema=_schema_line(path),
         placeholders=tuple(name for name, given_ in left.items() if not given_),
     )
@@ -337,10 +336,61 @@ def _titled(kinds: tuple[str, ...], swept: bool) -> str:
     return f"{done[:1].upper()}{done[1:]}{each}"
 
 
-def _claimed(kinds: tuple[str, ...], swept: bool) -> str:
-    done = " and then ".join(kinds)
-    least = "at least one of its variants" if swept else "the model"
-    return f"After {done} {least} has no more than 3x the perplexity."
+def _claimed(kinds: tuple[str, ...], lenient: str) -> str:
+    """Return the claim that a criterion makes true, of a candidate where nothing is done."""
+    from pytest_layerguard.bet.criteria.evaluate import Expression
+    from pytest_layerguard.bet.criteria.implication import normal
+    from pytest_layerguard.bet.criteria.parse import (
+        Comparison,
+        CriterionError,
+        Junction,
+        Name,
+        Number,
+        Quantifier,
+    )
+
+    done = f"After {' and then '.join(kinds)}" if kinds else ""
+    plain = f"{done or 'Of the candidate'}, {lenient}."
+    try:
+        node = normal(Expression.parse(lenient).node)
+    except CriterionError:
+        # Said when the file is written, with its place.
+        return plain
+    subject = f"{done} the model has" if kinds else "The candidate has"
+    if isinstance(node, Quantifier):
+        each = {"any": "at least one of its variants has", "all": "each of its variants has"}
+        if node.word not in each:
+            return plain
+        subject, node = f"{done} {each[node.word]}", node.operand
+    bars = node.operands if isinstance(node, Junction) and node.word == "and" else (node,)
+    bounds: list[str] = []
+    for bar in bars:
+        match bar:
+            case Comparison((Name() as metric, Number() as limit), (sign,)) if sign in _BOUNDS:
+                bounds.append(_bounded(str(metric), sign, short(limit.value)))
+            case _:
+                return plain
+    return f"{subject} {' and '.join(bounds)}."
+
+
+_BOUNDS: Final = {
+    "<=": ("no more than", "at most"),
+    "<": ("less than", "less than"),
+    ">=": ("at least", "at least"),
+    ">": ("more than", "more than"),
+}
+"""Words for a bound, of something that is counted and of something else."""
+
+
+def _bounded(metric: str, sign: str, bar: str) -> str:
+    counted, of = _BOUNDS[sign]
+    match metric:
+        case "perplexity_ratio":
+            return f"{counted} {bar}x the perplexity"
+        case "unique_tokens":
+            return f"{counted} {bar} unique tokens"
+        case _:
+            return f"{metric} of {of} {bar}"
 
 
 def _next(path: Path, roots: Sequence[Path]) -> list[str]:

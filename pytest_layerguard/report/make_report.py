@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pytest_layerguard.bet.arguments import Intervention
-    from pytest_layerguard.bet.bet import Evidence
+    from pytest_layerguard.bet.bet import Bet, Evidence
     from pytest_layerguard.bet.criteria.evaluate import Criteria, Expression
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.catalogue.doors import Crossing
@@ -89,7 +89,7 @@ def make_report(document: BetDocument, outcome: Outcome, root: Path) -> BetRepor
         evidence=tuple(_published(each) for each in bet.evidence[:20]),
         messages=outcome.messages,
         warnings=outcome.warnings,
-        doors=tuple(_doors(outcome, root)),
+        doors=tuple(_doors(bet, outcome, root)),
         candidates=tuple(_candidates(result)) if result is not None else (),
         result=result and _trimmed(result, kept),
         shown=kept,
@@ -176,14 +176,14 @@ def _published(evidence: Evidence) -> PublishedEvidence:
     )
 
 
-def _doors(outcome: Outcome, root: Path) -> Iterator[ClosedDoor]:
+def _doors(bet: Bet, outcome: Outcome, root: Path) -> Iterator[ClosedDoor]:
     # A bet that was measured has challenged the doors already.
     challenge = () if outcome.result is not None else [each.id for each in outcome.crossed]
     for crossing in outcome.crossed:
-        yield _door(crossing, root, challenge)
+        yield _door(crossing, bet, root, challenge)
 
 
-def _door(crossing: Crossing, root: Path, challenge: Sequence[str]) -> ClosedDoor:
+def _door(crossing: Crossing, bet: Bet, root: Path, challenge: Sequence[str]) -> ClosedDoor:
     entry = crossing.entry
     document, closes = entry.document, entry.closes
     assert closes is not None
@@ -199,7 +199,7 @@ def _door(crossing: Crossing, root: Path, challenge: Sequence[str]) -> ClosedDoo
         closes=describe_closes(closes),
         numbers=tuple(describe_numbers(entry)),
         standing=cut(standing, _PROSE),
-        instead=f"what you can do: {crossing.alternatives(challenge)}" if challenge else "",
+        instead=f"what you can do: {crossing.alternatives(bet, challenge)}" if challenge else "",
     )
 
 

@@ -57,6 +57,8 @@ evidence: [{source: s, model: m, text: t, verdict: STRICT, base: {kl: 1}, varian
             note: n}]
 needs: {gpu: 24GiB, memory: 1024}
 challenges: [bet-2]
+acknowledges: [bet-3]
+placeholders: [strict]
 amends: {digest: "sha256:DIGEST", because: a typo}
 links: ["https://example.org/a?b"]
 notes: more

@@ -237,6 +237,22 @@ def test_an_amendment_of_another_text_is_no_amendment(bets: Bets) -> None:
     assert "its amends: names another digest" in "\n".join(outcome.messages)
 
 
+def test_bars_that_are_still_placeholders_are_not_recorded(bets: Bets) -> None:
+    bets.put(BET_40, placeholders=["lenient"])
+    outcome = bets.judge("bet-40", 80)
+    assert outcome.passed
+    assert "still placeholders, so that nothing is recorded: lenient" in outcome.warnings
+    outcome = bets.judge("bet-40", 80, recording=True)
+    assert (str(outcome.word), outcome.passed) == ("ERROR", False)
+    assert "cannot be recorded: lenient still placeholders" in "\n".join(outcome.messages)
+    assert not path_of(bets.path, "bet-40").exists()
+    # The word is not part of what a record binds.
+    bets.put(BET_40)
+    bets.record("bet-40", 80)
+    bets.put(BET_40, placeholders=["lenient"])
+    assert bets.judge("bet-40", 80).passed
+
+
 SEEN = {FIRST_CRITERIA: {**BET_40["criteria"], "lenient": "any(perplexity_ratio <= 2)"}}
 AFTERWARDS = (
     "criteria were changed after these numbers had been seen here: "

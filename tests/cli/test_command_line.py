@@ -145,14 +145,64 @@ def test_bars_that_nobody_gave_are_called_placeholders(
     text = Path("bets/mine.yaml").read_text(encoding="utf-8")
     assert re.findall(r"^  (\w+): .*# placeholder: ", text, re.MULTILINE) == called
     assert ("the bars that you would accept" in text) == bool(called)
+    assert list(read_bets(Path("bets/mine.yaml"))[0].bet.placeholders) == called
+
+
+@pytest.mark.parametrize(
+    ("kind", "lenient", "claim"),
+    [
+        ("skip_layers", None, "at least one of its variants has no more than 3x the perplexity."),
+        ("quantize_weights", None, "the model has no more than 3x the perplexity."),
+        (
+            "skip_layers",
+            "any(perplexity_ratio <= 2.5)",
+            "at least one of its variants has no more than 2.5x the perplexity.",
+        ),
+        (
+            "skip_layers",
+            "max(perplexity_ratio) < 1.25",
+            "each of its variants has less than 1.25x the perplexity.",
+        ),
+        ("quantize_weights", "unique_tokens >= 40", "the model has at least 40 unique tokens."),
+        ("quantize_weights", "0.05 > kl", "the model has kl of less than 0.05."),
+    ],
+)
+def test_the_claim_is_written_from_the_bar(kind: str, lenient: str | None, claim: str) -> None:
+    given = () if lenient is None else ("--lenient", lenient)
+    assert new("bets/mine.yaml", "--intervention", kind, *given) == 0
+    assert read_bets(Path("bets/mine.yaml"))[0].bet.claim == f"After {kind} {claim}"
+
+
+@pytest.mark.parametrize("lenient", ["mean(kl) <= 1", "any(kl <= 1) or any(unique_tokens >= 5)"])
+def test_a_bar_without_plain_words_is_the_claim_itself(lenient: str) -> None:
+    assert new("bets/mine.yaml", "--intervention", "skip_layers", "--lenient", lenient) == 0
+    assert read_bets(Path("bets/mine.yaml"))[0].bet.claim == f"After skip_layers, {lenient}."
+
+
+@pytest.mark.parametrize("file", ["text.txt", "rows.parquet"])
+def test_a_text_is_written_down_with_its_digest(file: str) -> None:
+    Path(file).write_bytes(TEXT)
+    assert new("bets/mine.yaml", "--intervention", "quantize_weights", "--text", file) == 0
+    text = read_bets(Path("bets/mine.yaml"))[0].bet.measure.text
+    assert getattr(text, "sha256", None) == DIGEST
+
+
+def test_a_weaker_claim_is_written_with_its_word() -> None:
+    assert new("bets/mine.yaml", "--intervention", "skip_layers", "--acknowledges", "bet-40") == 0
+    assert read_bets(Path("bets/mine.yaml"))[0].bet.acknowledges == ("bet-40",)
 
 
 def test_whoever_answers_with_a_bar_gets_no_looser_one_beside_it(
     answers: Callable[..., list[str]],
 ) -> None:
-    answers("quantize_weights", "A title", "mine", "", "", "", "perplexity_ratio <= 1.2")
+    asked = answers("quantize_weights", "A title", "mine", "", "", "perplexity_ratio <= 1.2", "")
     assert main(["new"]) == 0
-    criteria = read_bets(Path("bets/mine.yaml"))[0].bet.criteria
+    # The claim that is offered is the one that the bar makes true.
+    claim = "After quantize_weights the model has no more than 1.2x the perplexity."
+    assert asked[-1] == f"claim, in a sentence [{claim}]: "
+    bet = read_bets(Path("bets/mine.yaml"))[0].bet
+    assert bet.claim == claim
+    criteria = bet.criteria
     assert (str(criteria.lenient), criteria.strict) == ("perplexity_ratio <= 1.2", None)
     assert "placeholder" not in Path("bets/mine.yaml").read_text(encoding="utf-8")
 
@@ -298,6 +348,29 @@ def test_explain_counts_by_the_trie_and_names_the_door(capsys: pytest.CaptureFix
     assert "It stands in the door that lost closed (bets/lost.yaml:4), with skip_layers." in told
     assert "It has neither a record nor evidence." in told
     assert "So it will not be measured: CROSSED. With 'challenges: [lost]' it is" in told
+    assert "weaker" not in told
+
+
+def test_explain_says_that_a_claim_is_weaker_and_what_then(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    new("bets/lost.yaml")
+    lost = Path("bets/lost.yaml")
+    text = re.sub("\nstatus: .*\n", FALSIFIED, lost.read_text(encoding="utf-8"))
+    lost.write_text(text, encoding="utf-8")
+    weaker = ("--intervention", "skip_layers", "--lenient", "any(perplexity_ratio <= 4)")
+    new("bets/one.yaml", *weaker)
+    new("bets/two.yaml", *weaker, "--acknowledges", "lost")
+    told = []
+    for name in ("one", "two"):
+        capsys.readouterr()
+        assert main(["explain", f"bets/{name}.yaml"]) == 0
+        told.append(" ".join(capsys.readouterr().out.split()))
+    assert "Your claim is weaker than the one that failed" in told[0]
+    assert "With 'acknowledges: [lost]' it is measured too" in told[0]
+    assert (
+        "It acknowledges lost, so it must not be CATASTROPHIC by that criterion either" in told[1]
+    )
 
 
 @pytest.mark.parametrize(

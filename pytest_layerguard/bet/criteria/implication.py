@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Final
 
 from pytest_layerguard.bet.criteria.expression import COMPARISONS
 from pytest_layerguard.bet.criteria.parse import (
+    Arithmetic,
     Comparison,
     Junction,
     Negation,
+    Negative,
     Node,
     Number,
     Quantifier,
@@ -24,6 +27,21 @@ _DUAL: Final = {"any": "all", "all": "any", "and": "or", "or": "and"}
 def implies(first: Node, second: Node) -> bool:
     """Return whether the second holds wherever the first does, or False if the shape does not show it."""
     return _implies(normal(first), normal(second))
+
+
+def of_one(node: Node) -> Node:
+    """Return what a criterion says where there is one measurement, which is any, all and the mean of it."""
+    match node:
+        case Quantifier():
+            return of_one(node.operand)
+        case Negation() | Negative():
+            return replace(node, operand=of_one(node.operand))
+        case Arithmetic():
+            return replace(node, left=of_one(node.left), right=of_one(node.right))
+        case Comparison() | Junction():
+            return replace(node, operands=tuple(map(of_one, node.operands)))
+        case _:
+            return node
 
 
 def normal(node: Node, *, negated: bool = False) -> Node:
