@@ -18,19 +18,16 @@ if TYPE_CHECKING:
 _CHANGES: Final = 4
 
 
-def orphaned_records(bets: Path, catalogue: Catalogue, root: Path) -> Iterator[str]:
-    """Yield a line for each record of a folder whose bet is gone, with what to do."""
-    entries = [entry for entry in catalogue.entries if entry.bets == bets]
+def orphaned_records(catalogue: Catalogue, root: Path) -> Iterator[str]:
+    """Yield a line for each record of a catalogue whose bet is gone, with what to do."""
     for path in catalogue.orphans:
-        if not path.is_relative_to(bets):
-            continue
         head = f"{shown(path, root)} is the record of no bet"
         try:
             record = read_record(path)
         except RecordError:
             yield f"{head}, and cannot be read; take it from the history, or remove it"
             continue
-        heirs = [entry for entry in entries if _measures_the_same(entry, record)]
+        heirs = [entry for entry in catalogue.entries if _measures_the_same(entry, record)]
         if not heirs:
             yield (
                 f"{head}: bring {record.id} back; a bet that is withdrawn takes its record with it, "

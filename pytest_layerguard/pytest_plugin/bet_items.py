@@ -141,7 +141,7 @@ class BetFile(pytest.File):
                 )
 
     def _orphaned_records(self) -> Iterator[str]:
-        """Yield an error for each record of the folder whose bet is gone, in its first file of the run."""
+        """Yield an error for each record whose bet is gone, in the folder's first file of the run."""
         from pytest_layerguard.catalogue.orphans import orphaned_records
 
         looked_at = self.session.stash.setdefault(FOLDERS, set())
@@ -149,7 +149,7 @@ class BetFile(pytest.File):
             return
         looked_at.add(self.folder)
         catalogue = judge_of(self.config).catalogue(self.folder)
-        for fault in orphaned_records(self.folder, catalogue, self.config.rootpath):
+        for fault in orphaned_records(catalogue, self.config.rootpath):
             yield f"{shown(self.path, self.config)}:1:1: {fault}"
 
 

@@ -45,6 +45,18 @@ def test_a_bet_under_another_id_is_named(
     assert project.measured == []
 
 
+def test_a_bet_that_moved_into_a_bet_folder_further_down_is_named(
+    project: Project, recorded: Path
+) -> None:
+    rename(recorded)
+    below = project.path / "quality" / "bets" / "mine.yaml"
+    below.parent.mkdir(parents=True)
+    recorded.rename(below)
+    result = project.run("quality/bets/mine.yaml")
+    assert result.ret != 0
+    result.stdout.fnmatch_lines(["*skip-2.json is the record of no bet: skip-two (quality/bets/*"])
+
+
 def test_a_bet_that_was_removed_is_named(project: Project, recorded: Path) -> None:
     recorded.unlink()
     project.bet("other", model="reference-wide")
