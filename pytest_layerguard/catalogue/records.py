@@ -21,7 +21,7 @@ from pytest_layerguard.bet.digest import canonical, differences, digest, unplace
 from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.bet.text_sources import UNPINNED
 from pytest_layerguard.bet.verdict import Judgement, Verdict, judge
-from pytest_layerguard.catalogue.staleness import measured_on, trained_on
+from pytest_layerguard.catalogue.staleness import digests_of, measured_on, trained_on
 from pytest_layerguard.environment.atomic_write import write_whole
 from pytest_layerguard.measurement.results import BetResult
 
@@ -180,6 +180,8 @@ class Record:
             raise ValueError(
                 f"says {self.verdict}, but its numbers come to {verdict}; it was edited"
             )
+        # What was measured on is compared later, and must have the form of digests.
+        digests_of(self.result.provenance)
 
     def same_result(self, other: Record) -> bool:
         """Return whether two records are equal, apart from how long measuring took and whether it was cached."""

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 _SCHEMA: Final = "schema.json"
 _HUB: Final = re.compile(r"([\w.-]+/[\w.-]+)(?:@([0-9a-f]{40}))?")
 
+_BOUNDS: Final = {
+    "<=": ("no more than", "at most"),
+    "<": ("less than", "less than"),
+    ">=": ("at least", "at least"),
+    ">": ("more than", "more than"),
+}
+"""Words for a bound, of something that is counted and of something else."""
+
 
 @dataclass(frozen=True)
 class _Prompt:
@@ -371,15 +379,6 @@ def _claimed(kinds: tuple[str, ...], lenient: str) -> str:
             case _:
                 return plain
     return f"{subject} {' and '.join(bounds)}."
-
-
-_BOUNDS: Final = {
-    "<=": ("no more than", "at most"),
-    "<": ("less than", "less than"),
-    ">=": ("at least", "at least"),
-    ">": ("more than", "more than"),
-}
-"""Words for a bound, of something that is counted and of something else."""
 
 
 def _bounded(metric: str, sign: str, bar: str) -> str:

@@ -54,4 +54,4 @@ def _trees(config: pytest.Config, args: list[str]) -> Iterator[Path]:
 
 def _paths(config: pytest.Config, args: list[str]) -> Iterator[Path]:
     for arg in args or [""]:
-        yield config.invocation_params.dir / arg.split("::")[0]
+        yield Path(os.path.normpath(config.invocation_params.dir / arg.split("::")[0]))

@@ -122,6 +122,7 @@ def test_how_long_it_took_and_from_where_is_not_part_of_a_result(
         (lambda data: data.update(verdict="LENIENT"), "numbers come to CATASTROPHIC"),
         (lambda data: data["bet"].update(claim="Else."), "not that of the bet in it"),
         (lambda data: data["bet"]["criteria"].update(lenient="kl <= 1"), "not that of the bet"),
+        (lambda data: data["result"]["provenance"].update(checkpoints="all"), "no attribute 'get'"),
         (lambda data: data["result"]["variants"].pop(), None),
         (lambda data: data["result"]["variants"].clear(), "was not measured"),
         (lambda data: data["result"].pop("tokens"), "'tokens' is missing"),

@@ -46,6 +46,12 @@ def test_it_is_the_tree_of_the_bets_wherever_pytest_runs(
     assert caches(bare.path) == [".pytest_cache"]
 
 
+def test_a_path_that_goes_up_is_followed(bare: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bare.pytester.mkdir("tests"))
+    assert ids(bare, "../bets") == ["bets/a.yaml", "bets/a.yaml::a"]
+    assert caches(bare.path) == [".pytest_cache"]
+
+
 @pytest.mark.parametrize("configured", [False, True])
 def test_a_report_that_is_written_elsewhere_does_not_move_it(
     bare: Project, tmp_path_factory: pytest.TempPathFactory, configured: bool
