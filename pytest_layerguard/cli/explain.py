@@ -185,13 +185,17 @@ class _Explanation:
 
     def _took(self) -> Iterator[str]:
         """Yield how long it took in this project, where pytest still has the result."""
-        from pytest_layerguard.measurement.result_cache import ResultCache, identity
+        from pytest_layerguard.measurement.result_cache import ResultCache, identity, on_request
 
         try:
             key = identity(self.document, self.bets, self.conditions, self.known)
         except (MeasurementError, UnavailableError):
             return
-        found = None if key is None else ResultCache(root_of(self.bets) / _KEPT).find(key)
+        found = (
+            None
+            if key is None
+            else ResultCache(root_of(self.bets) / _KEPT).find(key, on_request(self.document.bet))
+        )
         if found is not None:
             yield f"Measured here already, in {found.seconds:.1f} s; nothing has changed since."
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest_layerguard
 from pytest_layerguard import reference
 from pytest_layerguard.bet.arguments import CandidateArguments
+from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.bet.digest import criteria, measured
 from pytest_layerguard.bet.text_sources import UNPINNED, DatasetText, ReferenceText
 from pytest_layerguard.environment import file_digests
@@ -79,18 +80,18 @@ class CachingLaboratory:
             return self._laboratory().measure(document, bets=bets)
         now = criteria(document.bet)
         first = self._cache.criteria(key) or now
-        result = self._find(key)
+        result = self._find(key, document.bet)
         if result is None:
             result = self._laboratory().measure(document, bets=bets)
-            self._cache.keep(key, result, first)
+            self._cache.keep(key, result, first, on_request(document.bet))
         if first == now:
             return result
         return replace(result, diagnostics={**result.diagnostics, FIRST_CRITERIA: first})
 
-    def _find(self, key: str | None) -> BetResult | None:
+    def _find(self, key: str | None, bet: Bet) -> BetResult | None:
         if self._cache is None or key is None or self._conditions.fresh:
             return None
-        return self._cache.find(key)
+        return self._cache.find(key, on_request(bet))
 
     def _is_cached(self, document: BetDocument, bets: Path) -> bool:
         try:
@@ -98,7 +99,7 @@ class CachingLaboratory:
         except (MeasurementError, UnavailableError):
             # Reported when that bet itself is measured.
             return False
-        return self._find(key) is not None
+        return self._find(key, document.bet) is not None
 
     def _laboratory(self) -> Laboratory:
         if self._opened is None:
@@ -120,10 +121,13 @@ class ResultCache:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def find(self, key: str) -> BetResult | None:
-        """Return the result kept under a digest, marked as cached, or None."""
+    def find(self, key: str, requested: frozenset[str] = frozenset()) -> BetResult | None:
+        """Return the result kept under a digest, marked as cached, or None.
+
+        None too where a metric that is measured on request was not.
+        """
         entry = self._entry(key)
-        if entry is None:
+        if entry is None or not requested <= frozenset(entry["requested"]):
             return None
         try:
             return replace(BetResult.from_json(entry["result"]), cached=True)
@@ -138,18 +142,27 @@ class ResultCache:
     def _entry(self, key: str) -> dict[str, Any] | None:
         try:
             entry: dict[str, Any] = json.loads(self._path(key).read_text(encoding="utf-8"))
-            content = {name: entry[name] for name in ("format", "key", "criteria", "result")}
+            content = {
+                name: entry[name] for name in ("format", "key", "criteria", "requested", "result")
+            }
             sound = entry["digest"] == _checksum(content)
             return entry if sound and (entry["format"], entry["key"]) == (_FORMAT, key) else None
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
-    def keep(self, key: str, result: BetResult, judged_by: dict[str, str]) -> None:
+    def keep(
+        self,
+        key: str,
+        result: BetResult,
+        judged_by: dict[str, str],
+        requested: frozenset[str] = frozenset(),
+    ) -> None:
         """Write a result, whole or not at all; nothing in a folder that cannot be written."""
         content = {
             "format": _FORMAT,
             "key": key,
             "criteria": judged_by,
+            "requested": sorted(requested),
             "result": result.to_json(),
         }
         entry = {**content, "digest": _checksum(content)}
@@ -174,7 +187,7 @@ def identity(
     """Return a digest of everything that decides a bet's numbers.
 
     Weights, tokenizer, texts, what the bet measures, versions, the code that measures, the kind of
-    device. Claim, status and criteria decide no number.
+    device. Claim, status and criteria decide no number, but for those of `on_request`.
 
     Returns:
         The digest, or None where something that decides cannot be known beforehand: a revision that is
@@ -209,6 +222,15 @@ def identity(
         "code": code_digest(),
     }
     return file_digests.of_text(json.dumps(content, sort_keys=True))
+
+
+def on_request(bet: Bet) -> frozenset[str]:
+    """Return the metrics that are measured only because a criterion names them."""
+    return frozenset(
+        name
+        for name in bet.criteria.metrics
+        if name in METRICS and METRICS[name].needs == "criterion"
+    )
 
 
 def device_kind(conditions: Conditions) -> str:

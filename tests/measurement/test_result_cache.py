@@ -209,6 +209,18 @@ def test_other_criteria_measure_nothing_and_the_first_ones_are_kept(bench: Bench
     assert not bench.measure(bench.bet(bar="3.0")).diagnostics
 
 
+def test_a_metric_that_is_measured_on_request_is_measured_when_it_is_named(bench: Bench) -> None:
+    bench.measure(bench.bet(bar="3"))
+    tail = "3 and kl_p99 <= 9"
+    found = bench.measure(bench.bet(bar=tail))
+    assert not found.cached
+    # What was seen first stays known.
+    assert found.diagnostics == {FIRST_CRITERIA: {"lenient": "perplexity_ratio <= 3"}}
+    for bar in (tail, "3"):
+        assert bench.measure(bench.bet(bar=bar)).cached
+    assert not bench.measure(bench.bet(bar="3 and kl_p999 <= 9")).cached
+
+
 def test_where_a_text_lies_measures_nothing(bench: Bench) -> None:
     (bench.bets / "sub").mkdir()
     digest = hashlib.sha256(b"abc").hexdigest()
