@@ -32,7 +32,11 @@ from pytest_layerguard.catalogue.records import (
 )
 from pytest_layerguard.catalogue.staleness import stale_files
 from pytest_layerguard.catalogue.wording import describe_record
-from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
+from pytest_layerguard.environment.measurement_errors import (
+    Lack,
+    MeasurementError,
+    UnavailableError,
+)
 from pytest_layerguard.measurement.results import FIRST_CRITERIA
 
 if TYPE_CHECKING:
@@ -93,7 +97,8 @@ class Judge:
         try:
             result = measure()
         except UnavailableError as error:
-            return outcome.unavailable(str(error), required="all" in self.require)
+            required = "all" in self.require
+            return outcome.unavailable(str(error), error.lack, required=required)
         except MeasurementError as error:
             return outcome.error(str(error))
         return self._judged(found, result)
@@ -131,8 +136,9 @@ class Judge:
 
     def _refused(self, found: CataloguedBet, decision: Decision) -> Outcome:
         """Return the outcome of a bet that is not measured."""
+        lack = self._lack(found) if decision.word is Word.SKIPPED else None
         if decision.word is Word.SKIPPED and "all" in self.require:
-            required = outcome.unavailable("\n".join(decision.messages), required=True)
+            required = outcome.unavailable("\n".join(decision.messages), lack, required=True)
             return replace(required, crossed=found.crossed, warnings=decision.warnings)
         messages = [*decision.messages]
         if decision.word is Word.TAMPERED:
@@ -152,7 +158,13 @@ class Judge:
             crossed=found.crossed if decision.word in (Word.CROSSED, Word.SKIPPED) else (),
             messages=tuple(messages),
             warnings=decision.warnings,
+            lack=lack,
         )
+
+    def _lack(self, found: CataloguedBet) -> Lack | None:
+        """Return what is wanting to read the model's configuration."""
+        models = self.lookup.checkpoints(found.document, found.bets).values()
+        return next((model.lack for model in models if model.lack), None)
 
     def _judged(self, found: CataloguedBet, result: BetResult) -> Outcome:
         """Return the outcome of a bet that was measured, and record it if this run writes records."""

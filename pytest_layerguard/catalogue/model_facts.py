@@ -25,7 +25,11 @@ from pytest_layerguard.catalogue.recognised import Recognised, RecognisedCandida
 from pytest_layerguard.checkpoints.checkpoint import open_checkpoint
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.atomic_write import write_whole
-from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
+from pytest_layerguard.environment.measurement_errors import (
+    Lack,
+    MeasurementError,
+    UnavailableError,
+)
 from pytest_layerguard.models.hub import Repository
 from pytest_layerguard.models.model_folder import CONFIG, read_json, refuse_parts
 
@@ -125,6 +129,7 @@ class KnownModel:
         facts: The facts of its configuration.
         missing: Why not all facts are known, or None.
         absent: Whether that is because the configuration cannot be had here.
+        lack: What is wanting to have it, or None.
     """
 
     name: str | None
@@ -132,6 +137,7 @@ class KnownModel:
     facts: ModelFacts = field(default_factory=ModelFacts)
     missing: str | None = None
     absent: bool = False
+    lack: Lack | None = None
 
     def scope_facts(self, *, name: str | None = None) -> Iterator[Mapping[str, Fact]]:
         """Yield the facts for a scope, once for each family; `name` replaces a missing name."""
@@ -257,7 +263,7 @@ class ModelLookup:
                 commit, _ = repository.listing()
                 path = repository.fetch(CONFIG, commit)
         except UnavailableError as error:
-            return KnownModel(name, name, missing=str(error), absent=True)
+            return KnownModel(name, name, missing=str(error), absent=True, lack=error.lack)
         return self._from_config(name, name, read_json({CONFIG: path}, CONFIG, str(repository)))
 
     def _from_config(self, name: str | None, shown: str, config: Mapping[str, Any]) -> KnownModel:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.bet import Status
     from pytest_layerguard.bet.verdict import Judgement
     from pytest_layerguard.catalogue.doors import Crossing
+    from pytest_layerguard.environment.measurement_errors import Lack
     from pytest_layerguard.measurement.results import BetResult
 
 
@@ -44,7 +45,8 @@ class Word(StrEnum):
 class Outcome:
     """The outcome of a bet; `messages` say why it failed or was skipped, `warnings` what to note.
 
-    A message may have several lines; untrusted text in it is already safe to print.
+    `lack` is what was wanting to measure it, as far as that is known by name. A message may have several
+    lines; untrusted text in it is already safe to print.
     """
 
     word: Word
@@ -55,6 +57,7 @@ class Outcome:
     crossed: tuple[Crossing, ...] = ()
     messages: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    lack: Lack | None = None
 
     @property
     def skipped(self) -> bool:
@@ -85,12 +88,12 @@ def error(message: str) -> Outcome:
     return Outcome(Word.ERROR, passed=False, messages=(message,))
 
 
-def unavailable(reason: str, *, required: bool) -> Outcome:
+def unavailable(reason: str, lack: Lack | None = None, *, required: bool) -> Outcome:
     """Return the outcome of a bet that cannot be measured here: a skip, or a failure if required."""
     if not required:
-        return Outcome(Word.SKIPPED, passed=False, messages=(reason,))
+        return Outcome(Word.SKIPPED, passed=False, messages=(reason,), lack=lack)
     demand = "--layerguard-require all: a bet that cannot be measured here is a failure"
-    return Outcome(Word.ERROR, passed=False, messages=(reason, demand))
+    return Outcome(Word.ERROR, passed=False, messages=(reason, demand), lack=lack)
 
 
 @dataclass(frozen=True)

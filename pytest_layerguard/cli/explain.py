@@ -351,7 +351,7 @@ def _costs(bet: Bet, cost: Cost | None, why: str, model: KnownModel) -> Iterator
             f"{_seconds(operations / _SPEED)} on a few CPU cores, loading aside."
         )
     if bet.needs is not None and bet.needs.gpu is not None:
-        yield f"It says that it needs a GPU with {_bytes(bet.needs.gpu)}."
+        yield f"It says that it needs a GPU of {_bytes(bet.needs.gpu)}."
 
 
 def _width(bet: Bet, parameters: int) -> int:

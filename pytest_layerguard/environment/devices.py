@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import gc
 import os
+import re
+import sys
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.environment.conditions import DEVICE_FLAG, Conditions
-from pytest_layerguard.environment.measurement_errors import UnavailableError
+from pytest_layerguard.environment.measurement_errors import Lack, UnavailableError
 
 if TYPE_CHECKING:
     from pytest_layerguard.bet.bet import ModelSpec, Needs
+
+_NVIDIA: Final = Path("/proc/driver/nvidia/gpus")
+_MODEL: Final = re.compile(r"(?m)^Model:(.*)$")
+_OTHER_GPUS: Final = ("/dev/kfd", "/dev/dxg")
+"""Where AMD's cards and those of Windows are reached, which are not listed there."""
 
 
 def resolve(conditions: Conditions) -> str:
@@ -40,6 +48,22 @@ def resolve(conditions: Conditions) -> str:
         f"{DEVICE_FLAG} {conditions.device}: there is no such device here. There is: "
         f"{', '.join(['cpu', *(['mps'] if metal else []), *map(_described, range(gpus))])}."
     )
+
+
+def expected(wanted: str) -> str:
+    """Return a device as a reader knows it, without importing torch: ``auto`` with what it will come to.
+
+    It stays ``auto`` where only torch can say.
+    """
+    if wanted != "auto":
+        return wanted
+    if metadata.version("torch").endswith("+cpu"):
+        return "auto (cpu)"
+    if sys.platform != "linux" or any(Path(node).exists() for node in _OTHER_GPUS):
+        return wanted
+    cards = [_MODEL.search(file.read_text()) for file in sorted(_NVIDIA.glob("*/information"))]
+    names = [found[1].strip() for found in cards if found]
+    return f"auto ({', '.join(names) or 'cpu'})"
 
 
 def identity(gpu: str) -> str:
@@ -79,7 +103,8 @@ def require(needs: Needs | None, conditions: Conditions) -> None:
         return
     if needs.memory is not None and _host_memory() < needs.memory:
         raise UnavailableError(
-            f"needs {_size(needs.memory)} of memory; this machine has {_size(_host_memory())}"
+            f"needs {_size(needs.memory)} of memory; this machine has {_size(_host_memory())}",
+            Lack("memory", _size(needs.memory)),
         )
     if needs.gpu is not None:
         _require_gpu(needs.gpu, resolve(conditions))
@@ -88,6 +113,7 @@ def require(needs: Needs | None, conditions: Conditions) -> None:
 def _require_gpu(needed: int, device: str) -> None:
     import torch
 
+    lack = Lack("gpu", _size(needed))
     if not device.startswith("cuda"):
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         there = (
@@ -95,10 +121,12 @@ def _require_gpu(needed: int, device: str) -> None:
             if gpus
             else f"this machine has no CUDA GPU (it measures on {device})"
         )
-        raise UnavailableError(f"needs a GPU with {_size(needed)}; {there}")
+        raise UnavailableError(f"needs a GPU of {_size(needed)}; {there}", lack)
     index = int(device.removeprefix("cuda:"))
     if torch.cuda.get_device_properties(index).total_memory < needed:
-        raise UnavailableError(f"needs a GPU with {_size(needed)}; there is {_described(index)}")
+        raise UnavailableError(
+            f"needs a GPU of {_size(needed)}; there is {_described(index)}", lack
+        )
 
 
 def free_memory(device: str) -> int:

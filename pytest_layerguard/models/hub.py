@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.library_output import first_line, quiet
-from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
+from pytest_layerguard.environment.measurement_errors import (
+    Lack,
+    MeasurementError,
+    UnavailableError,
+)
 from pytest_layerguard.models.model_folder import (
     CONFIG,
     INDEX,
@@ -156,6 +160,9 @@ class Repository:
                 return call()
             except Exception as error:
                 problem = explained(error, str(self))
+                refused = _status_of(error) in (401, 403)
+        if isinstance(problem, UnavailableError):
+            problem.lack = Lack("access" if refused else "network", self.name)
         raise problem
 
 

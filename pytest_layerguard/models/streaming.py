@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
+from pytest_layerguard.environment.measurement_errors import (
+    Lack,
+    MeasurementError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -82,7 +86,8 @@ def load_streamed(
     """
     if find_spec("accelerate") is None:
         raise UnavailableError(
-            "model.placement: stream needs the package accelerate; pip install pytest-layerguard[stream]"
+            "model.placement: stream needs the package accelerate; pip install pytest-layerguard[stream]",
+            Lack("package", "accelerate"),
         )
     from pytest_layerguard.models.anatomy import Anatomy
 

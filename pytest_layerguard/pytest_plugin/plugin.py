@@ -96,6 +96,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     bet_items.group_by_model(items)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Let a run of bets alone take a line or two while it goes on."""
+    reporting.without_file_names(session)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,

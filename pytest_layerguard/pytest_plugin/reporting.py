@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -74,10 +75,11 @@ def header(config: pytest.Config) -> list[str]:
     if not has_bets(config):
         return outside
     from pytest_layerguard import reference
+    from pytest_layerguard.environment import devices
     from pytest_layerguard.report import terminal
 
     models = ", ".join(f"{name} {reference.digest(name)}" for name in reference.NAMES)
-    return [*terminal.header(config.stash[SETTINGS].device, models), *outside]
+    return [*terminal.header(devices.expected(config.stash[SETTINGS].device), models), *outside]
 
 
 def _outside(config: pytest.Config) -> Iterator[str]:
@@ -265,13 +267,16 @@ def summarise(terminal: pytest.TerminalReporter, config: pytest.Config) -> None:
     results = config.stash[RESULTS]
     if results.bets and config.get_verbosity() >= 0:
         from pytest_layerguard.report.bet_report import by_place
-        from pytest_layerguard.report.terminal import summary
+        from pytest_layerguard.report.terminal import Marks, summary, title
 
         bets = by_place(results.bets)
-        terminal.section("bets")
-        for line in summary(bets, config.get_terminal_writer().fullwidth):
-            terminal.write(line.text)
-            terminal.line(line.word, **line.markup)
+        width, verbose = config.get_terminal_writer().fullwidth, config.get_verbosity() > 0
+        marks = Marks.of(getattr(sys.__stdout__, "encoding", None))
+        terminal.section(title(bets))
+        for line in summary(bets, width, marks, verbose=verbose):
+            terminal.write(line.mark, **line.markup)
+            terminal.line(line.text)
+        _fold_skips(terminal)
         for lines in config.hook.pytest_layerguard_report_lines(config=config, bets=bets):
             for text in lines:
                 terminal.line(text)
@@ -279,6 +284,28 @@ def summarise(terminal: pytest.TerminalReporter, config: pytest.Config) -> None:
         terminal.line(f"ERROR: {error}", red=True)
     if results.bets or results.unreadable:
         _report_to_github(terminal, config)
+
+
+def _fold_skips(terminal: pytest.TerminalReporter) -> None:
+    """Make one line of the skipped bets in the list of skips that `-rs` prints: the table has the reasons.
+
+    `--no-fold-skipped` lists them one by one.
+    """
+    if not terminal.config.getoption("fold_skipped"):
+        return
+    for report in terminal.stats.get("skipped", ()):
+        if isinstance(report, pytest.TestReport) and hasattr(report, ATTRIBUTE):
+            folder = report.nodeid.split("/")[0]
+            reason = "bets not measured, for the reasons above"
+            # pytest prints no line number where there is none, as for a mark of a whole module.
+            report.longrepr = (folder, None, reason)  # type: ignore[assignment]
+
+
+def without_file_names(session: pytest.Session) -> None:
+    """Leave the names of files out of the dots, where all tests are bets: each would take a line."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and all(isinstance(item, BetItem) for item in session.items):
+        reporter.showfspath = False
 
 
 def _report_to_github(terminal: pytest.TerminalReporter, config: pytest.Config) -> None:

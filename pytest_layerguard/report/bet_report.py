@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pydantic import TypeAdapter
 
+from pytest_layerguard.bet.criteria.evaluate import Decider  # noqa: TC001 - as above
 from pytest_layerguard.bet.criteria.interval import short
+from pytest_layerguard.environment.measurement_errors import Lack  # noqa: TC001 - as above
 from pytest_layerguard.measurement.results import (  # noqa: TC001 - as above
     BaseResult,
     BetResult,
@@ -39,6 +41,7 @@ class Criterion:
     truth: str | None = None
     filled: str | None = None
     decided: bool = False
+    decider: Decider | None = None
 
 
 @dataclass(frozen=True)
@@ -150,12 +153,14 @@ class BetReport:
         evidence: Published figures, which were not measured here.
         messages: Why it failed or was skipped.
         warnings: What to note, whether it passed or not.
+        lack: What was wanting to measure it, as far as that is known by name.
         doors: The falsifications whose door it stands in.
         candidates: The checkpoints that were put in the base's place.
         result: The measurement; continuations and loss profiles only of the variants in `shown`.
         shown: The positions of those variants in the result, the mildest first.
         facts: Provenance and diagnostics of the measurement, by name.
         made_with: Versions, device and dtype of each checkpoint, each on one line.
+        devices: The devices that it was measured on.
         matched: The arms that are trained towards the output of the original's layers.
     """
 
@@ -181,12 +186,14 @@ class BetReport:
     evidence: tuple[PublishedEvidence, ...] = ()
     messages: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    lack: Lack | None = None
     doors: tuple[ClosedDoor, ...] = ()
     candidates: tuple[CandidateReport, ...] = ()
     result: BetResult | None = None
     shown: tuple[int, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
     made_with: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
     matched: tuple[str | None, ...] = ()
 
     def to_json(self) -> str:

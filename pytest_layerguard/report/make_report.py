@@ -59,7 +59,6 @@ _TOKENS: Final = 10
 _FIGURES: Final = 60
 """Variants of one piece of evidence that are kept."""
 _FACTS: Final = 120
-_MIRRORED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 def make_report(document: BetDocument, outcome: Outcome, root: Path) -> BetReport:
@@ -89,12 +88,14 @@ def make_report(document: BetDocument, outcome: Outcome, root: Path) -> BetRepor
         evidence=tuple(_published(each) for each in bet.evidence[:20]),
         messages=outcome.messages,
         warnings=outcome.warnings,
+        lack=outcome.lack,
         doors=tuple(_doors(bet, outcome, root)),
         candidates=tuple(_candidates(result)) if result is not None else (),
         result=result and _trimmed(result, kept),
         shown=kept,
         facts=tuple(_facts(result)) if result is not None else (),
         made_with=tuple(dict.fromkeys(_made_with(result))) if result is not None else (),
+        devices=tuple(dict.fromkeys(_devices(result))) if result is not None else (),
         matched=tuple(arm for arm, steps in bet.arm_interventions.items() if _matched(steps)),
     )
 
@@ -116,6 +117,7 @@ def _criteria(criteria: Criteria, outcome: Outcome) -> Iterator[Criterion]:
                 # The evaluation repeats the criterion before its numbers.
                 filled=cut(evaluation.filled.split("  ->  ", 1)[-1], _PROSE),
                 decided=level == outcome.decided_by,
+                decider=evaluation.decider,
             )
         yield criterion
 
@@ -148,14 +150,14 @@ def _compared(level: str, node: parse.Comparison) -> Iterator[Threshold]:
     for place, sign in enumerate(node.operators):
         sides = node.operands[place : place + 2]
         if isinstance(sides[0], parse.Number):
-            sides, sign = sides[::-1], _MIRRORED.get(sign, sign)
+            sides, sign = sides[::-1], parse.MIRRORED.get(sign, sign)
         metric, number = sides
         while isinstance(metric, parse.Quantifier):
             metric = metric.operand
         if (
             isinstance(metric, parse.Name)
             and isinstance(number, parse.Number)
-            and sign in _MIRRORED
+            and sign in parse.MIRRORED
         ):
             yield Threshold(level, metric.parts[:-1], metric.parts[-1], sign, number.value)
 
@@ -307,6 +309,12 @@ def _made_with(result: BetResult) -> Iterator[str]:
         ]
         on = [str(made[key]) for key in ("device", "dtype") if key in made]
         yield cut(" \u00b7 ".join([*libraries, *on]), 300)
+
+
+def _devices(result: BetResult) -> Iterator[str]:
+    for made in result.provenance.get("checkpoints", ()):
+        if "device" in made:
+            yield cut(str(made["device"]), 100)
 
 
 def _facts(result: BetResult) -> Iterator[tuple[str, str]]:

@@ -1,37 +1,61 @@
-"""The lines of a run on the terminal: a header, and a table of every bet at the end."""
+"""The lines of a run on the terminal: a header, and a table of the bets at the end that says what decided."""
 
 from __future__ import annotations
 
+import textwrap
 from importlib import metadata
+from itertools import product
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytest_layerguard import __version__
 from pytest_layerguard.bet.criteria.interval import short
+from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.catalogue.wording import cut
-from pytest_layerguard.report import text
-from pytest_layerguard.report.words import why_skipped
+from pytest_layerguard.report import failure, text, variant_table
+from pytest_layerguard.report.words import lacks, why_skipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from pytest_layerguard.bet.criteria.evaluate import Decider
     from pytest_layerguard.report.bet_report import BetReport
 
-HEADINGS: Final = (
-    "bet", "model", "done", "base", "variant", "ratio", "interval", "unique", "time", "verdict",
-)  # fmt: skip
-NUMBERS: Final = frozenset({"base", "variant", "ratio", "unique", "time"})
-ELASTIC: Final = frozenset({"bet", "model", "done"})
-LIMITS: Final = (60, 30, 20, 14)
-"""Widths that the elastic columns are cut to, one after the other, until the table fits."""
-EXPENDABLE: Final = ("time", "done", "interval", "base", "unique", "model", "variant", "ratio")
-"""Columns that a narrow terminal goes without, the first to go first."""
+_HEADINGS: Final = ("", "bet", "status", "word", "decided by", "bar")
+_IDS: Final = (60, 30, 24, 20, 17, 14, 8)
+"""Widths that ids are cut to, one after the other, until the table fits."""
+_ROOMY: Final = 100
+"""Columns from which on there are two spaces between the columns of the table."""
+_READABLE: Final = 20
+"""Columns that an id keeps for as long as what decided can be said in fewer words."""
+_ENOUGH: Final = 24
+"""Columns that show what decided with its interval; the status goes before these do."""
+_LEAST: Final = 8
+"""Columns that the cell on what decided is never cut below."""
+
+
+class Marks(NamedTuple):
+    """The signs before a bet that is as expected, that failed, and that was not decided."""
+
+    passed: str
+    failed: str
+    open: str
+
+    @classmethod
+    def of(cls, encoding: str | None) -> Marks:
+        """Return the marks that an output in this encoding can show."""
+        best, plain = cls("\u2713", "\u2717", "?"), cls("ok", "X", "?")
+        try:
+            "".join(best).encode(encoding or "ascii")
+        except (LookupError, UnicodeEncodeError):
+            return plain
+        return best
 
 
 class MarkedLine(NamedTuple):
-    """A line, and a word at its end that is marked up."""
+    """A mark with its markup, and the text after it."""
 
+    mark: str
     text: str
-    word: str = ""
     markup: Mapping[str, bool] = {}
 
 
@@ -57,78 +81,161 @@ def markup(word: str, outcome: str) -> dict[str, bool]:
     return {"green": True}
 
 
-def summary(bets: Sequence[BetReport], width: int) -> Iterator[MarkedLine]:
-    """Yield a table with a line for each bet, no wider than `width` columns, and notes below it."""
-    rows = [dict(zip(HEADINGS, HEADINGS, strict=True)), *(_row(bet) for bet in bets)]
-    table = _fit(rows, width)
-    yield MarkedLine(table[0])
-    for line, bet in zip(table[1:], bets, strict=True):
-        yield MarkedLine(line.removesuffix(bet.word), bet.word, markup(bet.word, bet.outcome))
+def title(bets: Sequence[BetReport]) -> str:
+    """Return how many bets came out how, and what that took: `bets: 19 as expected (96s, cpu, 0 kept)`."""
+    passed = [bet for bet in bets if bet.outcome == "passed"]
+    undecided = sum(bet.word == "INCONCLUSIVE" for bet in passed)
+    counts = {
+        "failed": sum(bet.failed for bet in bets),
+        "as expected": len(passed) - undecided,
+        "undecided": undecided,
+        "not measured": sum(bet.outcome == "skipped" for bet in bets),
+    }
+    shown = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    measured = [bet for bet in bets if bet.result is not None]
+    if not measured:
+        return f"bets: {shown}"
+    devices = dict.fromkeys(device for bet in measured for device in bet.devices)
+    spent = text.seconds(sum(bet.seconds for bet in measured))
+    kept = f"{sum(bet.cached for bet in measured)} kept"
+    return f"bets: {shown} ({', '.join([spent, *devices, kept])})"
+
+
+def summary(
+    bets: Sequence[BetReport], width: int, marks: Marks, *, verbose: bool = False
+) -> Iterator[MarkedLine]:
+    """Yield a table of the bets that were judged, no wider than `width`, and below it what to note.
+
+    What failed stands apart, at the end of the table. Skipped bets are summed up by what was wanting; with
+    `verbose` they are named, and every bet has its variants and published figures.
+    """
+    judged = sorted((bet for bet in bets if bet.outcome != "skipped"), key=lambda bet: bet.failed)
+    if judged:
+        yield from _table(judged, width, marks)
+    skipped = [bet for bet in bets if bet.outcome == "skipped"]
+    if any(bet.cached for bet in judged):
+        yield MarkedLine("", "* kept from an earlier run; --layerguard-fresh measures anew")
+    if skipped:
+        hint = "" if verbose else "; -v names them"
+        yield from _wrapped(f"not measured: {', '.join(lacks(skipped))}{hint}", width)
+    noted: dict[str, list[str]] = {}
     for bet in bets:
-        for note in [*bet.warnings, *(why_skipped(bet) if bet.word == "SKIPPED" else ())]:
-            # The first line says what it is about; the reports have the rest.
-            first, _, further = note.partition("\n")
-            shown = cut(first, 600) + (" ..." if further else "")
-            yield MarkedLine(f"{bet.id}: {shown}")
+        for note in bet.warnings:
+            noted.setdefault(note, []).append(bet.id)
+    for note, ids in noted.items():
+        # The first line says what it is about; the reports have the rest.
+        first, _, further = note.partition("\n")
+        shown = cut(first, 600) + (" ..." if further else "")
+        yield from _wrapped(f"noted: {', '.join(ids)}: {shown}", width)
+    if verbose:
+        for bet in bets:
+            yield from (MarkedLine("", line) for line in _details(bet))
 
 
-def _fit(rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
-    """Cut the elastic columns, then leave columns out, until the table is narrow enough.
+def _wrapped(line: str, width: int) -> Iterator[MarkedLine]:
+    for each in textwrap.wrap(line, max(width, 20), subsequent_indent="  ", break_on_hyphens=False):
+        yield MarkedLine("", each)
+
+
+def _details(bet: BetReport) -> Iterator[str]:
+    """Yield a paragraph on a bet: why it was skipped or what was measured, and what is published."""
+    yield ""
+    took = "kept" if bet.cached else text.seconds(bet.seconds)
+    said = "not measured" if bet.outcome == "skipped" else f"{bet.word}, {took}"
+    yield f"{bet.id} ({cut(bet.title, 100)}): {bet.intervention} on {bet.model}: {said}"
+    details = [*why_skipped(bet)] if not bet.failed else []
+    if bet.result is not None and not bet.failed:
+        details = [*variant_table.lines(bet.result), *details]
+    for detail in details:
+        yield from (f"  {printable(line)}" for line in detail.split("\n"))
+
+
+def _table(bets: Sequence[BetReport], width: int, marks: Marks) -> Iterator[MarkedLine]:
+    rows = [_row(bet, marks) for bet in bets]
+    heading, *lines = _fit(rows, width)
+    yield MarkedLine("", heading)
+    apart = any(bet.failed for bet in bets) and not bets[0].failed
+    for bet, row, line in zip(bets, rows, lines, strict=True):
+        if bet.failed and apart:
+            yield MarkedLine("", "")
+            apart = False
+        after = len(row.mark)
+        yield MarkedLine(line[:after], line[after:], markup(bet.word, bet.outcome))
+
+
+class _Row(NamedTuple):
+    """The cells of a bet; `decided` is what decided in several forms, the longest first."""
+
+    mark: str
+    bet: str
+    status: str
+    word: str
+    decided: Sequence[str]
+    bar: str
+
+
+def _row(bet: BetReport, marks: Marks) -> _Row:
+    mark = (
+        marks.failed if bet.failed else marks.open if bet.word == "INCONCLUSIVE" else marks.passed
+    )
+    decided = bet.deciding
+    decider = decided.decider if decided is not None else None
+    forms, bar = (_decided(decider), decider.bar) if decider else ([failure.brief(bet)], "")
+    return _Row(mark + "*" * bet.cached, bet.id, bet.status, bet.word, forms, bar)
+
+
+def _decided(decider: Decider) -> list[str]:
+    """Return what was compared in several forms, the longest first."""
+    name = decider.metric.rpartition(".")[2]
+    ratio = name == "perplexity_ratio"
+    number = decider.interval
+    value = _figure(number.value, decider.bar) + "x" * ratio
+    what = value if ratio else f"{decider.metric} {value}"
+    low, high = (_figure(end, decider.bar) for end in (number.low, number.high))
+    ends = "" if number.is_point else f" [{low}, {high}]"
+    who = ", ".join(part for part in (decider.variant, decider.among) if part)
+    few = decider.among or decider.variant
+    forms = [
+        f"{who} {what}{ends}",
+        f"{few} {what}{ends}",
+        f"{few} {value}{ends}",
+        f"{value}{ends}",
+        f"{few} {value}",
+        value,
+    ]
+    return [printable(form).strip() for form in forms]
+
+
+def _figure(value: float, bar: str) -> str:
+    """Return a number with three digits, or with more where three would make it equal to the bar."""
+    few = f"{value:.3g}" if abs(value) < 1_000 else short(value)
+    return short(value) if bar.endswith(f" {few}") else few
+
+
+def _fit(rows: Sequence[_Row], width: int) -> list[str]:
+    """Return heading and lines: ids, the status and what decided are cut as little as the width allows.
 
     Bets that can be distinguished come before columns: a table of equal beginnings is of no use.
     """
-    lines: list[str] = []
-    alike: list[str] = []
-    for gone in range(len(EXPENDABLE) + 1):
-        kept = [name for name in HEADINGS if name not in EXPENDABLE[:gone]]
-        numbers = frozenset(at for at, name in enumerate(kept) if name in NUMBERS)
-        for limit in LIMITS:
-            cells = [
-                [
-                    _clipped(name, row[name], limit) if name in ELASTIC else row[name]
-                    for name in kept
-                ]
-                for row in rows
-            ]
-            lines = text.aligned(cells, numbers)
-            if max(map(text.columns, lines)) > width:
-                continue
-            if len({row[0] for row in cells}) == len({row["bet"] for row in rows}):
-                return lines
-            alike = alike or lines
-    return alike or lines
-
-
-def _clipped(heading: str, cell: str, limit: int) -> str:
-    return text.clip_path(cell, limit) if heading == "model" else text.clip(cell, limit)
-
-
-def _row(bet: BetReport) -> dict[str, str]:
-    ratios = [
-        each.metrics["perplexity_ratio"]
-        for each in bet.variants
-        if "perplexity_ratio" in each.metrics
-    ]
-    ends = [end for each in ratios if not each.is_point for end in (each.low, each.high)]
-    return {
-        "bet": bet.id,
-        "model": bet.model,
-        "done": bet.intervention,
-        "base": _spread(
-            [each.metrics["perplexity"].value for each in bet.bases if "perplexity" in each.metrics]
-        ),
-        "variant": _spread(bet.points("perplexity")),
-        "ratio": _spread(bet.points("perplexity_ratio")),
-        # The outermost ends over the variants.
-        "interval": f"[{short(min(ends))}, {short(max(ends))}]" if ends else "-",
-        "unique": _spread(bet.points("unique_tokens")),
-        "time": "cached" if bet.cached else text.seconds(bet.seconds),
-        "verdict": bet.word,
-    }
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
-    low, high = short(min(values)), short(max(values))
-    return low if low == high else f"{low}..{high}"
+    gap = 2 if width >= _ROOMY else 1
+    for enough, status, limit in product((None, _ENOUGH, _LEAST), (True, False), _IDS):
+        ids = [text.clip(row.bet, limit) for row in rows]
+        if len(set(ids)) < len({row.bet for row in rows}) and limit != _IDS[-1]:
+            continue
+        names = [name for name in _HEADINGS if status or name != "status"]
+        cells = [names] + [
+            [row.mark, id_, *([row.status] if status else []), row.word, "", row.bar]
+            for row, id_ in zip(rows, ids, strict=True)
+        ]
+        at = names.index("decided by")
+        cells[0][at] = ""
+        room = width - max(map(text.columns, text.aligned(cells, gap=gap)))
+        whole = limit >= _READABLE and all(text.columns(row.decided[0]) <= room for row in rows)
+        if whole if enough is None else room >= enough:
+            break
+    room = max(room, _LEAST)
+    cells[0][at] = text.clip(_HEADINGS[4], room)
+    for row, line in zip(rows, cells[1:], strict=True):
+        fitting = (each for each in row.decided if text.columns(each) <= room)
+        line[at] = next(fitting, text.clip(row.decided[-1], room))
+    return text.aligned(cells, gap=gap)

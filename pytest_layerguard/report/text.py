@@ -69,8 +69,10 @@ def seconds(value: float) -> str:
     return f"{minutes}m {rest:02d}s"
 
 
-def aligned(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> list[str]:
-    """Line up rows of cells, two spaces between columns; the columns in `right` to the right."""
+def aligned(
+    rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset(), gap: int = 2
+) -> list[str]:
+    """Line up rows of cells, `gap` spaces between columns; the columns in `right` to the right."""
     widths = [max(columns(row[at]) for row in rows) for at in range(len(rows[0]))] if rows else []
     lines = []
     for row in rows:
@@ -80,5 +82,5 @@ def aligned(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) 
             else cell + " " * (width - columns(cell))
             for at, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        lines.append("  ".join(cells).rstrip())
+        lines.append((" " * gap).join(cells).rstrip())
     return lines

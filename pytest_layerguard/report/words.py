@@ -28,6 +28,23 @@ _MEANINGS: Final = {
     "ERROR": "Nothing could be measured honestly, so there is no verdict.",
     "SKIPPED": "Not measured here.",
 }
+_LACKS: Final = {
+    "gpu": "needs a GPU of {}",
+    "memory": "needs {} of memory",
+    "network": "no network to reach {}",
+    "access": "no access to {}",
+    "package": "needs the package {}",
+}
+_ALONE: Final = {"network": "with ", "access": "with "}
+_SEVERAL: Final = {
+    "gpu": "need a GPU",
+    "memory": "need more memory",
+    "network": "for want of a network",
+    "access": "for want of access",
+    "package": "need a package",
+}
+_SIZES: Final = frozenset({"gpu", "memory"})
+_LISTED: Final = 2
 _EVIDENCE: Final = 1_000
 """Characters of one piece of evidence on a line."""
 _BRIEF: Final = 240
@@ -69,14 +86,36 @@ def why_skipped(bet: BetReport) -> Iterator[str]:
 
 
 def why_skipped_in_brief(bet: BetReport) -> str:
-    """Return why a bet was skipped, short enough for a list of many such bets.
+    """Return what was wanting, or the first line of why a bet was skipped; the reports have the rest."""
+    if bet.lack is None:
+        return cut(bet.messages[0].split("\n")[0], _BRIEF)
+    kind, of = bet.lack
+    return cut(_LACKS[kind].format(of), _BRIEF)
 
-    The whole stands below the table of bets and in the reports.
-    """
-    reason, *further = (cut(each.split("\n")[0], _BRIEF) for each in bet.messages)
-    evidence = [cut(each, _BRIEF) for each in published(bet.evidence)]
-    left = len(further) + len(evidence[1:])
-    return "; ".join([reason, *evidence[:1], *([f"and {left} more below"] if left else [])])
+
+def lacks(bets: Sequence[BetReport]) -> Iterator[str]:
+    """Yield how many of the skipped bets wanted what: `2 need a GPU (8 and 24 GiB)`."""
+    wanted: dict[str, list[BetReport]] = {}
+    for bet in bets:
+        wanted.setdefault(bet.lack.kind if bet.lack else "", []).append(bet)
+    for kind, those in wanted.items():
+        if len(those) == 1:
+            yield f"1 {_ALONE.get(kind, '')}{why_skipped_in_brief(those[0])}"
+        elif not kind:
+            yield f"{len(those)} for other reasons"
+        else:
+            named = sorted({bet.lack.of for bet in those if bet.lack})
+            if kind in _SIZES:
+                sizes = sorted(float(each.removesuffix(" GiB")) for each in named)
+                which = f" ({_listed([f'{size:g}' for size in sizes])} GiB)"
+            else:
+                which = f" ({cut(_listed(named), _BRIEF)})" if len(named) <= _LISTED else ""
+            yield f"{len(those)} {_SEVERAL[kind]}{which}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def how_measured(result: BetResult) -> str:

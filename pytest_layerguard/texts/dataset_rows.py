@@ -16,7 +16,11 @@ from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.allowed_paths import quoted
 from pytest_layerguard.environment.conditions import UNPINNED_FLAG
 from pytest_layerguard.environment.library_output import first_line, quiet
-from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
+from pytest_layerguard.environment.measurement_errors import (
+    Lack,
+    MeasurementError,
+    UnavailableError,
+)
 from pytest_layerguard.models.hub import Repository
 
 if TYPE_CHECKING:
@@ -251,6 +255,7 @@ def _library() -> ModuleType:
     except ImportError:
         raise UnavailableError(
             "datasets are read by the datasets package, which is not installed; "
-            "pip install 'pytest-layerguard[datasets]'"
+            "pip install 'pytest-layerguard[datasets]'",
+            Lack("package", "datasets"),
         ) from None
     return datasets  # type: ignore[no-any-return]

@@ -509,3 +509,30 @@ def test_combinations_have_an_end(monkeypatch):
     assert caught.value.message == "ranges over too many combinations"
     assert caught.value.column == 11
     assert judged("any(a.kl < b.kl)", rows[:2] + rows[3:]) is Truth.FALSE
+
+
+@pytest.mark.parametrize(
+    ("text", "decider"),
+    [
+        ("any(ratio <= 3)", ("b", "best of 3", "ratio", 2, "<= 3")),
+        ("any(ratio <= 1)", ("b", "best of 3", "ratio", 2, "<= 1")),
+        ("all(ratio <= 9)", ("c", "worst of 3", "ratio", 8, "<= 9")),
+        ("all(ratio <= 3)", ("c", "worst of 3", "ratio", 8, "<= 3")),
+        ("3 >= min(ratio)", ("b", "least of 3", "ratio", 2, "<= 3")),
+        ("mean(ratio) > 4", ("", "mean of 3", "ratio", 5, "> 4")),
+        ("max(ratio) < 9 and min(ratio) > 4", ("b", "least of 3", "ratio", 2, "> 4")),
+        ("x.kl * 2 < 9", ("", "", "x.kl * 2", 2, "< 9")),
+        ("x.kl < 9", ("x", "", "kl", 1, "< 9")),
+    ],
+)
+def test_one_comparison_decides(text, decider):
+    sweep = {"a": 5.0, "b": 2.0, "c": 8.0}
+    rows = [
+        Row(name, name, None, None, None, {"ratio": Interval.point(each)})
+        for name, each in sweep.items()
+    ]
+    if "x.kl" in text:
+        rows = [Row("skip", "", "x", None, None, {"kl": Interval.point(1.0)})]
+    found = Expression.parse(text).evaluate(rows).decider
+    shown = (found.variant, found.among, found.metric, found.interval.value, found.bar)
+    assert shown == decider

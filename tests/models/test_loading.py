@@ -616,13 +616,13 @@ class TestNeeds:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
         with pytest.raises(
-            UnavailableError, match="needs a GPU with 24 GiB; this machine has no CUDA GPU"
+            UnavailableError, match="needs a GPU of 24 GiB; this machine has no CUDA GPU"
         ):
             devices.require(Needs(gpu="24GiB"), Conditions())
 
     def test_a_larger_gpu(self, gpus: None) -> None:
         devices.require(Needs(gpu="24GiB"), Conditions())
-        with pytest.raises(UnavailableError, match=r"with 80 GiB; there is cuda:0 \(H, 24 GiB\)"):
+        with pytest.raises(UnavailableError, match=r"of 80 GiB; there is cuda:0 \(H, 24 GiB\)"):
             devices.require(Needs(gpu="80GiB"), Conditions())
 
     @pytest.fixture
@@ -639,3 +639,40 @@ def test_tokens_are_scrubbed(monkeypatch: pytest.MonkeyPatch) -> None:
     told = scrubbed("a my-own-secret b hf_abcDEF123456 c Bearer xyz \x1b[31mred")
 
     assert told == "a *** b *** c Bearer *** [31mred"
+
+
+class TestExpectedDevice:
+    """The device in the header of a run, which costs no import of torch."""
+
+    @pytest.mark.parametrize(
+        ("version", "cards", "device"),
+        [
+            ("2.13.0+cpu", ["H"], "auto (cpu)"),
+            ("2.13.0", ["NVIDIA H100", "NVIDIA A10"], "auto (NVIDIA A10, NVIDIA H100)"),
+            ("2.13.0", [], "auto (cpu)"),
+        ],
+    )
+    def test_auto_comes_to(
+        self,
+        version: str,
+        cards: list[str],
+        device: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        for card in cards:
+            (tmp_path / card).mkdir()
+            (tmp_path / card / "information").write_text(f"Model: \t {card}\nIRQ: 1\n")
+        monkeypatch.setattr(devices.metadata, "version", lambda _name: version)
+        monkeypatch.setattr(devices.sys, "platform", "linux")
+        monkeypatch.setattr(devices, "_NVIDIA", tmp_path)
+        monkeypatch.setattr(devices, "_OTHER_GPUS", ())
+        assert devices.expected("auto") == device
+        assert devices.expected("cuda:1") == "cuda:1"
+
+    def test_it_stays_open_where_only_torch_knows(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(devices.metadata, "version", lambda _name: "2.13.0")
+        monkeypatch.setattr(devices, "_OTHER_GPUS", (str(tmp_path),))
+        assert devices.expected("auto") == "auto"

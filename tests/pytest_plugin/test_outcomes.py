@@ -53,19 +53,28 @@ def test_a_bet_that_cannot_be_measured_here_is_skipped_with_its_reason(project: 
     result.stdout.fnmatch_lines(
         [
             "bets/bet-40.yaml::bet-40 SKIPPED (needs 24 GiB of GPU memory*",
-            "bet-40 *SKIPPED",
-            "bet-40: needs 24 GiB of GPU memory, this machine has none",
-            "SKIPPED * bets/bet-40.yaml:1: needs 24 GiB of GPU memory, this machine has none*",
+            "not measured: 1 needs 24 GiB of GPU memory, this machine has none",
+            "bet-40 (Skip each layer): skip_layers on reference: not measured",
+            "  needs 24 GiB of GPU memory, this machine has none",
+            "SKIPPED [[]1] bets: bets not measured, for the reasons above",
         ]
     )
 
 
 def test_a_skip_shows_the_published_evidence(project: Project, evidence: str) -> None:
     project.bet("bet-40", unavailable="no GPU", more=evidence)
-    result = project.run("bets/")
-    result.stdout.fnmatch_lines(
-        ["bet-40: no GPU", "bet-40: published, not measured here: Bet 40, Skip-each-layer*"]
+    brief = project.run("bets/")
+    brief.stdout.fnmatch_lines(["not measured: 1 no GPU; -v names them"])
+    brief.stdout.no_fnmatch_line("*published, not measured*")
+    project.run("bets/", "-v").stdout.fnmatch_lines(
+        ["  no GPU", "  published, not measured here: Bet 40, Skip-each-layer*"]
     )
+
+
+def test_skips_are_listed_one_by_one_where_pytest_is_asked_to(project: Project) -> None:
+    project.bet("bet-40", unavailable="no GPU")
+    result = project.run("bets/", "-rs", "--no-fold-skipped")
+    result.stdout.fnmatch_lines(["SKIPPED bets/bet-40.yaml::bet-40 - Skipped: no GPU"])
 
 
 def test_what_is_required_cannot_be_skipped(project: Project) -> None:
@@ -73,7 +82,7 @@ def test_what_is_required_cannot_be_skipped(project: Project) -> None:
     result = project.run("bets/", "--layerguard-require=all")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["needs 24 GiB of GPU memory", "*--layerguard-require all: *", "bet-40 *ERROR"]
+        ["needs 24 GiB of GPU memory", "*--layerguard-require all: *", "* bet-40 *ERROR *"]
     )
 
 
@@ -106,7 +115,7 @@ def test_a_mistake_of_ours_has_a_traceback_and_is_an_error(project: Project) -> 
     result = project.run("bets/", "-v")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["*::bet-40 ERROR *", "*ZeroDivisionError: a mistake of ours", "bet-40 *ERROR"]
+        ["*::bet-40 ERROR *", "*ZeroDivisionError: a mistake of ours", "* bet-40 *ERROR *"]
     )
 
 
@@ -216,4 +225,4 @@ class TestFailure:
         project.bet("bet-40", "CATASTROPHIC")
         result = project.run("bets/", "--tb=no")
         result.stdout.no_fnmatch_line("claim: *")
-        result.stdout.fnmatch_lines(["bet-40 *CATASTROPHIC"])
+        result.stdout.fnmatch_lines(["* bet-40 *CATASTROPHIC *"])

@@ -160,7 +160,7 @@ def test_it_is_seen_in_a_log_under_capture(slow: Project) -> None:
     ]
     assert len(words) >= 2
     result.stdout.fnmatch_lines(["*- Captured stdout call -*", "printed by a library"])
-    result.stdout.fnmatch_lines(["bet-1 *LENIENT", "bet-2 *CATASTROPHIC"])
+    result.stdout.fnmatch_lines(["* bet-1 *LENIENT *", "* bet-2 *CATASTROPHIC *"])
 
 
 def test_a_quiet_run_shows_nothing(slow: Project) -> None:
@@ -171,7 +171,7 @@ def test_a_quiet_run_shows_nothing(slow: Project) -> None:
 def test_the_controller_tells_what_its_workers_are_at(slow: Project) -> None:
     result = slow.run_apart("bets/", "-n", "1")
     result.stdout.fnmatch_lines(["layerguard: gw0: bet-1: measuring 2 variants, 50%, *"])
-    result.stdout.fnmatch_lines(["bet-1 *LENIENT", "bet-2 *CATASTROPHIC"])
+    result.stdout.fnmatch_lines(["* bet-1 *LENIENT *", "* bet-2 *CATASTROPHIC *"])
 
 
 def test_short_work_shows_nothing(project: Project) -> None:

@@ -95,7 +95,7 @@ def test_parts_come_to_what_the_whole_comes_to(
 def table(result: pytest.RunResult) -> list[str]:
     """The table of bets, what is noted below it, and the line of each failure."""
     lines = result.outlines
-    start = next(at for at, line in enumerate(lines) if "= bets =" in line)
+    start = next(at for at, line in enumerate(lines) if "= bets: " in line)
     return sorted(lines[start:-1])
 
 

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from pytest_layerguard.bet.criteria.evaluate import Decider
 from pytest_layerguard.bet.criteria.interval import Interval
+from pytest_layerguard.environment.measurement_errors import Lack
 from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
 from pytest_layerguard.report import terminal, text
-from pytest_layerguard.report.bet_report import BetReport
+from pytest_layerguard.report.bet_report import BetReport, Criterion
+from pytest_layerguard.report.terminal import Marks
 
 
 def told(
@@ -61,49 +64,88 @@ def variant(
     return VariantResult(name, "", None, None, None, metrics)
 
 
-def table(*bets: BetReport, width: int = 160) -> list[str]:
-    return [line.text + line.word for line in terminal.summary(bets, width)]
+NUMBER = Interval(3.934, 3.552, 4.361)
 
 
-def test_a_sweep_shows_its_range_and_the_outermost_ends() -> None:
-    line = table(told())[1].split()
-    assert line == [
-        *("bet-40", "reference", "skip_layers", "89", "980..7120", "11..80"),
-        *("[71.2,", "89.9]", "2", "1.9s", "CATASTROPHIC"),
+def criterion(
+    number: Interval = NUMBER,
+    *,
+    metric: str = "perplexity_ratio",
+    bar: str = "<= 3",
+    variant: str = "skip-2",
+    among: str = "best of 4",
+) -> tuple[Criterion, ...]:
+    decider = Decider(variant, among, metric, number, bar)
+    return (Criterion("lenient", "", "false", "filled", decided=True, decider=decider),)
+
+
+def table(*bets: BetReport, width: int = 160, verbose: bool = False) -> list[str]:
+    lines = terminal.summary(bets, width, Marks.of("ascii"), verbose=verbose)
+    return [line.mark + line.text for line in lines]
+
+
+def skipped(id_: str, lack: Lack | None = None, why: str = "no GPU") -> BetReport:
+    return told(id=id_, result=None, word="SKIPPED", outcome="skipped", lack=lack, messages=(why,))
+
+
+def test_a_row_has_what_decided_and_its_bar() -> None:
+    heading, line = table(told(criteria=criterion()))
+    assert heading.split() == ["bet", "status", "word", "decided", "by", "bar"]
+    assert line.split("  ") == [
+        *("ok", "bet-40", "falsified", "CATASTROPHIC"),
+        *("skip-2, best of 4 3.93x [3.55, 4.36]", "<= 3"),
     ]
 
 
+def test_a_narrow_table_keeps_the_number_and_its_interval() -> None:
+    wide = told(id="bet-with-a-rather-long-name-indeed", criteria=criterion())
+    assert "3.93x [3.55, 4.36] <= 3" in " ".join(table(wide, width=80)[1].split())
+    assert "CATASTROPHIC 3.93x <= 3" in " ".join(table(wide, width=40)[1].split())
+
+
+def test_a_metric_that_is_no_ratio_is_named() -> None:
+    found = criterion(Interval.point(2.0), metric="unique_tokens", bar="< 5", among="")
+    assert "skip-2 unique_tokens 2  < 5" in table(told(criteria=found))[1]
+
+
+def test_a_number_close_to_its_bar_has_the_digits_that_decide() -> None:
+    close = criterion(Interval(1.5021, 1.5004, 1.51), bar="<= 1.5")
+    assert "1.502x [1.5, 1.51]" in table(told(criteria=close))[1]
+
+
 def test_an_overflow_is_infinite() -> None:
-    assert " inf " in table(told(variant("x", math.inf, math.inf)))[1]
+    assert " infx " in table(told(criteria=criterion(Interval.point(math.inf))))[1]
 
 
-def test_a_bet_that_was_not_measured() -> None:
-    line = table(told(result=None, word="CROSSED", outcome="failed"))[1]
-    assert line.split() == ["bet-40", "reference", "skip_layers", *"-----", "0.0s", "CROSSED"]
-
-
-def test_each_checkpoint_has_its_own_base() -> None:
-    bases = tuple(
-        BaseResult(None, name, {"perplexity": Interval.point(value)})
-        for name, value in (("before", 10.0), ("after", 15.0))
+def test_a_bet_that_was_not_measured_has_its_reason() -> None:
+    crossed = told(
+        result=None, word="CROSSED", outcome="failed", messages=("bet-40 closed this door",)
     )
-    assert "10..15" in table(told(bases=bases))[1]
+    assert table(crossed)[1].split("  ") == [
+        *("X", "bet-40", "falsified", "CROSSED", "bet-40 closed this door"),
+    ]
 
 
-def test_a_cached_result_says_so() -> None:
-    assert "cached" in table(told(cached=True))[1].split()
+def test_what_failed_stands_apart() -> None:
+    lines = table(told(outcome="failed"), told(id="b"), told(id="c", outcome="failed"))
+    assert [line[:2] for line in lines] == ["  ", "ok", "", "X ", "X "]
+
+
+def test_what_was_kept_is_marked() -> None:
+    lines = table(told(cached=True), told(id="b"))
+    assert [line[:3] for line in lines[1:3]] == ["ok*", "ok "]
+    assert lines[3].startswith("* kept")
 
 
 @pytest.mark.parametrize("width", [200, 120, 100, 80, 60, 40])
 def test_the_table_fits(width: int) -> None:
     bets = [
-        told(id="bet-with-a-rather-long-name-indeed", model="SomeOrganisation/some-model-30b-a3b"),
-        told(id="b", intervention="average_experts, ternary_weights, train, prune_weights"),
+        told(id="bet-with-a-rather-long-name-indeed", criteria=criterion(variant="a" * 90)),
+        told(id="b", outcome="failed", messages=("m" * 90,)),
     ]
     lines = table(*bets, width=width)
     assert max(map(text.columns, lines)) <= width
-    assert all(line.endswith("CATASTROPHIC") for line in lines[1:])
-    assert lines[0].startswith("bet")
+    assert all("CATASTROPHIC" in line for line in (lines[1], lines[3]))
 
 
 def test_bets_that_begin_alike_can_be_told_apart() -> None:
@@ -112,37 +154,62 @@ def test_bets_that_begin_alike_can_be_told_apart() -> None:
         "degeneration-gemma-3-12b-retrained",
         "degeneration-layers",
     )
-    lines = table(*(told(id=name, model="google/gemma-3-12b-it") for name in names), width=80)
+    lines = table(*(told(id=name, criteria=criterion()) for name in names), width=80)
     assert max(map(text.columns, lines)) <= 80
-    assert len({line.split()[0] for line in lines[1:]}) == 3
+    assert len({line.split()[1] for line in lines[1:]}) == 3
 
 
-def test_a_narrow_table_shows_the_end_of_a_models_path() -> None:
-    far = f"{'../' * 40}models/stories260k"
-    for model in ("../models/stories260k", far):
-        (line,) = table(told(id="bet-on-a-folder", model=model), width=80)[1:]
-        assert "stories260k " in line
-        assert text.columns(line) <= 80
+def test_skipped_bets_are_summed_up_by_what_was_wanting() -> None:
+    bets = [
+        *(skipped(f"g{size}", Lack("gpu", f"{size} GiB")) for size in (40, 8, 120)),
+        skipped("n", Lack("network", "ORG/NAME")),
+        skipped("o"),
+    ]
+    assert table(*bets) == [
+        "not measured: 3 need a GPU (8, 40 and 120 GiB), 1 with no network to reach ORG/NAME, "
+        "1 no GPU; -v names them"
+    ]
+    many = [skipped(each, Lack("network", f"ORG/{each}")) for each in "abc"]
+    assert table(*many) == ["not measured: 3 for want of a network; -v names them"]
+    assert table(*many[:2])[0].startswith("not measured: 2 for want of a network (ORG/a and ORG/b)")
 
 
-def test_verdicts_start_in_one_column() -> None:
-    lines = table(told(), told(id="a-longer-one", word="STRICT", cached=True))
-    assert (
-        len({line.rindex(word) for line, word in zip(lines[1:], ("CATA", "STRICT"), strict=True)})
-        == 1
+def test_details_are_shown_when_asked_for() -> None:
+    lines = table(told(criteria=criterion()), skipped("s", why="not here"), verbose=True)
+    assert any(line.startswith("  skip-0") for line in lines)
+    assert "  not here" in lines
+    assert not any("-v names them" in line for line in lines)
+
+
+def test_the_title_counts() -> None:
+    bets = [
+        told(devices=("cpu",)),
+        told(outcome="failed"),
+        told(word="INCONCLUSIVE", cached=True),
+        skipped("s"),
+    ]
+    assert terminal.title(bets) == (
+        "bets: 1 failed, 1 as expected, 1 undecided, 1 not measured (3.9s, cpu, 1 kept)"
     )
+    assert terminal.title([skipped("s")]) == "bets: 1 not measured"
 
 
-def test_a_hostile_note_stays_on_its_line() -> None:
-    lines = table(told(warnings=("\x1b[2J", "x" * 5000)))
+def test_marks_are_ascii_where_there_are_no_better() -> None:
+    assert Marks.of("utf-8").passed == "\u2713"
+    for encoding in ("ascii", "cp1252", "unheard-of", None):
+        assert "".join(Marks.of(encoding)).isascii()
+
+
+def test_a_hostile_note_stays_in_its_place() -> None:
+    lines = table(told(warnings=("\x1b[2J", "x" * 5000)), width=1000)
     assert len(lines) == 4
     assert "\x1b" not in "".join(lines)
     assert len(lines[3]) < 1000
 
 
-def test_notes_stand_below_the_table() -> None:
-    lines = table(told(warnings=("needs 24 GiB of GPU memory",)), told(id="b"))
-    assert lines[3:] == ["bet-40: needs 24 GiB of GPU memory"]
+def test_notes_stand_below_the_table_each_once() -> None:
+    lines = table(told(warnings=("amended",)), told(id="b", warnings=("amended", "more")))
+    assert lines[3:] == ["noted: bet-40, b: amended", "noted: b: more"]
 
 
 @pytest.mark.parametrize(

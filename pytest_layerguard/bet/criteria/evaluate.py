@@ -30,6 +30,8 @@ _GATHERED: Final[Mapping[str, Callable[[Sequence[Interval]], Interval]]] = {
     "mean": arithmetic.mean,
 }
 
+_AMONG: Final = {"min": "least", "max": "greatest", "mean": "mean"}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -50,11 +52,31 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Decider:
+    """The one comparison that a truth rests on: ``skip-3``, ``best of 4``, 3.93 against ``<= 3``.
+
+    Attributes:
+        variant: The variant whose number was compared, or the prefix that names it; empty without one.
+        among: Of how many it is the best, the worst, the least, the greatest or the mean; empty of one.
+        metric: What was compared, as written.
+        interval: The measured number.
+        bar: The sign and the number that it was compared with.
+    """
+
+    variant: str
+    among: str
+    metric: str
+    interval: Interval
+    bar: str
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The truth of an expression, and its text with the measured numbers filled in."""
 
     truth: Truth
     filled: str
+    decider: Decider
     straddling: tuple[Straddle, ...] = ()
 
 
@@ -86,7 +108,7 @@ class Expression(Parsed):
         filled = f"{self}  ->  {finding.filled}"
         if len(filled) > _LONGEST_FILLED:
             filled = f"{filled[: _LONGEST_FILLED - 4]} ..."
-        return Evaluation(finding.truth, filled, finding.straddling)
+        return Evaluation(finding.truth, filled, finding.decider, finding.straddling)
 
 
 class Criteria(BetPart):
@@ -112,6 +134,7 @@ def _spans_arms(name: Name) -> bool:
 class _Finding:
     truth: Truth
     filled: str
+    decider: Decider
     straddling: tuple[Straddle, ...] = ()
     distance: float = math.inf
 
@@ -250,7 +273,15 @@ class _Evaluator(RowWalker[Interval, _Finding]):
         labelled = [
             replace(part, filled=f"{_label(binding)}: {part.filled}") for binding, part in parts
         ]
-        return self.joined(word, labelled)
+        finding = self.joined(word, labelled)
+        deciding = [part for part in labelled if part.truth is finding.truth]
+        # The best of those that met the bar lies farthest from it, the best of those that missed it closest.
+        farthest = finding.truth is (Truth.TRUE if word == "any" else Truth.FALSE)
+        decider = (max if farthest else min)(deciding, key=lambda part: part.distance).decider
+        if len(parts) > 1:
+            which = "best" if word == "any" else "worst"
+            decider = replace(decider, among=f"{which} of {len(parts)}")
+        return replace(finding, decider=decider)
 
     def compared(
         self, node: parse.Comparison, sides: Sequence[Interval], binding: Binding | None
@@ -267,7 +298,41 @@ class _Evaluator(RowWalker[Interval, _Finding]):
         for sign, operand, side in zip(node.operators, node.operands[1:], sides[1:], strict=True):
             filled = f"{filled} {sign} {self._filled(operand, side, binding)}"
         undecided = tuple(straddling) if truth is Truth.UNDECIDED else ()
-        return _Finding(truth, f"{filled} is {truth.value}", undecided, distance)
+        decider = self._decider(node, truths.index(truth), sides, binding)
+        return _Finding(truth, f"{filled} is {truth.value}", decider, undecided, distance)
+
+    def _decider(
+        self,
+        node: parse.Comparison,
+        place: int,
+        sides: Sequence[Interval],
+        binding: Binding | None,
+    ) -> Decider:
+        operand, sign, side, bar = (
+            node.operands[place],
+            node.operators[place],
+            sides[place],
+            sides[place + 1],
+        )
+        if not any(names(operand)):
+            operand, side, bar = node.operands[place + 1], bar, side
+            sign = parse.MIRRORED.get(sign, sign)
+        variant, among, metric = self._compared(operand, binding)
+        # A bar that was measured itself is no number that its author chose.
+        number = arithmetic.short(bar.value) if bar.is_point else f"{bar.value:.3g}"
+        return Decider(variant, among, metric, side, f"{sign} {number}")
+
+    def _compared(self, node: Node, binding: Binding | None) -> tuple[str, str, str]:
+        """Return the variant that a number is of, among how many, and the number's name."""
+        if binding is not None:
+            return _label(binding), "", parse.written(node)
+        if isinstance(node, parse.Name):
+            return ".".join(node.prefix) or self.only(node).label, "", node.metric
+        if isinstance(node, parse.Quantifier):
+            count = len(self.bindings(node.operand))
+            among = f"{_AMONG[node.word]} of {count}" if count > 1 else ""
+            return self._extreme(node) or "", among, parse.written(node.operand)
+        return "", "", parse.written(node)
 
     def _straddle(
         self,
@@ -370,5 +435,5 @@ def _joined(truth: Truth, parts: Sequence[_Finding]) -> _Finding:
     if len(deciding) > _MOST_FILLED:
         filled.append(f"and {len(deciding) - _MOST_FILLED} more")
     straddling = tuple(straddle for part in deciding for straddle in part.straddling)
-    distance = min((part.distance for part in deciding), default=math.inf)
-    return _Finding(truth, "; ".join(filled), straddling, distance)
+    decider = next(part.decider for part in parts if part.truth is truth)
+    return _Finding(truth, "; ".join(filled), decider, straddling, deciding[0].distance)

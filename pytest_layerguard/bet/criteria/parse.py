@@ -48,6 +48,7 @@ _HINTS: Final = {
 
 QuantifierWord = Literal["any", "all", "min", "max", "mean"]
 QUANTIFIERS: Final[tuple[QuantifierWord, ...]] = ("any", "all", "min", "max", "mean")
+MIRRORED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 OVER_TRUTHS: Final = frozenset({"any", "all"})
 RESERVED: Final = frozenset({*QUANTIFIERS, *keyword.kwlist})
 
