@@ -59,6 +59,7 @@ class Cost:
         alone: The same if each plan were run by itself.
         choosing: Evaluations that decide what is done, before anything is scored.
         training: Windows that training goes through, forward and backward.
+        heads: Plans whose final states become logits, base included.
     """
 
     layers: int
@@ -67,9 +68,22 @@ class Cost:
     alone: int = 0
     choosing: int = 0
     training: int = 0
+    heads: int = 1
 
-    def tokens(self, measure: Measure) -> float:
-        """Return how many tokens go through all layers at most; the way back counts twice."""
+    def work(self, measure: Measure, facts: ModelFacts) -> float:
+        """Return tokens times the weights that they meet, at most; the way back counts twice.
+
+        Where the vocabulary is not known, a head counts as a part of the layers.
+        """
+        parameters = facts.parameters or _PARAMETERS
+        head = (facts.hidden_size or 0) * (facts.vocabulary or 0)
+        through, generated, scored = self._tokens(measure)
+        return (parameters - head) * (through + generated) + head * (
+            generated + scored * self.heads
+        )
+
+    def _tokens(self, measure: Measure) -> tuple[float, int, int]:
+        """Return how many tokens go through all layers, are generated, and are scored by each head."""
         window = measure.window or _WINDOW
         scored = measure.tokens or _ALL_TOKENS
         if measure.tokens is not None:
@@ -79,11 +93,8 @@ class Cost:
             for spec in (measure.sample, measure.generate, measure.speak)
             if spec is not None
         )
-        return (
-            scored * (self.shared + self.choosing) / self.layers
-            + 3 * window * self.training
-            + generated * (1 + len(self.variants))
-        )
+        through = scored * (self.shared + self.choosing) / self.layers + 3 * window * self.training
+        return through, generated * (1 + len(self.variants)), scored
 
 
 def windows(measure: Measure) -> int:
@@ -126,6 +137,7 @@ def cost_of(bet: Bet, registry: Registry, layers: int, experts: int) -> Cost:
         alone=sum(len(plan.steps) for plan in dict.fromkeys(everything)),
         choosing=bench.choosing,
         training=bench.training,
+        heads=len(set(everything)) + bench.compared,
     )
 
 
@@ -147,8 +159,8 @@ def shard_cost(document: BetDocument, bets: Path, registry: Registry, lookup: Mo
         except NoPlanError:
             # The bet may be fine: the guess of the depth may be what is wrong.
             cost = Cost(layers, shared=layers)
-        tokens = cost.tokens(bet.measure) * len(bet.measure.named_texts)
-        total += (_LOADING + tokens) * (facts.parameters or _PARAMETERS)
+        work = cost.work(bet.measure, facts) * len(bet.measure.named_texts)
+        total += _LOADING * (facts.parameters or _PARAMETERS) + work
     return total
 
 
@@ -174,6 +186,7 @@ class _Bench:
     experts: int
     choosing: int = 0
     training: int = 0
+    compared: int = 0
     noted: dict[str, Any] = field(default_factory=dict)
 
     def parts(self, layer: int) -> LayerParts:
@@ -250,6 +263,7 @@ class _Bench:
     ) -> Sequence[float]:
         del score, text
         self.choosing += evaluations([base, *plans])
+        self.compared += len(plans)
         return [0.0] * len(plans)
 
     def block_distances(

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 NUMBERS: Final = ("parameters", "layers", "experts", "hidden_size")
 """The facts that are numbers, in the order in which they are shown."""
-_FORM: Final = 3
+_FORM: Final = 4
 """Counts the changes of what is remembered."""
 _LARGEST_CONFIG: Final = 1_000_000
 _LARGEST_DEPTH: Final = 2_048
@@ -87,6 +87,7 @@ class ModelFacts:
         experts: Experts of a layer, the most over the layers; 0 for a dense model.
         hidden_size: Width of the residual stream.
         families: The configuration's `model_type`, and that of the decoder inside a wrapper.
+        vocabulary: The number of logits.
     """
 
     parameters: int | None = None
@@ -94,6 +95,7 @@ class ModelFacts:
     experts: int | None = None
     hidden_size: int | None = None
     families: tuple[str, ...] = ()
+    vocabulary: int | None = None
 
     @classmethod
     def of(cls, facts: Mapping[str, Fact]) -> ModelFacts:
@@ -291,6 +293,7 @@ def facts_of_reference(name: str) -> ModelFacts:
         layers=config["num_hidden_layers"],
         experts=config["num_experts"],
         hidden_size=config["hidden_size"],
+        vocabulary=config["vocab_size"],
         families=(config["model_type"],),
     )
 
@@ -377,6 +380,7 @@ def _built(config: Mapping[str, Any]) -> ModelFacts:
         layers=_whole(getattr(decoder, "num_hidden_layers", None)),
         experts=_experts(decoder, sizes),
         hidden_size=_whole(getattr(decoder, "hidden_size", None)),
+        vocabulary=_whole(getattr(decoder, "vocab_size", None)),
         families=tuple(dict.fromkeys((family, str(decoder.model_type)))),
     )
 

@@ -332,6 +332,9 @@ def _costs(bet: Bet, cost: Cost | None, why: str, model: KnownModel) -> Iterator
             f"{cost.shared:,} layer evaluations over all tokens, base included{saved}; "
             f"the base alone takes {layers:,}."
         )
+        vocabulary = model.facts.vocabulary
+        of = f" of a vocabulary of {vocabulary:,}" if vocabulary is not None else ""
+        yield f"Then {many(cost.heads, 'head')}{of}, each over all scored tokens."
         if cost.choosing:
             yield f"Before them {cost.choosing:,} to decide what is done."
         if cost.training:
@@ -345,7 +348,7 @@ def _costs(bet: Bet, cost: Cost | None, why: str, model: KnownModel) -> Iterator
         yield f"About {_bytes(parameters * width)} of weights {lies}."
     if cost is not None and parameters is not None and bet.measure.tokens is not None:
         # 2 operations for each parameter and token, all experts counted.
-        operations = 2 * parameters * cost.tokens(bet.measure) * several
+        operations = 2 * cost.work(bet.measure, model.facts) * several
         yield (
             f"About {operations:.1g} floating-point operations at most: "
             f"{_seconds(operations / _SPEED)} on a few CPU cores, loading aside."

@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from pytest_layerguard.bet.arguments import variants
+from pytest_layerguard.bet.errors import many
 from pytest_layerguard.bet.targets import TargetError
 from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.environment.progress_listener import counted
 from pytest_layerguard.measurement.expert_scores import MeanOutput, Place, Saliency, watching
-from pytest_layerguard.measurement.sweep import sweep
+from pytest_layerguard.measurement.sweep import Work, sweep
 from pytest_layerguard.measurement.training import (
     Trained,
     Windows,
@@ -302,12 +304,16 @@ class Workbench:
         batches = self._on(text)
         key = (base, tuple(plans), text)
         if key not in self._swept:
+            work = Work.of(self._runner, self._vocabulary)
+            steps = work.total([base, *plans], 1 + len(plans), batches)
+            with counted(f"comparing {many(len(plans), 'plan')}", steps) as advance:
+                swept = sweep(self._runner, batches, base, plans, self._vocabulary, advance=advance)
             self._swept[key] = [
                 {
                     "perplexity": float(scores.losses.double().mean().exp()),
                     "kl": float(scores.kl.double().mean()),
                 }
-                for scores in sweep(self._runner, batches, base, plans, self._vocabulary).variants
+                for scores in swept.variants
             ]
         return [each[score] for each in self._swept[key]]
 

@@ -17,7 +17,7 @@ from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.environment.progress_listener import counted
 from pytest_layerguard.measurement import sanity_checks
 from pytest_layerguard.measurement.failures import PlanError
-from pytest_layerguard.measurement.sweep import Base, evaluations, sweep
+from pytest_layerguard.measurement.sweep import Base, Work, sweep
 from pytest_layerguard.models import tokenization
 from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.own_code import shortage
@@ -224,9 +224,10 @@ class ModelSession:
         if missing or known is None:
             missing += [plan for plan in dict.fromkeys(later) if plan not in held]
             ran = [*missing] if known is not None else [self.base, *missing]
-            with counted(
-                f"measuring {many(len(missing), 'variant')}", evaluations(ran) * len(text.batches)
-            ) as advance:
+            work = Work.of(self.runner, self.vocabulary)
+            # A known base runs through no layer again, but through its head.
+            steps = work.total(ran, 1 + len(missing), text.batches)
+            with counted(f"measuring {many(len(missing), 'variant')}", steps) as advance:
                 try:
                     swept = sweep(
                         self.runner,

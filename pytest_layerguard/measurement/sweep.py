@@ -109,6 +109,36 @@ def evaluations(plans: Sequence[Plan]) -> int:
     )
 
 
+@dataclass(frozen=True)
+class Work:
+    """The weights that one token meets in a layer, and those that it meets in the head.
+
+    At a large vocabulary the heads of many variants take as long as the layers that they share.
+    """
+
+    layer: int
+    head: int
+
+    @classmethod
+    def of(cls, runner: Runner, vocabulary: int) -> Work:
+        """Return those of a model: of experts as many as its router chooses."""
+        config = runner.anatomy.model.config.get_text_config(decoder=True)
+        weights = sum(parameter.numel() for parameter in runner.anatomy.layers.parameters())
+        for parts in runner.anatomy.parts:
+            for bank in parts.banks:
+                chosen = getattr(config, "num_experts_per_tok", None) or bank.count
+                names = [*bank.fused, *(name for listed in bank.listed for name in listed)]
+                held = sum(parts.tensors[name].numel() for name in names)
+                weights -= held - held * chosen // bank.count
+        return cls(max(1, weights // len(runner.anatomy)), int(config.hidden_size) * vocabulary)
+
+    def total(self, plans: Sequence[Plan], heads: int, batches: Sequence[Batch]) -> int:
+        """Return the work of running plans, and of so many heads."""
+        tokens = sum(batch.input_ids.numel() for batch in batches)
+        scored = sum(int(batch.scored.sum()) for batch in batches)
+        return evaluations(plans) * tokens * self.layer + heads * scored * self.head
+
+
 def split(sizes: Sequence[int], room: int) -> Iterator[range]:
     """Yield ranges of neighbours whose sizes together fit the room, with at least one in each."""
     start, held = 0, 0
@@ -143,7 +173,7 @@ def sweep(
         vocabulary: The number of logits.
         known: The base, where a sweep over the same micro-batches has run it already.
         keep: Whether to keep the base however large it is.
-        advance: Called with the number of layer evaluations made since the last call.
+        advance: Called with the work done since the last call, of `Work.total`.
 
     Returns:
         Scores in the order of the tokens.
@@ -151,6 +181,7 @@ def sweep(
     distinct = list(dict.fromkeys([*variants] if known is not None else [base, *variants]))
     limits = Limits.on(runner.device.type)
     kept = _Kept(runner, limits.edits)
+    work = Work.of(runner, vocabulary)
     base_losses: list[Tensor] = []
     base_final: list[Tensor] = []
     room = limits.base
@@ -163,7 +194,7 @@ def sweep(
         [batches[place] for place in places] for places in split(states, limits.states // most)
     ]
     for part, final in zip(parts, _finals(known, parts), strict=True):
-        walk = _Walk(runner, part, base, frozenset(variants), kept, vocabulary, advance)
+        walk = _Walk(runner, part, base, frozenset(variants), kept, vocabulary, work, advance)
         losses, partial = walk.run(distinct, final)
         base_losses.append(losses)
         room -= walk.base_final.nbytes
@@ -201,6 +232,7 @@ class _Walk:
         scored: frozenset[Plan],
         kept: _Kept,
         vocabulary: int,
+        work: Work,
         advance: Callable[[int], None],
     ) -> None:
         self.runner = runner
@@ -209,7 +241,9 @@ class _Walk:
         self.scored = scored
         self.kept = kept
         self.vocabulary = vocabulary
+        self.work = work
         self.advance = advance
+        self.tokens = [batch.input_ids.numel() for batch in part]
         self.labels = torch.cat([batch.labels[batch.scored] for batch in part])
         self.masks = [batch.scored.to(runner.device) for batch in part]
         self.base_final: Tensor
@@ -270,7 +304,7 @@ class _Walk:
                     further.append(self.runner.step(frame, step.slot, states[index]))
                     if position == len(order) - 1 and not ended:
                         states[index] = further[-1]
-                self.advance(len(frames))
+                self.advance(sum(self.tokens) * self.work.layer)
             if position == len(order) - 1 and not ended:
                 states.clear()
             self._descend(frames, members, depth + 1, further)
@@ -314,7 +348,7 @@ class _Walk:
                             with failing(those):
                                 ran = [self.runner.step(frame, slot, at.pop(0)) for frame in frames]
                             front.append((those, ran))
-                            self.advance(len(frames))
+                            self.advance(sum(self.tokens) * self.work.layer)
                 # Or else it would still be held while the next one is read.
                 del own, tensors
         front.sort(key=lambda group: self.base not in group[0])
@@ -347,6 +381,7 @@ class _Walk:
             [(final, self._head(plan.shell)) for plan, final in self.waiting],
             self.labels,
             self.vocabulary,
+            advance=lambda rows: self.advance(rows * self.work.head),
         )
         self.losses = losses
         self.scores |= dict(zip((plan for plan, _ in self.waiting), scores, strict=True))

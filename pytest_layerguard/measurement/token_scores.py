@@ -47,6 +47,7 @@ def compare(
     variants: Sequence[tuple[Tensor, Callable[[Tensor], Tensor]]],
     labels: Tensor,
     vocabulary: int,
+    advance: Callable[[int], None] = lambda rows: None,
 ) -> tuple[Tensor, list[TokenScores]]:
     """Score a base and its variants on the same tokens, the base's logits computed once for all of them.
 
@@ -55,6 +56,7 @@ def compare(
         variants: The same for each variant.
         labels: The tokens scored, ``[n]``.
         vocabulary: V, which decides how many rows a chunk has.
+        advance: Called with the rows that one more head has turned into logits.
 
     Returns:
         The base's losses ``[n]`` and the scores of each variant, on the CPU.
@@ -68,11 +70,13 @@ def compare(
         likeliest, reference = _predicted(base, span)
         base_losses.append(_losses(reference, wanted))
         divergence = _Divergence(reference)
+        advance(len(wanted))
         for part, variant in zip(parts, variants, strict=True):
             likeliest_now, log_probabilities = _predicted(variant, span)
             losses = _losses(log_probabilities, wanted)
             agreement = (likeliest_now == likeliest).float().cpu()
             part.append(TokenScores(losses, divergence.to(log_probabilities), agreement))
+            advance(len(wanted))
     return torch.cat(base_losses), [joined(part) for part in parts]
 
 

@@ -81,19 +81,21 @@ class LogScreen:
     def __init__(self, out: TextIO, tidy: Callable[[], None]) -> None:
         self._out = out
         self._tidy = tidy
-        self._shown = False
+        self._shown = ""
 
     def show(self, text: str) -> None:
-        """Write a line; the first one ends the line that pytest has begun."""
+        """Write a line that is not the last one again; the first one ends the line that pytest has begun."""
+        if text == self._shown:
+            return
         self._out.write(f"{'' if self._shown else chr(10)}layerguard: {text}\n")
         self._out.flush()
-        self._shown = True
+        self._shown = text
 
     def clear(self) -> None:
         """Begin a new line for pytest."""
         if self._shown:
             self._tidy()
-        self._shown = False
+        self._shown = ""
 
 
 class FileScreen:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_layerguard.bet.bet import Measure
 from pytest_layerguard.bet.reader import parse_bets
-from pytest_layerguard.catalogue.cost import shard_cost
-from pytest_layerguard.catalogue.model_facts import ModelLookup
+from pytest_layerguard.catalogue.cost import Cost, shard_cost
+from pytest_layerguard.catalogue.model_facts import ModelFacts, ModelLookup
 from pytest_layerguard.catalogue.shard_plan import (
     BetCost,
     Shard,
@@ -164,3 +166,14 @@ def test_parts_are_found_in_folders_of_their_own(tmp_path: Path) -> None:
     found = read_shards(tmp_path)
     assert [each.index for each in found] == [1, 2]
     assert found[0].reports == {"a": ['{"nodeid": "a"}'] * 2}
+
+
+def test_a_head_for_each_variant_counts() -> None:
+    cost = Cost(4, shared=10, heads=5)
+    measure = Measure.model_validate(
+        {"text": {"reference": "heldout"}, "tokens": 512, "window": 128}
+    )
+    head, body = 8 * 1_000, 500
+    facts = ModelFacts(body + head, 4, 0, 8, vocabulary=1_000)
+    assert cost.work(measure, facts) == 512 * (10 / 4 * body + 5 * head)
+    assert cost.work(measure, replace(facts, vocabulary=None)) == 512 * 10 / 4 * (body + head)

@@ -343,6 +343,7 @@ def test_explain_counts_by_the_trie_and_names_the_door(capsys: pytest.CaptureFix
     told = " ".join(capsys.readouterr().out.split())
     # L(L+1)/2 for L = 4, the base included.
     assert "10 layer evaluations over all tokens, base included; 16 if nothing were shared" in told
+    assert "Then 5 heads of a vocabulary of " in told
     assert "4 variants: skip-0, skip-1, skip-2, skip-3" in told
     assert "64 windows of 128 tokens" in told
     assert "It stands in the door that lost closed (bets/lost.yaml:4), with skip_layers." in told

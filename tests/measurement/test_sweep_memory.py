@@ -13,8 +13,9 @@ from support.allocations import allocated
 from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
+from pytest_layerguard import reference
 from pytest_layerguard.measurement import sweep as sweeping
-from pytest_layerguard.measurement.sweep import Limits, split, sweep
+from pytest_layerguard.measurement.sweep import Limits, Work, split, sweep
 from pytest_layerguard.measurement.token_scores import chunk_rows
 from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.plan import Edit, Plan, Weights
@@ -150,3 +151,26 @@ def test_logits_are_never_held_whole() -> None:
 def test_parts_are_as_large_as_there_is_room_and_never_empty() -> None:
     assert [list(part) for part in split([3, 3, 3, 9, 1, 1], 6)] == [[0, 1], [2], [3], [4, 5]]
     assert list(split([], 6)) == []
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_progress_counts_every_layer_and_every_head(known: bool) -> None:
+    runner, batches = Runner(Anatomy.of(made("llama", 3, 64, 32))), read(128, 32, 1, 32)
+    base, plans = Plan.untouched(3), pairs(3)
+    kept = sweep(runner, batches, base, [], 32).kept if known else None
+    done: list[int] = []
+    sweep(runner, batches, base, plans, 32, known=kept, advance=done.append)
+    ran = plans if known else [base, *plans]
+    work = Work.of(runner, 32)
+    assert sum(done) == work.total(ran, 1 + len(set(plans)), batches)
+    assert work.head == 32 * 64
+
+
+def test_of_experts_those_that_the_router_chooses_are_counted() -> None:
+    runner = Runner(Anatomy.of(AutoModelForCausalLM.from_pretrained(reference.folder("reference"))))
+    config = runner.anatomy.model.config
+    (bank,) = runner.anatomy.parts[0].banks
+    experts = sum(runner.anatomy.parts[0].tensors[name].numel() for name in bank.fused)
+    whole = sum(parameter.numel() for parameter in runner.anatomy.layers[0].parameters())
+    chosen = experts * config.num_experts_per_tok // config.num_experts
+    assert Work.of(runner, 32).layer == whole - experts + chosen

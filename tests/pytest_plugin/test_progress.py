@@ -93,6 +93,7 @@ def test_a_log_gets_whole_lines_and_is_left_tidy() -> None:
     assert not tidied
     log.show("a quarter")
     log.show("half")
+    log.show("half")
     log.clear()
     assert out.getvalue() == "\nlayerguard: a quarter\nlayerguard: half\n"
     assert tidied == [True]
