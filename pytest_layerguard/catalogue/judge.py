@@ -11,7 +11,7 @@ from pytest_layerguard.bet.digest import criteria, differences
 from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.bet.verdict import Verdict, judge
 from pytest_layerguard.catalogue import outcome
-from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry, folders_for
+from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry, folders_for, shown
 from pytest_layerguard.catalogue.challenges import (
     ChallengeResult,
     easier_conditions,
@@ -31,7 +31,7 @@ from pytest_layerguard.catalogue.records import (
     write_record,
 )
 from pytest_layerguard.catalogue.staleness import stale_files
-from pytest_layerguard.catalogue.wording import describe_record
+from pytest_layerguard.catalogue.wording import describe_closes, describe_record
 from pytest_layerguard.environment.measurement_errors import (
     Lack,
     MeasurementError,
@@ -252,7 +252,12 @@ class Judge:
         )
         if found.record is None:
             warnings = (*warnings, *_recorded_before(found))
-        reached = replace(reached, warnings=warnings)
+        path = shown(path_of(found.bets, found.bet.id), self.root)
+        closes = found.bet.closes if found.bet.status == "falsified" else None
+        closed = f"; closed from now on: {describe_closes(closes)}" if closes else ""
+        reached = replace(
+            reached, warnings=warnings, recorded=f"{reached.verdict} in {printable(path)}{closed}"
+        )
         new = found.bet.status == "upheld" and found.current is None
         return self._admitted(found, reached) if new and found.unnamed else reached
 
@@ -395,6 +400,12 @@ class CataloguedBet:
             lines.append(
                 "its amends: names another digest; each change after a result needs its own"
             )
+        lines += [
+            "to keep the change, put this into the bet, with the reason:",
+            "amends:",
+            f"  digest: {self.record.digest}",
+            "  because:",
+        ]
         return "\n".join(lines)
 
     def staleness(self) -> Iterator[str]:

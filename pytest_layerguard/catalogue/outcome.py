@@ -38,6 +38,8 @@ class Word(StrEnum):
     TAMPERED = "TAMPERED"
     STALE = "STALE"
     ERROR = "ERROR"
+    UNMEASURED = "UNMEASURED"
+    UNRECORDED = "UNRECORDED"
     SKIPPED = "SKIPPED"
 
 
@@ -45,8 +47,9 @@ class Word(StrEnum):
 class Outcome:
     """The outcome of a bet; `messages` say why it failed or was skipped, `warnings` what to note.
 
-    `lack` is what was wanting to measure it, as far as that is known by name. A message may have several
-    lines; untrusted text in it is already safe to print.
+    `lack` is what was wanting to measure it, as far as that is known by name, and `recorded` says which record
+    was written and what it closes. A message may have several lines; untrusted text in it is already safe to
+    print.
     """
 
     word: Word
@@ -58,16 +61,12 @@ class Outcome:
     messages: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     lack: Lack | None = None
+    recorded: str | None = None
 
     @property
     def skipped(self) -> bool:
         """Whether the bet was neither judged nor refused."""
         return self.word is Word.SKIPPED
-
-    @property
-    def is_unrecorded(self) -> bool:
-        """Whether the bet fails only because it has no record."""
-        return not self.passed and self.reason.startswith(UNRECORDED)
 
     @property
     def decided_by(self) -> str | None:
@@ -93,7 +92,7 @@ def unavailable(reason: str, lack: Lack | None = None, *, required: bool) -> Out
     if not required:
         return Outcome(Word.SKIPPED, passed=False, messages=(reason,), lack=lack)
     demand = "--layerguard-require all: a bet that cannot be measured here is a failure"
-    return Outcome(Word.ERROR, passed=False, messages=(reason, demand), lack=lack)
+    return Outcome(Word.UNMEASURED, passed=False, messages=(reason, demand), lack=lack)
 
 
 @dataclass(frozen=True)
@@ -355,7 +354,8 @@ def _recorded(case: Case, decision: Decision) -> Decision:
             "; --layerguard-require records makes that a failure; run with --layerguard-record and "
             "commit the record"
         )
-        return replace(decision, passed=False, messages=(*decision.messages, what))
+        word = Word.UNRECORDED if decision.passed else decision.word
+        return replace(decision, word=word, passed=False, messages=(*decision.messages, what))
     if not case.amended:
         what += ": no record of it yet; --layerguard-record writes one"
     return replace(decision, warnings=(*decision.warnings, what))

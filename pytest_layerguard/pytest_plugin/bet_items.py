@@ -193,7 +193,9 @@ class BetItem(pytest.Item):
         if bet.failed:
             from pytest_layerguard.report import failure
 
-            raise BetFailedError("\n".join(failure.lines(bet)), failure.brief(bet))
+            short = self.config.getoption("tbstyle") == "short"
+            text = "\n".join(failure.lines(bet, short=short))
+            raise BetFailedError(text, failure.brief(bet), bet.error_at)
 
     def make_report(self, outcome: Outcome) -> BetReport:
         """Return the view of the bet that every report reads."""
@@ -212,7 +214,8 @@ class BetItem(pytest.Item):
         if shown.reprcrash is not None:
             # The summary, JUnit and --tb=line name this place: the bet, not a line of this package.
             shown.reprcrash.path = str(self.path)
-            shown.reprcrash.lineno = self.document.line
+            place = error.place if isinstance(error, BetFailedError) else None
+            shown.reprcrash.lineno = place[0] if place else self.document.line
             shown.reprcrash.message = (
                 error.brief if isinstance(error, BetFailedError) else str(error)
             )
@@ -220,11 +223,12 @@ class BetItem(pytest.Item):
 
 
 class BetFailedError(Exception):
-    """A bet that fails the build, with the whole text and a short one."""
+    """A bet that fails the build, with the whole text, a short one, and the place of an ERROR."""
 
-    def __init__(self, text: str, brief: str) -> None:
-        super().__init__(text, brief)
+    def __init__(self, text: str, brief: str, place: tuple[int, int] | None) -> None:
+        super().__init__(text, brief, place)
         self.brief = brief
+        self.place = place
 
     def __str__(self) -> str:
         """Return the whole text."""

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 OUTCOMES: Final = ("failed", "passed", "skipped")
 _ORDER: Final = (
-    "TAMPERED", "STALE", "OVERTURNED", "REGRESSED", "CROSSED", "ERROR", "CATASTROPHIC", "FALSIFIED",
+    "TAMPERED", "STALE", "OVERTURNED", "REGRESSED", "CROSSED", "ERROR", "UNMEASURED", "UNRECORDED", "CATASTROPHIC",
+    "FALSIFIED",
     "INCONCLUSIVE", "LENIENT", "STRICT", "SKIPPED",
 )  # fmt: skip
 _PLACE: Final = re.compile(r"^(?P<file>.+?):(?P<line>\d+):(?P<column>\d+): (?P<message>.*)$")
@@ -141,7 +142,6 @@ class BetReport:
         model: The model's name.
         intervention: What is done to the model, in a few words.
         verdict: What its criteria say of the measurement, or None without one.
-        unrecorded: Whether it fails for nothing but that it has no record.
         title: Its title.
         claim: Its claim, on one line.
         notes: Its notes, or None.
@@ -153,6 +153,8 @@ class BetReport:
         evidence: Published figures, which were not measured here.
         messages: Why it failed or was skipped.
         warnings: What to note, whether it passed or not.
+        error_at: The line and column of the key that an ERROR is about, or None.
+        recorded: Which record was written, and what it closes, or None.
         lack: What was wanting to measure it, as far as that is known by name.
         doors: The falsifications whose door it stands in.
         candidates: The checkpoints that were put in the base's place.
@@ -174,7 +176,6 @@ class BetReport:
     model: str
     intervention: str
     verdict: str | None = None
-    unrecorded: bool = False
     title: str = ""
     claim: str = ""
     notes: str | None = None
@@ -186,6 +187,8 @@ class BetReport:
     evidence: tuple[PublishedEvidence, ...] = ()
     messages: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    error_at: tuple[int, int] | None = None
+    recorded: str | None = None
     lack: Lack | None = None
     doors: tuple[ClosedDoor, ...] = ()
     candidates: tuple[CandidateReport, ...] = ()

@@ -21,18 +21,23 @@ _VARIANTS: Final = 3
 """Variants whose continuations are shown."""
 
 
-def lines(bet: BetReport) -> Iterator[str]:
-    """Yield why a bet failed the build, so that a reader needs no other file to know what to do."""
-    unrecorded = "unrecorded, " if bet.unrecorded else ""
-    title = cut(bet.title, 100)
-    yield f"{bet.file}:{bet.line}: {bet.id} ({title}), {bet.status}: {unrecorded}{bet.word}"
+def lines(bet: BetReport, *, short: bool = False) -> Iterator[str]:
+    """Yield why a bet failed the build, so that a reader needs no other file to know what to do.
+
+    The short form ends before the table of variants, continuations and published figures.
+    """
+    place = ":".join(map(str, bet.error_at or (bet.line,)))
+    yield f"{bet.file}:{place}: {bet.id} ({cut(bet.title, 100)}), {bet.status}: {bet.word}"
     yield ""
     yield f"claim:    {cut(bet.claim, _PROSE)}"
     yield from _criteria(bet)
+    yield from _to_hold(bet)
     for message in bet.messages:
         yield ""
         # Untrusted text in a message is escaped already; its line breaks are intended.
         yield from message.splitlines()
+    if short:
+        return
     if bet.result is not None:
         yield ""
         yield from variant_table.lines(bet.result)
@@ -47,7 +52,10 @@ def lines(bet: BetReport) -> Iterator[str]:
 def brief(bet: BetReport) -> str:
     """Return what decided, in one line."""
     decided = bet.deciding
-    if decided is not None and bet.word == bet.verdict and not bet.unrecorded:
+    if bet.word == "TAMPERED":
+        changed = (line.strip() for each in bet.messages[1:] for line in each.splitlines()[1:])
+        return f"changed since its record: {next(changed, '')}"
+    if decided is not None and bet.word == bet.verdict:
         return cut(f"{decided.level}: {decided.written}  ->  {decided.filled}", _PROSE)
     return next((line for each in bet.messages for line in each.splitlines()), "")
 
@@ -59,6 +67,17 @@ def _criteria(bet: BetReport) -> Iterator[str]:
         mark = "decided:" if each.decided else "also:   "
         filled = cut(f"{each.written}  ->  {each.filled}", _PROSE)
         yield f"{mark}  {each.level} is {each.truth}: {filled}"
+
+
+def _to_hold(bet: BetReport) -> Iterator[str]:
+    """Yield what would have to be otherwise for the claim to hold."""
+    lenient = next((each for each in bet.criteria if each.level == "lenient"), None)
+    decider = lenient.decider if lenient is not None and lenient.truth == "false" else None
+    if decider is not None and bet.status != "falsified":
+        whose = f" of {decider.variant}" if decider.variant else ""
+        among = f", the {decider.among}," if decider.among else ""
+        must = f"must be {decider.bar}; it is {decider.interval}"
+        yield cut(f"to hold:  {decider.metric}{whose}{among} {must}", _PROSE)
 
 
 def _continuations(result: BetResult) -> Iterator[str]:

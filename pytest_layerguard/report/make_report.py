@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         VariantResult,
     )
 
+_KEY: Final = re.compile(r"[a-z_]+(\.[a-z_]+)*(?=: )")
 _LEVELS: Final = ("strict", "lenient", "catastrophic")
 _LESS_IS_WORSE: Final = ("unique_tokens", "top1_agreement", "stop_rate", "first_divergence")
 _SHOWN: Final = 8
@@ -73,7 +75,6 @@ def make_report(document: BetDocument, outcome: Outcome, root: Path) -> BetRepor
         outcome="skipped" if outcome.skipped else "passed" if outcome.passed else "failed",
         word=str(outcome.word),
         verdict=str(outcome.verdict) if outcome.verdict else None,
-        unrecorded=outcome.is_unrecorded,
         digest=digest(bet),
         model=cut(bet.model.name, 1_000),
         intervention=cut(name_interventions(bet), _LINE),
@@ -88,6 +89,8 @@ def make_report(document: BetDocument, outcome: Outcome, root: Path) -> BetRepor
         evidence=tuple(_published(each) for each in bet.evidence[:20]),
         messages=outcome.messages,
         warnings=outcome.warnings,
+        error_at=_error_at(document, outcome),
+        recorded=outcome.recorded,
         lack=outcome.lack,
         doors=tuple(_doors(bet, outcome, root)),
         candidates=tuple(_candidates(result)) if result is not None else (),
@@ -98,6 +101,14 @@ def make_report(document: BetDocument, outcome: Outcome, root: Path) -> BetRepor
         devices=tuple(dict.fromkeys(_devices(result))) if result is not None else (),
         matched=tuple(arm for arm, steps in bet.arm_interventions.items() if _matched(steps)),
     )
+
+
+def _error_at(document: BetDocument, outcome: Outcome) -> tuple[int, int] | None:
+    """Return the place of the key that an ERROR begins with, such as `model.path: ...`, or of the bet."""
+    if outcome.word != "ERROR":
+        return None
+    key = _KEY.match(outcome.reason)
+    return document.position(*key[0].split(".")) if key else (document.line, 1)
 
 
 def _matched(interventions: Sequence[Intervention]) -> bool:

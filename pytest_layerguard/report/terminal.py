@@ -118,6 +118,9 @@ def summary(
     if skipped:
         hint = "" if verbose else "; -v names them"
         yield from _wrapped(f"not measured: {', '.join(lacks(skipped))}{hint}", width)
+    for bet in bets:
+        if bet.recorded is not None:
+            yield from _wrapped(f"recorded: {bet.id}: {bet.recorded}", width)
     noted: dict[str, list[str]] = {}
     for bet in bets:
         for note in bet.warnings:
@@ -179,7 +182,7 @@ def _row(bet: BetReport, marks: Marks) -> _Row:
         marks.failed if bet.failed else marks.open if bet.word == "INCONCLUSIVE" else marks.passed
     )
     decided = bet.deciding
-    decider = decided.decider if decided is not None else None
+    decider = decided.decider if decided is not None and bet.word != "UNRECORDED" else None
     forms, bar = (_decided(decider), decider.bar) if decider else ([failure.brief(bet)], "")
     return _Row(mark + "*" * bet.cached, bet.id, bet.status, bet.word, forms, bar)
 

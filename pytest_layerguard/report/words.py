@@ -26,6 +26,8 @@ _MEANINGS: Final = {
     "STALE": "The bet is the same, but weights, tokenizer or text are not those of its record.",
     "TAMPERED": "Claim, model, intervention, measure or criteria were changed after the result.",
     "ERROR": "Nothing could be measured honestly, so there is no verdict.",
+    "UNMEASURED": "It cannot be measured here, and --layerguard-require all asks for that.",
+    "UNRECORDED": "It has no record, and --layerguard-require records asks for one.",
     "SKIPPED": "Not measured here.",
 }
 _LACKS: Final = {

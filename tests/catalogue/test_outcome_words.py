@@ -86,7 +86,7 @@ def test_what_cannot_be_measured() -> None:
     told = unavailable("no GPU", required=False)
     assert (told.word, told.passed, told.messages) == (Word.SKIPPED, False, ("no GPU",))
     told = unavailable("no GPU", required=True)
-    assert (told.word, told.passed) == (Word.ERROR, False)
+    assert (told.word, told.passed) == (Word.UNMEASURED, False)
     assert told.messages == (
         "no GPU",
         "--layerguard-require all: a bet that cannot be measured here is a failure",
