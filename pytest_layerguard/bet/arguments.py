@@ -761,6 +761,23 @@ INTERVENTION_HERE: Final = {"$comment": "intervention"}
 """A placeholder in a generated schema until the kinds are known."""
 
 
+_MADE_ELSEWHERE: Final = (
+    ", a method that calibrates; 'quantize_weights' rounds the same weights to nearest;"
+)
+_HINTS: Final = {
+    "gptq": _MADE_ELSEWHERE,
+    "awq": _MADE_ELSEWHERE,
+    "prune": ", did you mean 'prune_weights'?",
+    "quantize": ", did you mean 'quantize_weights'?",
+}
+"""What to write in place of words that people know for an intervention."""
+
+
+def meant(kind: str, kinds: Kinds) -> str:
+    """Return what an unknown intervention may be meant for, to stand before the list of those allowed."""
+    return _HINTS.get(kind) or suggestion(kind, kinds) or ";"
+
+
 @dataclass(frozen=True)
 class Intervention:
     """One intervention on the model: ``{skip_layers: {layers: 3}}``."""
@@ -801,7 +818,7 @@ class Intervention:
             )
         ((kind, arguments),) = value.items()
         if kind not in kinds:
-            close = suggestion(kind, kinds) or ";"
+            close = meant(kind, kinds)
             raise invalid(
                 f"unknown intervention {shown(kind)}{close} allowed: {', '.join(kinds)}", kind, KEY
             )

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from pytest_layerguard.bet import rules
-from pytest_layerguard.bet.arguments import Intervention, Interventions, Seed, kinds_of
+from pytest_layerguard.bet.arguments import Intervention, Interventions, Seed, kinds_of, meant
 from pytest_layerguard.bet.criteria.evaluate import Criteria  # noqa: TC001 - pydantic reads it
 from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.bet.criteria.parse import RESERVED
@@ -401,7 +401,7 @@ class Measure(BetPart):
 def _known_kind(value: str, info: ValidationInfo) -> str:
     kinds = kinds_of(info)
     if value not in kinds:
-        close = suggestion(value, kinds) or ";"
+        close = meant(value, kinds)
         raise invalid(f"unknown intervention {shown(value)}{close} allowed: {', '.join(kinds)}")
     return value
 

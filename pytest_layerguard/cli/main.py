@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard import __version__
 from pytest_layerguard.cli import check, compare, explain, export, new
@@ -13,6 +13,10 @@ from pytest_layerguard.cli.command_output import PROBLEMS, UserError, echo, echo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+COMMAND: Final = "layerguard"
+"""The script that the package installs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,10 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+def _program(called: str) -> str:
+    """Return what a user typed: the command, or the module."""
+    command = Path(called).name.removesuffix(".exe") == COMMAND
+    return COMMAND if command else "python -m pytest_layerguard"
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     made = argparse.ArgumentParser(
-        prog="python -m pytest_layerguard",
+        prog=_program(sys.argv[0]),
         description="Write a bet, check it, and see what it would measure and cost.",
     )
     made.add_argument("--version", action="version", version=__version__)

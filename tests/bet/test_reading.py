@@ -102,6 +102,12 @@ SINGLE = [
     # interventions
     ("skip_layers: {layers: {each: all}}", "skip_layer: {layers: 3}", (7, 3),
      "intervention.skip_layer", "unknown intervention 'skip_layer', did you mean 'skip_layers'?"),
+    ("skip_layers: {layers: {each: all}}", "prune: {}", (7, 3), "intervention.prune",
+     "unknown intervention 'prune', did you mean 'prune_weights'?"),
+    ("skip_layers: {layers: {each: all}}", "quantize: {}", (7, 3), "intervention.quantize",
+     "unknown intervention 'quantize', did you mean 'quantize_weights'?"),
+    ("skip_layers: {layers: {each: all}}", "gptq: {}", (7, 3), "intervention.gptq",
+     "unknown intervention 'gptq', a method that calibrates; 'quantize_weights' rounds"),
     ("  skip_layers: {layers: {each: all}}", "  skip_layers", (7, 3), "intervention",
      "must be a mapping such as"),
     ("  skip_layers: {layers: {each: all}}", "  []", (7, 3), "intervention",

@@ -332,6 +332,20 @@ def test_check_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_the_help_names_what_was_typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for called, shown in (
+        ("/usr/bin/layerguard", "layerguard"),
+        ("layerguard.exe", "layerguard"),
+        ("pytest_layerguard/__main__.py", "python -m pytest_layerguard"),
+    ):
+        monkeypatch.setattr(sys, "argv", [called])
+        with pytest.raises(SystemExit):
+            main(["--help"])
+        assert capsys.readouterr().out.startswith(f"usage: {shown} [-h]")
+
+
 def test_explain_counts_by_the_trie_and_names_the_door(capsys: pytest.CaptureFixture[str]) -> None:
     new("bets/lost.yaml")
     lost = Path("bets/lost.yaml")
