@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pytest_layerguard.bet.errors import many
 from pytest_layerguard.bet.reader import BetDocument, parse_bets, read_bets
 from pytest_layerguard.bet.verdict import judge
 from pytest_layerguard.catalogue.bet_folders import bets_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from pandas import DataFrame
 
     from pytest_layerguard.bet.verdict import Judgement, Verdict
     from pytest_layerguard.interventions.registry import Registry
@@ -37,7 +40,7 @@ _CANDIDATE: Final[Mapping[str, Any]] = {
 """What is measured of a candidate, and judged, unless the caller says otherwise."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Measured:
     """A bet that was measured.
 
@@ -60,6 +63,26 @@ class Measured:
     def holds(self) -> bool:
         """Whether the claim holds; INCONCLUSIVE does not."""
         return self.verdict.holds
+
+    def to_frame(self) -> DataFrame:
+        """Return a pandas DataFrame with a row for each variant, text, checkpoint and metric.
+
+        Its columns are those of `pytest_layerguard.report.rows`; `target` is a number where a variant is
+        one layer.
+
+        Raises:
+            ImportError: Without pandas, which the extra `pandas` installs.
+        """
+        from pandas import DataFrame
+
+        from pytest_layerguard.report.rows import COLUMNS, rows
+
+        return DataFrame(list(rows(self.document.bet.id, self.result)), columns=list(COLUMNS))
+
+    def __repr__(self) -> str:
+        """Return the bet, the verdict and how much was measured, on one line."""
+        size = many(len(self.result.variants), "variant")
+        return f"<Measured {self.document.bet.id}: {self.verdict}, {size}, {self.result.tokens:,} tokens>"
 
     def __str__(self) -> str:
         """Return the verdict, what decided it, and a line for each variant."""

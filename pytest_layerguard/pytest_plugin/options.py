@@ -26,6 +26,7 @@ class Settings:
     """Folders that hold bet files, as written: a name or a relative path."""
     device: str
     json: Path | None
+    csv: Path | None
     html: Path | None
     markdown: Path | None
     roots: tuple[Path, ...]
@@ -218,6 +219,14 @@ OPTIONS: Final = (
         read=read_report_path,
         metavar="PATH",
         flag="--layerguard-json",
+    ),
+    Option(
+        "csv",
+        "create a table of every number of this run at the given path: a row for each variant, text, "
+        "checkpoint and metric",
+        read=read_report_path,
+        metavar="PATH",
+        flag="--layerguard-csv",
     ),
     Option(
         "html",

@@ -214,7 +214,7 @@ def write(session: pytest.Session) -> None:
         return
     from pytest_layerguard.environment.atomic_write import write_whole
 
-    for name, render in (("json", _json), ("html", _page), ("markdown", _markdown)):
+    for name, render in (("json", _json), ("csv", _csv), ("html", _page), ("markdown", _markdown)):
         path: Path | None = getattr(config.stash[SETTINGS], name)
         if path is None:
             continue
@@ -234,6 +234,12 @@ def _json(config: pytest.Config, _path: Path) -> str:
 
     results = config.stash[RESULTS]
     return json.render(results.bets, results.more_json)
+
+
+def _csv(config: pytest.Config, _path: Path) -> str:
+    from pytest_layerguard.report import rows
+
+    return rows.csv(config.stash[RESULTS].bets)
 
 
 def _page(config: pytest.Config, path: Path) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.report.bet_report import by_place
+from pytest_layerguard.report.rows import target_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +37,9 @@ def entry(bet: BetReport) -> dict[str, Any]:
     """Return the entry of one bet."""
     return {
         "id": bet.id,
+        "title": bet.title,
+        "model": bet.model,
+        "intervention": bet.intervention,
         "file": bet.file,
         "line": bet.line,
         "status": bet.status,
@@ -46,6 +50,9 @@ def entry(bet: BetReport) -> dict[str, Any]:
         "digest": bet.digest,
         "seconds": bet.seconds,
         "cached": bet.cached,
+        "tokens": bet.result.tokens if bet.result else None,
+        "windows": bet.result.windows if bet.result else None,
+        "made_with": list(bet.made_with),
         # With several texts or checkpoints there is no common base: each variant then has its own.
         "base": _values(bet.bases[0].metrics) if len(bet.bases) == 1 else None,
         "variants": [_variant(bet.result, each) for each in bet.variants if bet.result],
@@ -56,6 +63,7 @@ def entry(bet: BetReport) -> dict[str, Any]:
 def _variant(result: BetResult, variant: VariantResult) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "name": variant.name,
+        "target": target_of(variant),
         "arm": variant.arm,
         "text": variant.text,
         "checkpoint": variant.checkpoint,

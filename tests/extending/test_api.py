@@ -16,6 +16,7 @@ from pytest_layerguard.bet.errors import BetFileError
 from pytest_layerguard.bet.reader import read_bets
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.reference import HELDOUT
+from pytest_layerguard.report.rows import COLUMNS
 
 BET: dict[str, Any] = {
     "model": "reference",
@@ -44,6 +45,13 @@ def test_a_mapping_gives_numbers_and_a_verdict(tmp_path: Path) -> None:
     first, *table = str(measured).splitlines()
     assert first.startswith("unnamed: FALSIFIED, by lenient: perplexity_ratio <= 3")
     assert any(line.startswith("skip-0") for line in table)
+    assert repr(measured) == "<Measured unnamed: FALSIFIED, 1 variant, 1,024 tokens>"
+    frame = measured.to_frame()
+    assert list(frame.columns) == list(COLUMNS)
+    row = frame[frame.metric == "perplexity_ratio"].iloc[0]
+    ratio = variant.metrics["perplexity_ratio"]
+    assert (row.variant, row.target) == ("skip-0", 0)
+    assert (row.value, row.low, row.high) == (ratio.value, ratio.low, ratio.high)
     again = pytest_layerguard.measure(BET, device="cpu", cache=tmp_path)
     assert again.result.cached
 

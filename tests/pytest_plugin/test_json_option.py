@@ -32,6 +32,9 @@ def test_the_entry_of_a_bet(project: Project) -> None:
     assert report["schema"] == 1
     assert bet == {
         "id": "bet-40",
+        "title": "Skip each layer",
+        "model": "reference",
+        "intervention": "skip_layers",
         "file": "bets/bet-40.yaml",
         "line": 1,
         "status": "falsified",
@@ -41,6 +44,9 @@ def test_the_entry_of_a_bet(project: Project) -> None:
         "crossed": [],
         "seconds": 1.5,
         "cached": False,
+        "tokens": 1024,
+        "windows": 8,
+        "made_with": [],
         "base": {"perplexity": 10.0, "unique_tokens": 60.0},
         "variants": [
             variant("skip-0", 800.0, {"value": 80, "low": 70, "high": 90}),
@@ -52,6 +58,7 @@ def test_the_entry_of_a_bet(project: Project) -> None:
 def variant(name: str, perplexity: float, ratio: dict[str, float]) -> dict[str, Any]:
     return {
         "name": name,
+        "target": name,
         "arm": None,
         "text": None,
         "checkpoint": None,
@@ -61,6 +68,16 @@ def variant(name: str, perplexity: float, ratio: dict[str, float]) -> dict[str, 
             "unique_tokens": {"value": 2},
         },
     }
+
+
+def test_the_table_of_numbers(project: Project) -> None:
+    project.bet("bet-40", "CATASTROPHIC", status="falsified")
+    project.bet("c", unavailable="no GPU")
+    assert project.run("bets/", "--layerguard-csv=out.csv").ret == 0
+    heading, *rows = (project.path / "out.csv").read_text(encoding="utf-8").splitlines()
+    assert heading == "bet,arm,variant,target,text,checkpoint,metric,value,low,high"
+    assert rows[1] == "bet-40,,skip-0,skip-0,,,perplexity_ratio,80.0,70.0,90.0"
+    assert len(rows) == 2 * 3
 
 
 @pytest.mark.parametrize("workers", [[], pytest.param(["-n", "2"], marks=pytest.mark.slow)])

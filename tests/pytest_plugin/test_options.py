@@ -122,6 +122,7 @@ def test_nothing_asked(pytester: pytest.Pytester) -> None:
         bets=(PurePosixPath("bets"),),
         device="auto",
         json=None,
+        csv=None,
         html=None,
         markdown=None,
         roots=(),
