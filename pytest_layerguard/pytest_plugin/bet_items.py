@@ -193,8 +193,10 @@ class BetItem(pytest.Item):
         if bet.failed:
             from pytest_layerguard.report import failure
 
-            short = self.config.getoption("tbstyle") == "short"
-            text = "\n".join(failure.lines(bet, short=short))
+            style = self.config.getoption("tbstyle")
+            lines = [*failure.lines(bet, short=style == "short")]
+            # pytest prints the brief one below it.
+            text = lines[0] if style == "line" else "\n".join(lines)
             raise BetFailedError(text, failure.brief(bet), bet.error_at)
 
     def make_report(self, outcome: Outcome) -> BetReport:

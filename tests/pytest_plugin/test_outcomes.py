@@ -242,13 +242,13 @@ class TestFailure:
         self, project: Project
     ) -> None:
         project.bet("bet-40", "FALSIFIED", status="falsified", more=CLOSES)
-        recorded = project.run("bets/", "--layerguard-record")
+        recorded = project.run_apart("bets/", "--layerguard-record")
         recorded.stdout.fnmatch_lines(
             ["recorded: bet-40: FALSIFIED in bets/records/bet-40.json; closed from now on:*"]
         )
         file = project.path / "bets/bet-40.yaml"
         file.write_text(file.read_text().replace("ratio <= 3)", "ratio <= 3.5)"))
-        result = project.run("bets/")
+        result = project.run_apart("bets/")
         result.stdout.fnmatch_lines(
             [
                 "to keep the change, put this into the bet, with the reason:",
