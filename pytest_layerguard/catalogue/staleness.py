@@ -45,7 +45,7 @@ def measured_on(result: BetResult) -> bool:
 
 
 def trained_on(result: BetResult) -> bool:
-    """Return whether a result has the digests of the files that a model was trained on."""
+    """Return whether a result has the digests of the files that interventions trained or calibrated on."""
     return any(made.get("training") for made in result.provenance.get("checkpoints", ()))
 
 

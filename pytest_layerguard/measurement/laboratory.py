@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_layerguard.bet.arguments import Train
 from pytest_layerguard.environment import devices
 from pytest_layerguard.environment.deadline import within
 from pytest_layerguard.environment.device_lock import DeviceLock
@@ -371,13 +370,12 @@ class Laboratory:
 
 
 def _training_files(bet: Bet, texts: Texts) -> dict[str, list[str]]:
-    """Return the digests of the files that a bet trains on, in their order, if there are any."""
+    """Return the digests of the files that interventions train or calibrate on, in order, if any."""
     digests = [
         digest
         for interventions in bet.arm_interventions.values()
         for each in interventions
-        if isinstance(each.arguments, Train)
-        for text in each.arguments.text
+        for text in each.arguments.texts
         if (digest := texts.digest(text)) is not None
     ]
     return {"training": digests} if digests else {}
