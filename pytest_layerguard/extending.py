@@ -12,7 +12,7 @@ from pytest_layerguard.bet.criteria.metrics import OwnMetric
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.bench import Bench, Implementation
 from pytest_layerguard.interventions.registry import Kind
-from pytest_layerguard.measurement.own_metrics import ScoredTokens
+from pytest_layerguard.measurement.metrics.own_metrics import ScoredTokens
 from pytest_layerguard.measurement.results import (
     BetResult,
     Continuation,

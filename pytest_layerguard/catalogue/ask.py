@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from pytest_layerguard.bet.bet import REFERENCE_NAMES
 from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.bet.errors import printable, suggestion
-from pytest_layerguard.catalogue.doors import challenging, closed_to, covers, kinds_like
+from pytest_layerguard.catalogue.crossing.doors import challenging, closed_to, covers, kinds_like
 from pytest_layerguard.catalogue.model_facts import (
     NUMBERS,
     KnownModel,

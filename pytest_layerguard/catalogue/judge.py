@@ -12,14 +12,14 @@ from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.bet.verdict import Verdict, judge
 from pytest_layerguard.catalogue import outcome
 from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry, folders_for, shown
-from pytest_layerguard.catalogue.challenges import (
+from pytest_layerguard.catalogue.crossing.challenges import (
     ChallengeResult,
     easier_conditions,
     judge_acknowledgement,
     judge_challenge,
     mistakes,
 )
-from pytest_layerguard.catalogue.doors import Crossing, crossings
+from pytest_layerguard.catalogue.crossing.doors import Crossing, crossings
 from pytest_layerguard.catalogue.git import GitError, GitRepository
 from pytest_layerguard.catalogue.outcome import Case, Decision, Outcome, Word
 from pytest_layerguard.catalogue.records import (

@@ -21,7 +21,11 @@ from pytest_layerguard.bet.bet import INIT, REFERENCE_NAMES
 from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.bet.text_sources import UNPINNED
-from pytest_layerguard.catalogue.recognised import Recognised, RecognisedCandidate, recognised
+from pytest_layerguard.catalogue.recognised import (
+    Recognised,
+    RecognisedCandidate,
+    recognised,
+)
 from pytest_layerguard.checkpoints.checkpoint import open_checkpoint
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.atomic_write import write_whole

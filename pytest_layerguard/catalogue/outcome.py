@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet.bet import Status
     from pytest_layerguard.bet.verdict import Judgement
-    from pytest_layerguard.catalogue.doors import Crossing
+    from pytest_layerguard.catalogue.crossing.doors import Crossing
     from pytest_layerguard.environment.measurement_errors import Lack
     from pytest_layerguard.measurement.results import BetResult
 

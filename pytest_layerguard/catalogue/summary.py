@@ -6,7 +6,7 @@ import difflib
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-from pytest_layerguard.catalogue.doors import crossings
+from pytest_layerguard.catalogue.crossing.doors import crossings
 from pytest_layerguard.catalogue.model_facts import KnownModel, ModelFacts
 from pytest_layerguard.catalogue.outcome import Case, decide
 from pytest_layerguard.catalogue.recognised import Recognised, recorded

@@ -11,11 +11,11 @@ from pytest_layerguard.bet.criteria.interval import short
 from pytest_layerguard.bet.errors import BetFileError, many, printable
 from pytest_layerguard.bet.reader import read_bets
 from pytest_layerguard.catalogue.bet_folders import NAMES, bets_of, root_of
-from pytest_layerguard.catalogue.doors import challenging
+from pytest_layerguard.catalogue.crossing.doors import challenging
+from pytest_layerguard.catalogue.crossing.strength import is_weaker
 from pytest_layerguard.catalogue.judge import CataloguedBet, Judge
 from pytest_layerguard.catalogue.model_facts import ModelLookup
 from pytest_layerguard.catalogue.outcome import CHANGED
-from pytest_layerguard.catalogue.strength import is_weaker
 from pytest_layerguard.catalogue.wording import (
     describe_closes,
     describe_intervention,

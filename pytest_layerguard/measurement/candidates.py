@@ -16,8 +16,9 @@ from pytest_layerguard.environment import devices
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.library_output import quiet
 from pytest_layerguard.environment.progress_listener import counted
-from pytest_layerguard.measurement import sanity_checks, variant_metrics
+from pytest_layerguard.measurement import sanity_checks
 from pytest_layerguard.measurement.generation import run_free, sample
+from pytest_layerguard.measurement.metrics import variant_metrics
 from pytest_layerguard.measurement.token_scores import TokenScores, compare, joined
 from pytest_layerguard.models import tokenization
 from pytest_layerguard.models.anatomy import Anatomy
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.model_source import ModelSource
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.environment.conditions import Conditions
-    from pytest_layerguard.measurement.free_text import FreeText
+    from pytest_layerguard.measurement.metrics.free_text import FreeText
     from pytest_layerguard.measurement.planning import PlannedVariant
     from pytest_layerguard.measurement.results import Continuation
     from pytest_layerguard.measurement.session import ModelSession

@@ -25,7 +25,7 @@ from pytest_layerguard.bet.errors import many
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.environment.progress_listener import Advance, counted
 from pytest_layerguard.measurement.failures import failing
-from pytest_layerguard.measurement.free_text import FreeText
+from pytest_layerguard.measurement.metrics.free_text import FreeText
 from pytest_layerguard.measurement.results import Continuation
 from pytest_layerguard.models.own_code import own_code, shortage
 from pytest_layerguard.models.plan import Plan, turns

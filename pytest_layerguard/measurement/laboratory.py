@@ -15,13 +15,13 @@ from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.environment.progress_listener import progress_to
 from pytest_layerguard.measurement.candidates import CandidateBench
 from pytest_layerguard.measurement.failures import naming
-from pytest_layerguard.measurement.free_text import FreeTexts
 from pytest_layerguard.measurement.generation import Samples, run_free, sample
+from pytest_layerguard.measurement.metrics.free_text import FreeTexts
+from pytest_layerguard.measurement.metrics.statistics import FEWEST_WINDOWS
 from pytest_layerguard.measurement.planning import PlannedVariant, Workbench, planned
 from pytest_layerguard.measurement.result_building import ResultBuilder
 from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
 from pytest_layerguard.measurement.session import ModelSession
-from pytest_layerguard.measurement.statistics import FEWEST_WINDOWS
 from pytest_layerguard.measurement.sweep import evaluations
 from pytest_layerguard.measurement.variant_export import Exported, chosen, full_name, write_variant
 from pytest_layerguard.models.loading import load

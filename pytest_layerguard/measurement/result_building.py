@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.criteria.interval import Interval
-from pytest_layerguard.measurement import sanity_checks, variant_metrics
+from pytest_layerguard.measurement import sanity_checks
 from pytest_layerguard.measurement.generation import Samples, fewest_unique
-from pytest_layerguard.measurement.own_metrics import ScoredTokens, measured
+from pytest_layerguard.measurement.metrics import variant_metrics
+from pytest_layerguard.measurement.metrics.own_metrics import ScoredTokens, measured
 from pytest_layerguard.measurement.results import BaseResult, LossProfile, VariantResult
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet.bet import Measure
     from pytest_layerguard.bet.criteria.metrics import OwnMetric
-    from pytest_layerguard.measurement.free_text import FreeTexts
+    from pytest_layerguard.measurement.metrics.free_text import FreeTexts
     from pytest_layerguard.measurement.planning import PlannedVariant
     from pytest_layerguard.measurement.results import Continuation
     from pytest_layerguard.measurement.session import ModelSession

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.bet import Bet, Evidence
     from pytest_layerguard.bet.criteria.evaluate import Criteria, Expression
     from pytest_layerguard.bet.reader import BetDocument
-    from pytest_layerguard.catalogue.doors import Crossing
+    from pytest_layerguard.catalogue.crossing.doors import Crossing
     from pytest_layerguard.catalogue.outcome import Outcome
     from pytest_layerguard.measurement.results import (
         BetResult,

@@ -20,7 +20,7 @@ from support.processes import SYNTHETIC, TOKENS, Array, Process, resampled, swee
 
 from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.bet.criteria.straddle import Straddle
-from pytest_layerguard.measurement.statistics import clustered, percentile
+from pytest_layerguard.measurement.metrics.statistics import clustered, percentile
 
 WINDOWS = (8, 22, 64)
 LAYERS = 48

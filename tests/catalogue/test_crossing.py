@@ -16,8 +16,12 @@ from pytest_layerguard.bet.criteria.parse import CriterionError
 from pytest_layerguard.bet.criteria.scope import ModelScope
 from pytest_layerguard.bet.verdict import Verdict
 from pytest_layerguard.catalogue.bet_folders import Catalogue, Entry
-from pytest_layerguard.catalogue.challenges import ChallengeResult, judge_challenge, mistakes
-from pytest_layerguard.catalogue.doors import (
+from pytest_layerguard.catalogue.crossing.challenges import (
+    ChallengeResult,
+    judge_challenge,
+    mistakes,
+)
+from pytest_layerguard.catalogue.crossing.doors import (
     Crossing,
     challenging,
     covers,

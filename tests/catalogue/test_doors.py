@@ -13,7 +13,7 @@ from support.catalogue import measured
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS, CandidateArguments, Intervention
 from pytest_layerguard.bet.reader import BetDocument, parse_bets
-from pytest_layerguard.catalogue.doors import kinds_in_effect
+from pytest_layerguard.catalogue.crossing.doors import kinds_in_effect
 from pytest_layerguard.catalogue.judge import Judge
 from pytest_layerguard.catalogue.model_facts import KnownModel, ModelFacts, ModelLookup
 from pytest_layerguard.catalogue.outcome import Word

@@ -14,7 +14,7 @@ from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement.laboratory import Laboratory
-from pytest_layerguard.measurement.own_metrics import ScoredTokens
+from pytest_layerguard.measurement.metrics.own_metrics import ScoredTokens
 from pytest_layerguard.measurement.result_cache import identity
 
 BET = """\

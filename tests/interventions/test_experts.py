@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS, Intervention
 from pytest_layerguard.bet.reader import parse_bets
-from pytest_layerguard.catalogue.doors import kinds_in_effect, kinds_like
+from pytest_layerguard.catalogue.crossing.doors import kinds_in_effect, kinds_like
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry

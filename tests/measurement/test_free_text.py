@@ -17,8 +17,13 @@ from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement.free_text import FreeText, FreeTexts, repetition, stop_rate
 from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.metrics.free_text import (
+    FreeText,
+    FreeTexts,
+    repetition,
+    stop_rate,
+)
 from pytest_layerguard.measurement.results import BetResult
 from pytest_layerguard.models.tokenization import encode_chat
 

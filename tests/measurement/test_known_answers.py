@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pytest_layerguard.measurement import token_scores
+from pytest_layerguard.measurement.metrics.variant_metrics import base_metrics, variant_metrics
 from pytest_layerguard.measurement.sweep import sweep
 from pytest_layerguard.measurement.token_scores import TokenScores, compare
-from pytest_layerguard.measurement.variant_metrics import base_metrics, variant_metrics
 from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.plan import OuterWeights, Plan
 from pytest_layerguard.models.runner import Runner

@@ -12,7 +12,7 @@ from support.workshop import runner_of
 
 from pytest_layerguard.bet.bet import Measure
 from pytest_layerguard.environment.measurement_errors import MeasurementError
-from pytest_layerguard.measurement import variant_metrics
+from pytest_layerguard.measurement.metrics import variant_metrics
 from pytest_layerguard.measurement.sweep import sweep
 from pytest_layerguard.models.plan import Plan
 from pytest_layerguard.texts import windowed_text

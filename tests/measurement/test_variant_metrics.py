@@ -12,14 +12,14 @@ from support.workshop import BATCHES, log_probabilities, planned, runner_of, swe
 from support.workshop import WINDOWS as WINDOWED
 
 from pytest_layerguard.bet.criteria.interval import Interval
-from pytest_layerguard.measurement.statistics import clustered, exponential
-from pytest_layerguard.measurement.token_scores import TokenScores
-from pytest_layerguard.measurement.variant_metrics import (
+from pytest_layerguard.measurement.metrics.statistics import clustered, exponential
+from pytest_layerguard.measurement.metrics.variant_metrics import (
     gap,
     overflowed,
     requested_metrics,
     variant_metrics,
 )
+from pytest_layerguard.measurement.token_scores import TokenScores
 from pytest_layerguard.texts.windows import TokenPositions
 
 WINDOWS, LENGTH = 12, 10

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.workshop import bench_of, carried_out, runner_of
 
-from pytest_layerguard.measurement.variant_metrics import size_metrics
+from pytest_layerguard.measurement.metrics.variant_metrics import size_metrics
 from pytest_layerguard.models.layer_parts import Form
 from pytest_layerguard.models.stored_size import packed, sparse, trits
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import brentq
 
 from pytest_layerguard.bet.criteria.interval import quantile
-from pytest_layerguard.measurement.statistics import Mean, clustered, share
+from pytest_layerguard.measurement.metrics.statistics import Mean, clustered, share
 
 
 @pytest.mark.parametrize("windows", [8, 22, 64])

@@ -11,7 +11,7 @@ from scipy import stats
 from support.processes import SYNTHETIC, Process, sweep
 
 from pytest_layerguard.bet.criteria.interval import Interval
-from pytest_layerguard.measurement.statistics import (
+from pytest_layerguard.measurement.metrics.statistics import (
     FEWEST_WINDOWS,
     Mean,
     clustered,

@@ -11,7 +11,7 @@ from scipy import stats
 from support.processes import SYNTHETIC
 
 from pytest_layerguard.bet.criteria.interval import Interval
-from pytest_layerguard.measurement.statistics import percentile, quantile
+from pytest_layerguard.measurement.metrics.statistics import percentile, quantile
 
 Array = NDArray[np.float64]
 

@@ -11,8 +11,14 @@ import torch
 
 from pytest_layerguard.bet.criteria.interval import Interval, greatest, least
 from pytest_layerguard.bet.criteria.metrics import METRICS
+from pytest_layerguard.measurement.metrics.statistics import (
+    Mean,
+    clustered,
+    exponential,
+    percentile,
+    share,
+)
 from pytest_layerguard.measurement.results import LossProfile, TokenHarm
-from pytest_layerguard.measurement.statistics import Mean, clustered, exponential, percentile, share
 from pytest_layerguard.models import stored_size
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.bet.criteria.parse import CriterionError
 from pytest_layerguard.bet.errors import printable
-from pytest_layerguard.catalogue.doors import parts_inside
-from pytest_layerguard.catalogue.strength import is_weaker
+from pytest_layerguard.catalogue.crossing.doors import parts_inside
+from pytest_layerguard.catalogue.crossing.strength import is_weaker
 from pytest_layerguard.catalogue.wording import cut
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.criteria.straddle import Straddle
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.catalogue.bet_folders import Catalogue
-    from pytest_layerguard.catalogue.doors import Crossing
+    from pytest_layerguard.catalogue.crossing.doors import Crossing
     from pytest_layerguard.measurement.results import BetResult
 
 

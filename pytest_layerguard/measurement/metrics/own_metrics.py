@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_layerguard.bet.criteria.interval import Interval, greatest, least
 from pytest_layerguard.environment.measurement_errors import MeasurementError
-from pytest_layerguard.measurement import statistics
+from pytest_layerguard.measurement.metrics import statistics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -19,9 +19,9 @@ from pytest_layerguard.bet.arguments import (
 )
 from pytest_layerguard.bet.criteria import parse
 from pytest_layerguard.bet.criteria.interval import Truth
+from pytest_layerguard.catalogue.crossing.strength import is_weaker, record_meets
 from pytest_layerguard.catalogue.model_facts import ModelFacts
 from pytest_layerguard.catalogue.recognised import Recognised, RecognisedCandidate
-from pytest_layerguard.catalogue.strength import is_weaker, record_meets
 from pytest_layerguard.catalogue.wording import (
     cut,
     describe_door,

@@ -1,0 +1,1 @@
+"""Which closed doors a bet stands in, and what it may say to be measured all the same."""

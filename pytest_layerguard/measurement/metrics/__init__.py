@@ -1,0 +1,1 @@
+"""From token losses to metrics with intervals."""
