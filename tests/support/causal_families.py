@@ -177,12 +177,17 @@ def model(family: str, **changed: Any) -> PreTrainedModel:
     """Return a random model of a family; nothing may write to it.
 
     Raises:
-        NotSmallError: If it stays large.
+        NotSmallError: If it stays large, or cannot be built from these sizes.
     """
     torch.manual_seed(0)
-    made = configured(family, {**CHANGED.get(family, {}), **changed})
-    with torch.device("meta"):
-        size = sum(each.numel() for each in AutoModelForCausalLM.from_config(made).parameters())
+    try:
+        made = configured(family, {**CHANGED.get(family, {}), **changed})
+        with torch.device("meta"):
+            built = AutoModelForCausalLM.from_config(made)
+    except Exception as error:
+        # Another version of transformers, or a library that is not installed, wants other sizes.
+        raise NotSmallError(f"{type(error).__name__}: {error}") from error
+    size = sum(each.numel() for each in built.parameters())
     if size > LARGEST:
         raise NotSmallError(f"{size:,} parameters")
     built: PreTrainedModel = AutoModelForCausalLM.from_config(made)

@@ -203,7 +203,7 @@ def with_rounded_inputs(
         for name, module in block.named_modules():
             if name in names and linear:
                 module.register_forward_pre_hook(lambda _, args: (rounded(args[0]), *args[1:]))
-            elif hasattr(module, "gate_up_proj"):
+            elif isinstance(getattr(module, "gate_up_proj", None), Tensor):
                 module.forward = _one_by_one(module, rounded, columns=in_columns(model))
     return changed
 
@@ -268,7 +268,7 @@ def input_rows(
                 given.setdefault(f"{name}.weight", []).append(args[0].flatten(0, -2))
 
             handles.append(module.register_forward_pre_hook(on_linear))
-        elif hasattr(module, "gate_up_proj"):
+        elif isinstance(getattr(module, "gate_up_proj", None), Tensor):
 
             def on_experts(
                 experts: nn.Module, args: tuple[Tensor, ...], kwargs: object, name: str = name
