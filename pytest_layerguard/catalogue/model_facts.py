@@ -364,7 +364,7 @@ def _built(config: Mapping[str, Any]) -> ModelFacts:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from pytest_layerguard.environment.library_output import first_line, quiet
+    from pytest_layerguard.environment.captured_output import first_line, quiet
 
     plain = {key: value for key, value in config.items() if key not in _NOT_COUNTED}
     family = plain.pop("model_type", None)

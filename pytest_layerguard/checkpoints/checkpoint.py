@@ -25,7 +25,7 @@ from pytest_layerguard.checkpoints.files import (
     weight_files,
 )
 from pytest_layerguard.checkpoints.formats import Format, Scheme, Weight, read_format
-from pytest_layerguard.environment.library_output import first_line
+from pytest_layerguard.environment.captured_output import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

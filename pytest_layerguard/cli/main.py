@@ -122,6 +122,18 @@ def _new(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=new.run)
 
 
+def _add_root(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--root",
+        "--layerguard-root",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="a folder outside the bets' own tree from which they may read (multi-allowed)",
+    )
+
+
 def _check(command: argparse.ArgumentParser) -> None:
     command.description = "List every error in bet files; reads them only, without torch."
     command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="files or folders")
@@ -135,15 +147,7 @@ def _explain(command: argparse.ArgumentParser) -> None:
         "model's configuration and loads no weights."
     )
     command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="bet files or folders")
-    command.add_argument(
-        "--root",
-        "--layerguard-root",
-        action="append",
-        type=Path,
-        default=[],
-        metavar="DIR",
-        help="a folder outside the bets' own tree from which they may read (multi-allowed)",
-    )
+    _add_root(command)
     command.set_defaults(run=explain.run)
 
 
@@ -178,15 +182,7 @@ def _export(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--to", required=True, type=Path, metavar="DIR", help="the folder to write"
     )
-    command.add_argument(
-        "--root",
-        "--layerguard-root",
-        action="append",
-        type=Path,
-        default=[],
-        metavar="DIR",
-        help="a folder outside the bets' own tree from which they may read (multi-allowed)",
-    )
+    _add_root(command)
     command.set_defaults(run=export.run)
 
 

@@ -14,7 +14,7 @@ from pytest_layerguard.checkpoints.facts import CheckpointFacts
 from pytest_layerguard.checkpoints.recognition import recognise
 from pytest_layerguard.environment import devices
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
-from pytest_layerguard.environment.library_output import quiet
+from pytest_layerguard.environment.captured_output import quiet
 from pytest_layerguard.environment.progress_listener import counted
 from pytest_layerguard.measurement import sanity_checks
 from pytest_layerguard.measurement.generation import run_free, sample

@@ -8,9 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_layerguard.environment import devices
+from pytest_layerguard.environment.captured_output import panics_as_errors
 from pytest_layerguard.environment.deadline import within
 from pytest_layerguard.environment.device_lock import DeviceLock
-from pytest_layerguard.environment.library_output import panics_as_errors
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.environment.progress_listener import progress_to
 from pytest_layerguard.measurement.candidates import CandidateBench

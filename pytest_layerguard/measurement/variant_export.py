@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
-from pytest_layerguard.environment.library_output import quiet
+from pytest_layerguard.environment.captured_output import quiet
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from pytest_layerguard.environment import file_digests
-from pytest_layerguard.environment.library_output import first_line, quiet
+from pytest_layerguard.environment.captured_output import first_line, quiet
 from pytest_layerguard.environment.measurement_errors import (
     Lack,
     MeasurementError,

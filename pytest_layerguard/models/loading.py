@@ -20,8 +20,8 @@ from pytest_layerguard.bet.text_sources import UNPINNED
 from pytest_layerguard.checkpoints.checkpoint import Adapter, Checkpoint, has_tokenizer
 from pytest_layerguard.environment import devices, file_digests
 from pytest_layerguard.environment.allowed_paths import AllowedPaths, quoted
+from pytest_layerguard.environment.captured_output import first_line, quiet, scrubbed
 from pytest_layerguard.environment.conditions import UNPINNED_FLAG, Conditions
-from pytest_layerguard.environment.library_output import first_line, quiet, scrubbed
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.environment.versions import versions
 from pytest_layerguard.models import compressed

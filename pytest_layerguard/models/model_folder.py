@@ -14,8 +14,8 @@ from pytest_layerguard.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pytest_layerguard.checkpoints.facts import CheckpointFacts
 from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.allowed_paths import quoted
+from pytest_layerguard.environment.captured_output import first_line
 from pytest_layerguard.environment.conditions import REMOTE_CODE_FLAG
-from pytest_layerguard.environment.library_output import first_line
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 
 if TYPE_CHECKING:

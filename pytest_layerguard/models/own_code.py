@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from pytest_layerguard.environment.library_output import first_line
+from pytest_layerguard.environment.captured_output import first_line
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.models.plan import InterventionError
 

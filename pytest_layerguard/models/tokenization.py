@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_layerguard.environment.library_output import first_line, quiet
+from pytest_layerguard.environment.captured_output import first_line, quiet
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_layerguard.bet.text_sources import UNPINNED
 from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.allowed_paths import quoted
+from pytest_layerguard.environment.captured_output import first_line, quiet
 from pytest_layerguard.environment.conditions import UNPINNED_FLAG
-from pytest_layerguard.environment.library_output import first_line, quiet
 from pytest_layerguard.environment.measurement_errors import (
     Lack,
     MeasurementError,

@@ -33,8 +33,8 @@ from transformers import (
 from pytest_layerguard import reference
 from pytest_layerguard.bet.bet import ModelSpec, Needs
 from pytest_layerguard.environment import devices
+from pytest_layerguard.environment.captured_output import quiet, scrubbed
 from pytest_layerguard.environment.conditions import Conditions
-from pytest_layerguard.environment.library_output import quiet, scrubbed
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.models import loading
 from pytest_layerguard.models.loading import LoadedModel, load, model_key

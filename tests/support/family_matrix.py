@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
-from pytest_layerguard.environment.library_output import quiet
+from pytest_layerguard.environment.captured_output import quiet
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement.generation import generate, greedy
