@@ -16,11 +16,11 @@ from pytest_layerguard.catalogue.bet_folders import Catalogue, bets_of
 from pytest_layerguard.cli.bet_template import ARGUMENTS, NewBet
 from pytest_layerguard.cli.command_output import UserError, echo, registry
 from pytest_layerguard.environment import file_digests
-from pytest_layerguard.environment.conditions import ROOT_FLAG
+from pytest_layerguard.environment.conditions import ROOT_FLAG, Conditions
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.interventions.registry import Registry
@@ -125,7 +125,8 @@ def run(given: argparse.Namespace) -> int:
         placeholders=tuple(name for name, given_ in left.items() if not given_),
     )
     document = write(path, str(bet), known)
-    for line in _next(path, outside(document)):
+    roots = outside(document)
+    for line in (*_next(path, roots), *_doors(document, Conditions(roots=roots), known)):
         echo(line)
     return 0
 
@@ -408,3 +409,26 @@ def _next(path: Path, roots: Sequence[Path]) -> list[str]:
             "needs no option."
         )
     return lines
+
+
+def _doors(document: BetDocument, conditions: Conditions, known: Registry) -> Iterator[str]:
+    """Yield each closed door that a new bet stands in."""
+    from pytest_layerguard.bet.errors import printable
+    from pytest_layerguard.catalogue.bet_folders import NAMES, root_of
+    from pytest_layerguard.catalogue.judge import Judge
+    from pytest_layerguard.catalogue.model_facts import ModelLookup
+    from pytest_layerguard.environment.measurement_errors import MeasurementError
+
+    bets = bets_of(document.path)
+    judge = Judge(
+        ModelLookup(conditions), root_of(bets), NAMES, kinds=known.arguments, metrics=known.metrics
+    )
+    try:
+        found = judge.find(document, bets)
+    except MeasurementError as error:
+        yield f"not measurable yet:  {printable(str(error))}"
+        return
+    for each in found.unnamed if found.case.is_newcomer else ():
+        how = "perhaps closed" if each.doubt else "closed"
+        at = each.entry.place(judge.root)
+        yield f"{how} by {each.id} ({at}): {'; '.join(each.parts)}; so CROSSED, unmeasured, as it is"

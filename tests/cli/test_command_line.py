@@ -192,6 +192,19 @@ def test_a_weaker_claim_is_written_with_its_word() -> None:
     assert read_bets(Path("bets/mine.yaml"))[0].bet.acknowledges == ("bet-40",)
 
 
+def test_a_new_bet_in_a_closed_door_is_warned_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bets").mkdir()
+    shutil.copy(ROOT / "bets" / "40-skip-each-layer.yaml", "bets")
+    assert new("bets/mine.yaml", "--intervention", "remove_layers") == 0
+    assert (
+        "closed by bet-40 (bets/40-skip-each-layer.yaml:2): remove_layers; so CROSSED, unmeasured"
+        in capsys.readouterr().out
+    )
+    assert new("bets/ours.yaml", "--intervention", "skip_layers", "--challenges", "bet-40") == 0
+    assert new("bets/theirs.yaml", "--intervention", "ternary_weights") == 0
+    assert "closed by" not in capsys.readouterr().out
+
+
 def test_whoever_answers_with_a_bar_gets_no_looser_one_beside_it(
     answers: Callable[..., list[str]],
 ) -> None:
