@@ -37,7 +37,7 @@ from pytest_layerguard.models.loading import LARGEST_IN_FP32
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from pytest_layerguard.bet.arguments import Intervention
@@ -55,7 +55,8 @@ _LABEL: Final = 12
 _WIDTH: Final = 100
 _FEWEST_WINDOWS: Final = 8
 _SPEED: Final = 5e10
-"""Floating-point operations per second of a few CPU cores; a GPU has a thousand times as many."""
+"""Floating-point operations per second of a few CPU cores."""
+_GPU_SPEED: Final = 1_000 * _SPEED
 
 
 def run(given: argparse.Namespace) -> int:
@@ -64,6 +65,7 @@ def run(given: argparse.Namespace) -> int:
     conditions = Conditions(roots=tuple(given.root))
     lookup = ModelLookup(conditions)
     documents: list[BetDocument] = []
+    sums: list[float | None] = []
     status = 0
     for path in files(given.files):
         try:
@@ -82,12 +84,36 @@ def run(given: argparse.Namespace) -> int:
             for line in explanation.lines():
                 echo(line)
             problems = [*explanation.problems()]
+            sums.append(explanation.operations())
         except UserError as error:
             problems = [str(error)]
+            sums.append(None)
         for problem in problems:
             echo_error(f"error: {problem}")
             status = PROBLEMS
+    if any(path.is_dir() for path in given.files):
+        echo()
+        echo(_together([document.bet for document in documents], sums))
     return status
+
+
+def _together(bets: Sequence[Bet], operations: Sequence[float | None]) -> str:
+    """Return what all bets cost together, on one line."""
+    known = [each for each in operations if each is not None]
+    parts = [
+        f"{many(len(bets), 'bet')}: about {sum(known):.1g} floating-point operations at most, "
+        f"{_seconds(sum(known) / _SPEED)} on a few CPU cores and {_seconds(sum(known) / _GPU_SPEED)} on a GPU, "
+        "loading and what was kept aside"
+    ]
+    if len(known) < len(bets):
+        parts.append(f"of {many(len(bets) - len(known), 'bet')} it is not known")
+    wanted = [bet.needs.gpu for bet in bets if bet.needs is not None and bet.needs.gpu is not None]
+    if wanted:
+        largest = _bytes(max(wanted))
+        parts.append(f"{many(len(wanted), 'bet')} with needs of a GPU, the largest of {largest}")
+    else:
+        parts.append("none says that it needs a GPU")
+    return "; ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -136,6 +162,20 @@ class _Explanation:
         )
         return judge.find(self.document, self.bets)
 
+    @cached_property
+    def cost(self) -> tuple[Cost | None, str]:
+        """What it costs, or None and why that is not known."""
+        from pytest_layerguard.catalogue.cost import NoPlanError, cost_of
+
+        model = self.models[0]
+        layers = model.facts.layers
+        if layers is None:
+            return None, f"the model's layers are not known: {model.missing}"
+        try:
+            return cost_of(self.document.bet, self.known, layers, model.facts.experts or 0), ""
+        except NoPlanError as error:
+            return None, str(error)
+
     def lines(self) -> Iterator[str]:
         """Yield the whole explanation."""
         bet, model = self.document.bet, self.models[0]
@@ -150,14 +190,15 @@ class _Explanation:
             findings = (f"{kind}: {sentence}" for kind, sentence in candidate.findings)
             yield from _paragraph("candidate", (*named, *candidate.facts))
             yield from _paragraph("recognised", findings)
-        cost, why = self._cost(model)
+        cost, why = self.cost
         if cost is not None:
             names = f"{many(len(cost.variants), 'variant')}: {_few(cost.variants)}"
             yield from _paragraph("", [names])
         variants = len(cost.variants) if cost else 1
         yield from _paragraph("measures", _measurement(bet.measure, variants))
         yield from _paragraph("judges", _criteria(bet))
-        yield from _paragraph("costs", (*_costs(bet, cost, why, model), *self._took()))
+        costs = _costs(bet, cost, why, model, self.operations())
+        yield from _paragraph("costs", (*costs, *self._took()))
         yield from _paragraph("doors", self._doors())
 
     def problems(self) -> Iterator[str]:
@@ -172,16 +213,15 @@ class _Explanation:
             line, column = self.document.position(*each.key)
             yield f"{file}:{line}:{column}: {printable(each.message)}"
 
-    def _cost(self, model: KnownModel) -> tuple[Cost | None, str]:
-        from pytest_layerguard.catalogue.cost import NoPlanError, cost_of
-
-        layers = model.facts.layers
-        if layers is None:
-            return None, f"the model's layers are not known: {model.missing}"
-        try:
-            return cost_of(self.document.bet, self.known, layers, model.facts.experts or 0), ""
-        except NoPlanError as error:
-            return None, str(error)
+    def operations(self) -> float | None:
+        """Return about how many floating-point operations it takes at most, or None where that is not known."""
+        bet, facts = self.document.bet, self.models[0].facts
+        cost, _ = self.cost
+        if cost is None or facts.parameters is None or bet.measure.tokens is None:
+            return None
+        several = len(bet.measure.named_texts) * len(bet.model.checkpoints())
+        # 2 operations for each parameter and token, all experts counted.
+        return 2 * cost.work(bet.measure, facts) * several
 
     def _took(self) -> Iterator[str]:
         """Yield how long it took in this project, where pytest still has the result."""
@@ -322,7 +362,9 @@ def _criteria(bet: Bet) -> Iterator[str]:
     yield f"The claim {stands}, or the build fails."
 
 
-def _costs(bet: Bet, cost: Cost | None, why: str, model: KnownModel) -> Iterator[str]:
+def _costs(
+    bet: Bet, cost: Cost | None, why: str, model: KnownModel, operations: float | None
+) -> Iterator[str]:
     parameters, layers = model.facts.parameters, model.facts.layers
     if cost is None or layers is None:
         yield f"Not known: {why}"
@@ -346,9 +388,7 @@ def _costs(bet: Bet, cost: Cost | None, why: str, model: KnownModel) -> Iterator
         width = _width(bet, parameters)
         lies = "on disk" if bet.model.placement == "stream" else "in memory"
         yield f"About {_bytes(parameters * width)} of weights {lies}."
-    if cost is not None and parameters is not None and bet.measure.tokens is not None:
-        # 2 operations for each parameter and token, all experts counted.
-        operations = 2 * cost.work(bet.measure, model.facts) * several
+    if operations is not None:
         yield (
             f"About {operations:.1g} floating-point operations at most: "
             f"{_seconds(operations / _SPEED)} on a few CPU cores, loading aside."

@@ -379,6 +379,34 @@ def test_explain_counts_by_the_trie_and_names_the_door(capsys: pytest.CaptureFix
     assert "weaker" not in told
 
 
+def test_explain_ends_with_what_the_bets_of_a_folder_cost(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    operations = re.compile(r"about (\S+) floating-point operations at most", re.IGNORECASE)
+    for name in ("one", "two", "three"):
+        new(f"bets/{name}.yaml", "--intervention", "quantize_weights")
+    capsys.readouterr()
+    main(["explain", "bets/one.yaml"])
+    alone = capsys.readouterr().out
+    main(["explain", "bets"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("3 bets: about ")
+    assert last.endswith("aside; none says that it needs a GPU")
+    (one,), (all_,) = operations.findall(alone), operations.findall(last)
+    assert 2.5 <= float(all_) / float(one) <= 3.5
+    assert "bets:" not in alone
+    two, three = Path("bets/two.yaml"), Path("bets/three.yaml")
+    for path, size in ((two, "24GiB"), (three, "8GiB")):
+        path.write_text(
+            f"{path.read_text(encoding='utf-8')}needs: {{gpu: {size}}}\n", encoding="utf-8"
+        )
+    whole = re.sub(r"\n( +)tokens: .*", r"\n\1preset: gptq-2048", three.read_text(encoding="utf-8"))
+    three.write_text(whole, encoding="utf-8")
+    main(["explain", "bets"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "; of 1 bet it is not known; 2 bets with needs of a GPU, the largest of 24.0 GiB" in last
+
+
 def test_explain_says_that_a_claim_is_weaker_and_what_then(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
