@@ -26,7 +26,7 @@ from pytest_layerguard.environment.atomic_write import write_whole
 from pytest_layerguard.measurement.results import BetResult
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from pathlib import Path, PurePath
 
     from pytest_layerguard.bet.bet import Bet
     from pytest_layerguard.bet.criteria.scope import Fact
@@ -225,9 +225,15 @@ def read_record(path: Path) -> Record:
             raise RecordError(f"{_shown(path)}: is not a plain file; a record is committed as one")
         if status.st_size > _LARGEST:
             raise RecordError(f"{_shown(path)}: has more than {_LARGEST:,} bytes")
-        record = Record.from_json(_mapping(read_strictly(path.read_text(encoding="utf-8"))))
+        return parse_record(path.read_bytes(), path)
     except OSError as error:
         raise RecordError(f"{_shown(path)}: cannot be read: {error.strerror}") from None
+
+
+def parse_record(data: bytes, path: PurePath) -> Record:
+    """Return the record that a file at the path holds; raises RecordError."""
+    try:
+        record = Record.from_json(_mapping(read_strictly(data.decode("utf-8"))))
     except KeyError as error:
         raise RecordError(f"{_shown(path)}: is no record: {error} is missing; {_ANEW}") from None
     except (ValueError, TypeError, AttributeError, CriterionError) as error:
@@ -337,7 +343,7 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _shown(path: Path) -> str:
+def _shown(path: PurePath) -> str:
     return printable(str(path))
 
 

@@ -1,4 +1,4 @@
-"""The command line: `new`, `check`, `explain`, `compare`, `export` and `schema`."""
+"""The command line: `new`, `check`, `explain`, `compare`, `export`, `comment` and `schema`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard import __version__
-from pytest_layerguard.cli import check, compare, explain, export, new
+from pytest_layerguard.cli import check, comment, compare, explain, export, new
 from pytest_layerguard.cli.command_output import PROBLEMS, UserError, echo, echo_error
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     _explain(commands.add_parser("explain", help="say what a bet would measure, and what it costs"))
     _compare(commands.add_parser("compare", help="say what was done to a checkpoint"))
     _export(commands.add_parser("export", help="write a variant of a bet as a checkpoint"))
+    _comment(commands.add_parser("comment", help="comment on a pull request, in GitHub Actions"))
     schema = commands.add_parser(
         "schema",
         help="print the JSON Schema of a bet",
@@ -184,6 +185,17 @@ def _export(command: argparse.ArgumentParser) -> None:
     )
     _add_root(command)
     command.set_defaults(run=export.run)
+
+
+def _comment(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Comment on the pull request of the run that started this workflow (workflow_run), or change that "
+        "comment: bets that failed with their numbers and picture, what changed against the records of the base "
+        "branch, and the rest, folded. Executes nothing of the pull request, and reads the artifact of its run "
+        "as data. Needs GITHUB_TOKEN, and torch is not needed."
+    )
+    command.add_argument("--bets", metavar="DIR", default="bets", help="the bet folder")
+    command.set_defaults(run=comment.run)
 
 
 def _schema(_given: argparse.Namespace) -> int:

@@ -29,6 +29,8 @@ class Settings:
     csv: Path | None
     html: Path | None
     markdown: Path | None
+    comment: Path | None
+    """The file from which the command `comment` comments on a pull request."""
     roots: tuple[Path, ...]
     """Folders outside a bet's own tree from which models and texts may be read."""
     require: frozenset[str]
@@ -241,6 +243,13 @@ OPTIONS: Final = (
         read=read_report_path,
         metavar="PATH",
         flag="--layerguard-markdown",
+    ),
+    Option(
+        "comment",
+        "create a file with all of this run at the given path, for 'python -m pytest_layerguard comment'",
+        read=read_report_path,
+        metavar="PATH",
+        flag="--layerguard-comment",
     ),
     Option(
         "roots",

@@ -214,7 +214,7 @@ def write(session: pytest.Session) -> None:
         return
     from pytest_layerguard.environment.atomic_write import write_whole
 
-    for name, render in (("json", _json), ("csv", _csv), ("html", _page), ("markdown", _markdown)):
+    for name, render in _REPORTS:
         path: Path | None = getattr(config.stash[SETTINGS], name)
         if path is None:
             continue
@@ -257,6 +257,23 @@ def _markdown(config: pytest.Config, _path: Path) -> str:
     results = config.stash[RESULTS]
     address = github.address(os.environ, config.rootpath)
     return markdown.render(results.bets, results.unreadable, address=address)
+
+
+def _comment(config: pytest.Config, _path: Path) -> str:
+    from pytest_layerguard.report import run_file
+
+    results = config.stash[RESULTS]
+    return run_file.render(results.bets, results.unreadable)
+
+
+_REPORTS: Final = (
+    ("json", _json),
+    ("csv", _csv),
+    ("html", _page),
+    ("markdown", _markdown),
+    ("comment", _comment),
+)
+"""The reports by the names of their options."""
 
 
 def is_worker(config: pytest.Config) -> bool:

@@ -35,6 +35,8 @@ _CONTINUATION: Final = 280
 _LINES: Final = 16
 _WIDTH: Final = 36
 _TICKS: Final = re.compile("`+")
+_NO_WIDTH: Final = "\u200b"
+_CALLS: Final = re.compile(rf"@(?!{_NO_WIDTH})|\\#(?=\d)|(?<![\w/-])(?i:gh-)(?=\d)")
 
 
 def render(
@@ -49,23 +51,44 @@ def render(
     What fails the build comes first, so that the least important parts are left out if there is no
     room. `address` is the web address of the files of the repository, if it is known.
     """
+    sheet = Sheet(limit)
+    sheet.add(heading(bets, unreadable))
+    add_failed(sheet, bets, unreadable, address)
+    if any(bet.failed for bet in bets) and not all(bet.failed for bet in bets):
+        sheet.add("### What did not fail\n")
+    add_rest(sheet, bets, address)
+    return sheet.text
+
+
+def heading(bets: Sequence[BetReport], unreadable: Sequence[UnreadableFile]) -> str:
+    """Return the heading, which counts the bets by their outcome."""
+    return f"## layerguard: {_tally(bets, unreadable)}\n"
+
+
+def add_failed(
+    sheet: Sheet,
+    bets: Sequence[BetReport],
+    unreadable: Sequence[UnreadableFile],
+    address: str | None,
+) -> None:
+    """Add what fails the build: files that could not be read, a table of bets, and each in full."""
     failed = [bet for bet in by_urgency(bets) if bet.failed]
-    rest = [bet for bet in by_urgency(bets) if not bet.failed]
-    sheet = _Sheet(limit)
-    sheet.add(f"## layerguard: {_tally(bets, unreadable)}\n", *_unreadable(unreadable, address))
+    sheet.add(*_unreadable(unreadable, address))
     sheet.table([_row(bet, address) for bet in failed])
     for bet in failed:
         sheet.add("\n\n".join(_failure(bet, address)) + "\n\n")
-    if failed and rest:
-        sheet.add("### What did not fail\n")
+
+
+def add_rest(sheet: Sheet, bets: Sequence[BetReport], address: str | None) -> None:
+    """Add a table of the other bets, and each that was measured, folded."""
+    rest = [bet for bet in by_urgency(bets) if not bet.failed]
     sheet.table([_row(bet, address) for bet in rest])
     for bet in rest:
         if bet.result is not None:
             sheet.add("\n\n".join(_folded(bet)) + "\n")
-    return sheet.text
 
 
-class _Sheet:
+class Sheet:
     """Blocks of Markdown, as many as there is room for."""
 
     def __init__(self, limit: int) -> None:
@@ -75,7 +98,7 @@ class _Sheet:
 
     def add(self, *blocks: str) -> None:
         """Add blocks, each whole or not at all."""
-        for block in blocks:
+        for block in map(_silent, blocks):
             size = len(block.encode("utf-8", "replace")) + 1
             if size > self._left:
                 self._dropped += 1
@@ -86,7 +109,7 @@ class _Sheet:
     def table(self, rows: Sequence[str]) -> None:
         """Add as many rows as fit in half of the room, which leaves the other half to details."""
         kept, room = "", self._left // 2
-        for at, row in enumerate(rows):
+        for at, row in enumerate(map(_silent, rows)):
             if len((kept + row).encode("utf-8", "replace")) > room:
                 self.add(f"{_HEAD}{kept}\n_and {len(rows) - at} more bets_\n")
                 return
@@ -102,6 +125,14 @@ class _Sheet:
             left_out = f"_{self._dropped} {parts} left out for want of room here._\n"
             return "\n".join([*self._blocks, left_out])
         return "\n".join(self._blocks)
+
+
+def _silent(block: str) -> str:
+    """Return the block with a space of no width in all that GitHub takes for a mention or a reference.
+
+    It looks for them in what Markdown has come to, where a backslash before the sign is gone.
+    """
+    return _CALLS.sub(f"\\g<0>{_NO_WIDTH}", block)
 
 
 def _tally(bets: Sequence[BetReport], unreadable: Sequence[UnreadableFile]) -> str:

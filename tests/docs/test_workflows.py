@@ -58,10 +58,13 @@ def test_the_gpu_is_out_of_reach_for_forks() -> None:
 GUARD = ROOT / ".github" / "workflows" / "guard.yml"
 
 
-def run_step(job: str, name: str, output: Path, **env: str) -> subprocess.CompletedProcess[str]:
+def run_step(
+    job: str, name: str, output: Path, cwd: Path | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
     steps = {step.get("name"): step for step in jobs(GUARD)[job]["steps"]}
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", steps[name]["run"]],
+        cwd=cwd,
         env={**os.environ, **env, "GITHUB_OUTPUT": str(output)},
         capture_output=True,
         text=True,
@@ -112,15 +115,15 @@ def test_what_is_no_requirement_ends_the_plan(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("result", ["success", "failure", "cancelled", "skipped"])
-@pytest.mark.parametrize("job", ["PLAN", "CPU", "GPU"])
+@pytest.mark.parametrize("job", ["PLAN", "CPU", "COST", "GPU"])
 def test_no_verdict_passes_without_its_shards(job: str, result: str, tmp_path: Path) -> None:
     verdict = jobs(GUARD)["verdict"]
     assert verdict["if"] == "always()"
-    assert verdict["needs"] == ["plan", "cpu", "gpu"]
+    assert verdict["needs"] == ["plan", "cpu", "cost", "gpu"]
     assert verdict["steps"][-1]["if"] == "always()"
-    results = {"PLAN": "success", "CPU": "success", "GPU": "success", job: result}
+    results = {**dict.fromkeys(("PLAN", "CPU", "COST", "GPU"), "success"), job: result}
     ran = run_step("verdict", verdict["steps"][-1]["name"], tmp_path / "output", **results)
-    passes = result == "success" or (job, result) == ("GPU", "skipped")
+    passes = result == "success" or (job in {"COST", "GPU"} and result == "skipped")
     assert (ran.returncode == 0) == passes
 
 
@@ -131,6 +134,56 @@ def test_the_verdict_audits_and_checks_the_summary() -> None:
     assert any("--layerguard-check-summary" in each for each in ran)
     (checkout,) = (step for step in steps if "actions/checkout" in step.get("uses", ""))
     assert checkout["with"]["fetch-depth"] == 0
+
+
+def test_no_gpu_is_taken_before_its_cost_is_said(tmp_path: Path) -> None:
+    found = jobs(GUARD)
+    assert "cost" in found["gpu"]["needs"]
+    assert found["cost"]["if"] == found["gpu"]["if"]
+    command = tmp_path / "python"
+    command.write_text("#!/bin/sh\necho a bet\necho '2 bets: so much'\nexit 1\n")
+    command.chmod(0o755)
+    ran = run_step(
+        "cost",
+        "Say what a GPU would be taken for",
+        tmp_path / "output",
+        cwd=tmp_path,
+        PATH=f"{tmp_path}:{os.environ['PATH']}",
+        BETS="bets",
+        GITHUB_STEP_SUMMARY=str(tmp_path / "summary"),
+    )
+    assert ran.stdout == "::notice title=before a GPU is taken::2 bets: so much\n"
+    assert (tmp_path / "summary").read_text() == "**Before a GPU is taken:** 2 bets: so much\n"
+
+
+COMMENT = ROOT / ".github" / "workflows" / "comment.yml"
+
+
+def test_what_may_comment_runs_nothing_of_the_pull_request() -> None:
+    (job,) = jobs(COMMENT).values()
+    assert job["permissions"] == {
+        "actions": "read",
+        "contents": "read",
+        "pull-requests": "write",
+    }
+    (checkout,) = (step for step in job["steps"] if "actions/checkout" in step.get("uses", ""))
+    # Without a ref it is the default branch.
+    assert checkout["with"] == {"persist-credentials": False}
+    assert not any("cache" in step.get("uses", "") for step in job["steps"])
+    for step in job["steps"]:
+        assert "${{" not in step.get("run", "")
+        assert "github.event" not in str(step)
+
+
+def test_the_guard_leaves_what_the_comment_reads() -> None:
+    from pytest_layerguard.cli import comment
+
+    steps = jobs(GUARD)["verdict"]["steps"]
+    (upload,) = (
+        step["with"] for step in steps if step.get("with", {}).get("name") == comment.ARTIFACT
+    )
+    (merge,) = (step["run"] for step in steps if step.get("name") == "Merge the shards")
+    assert f"--layerguard-comment {upload['path']}/{comment.FILE}" in merge
 
 
 def test_options_that_workflows_give_are_options() -> None:

@@ -14,6 +14,7 @@ import pytest_layerguard.bet.reader
 import pytest_layerguard.measurement.results
 import pytest_layerguard.report.failure
 import pytest_layerguard.report.json
+import pytest_layerguard.report.run_file
 import pytest_layerguard.report.terminal  # noqa: F401
 
 if TYPE_CHECKING:

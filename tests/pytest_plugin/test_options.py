@@ -125,6 +125,7 @@ def test_nothing_asked(pytester: pytest.Pytester) -> None:
         csv=None,
         html=None,
         markdown=None,
+        comment=None,
         roots=(),
         require=frozenset(),
         record=False,

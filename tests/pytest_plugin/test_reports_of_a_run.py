@@ -44,6 +44,21 @@ class TestFiles:
         assert 'href="../bets/bet-1.yaml"' in page
         assert (bets.path / "out/c.md").read_text(encoding="utf-8").startswith(HEADING)
 
+    def test_the_file_for_a_comment_has_what_the_summary_has(self, bets: Project) -> None:
+        from pytest_layerguard.report import markdown, run_file
+
+        (bets.path / "bets/bet-3.yaml").write_text("id: x", encoding="utf-8")
+        bets.run(
+            "bets",
+            "--continue-on-collection-errors",
+            "--layerguard-comment=out/comment.json",
+            "--layerguard-markdown=out/c.md",
+        )
+        found = run_file.read((bets.path / "out/comment.json").read_bytes())
+        written = (bets.path / "out/c.md").read_text(encoding="utf-8")
+        assert markdown.render(found.bets, found.unreadable) == written
+        assert written.startswith("## layerguard: 1 file could not be read, 2 failed")
+
     def test_by_ini_options(self, bets: Project) -> None:
         bets.ini("layerguard_html = 'page.html'", "layerguard_markdown = 'c.md'")
         bets.run("bets")

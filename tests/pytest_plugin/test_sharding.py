@@ -17,6 +17,7 @@ def reports(name: str) -> list[str]:
         f"--layerguard-json={name}.json",
         f"--layerguard-html={name}.html",
         f"--layerguard-markdown={name}.md",
+        f"--layerguard-comment={name}.comment",
         f"--junitxml={name}.xml",
     ]
 
@@ -86,7 +87,7 @@ def test_parts_come_to_what_the_whole_comes_to(
     counted, expected = together.parseoutcomes(), whole.parseoutcomes()
     # Its part has warned of an INCONCLUSIVE bet; the merge says it in the table alone.
     assert counted == {name: count for name, count in expected.items() if name != "warnings"}
-    for name in ("json", "md", "html"):
+    for name in ("json", "md", "html", "comment"):
         assert written(catalogue, f"merged.{name}") == written(catalogue, f"whole.{name}")
     assert properties(catalogue, "merged.xml") == properties(catalogue, "whole.xml")
     assert table(together) == table(whole)

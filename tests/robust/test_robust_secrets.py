@@ -20,6 +20,7 @@ ARGUMENTS = (
     "--layerguard-cache=cache",
     "--layerguard-html=out/page.html",
     "--layerguard-markdown=out/page.md",
+    "--layerguard-comment=out/comment.json",
     "--junit-xml=out/junit.xml",
     "--showlocals",
     "-rA",
@@ -43,7 +44,9 @@ def test_a_token_reaches_nobody(
     assert token not in printed
     assert "***" in printed
     files = [path for path in trouble.path.rglob("*") if path.is_file()]
-    assert {"report.json", "page.html", "page.md", "junit.xml"} <= {path.name for path in files}
+    assert {"report.json", "page.html", "page.md", "comment.json", "junit.xml"} <= {
+        path.name for path in files
+    }
     for path in files:
         assert token.encode() not in path.read_bytes(), path
 
