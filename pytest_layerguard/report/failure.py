@@ -11,6 +11,7 @@ from pytest_layerguard.report.words import name_of, published
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pytest_layerguard.bet.criteria.evaluate import Decider
     from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
     from pytest_layerguard.report.bet_report import BetReport
 
@@ -50,13 +51,16 @@ def lines(bet: BetReport, *, short: bool = False) -> Iterator[str]:
 
 
 def brief(bet: BetReport) -> str:
-    """Return what decided, in one line."""
+    """Return what decided, in one line: the bar and the number that met or missed it, not all of a sweep."""
     decided = bet.deciding
     if bet.word == "TAMPERED":
         changed = (line.strip() for each in bet.messages[1:] for line in each.splitlines()[1:])
         return f"changed since its record: {next(changed, '')}"
-    if decided is not None and bet.word == bet.verdict:
-        return cut(f"{decided.level}: {decided.written}  ->  {decided.filled}", _PROSE)
+    if decided is not None and decided.decider is not None and bet.word == bet.verdict:
+        decider = decided.decider
+        number = f"{decider.interval} against {decider.bar}"
+        whose = _whose(decider).rstrip(",")
+        return cut(f"{number}: {whose}; {decided.level} is {decided.truth}", _PROSE)
     return next((line for each in bet.messages for line in each.splitlines()), "")
 
 
@@ -74,10 +78,14 @@ def _to_hold(bet: BetReport) -> Iterator[str]:
     lenient = next((each for each in bet.criteria if each.level == "lenient"), None)
     decider = lenient.decider if lenient is not None and lenient.truth == "false" else None
     if decider is not None and bet.status != "falsified":
-        whose = f" of {decider.variant}" if decider.variant else ""
-        among = f", the {decider.among}," if decider.among else ""
         must = f"must be {decider.bar}; it is {decider.interval}"
-        yield cut(f"to hold:  {decider.metric}{whose}{among} {must}", _PROSE)
+        yield cut(f"to hold:  {_whose(decider)} {must}", _PROSE)
+
+
+def _whose(decider: Decider) -> str:
+    whose = f" of {decider.variant}" if decider.variant else ""
+    among = f", the {decider.among}," if decider.among else ""
+    return f"{decider.metric}{whose}{among}"
 
 
 def _continuations(result: BetResult) -> Iterator[str]:

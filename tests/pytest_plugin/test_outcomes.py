@@ -194,7 +194,7 @@ class TestFailure:
                 '*skip-0: *"the the the"',
                 "published, not measured here: Bet 40, Skip-each-layer ablation (FractalMoE 30M): CATASTROPHIC: "
                 "base perplexity 89; skip-0 perplexity 7120",
-                "CATASTROPHIC bets/bet-40.yaml::bet-40 - catastrophic: *",
+                "CATASTROPHIC bets/bet-40.yaml::bet-40 - 11 [[]10.5, 11.5] against >= 10: *",
             ]
         )
         for ours in ("Traceback", "BetFailedError", "collect.py", "guard.py"):
@@ -262,7 +262,7 @@ class TestFailure:
     def test_the_last_line_names_the_bet_and_what_decided(self, project: Project) -> None:
         project.bet("bet-40", "CATASTROPHIC")
         last = project.run("bets/", "--tb=line").outlines
-        place = f"{project.path / 'bets/bet-40.yaml'}:1: catastrophic: all(perplexity_ratio >= 10) "
+        place = f"{project.path / 'bets/bet-40.yaml'}:1: 11 [10.5, 11.5] against >= 10: perplexity_"
         assert [line for line in last if line.startswith(place)]
 
     def test_without_tracebacks_the_table_is_left(self, project: Project) -> None:

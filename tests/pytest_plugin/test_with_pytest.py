@@ -41,7 +41,7 @@ def test_two_workers_say_what_one_process_says(project: Project) -> None:
     together.stdout.fnmatch_lines(["claim: *", "skip-0 *800 *80 [[]70, 90] *2"])
     together.stdout.no_fnmatch_line("*Traceback*")
     together.stdout.fnmatch_lines(
-        ["CATASTROPHIC bets/bet-1.yaml::bet-1 - catastrophic: all(perplexity_ratio*"]
+        ["CATASTROPHIC bets/bet-1.yaml::bet-1 - 11 [[]10.5, 11.5] against >= 10: *"]
     )
     for kind in ("json", "markdown"):
         found = [(project.path / f"{who}.{kind}").read_text() for who in ("alone", "together")]
@@ -76,7 +76,10 @@ def test_junit_has_flat_properties_once(project: Project) -> None:
     assert len(properties) == 10
     failure = cases[1].find("failure")
     assert failure is not None
-    assert str(failure.get("message")).startswith("catastrophic: all(perplexity_ratio >= 10)")
+    assert failure.get("message") == (
+        "11 [10.5, 11.5] against >= 10: perplexity_ratio of skip-3, the worst of 2; "
+        "catastrophic is true"
+    )
     assert "claim:" in str(failure.text)
 
 
