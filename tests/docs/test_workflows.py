@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from support.markdown import blocks
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -184,6 +185,40 @@ def test_the_guard_leaves_what_the_comment_reads() -> None:
     )
     (merge,) = (step["run"] for step in steps if step.get("name") == "Merge the shards")
     assert f"--layerguard-comment {upload['path']}/{comment.FILE}" in merge
+
+
+CALLERS = [
+    (page.name, name, job)
+    for page in sorted((ROOT / "docs" / "guides").glob("*.md"))
+    for block in blocks(page)
+    if block.language == "yaml" and "\njobs:\n" in block.text
+    for name, job in yaml.safe_load(block.text)["jobs"].items()
+]
+
+
+@pytest.mark.parametrize("caller", CALLERS, ids=lambda caller: f"{caller[0]}-{caller[1]}")
+def test_who_calls_a_workflow_as_the_guides_do_gives_what_it_takes(
+    caller: tuple[str, str, dict[str, Any]],
+) -> None:
+    _, _, job = caller
+    path = re.fullmatch(r"ORG/pytest-layerguard/(\S+)@0123456789abcdef.*", job["uses"])
+    assert path is not None
+    called = yaml.safe_load((ROOT / path[1]).read_text(encoding="utf-8"))
+    # YAML 1.1 reads `on` as true.
+    takes = called[True]["workflow_call"]
+    assert job.get("with", {}).keys() <= takes["inputs"].keys()
+    assert job.get("secrets", {}).keys() <= takes.get("secrets", {}).keys()
+    asked = {item for each in called["jobs"].values() for item in each["permissions"].items()}
+    # A job that asks for more than its caller has ends the run before it starts.
+    assert asked == set(job["permissions"].items())
+
+
+def test_the_guide_names_the_check_that_there_is() -> None:
+    text = (ROOT / "docs" / "guides" / "ci.md").read_text(encoding="utf-8")
+    (job,) = (
+        name for page, name, each in CALLERS if page == "ci.md" and "guard.yml" in each["uses"]
+    )
+    assert f"`{job} / {jobs(GUARD)['verdict']['name']}`" in text
 
 
 def test_options_that_workflows_give_are_options() -> None:
