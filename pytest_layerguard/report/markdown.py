@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from pytest_layerguard.bet.errors import many
 from pytest_layerguard.catalogue.wording import code, cut, literal
-from pytest_layerguard.report import charts, text
+from pytest_layerguard.report import charts, failure, text
 from pytest_layerguard.report.bet_report import OUTCOMES, by_urgency
 from pytest_layerguard.report.words import meaning, metric_name, notes
 
@@ -164,12 +164,12 @@ def _row(bet: BetReport, address: str | None) -> str:
 
 
 def _decided(bet: BetReport) -> str:
-    """Return what decided, in a line: the criterion with its numbers, or the first message."""
+    """Return what decided, in a line: the number and its bar, or the first message."""
     # It is not known whether a skipped bet stands in the door.
     if bet.doors and bet.outcome != "skipped":
         return "; ".join(f"closed by {door.id}: {door.claim}" for door in bet.doors)
     if bet.deciding is not None and bet.word == bet.verdict:
-        return f"{bet.deciding.level}: {bet.deciding.filled}"
+        return failure.brief(bet)
     lines = [line for message in bet.own_messages for line in message.splitlines() if line.strip()]
     return lines[0] if lines else ""
 
