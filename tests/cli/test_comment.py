@@ -318,7 +318,7 @@ class TestAnArtifact:
         main(["comment"])
         assert "arms: LENIENT" in only(github)
 
-    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(edit=st.tuples(st.integers(0, 10**6), st.binary(max_size=8)))
     def test_of_any_damage_is_read_or_refused(self, edit: tuple[int, bytes]) -> None:
         data = bytearray(report(HELD))
