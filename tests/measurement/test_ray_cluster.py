@@ -6,17 +6,15 @@ import importlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support import ray_nodes
 
 from pytest_layerguard.bet.reader import read_bets
 from pytest_layerguard.environment.conditions import Conditions
@@ -45,79 +43,11 @@ criteria: {{lenient: all(perplexity_ratio <= 3)}}
 {more}"""
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def start(folder: str, *args: str) -> subprocess.Popen[bytes]:
-    """Start a node in a process of its own, which ends all that it started when it is told to end."""
-    command = [
-        sys.executable,
-        "-c",
-        "from ray.scripts.scripts import main; main()",
-        "start",
-        "--block",
-        "--num-cpus=1",
-        "--object-store-memory=100000000",
-        "--disable-usage-stats",
-        "--node-ip-address=127.0.0.1",
-        *args,
-    ]
-    with Path(folder, "node.log").open("ab") as log:
-        return subprocess.Popen(
-            command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A cluster of two nodes, one processor each, which nobody outside can reach."""
-    port = free_port()
-    # Not below pytest's own folder: the path of a socket has at most 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="lg-ray-", dir="/tmp") as folder:
-        address = f"127.0.0.1:{port}"
-        head = start(
-            folder,
-            "--head",
-            f"--port={port}",
-            "--include-dashboard=false",
-            f"--temp-dir={folder}",
-        )
-        nodes = [head]
-        try:
-            ray = importlib.import_module("ray")
-            connect(ray, address, head, Path(folder, "node.log"))
-            nodes.append(start(folder, f"--address={address}"))
-            until(lambda: sum(node["Alive"] for node in ray.nodes()) == 2, "two nodes")
-            yield address
-            ray.shutdown()
-        finally:
-            for node in reversed(nodes):
-                node.send_signal(signal.SIGTERM)
-            for node in nodes:
-                node.wait(60)
-
-
-def connect(ray: Any, address: str, head: subprocess.Popen[bytes], log: Path) -> None:
-    def connected() -> bool:
-        assert head.poll() is None, log.read_text(encoding="utf-8", errors="replace")
-        try:
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError):
-            return False
-        return True
-
-    until(connected, "a cluster")
-
-
-def until(reached: Any, what: str) -> None:
-    for _ in range(240):
-        if reached():
-            return
-        time.sleep(0.5)
-    pytest.fail(f"there were never {what}")
+    with ray_nodes.cluster(nodes=1, head_processors=1) as made:
+        yield made.address
 
 
 def bets_in(folder: Path, **models: str) -> list[BetDocument]:
