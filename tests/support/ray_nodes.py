@@ -43,12 +43,16 @@ def cluster(*, nodes: int, head_processors: int) -> Iterator[Cluster]:
         )
         started = [head]
         try:
+            # A client that comes before the head ends the process after a minute.
+            until(lambda: _listens(port), "a head")
             _connect(ray, address, head, Path(folder, "node.log"))
-            started += [_start(folder, 1, f"--address={address}") for _ in range(nodes)]
-            until(lambda: alive(ray) == nodes + 1, f"{nodes + 1} nodes")
+            # One by one: on a busy machine nodes that start together time out.
+            for number in range(1, nodes + 1):
+                started.append(_start(folder, 1, f"--address={address}"))
+                until(lambda number=number: alive(ray) > number, f"{number + 1} nodes")
             yield Cluster(address, started)
-            ray.shutdown()
         finally:
+            ray.shutdown()
             for node in reversed(started):
                 node.send_signal(signal.SIGTERM)
             for node in started:
@@ -73,6 +77,14 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _start(folder: str, processors: int, *args: str) -> subprocess.Popen[bytes]:
