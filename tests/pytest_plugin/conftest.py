@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis  # noqa: F401
 import pytest
+import torch  # noqa: F401
 
-# pytest inside pytest forgets what it imported. LoadedModel here it is loaded once, not in every test;
-# hypothesis is what its own plugin imports at the end of each run.
+# pytest inside pytest forgets what it imported. Imported here it is loaded once, not in every test;
+# hypothesis is what its own plugin imports at the end of each run, and torch cannot be imported twice.
 import pytest_layerguard.bet.reader
 import pytest_layerguard.measurement.results
 import pytest_layerguard.report.failure
