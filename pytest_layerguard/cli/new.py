@@ -205,7 +205,8 @@ def model(text: str, bet: Path) -> str:
             f"model: there is no {text!r}{close} allowed: {', '.join(REFERENCE_NAMES)}, "
             "a folder with a model, ORG/NAME@COMMIT"
         )
-    return f"{{hub: {found[1]}, revision: {found[2] or _commit(found[1])}}}"
+    # In quotes: a commit of digits alone is a number in YAML.
+    return f'{{hub: {found[1]}, revision: "{found[2] or _commit(found[1])}"}}'
 
 
 def _refuse_parts(folder: Path, text: str) -> None:

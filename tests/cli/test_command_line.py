@@ -243,10 +243,11 @@ def test_only_other_forms_are_named_beside_the_one_that_is_used(
     assert re.search(rf"^ *{key}: .*# {re.escape(others)}$", text, re.MULTILINE)
 
 
-def test_a_hub_model_is_pinned() -> None:
-    assert new("bets/hub.yaml", "--model", f"org/name@{'a' * 40}") == 0
+@pytest.mark.parametrize("commit", ["a" * 40, "1" * 40, f"12e{'3' * 37}"])
+def test_a_hub_model_is_pinned(commit: str) -> None:
+    assert new("bets/hub.yaml", "--model", f"org/name@{commit}") == 0
     (document,) = read_bets(Path("bets/hub.yaml"))
-    assert document.bet.model.revision == "a" * 40
+    assert document.bet.model.revision == commit
 
 
 @pytest.mark.parametrize(
