@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
     from pytest_layerguard.models.model_folder import ModelFolder
@@ -83,12 +84,26 @@ def stored_model(
     return model, report
 
 
-def use_plain_kernels(model: PreTrainedModel) -> None:
-    """Make bitsandbytes compute in a model's dtype on every CPU.
+def compute_in(model: PreTrainedModel, dtype: torch.dtype, plain: PreTrainedModel) -> None:
+    """Make a quantised model compute in a dtype wherever it would compute in another.
 
-    Where a processor has AVX-512 for bfloat16, it would compute in bfloat16, and fail on matrices whose rows
-    are no multiple of 32.
+    transformers dequantises fused experts as it loads them, into the dtype of their scales, and computes in
+    that. Where a processor has AVX-512 for bfloat16, bitsandbytes computes in bfloat16, and fails on
+    matrices whose rows are no multiple of 32.
+
+    Args:
+        model: The model, with the layers of its format.
+        dtype: The dtype.
+        plain: The same model without quantisation, of which the names of parameters are taken.
     """
+    import torch
+
+    others = {torch.float16, torch.bfloat16} - {dtype}
+    names = {name for name, _ in plain.named_parameters()}
+    for name, parameter in model.named_parameters():
+        # The weights of quantised layers are of classes that hold several tensors.
+        if name in names and type(parameter.data) is torch.Tensor and parameter.dtype in others:
+            parameter.data = parameter.data.to(dtype)
     modules = sys.modules.get("bitsandbytes.nn.modules")
     if modules is None:
         return

@@ -436,7 +436,8 @@ def _from_folder(
                 model, report = compressed.stored_model(type(empty), config, folder, options)
             else:
                 model, report = load()
-            compressed.use_plain_kernels(model)
+            if served:
+                compressed.compute_in(model, getattr(torch, options["dtype"]), empty)
         except (MeasurementError, UnavailableError):
             raise
         except ImportError as error:

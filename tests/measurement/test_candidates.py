@@ -14,11 +14,14 @@ import pytest
 import torch
 from hub.tiny import WORDS, model, save, tokenizer
 from safetensors.torch import load_file, save_file
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import pytest_layerguard
 from pytest_layerguard.api import Measured
 from pytest_layerguard.environment import devices, file_digests
+from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
+from pytest_layerguard.models import loading
 
 Judge = Callable[..., Measured]
 EXACT = {"perplexity_ratio": 1.0, "kl": 0.0, "top1_agreement": 1.0}
@@ -159,7 +162,6 @@ def test_in_turn_and_together_give_the_same_numbers(
 def test_the_layers_of_a_base_are_let_go_of_and_come_back(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pytest_layerguard.environment.conditions import Conditions
     from pytest_layerguard.interventions.registry import Registry
     from pytest_layerguard.measurement.laboratory import Laboratory
 
@@ -197,6 +199,52 @@ def test_a_quantised_file_is_judged_and_may_be_a_base(tree: Path) -> None:
     assert "quantised:" in "\n".join(candidates_of(served)[0]["facts"])
     base = judged({"skip_layers": {"layers": 1}}, base={"path": "fp8"}).result.bases[0]
     assert base.metrics["perplexity"].value == pytest.approx(points(stored)["perplexity"], rel=1e-6)
+
+
+def mixture(tree: Path) -> Path:
+    """Write a base with experts."""
+    config = Qwen3MoeConfig(
+        vocab_size=len(WORDS),
+        hidden_size=64,
+        moe_intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        num_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    torch.manual_seed(0)
+    Qwen3MoeForCausalLM(config).save_pretrained(tree / "mixture")
+    tokenizer().save_pretrained(tree / "mixture")
+    return tree / "mixture"
+
+
+def test_a_served_mixture_computes_in_the_dtype_that_it_is_said_to_compute_in(tree: Path) -> None:
+    pytest.importorskip("compressed_tensors")
+    from tools.quantize_checkpoint import quantize
+
+    quantize(mixture(tree), tree / "four-bits")
+    served, stored = (
+        judged(load("four-bits", **{"as": how}), base={"path": "mixture"})
+        for how in ("served", "stored")
+    )
+    assert candidates_of(served)[0]["dtype"] == "float32"
+    assert "experts: 100 % of their weights quantised" in candidates_of(served)[0]["facts"]
+    document = served.document
+    ((candidate,),) = document.bet.arm_interventions.values()
+    (source,) = document.bet.model.checkpoints().values()
+    conditions = Conditions(device="cpu")
+    reach = {"bet_file": document.path, "bets": tree / "bets", "conditions": conditions}
+    files = loading.locate_candidate(candidate.arguments, source, **reach)
+    made = loading.load_candidate(files, document.bet.model, source, "float32", conditions).model
+    floats = {each.dtype for each in made.parameters() if each.is_floating_point()}
+    assert floats == {torch.float32}
+    # Its experts are rounded to the dtype of their scales, as transformers does.
+    assert points(served)["kl"] == pytest.approx(points(stored)["kl"], rel=0.01)
 
 
 def test_a_gguf_file_is_judged_and_may_be_a_base(tree: Path) -> None:
