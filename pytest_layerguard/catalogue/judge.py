@@ -32,6 +32,7 @@ from pytest_layerguard.catalogue.records import (
 )
 from pytest_layerguard.catalogue.staleness import stale_files
 from pytest_layerguard.catalogue.wording import describe_closes, describe_record
+from pytest_layerguard.checkpoints.facts import EXPERTS_LEFT_OUT
 from pytest_layerguard.environment.measurement_errors import (
     Lack,
     MeasurementError,
@@ -203,7 +204,13 @@ class Judge:
                 *(() if lost else _straddles(judgement.straddling, result)),
                 *("\n".join(each.lines(self.root)) for each in named if lost),
             ),
-            warnings=(*decision.warnings, *found.notes(), *_bars_after(bet, result), *easier),
+            warnings=(
+                *decision.warnings,
+                *found.notes(),
+                *_left_out(result),
+                *_bars_after(bet, result),
+                *easier,
+            ),
         )
         if not self.recording:
             return reached
@@ -445,6 +452,14 @@ def _with_first_criteria(result: BetResult, recorded: BetResult) -> BetResult:
     kept = {key: value for key, value in result.diagnostics.items() if key != FIRST_CRITERIA}
     first = recorded.diagnostics.get(FIRST_CRITERIA)
     return replace(result, diagnostics=kept if first is None else {**kept, FIRST_CRITERIA: first})
+
+
+def _left_out(result: BetResult) -> Iterator[str]:
+    """Yield the candidates whose format left their experts as they were."""
+    for made in result.provenance.get("checkpoints", ()):
+        for each in made.get("candidates", ()):
+            if EXPERTS_LEFT_OUT in each.get("facts", ()):
+                yield f"{printable(str(each['variant']))}: {EXPERTS_LEFT_OUT}"
 
 
 def _bars_after(bet: Bet, result: BetResult) -> Iterator[str]:

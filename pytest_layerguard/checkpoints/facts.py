@@ -24,6 +24,7 @@ _EXPERT_COUNTS: Final = (
     "moe_num_experts",
     "num_routed_experts",
 )
+EXPERTS_LEFT_OUT: Final = "experts: not quantised"
 _DTYPES: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -142,7 +143,7 @@ class CheckpointFacts:
         if self.experts_quantized is None:
             return
         share = self.experts_quantized.count
-        yield f"experts: {'not' if not share else percent(share) + ' of their weights'} quantised"
+        yield f"experts: {percent(share)} of their weights quantised" if share else EXPERTS_LEFT_OUT
 
 
 def _first(config: Mapping[str, Any], *keys: str) -> int | None:

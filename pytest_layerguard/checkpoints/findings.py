@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_layerguard.bet.errors import listed
-from pytest_layerguard.checkpoints.facts import percent
+from pytest_layerguard.checkpoints.facts import EXPERTS_LEFT_OUT, percent
 from pytest_layerguard.checkpoints.places import ROUTER
 
 if TYPE_CHECKING:
@@ -100,9 +100,13 @@ def _quantized(matrices: Mapping[Place, Change]) -> Iterator[Finding]:
         sentence += f"; {listed(untouched)} untouched"
     found = [place for each in grids.values() for place in each]
     farthest = max(matrices[place].distance for place in found)
+    sentence += f" (up to {percent(farthest)} off the base's)"
+    experts = {place for place in matrices if place.expert is not None}
+    if experts and experts.isdisjoint(found):
+        sentence += f"; {EXPERTS_LEFT_OUT}"
     yield Finding(
         "quantize_weights",
-        f"{sentence} (up to {percent(farthest)} off the base's)",
+        sentence,
         {
             "grids": [
                 {"levels": kinds[each].levels, "group": kinds[each].group, "tensors": len(where)}

@@ -164,7 +164,7 @@ def test_reports_say_what_a_measured_candidate_is(bets: Bets) -> None:
         "arm": None,
         "variant": "load-candidate",
         "model": {"kind": "path", "name": "../candidate", "revision": None},
-        "facts": ["safetensors; computes in bfloat16"],
+        "facts": ["safetensors; computes in bfloat16", "experts: not quantised"],
         "recognised": [{"kind": "prune_weights", "sentence": "half of the weights are zero"}],
         "dtype": "bfloat16",
         "floor": {"dtype": "bfloat16", "perplexity_ratio": 1.001, "kl": 0.0002},
@@ -172,9 +172,10 @@ def test_reports_say_what_a_measured_candidate_is(bets: Bets) -> None:
     cast = {**made, "model": {"kind": "cast", "name": "bfloat16"}}
     provenance = {"checkpoints": [{"candidates": [made, cast]}]}
     outcome = bets.judge(id_, 1.2, provenance=provenance)
+    assert "load-candidate: experts: not quantised" in outcome.warnings
     (candidate,) = make_report(bets.document(id_), outcome, bets.root).candidates
     assert [*candidate.lines()] == [
-        "load-candidate is safetensors; computes in bfloat16",
+        "load-candidate is safetensors; computes in bfloat16; experts: not quantised",
         "load-candidate is recognised as prune_weights: half of the weights are zero",
         "load-candidate: computes in bfloat16, and so does its floor: the base in bfloat16 has a "
         "perplexity ratio of 1.001 and a KL of 0.0002",

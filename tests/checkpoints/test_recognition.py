@@ -114,7 +114,7 @@ def ternary(tensor: torch.Tensor) -> torch.Tensor:
             changed(state(), ternary, r"layers\.2.*[qk]_proj"),
             {
                 "quantize_weights": "k_proj and q_proj of layer 2 on a grid of 3 values in each tensor; "
-                "embed_tokens and lm_head untouched (up to 51.6 % off the base's)"
+                "embed_tokens and lm_head untouched (up to 51.6 % off the base's); experts: not quantised"
             },
         ),
         (

@@ -14,10 +14,17 @@ import pytest
 import torch
 from hub.tiny import WORDS, model, save, tokenizer
 from safetensors.torch import load_file, save_file
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 import pytest_layerguard
 from pytest_layerguard.api import Measured
+from pytest_layerguard.checkpoints.checkpoint import open_checkpoint
+from pytest_layerguard.checkpoints.recognition import recognise
 from pytest_layerguard.environment import devices, file_digests
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
@@ -245,6 +252,25 @@ def test_a_served_mixture_computes_in_the_dtype_that_it_is_said_to_compute_in(tr
     assert floats == {torch.float32}
     # Its experts are rounded to the dtype of their scales, as transformers does.
     assert points(served)["kl"] == pytest.approx(points(stored)["kl"], rel=0.01)
+
+
+def test_experts_that_a_tool_left_out_are_named(tree: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    made = AutoModelForCausalLM.from_pretrained(
+        mixture(tree), quantization_config=how, dtype=torch.float32
+    )
+    for name, fused in (("fused", True), ("apart", False)):
+        made.save_pretrained(tree / name, save_original_format=not fused)
+        tokenizer().save_pretrained(tree / name)
+        stored = load_file(tree / name / "model.safetensors")
+        assert ("model.layers.0.mlp.experts.gate_up_proj" in stored) == fused
+        found = recognise(*(open_checkpoint(tree / each) for each in ("mixture", name)))
+        sentence = found.findings[0].sentence
+        assert sentence.startswith("all but the experts of layers 0 and 1 on a grid of 16 values")
+        assert sentence.endswith("; experts: not quantised")
+    (candidate,) = candidates_of(judged(load("fused"), base={"path": "mixture"}))
+    assert "experts: not quantised" in candidate["facts"]
 
 
 def test_a_gguf_file_is_judged_and_may_be_a_base(tree: Path) -> None:
