@@ -19,6 +19,7 @@ from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.report.make_report import make_report
 
+BETS = Path(__file__).parents[2] / "bets"
 AVERAGED = {
     **BET_40,
     "id": "bet-38",
@@ -89,6 +90,19 @@ def test_a_candidate_without_a_layer_is_crossed_unmeasured(bets: Bets) -> None:
     assert (
         "load_checkpoint, recognised as remove_layers: keeps 3 of 4 layers, bit for bit" in message
     )
+
+
+def test_a_file_of_this_catalogue_is_refused_where_it_is_proposed(bets: Bets) -> None:
+    shutil.copytree(BETS / "candidates", bets.path / "candidates")
+    shutil.copy(BETS / "40-skip-each-layer.yaml", bets.path)
+    text = (BETS / "candidates.yaml").read_text(encoding="utf-8")
+    proposed = text.replace("status: falsified", "status: proposed")
+    assert proposed != text
+    (bets.path / "candidates.yaml").write_text(proposed, encoding="utf-8")
+    outcome = bets.judge("ship-without-a-layer")
+    assert outcome.word is Word.CROSSED
+    assert bets.measured == []
+    assert [each.id for each in outcome.crossed] == ["bet-40"]
 
 
 def test_a_candidate_of_averaged_experts_is_crossed_unmeasured(bets: Bets) -> None:
