@@ -298,7 +298,7 @@ def _words() -> Iterator[str]:
     yield "| `upheld` | its claim holds, no worse than in its record | REGRESSED |"
     yield "| `falsified` | its claim does not hold; INCONCLUSIVE passes with a warning | OVERTURNED |"
     yield "| any, with a record | the bet says what it said then | TAMPERED |"
-    yield "| any, with a record | weights, tokenizer and text are those of the record | STALE |"
+    yield "| any, with a record | weights, tokenizer, text and candidate are those of the record | STALE |"
     yield ""
     yield "## In which order a verdict is reached"
     yield ""

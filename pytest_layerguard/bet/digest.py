@@ -65,22 +65,42 @@ def differences(old: str, new: str) -> list[tuple[str, Any, Any]]:
     return list(_differences(json.loads(old), json.loads(new), ""))
 
 
-def unplaced(bet: Mapping[str, Any], *, trained_on: bool = True) -> dict[str, Any]:
-    """Return a bet's canonical data without where its files lie and what a text's digest must be.
+def unplaced(
+    bet: Mapping[str, Any], *, trained_on: bool = True, candidates: bool = True
+) -> dict[str, Any]:
+    """Return a bet's canonical data without where its files lie and what their digests must be.
 
     A record has the digests of what was measured, so that the same files in another place are the
-    same bet. ``trained_on`` says whether that holds for the texts of a training too.
+    same bet. ``trained_on`` says whether that holds for the texts of a training too, ``candidates``
+    whether it does for the files of candidates.
     """
     data = {**bet, "model": _without_paths(bet["model"]), "measure": _without_files(bet["measure"])}
+    done = {key: bet[key] for key in ("intervention", "arms") if key in bet}
     if trained_on:
-        done = {key: bet[key] for key in ("intervention", "arms") if key in bet}
-        data |= _without_files(done)
-    return data
+        done = _without_files(done)
+    if candidates:
+        done = _without_candidates(done)
+    return data | done
 
 
-def _without_paths(model: Any) -> Any:
-    paths = {"path": "", "paths": dict.fromkeys(model.get("paths", ()), "")}
-    return {key: paths.get(key, value) for key, value in model.items()}
+def _without_paths(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model or a candidate without where it lies, and without the digest of a GGUF file."""
+    paths = {
+        **dict.fromkeys(("path", "gguf", "adapter"), ""),
+        "paths": dict.fromkeys(model.get("paths", ()), ""),
+    }
+    return {key: paths.get(key, value) for key, value in model.items() if key != "sha256"}
+
+
+def _without_candidates(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_candidates(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _without_paths(each) if key == "load_checkpoint" else _without_candidates(each)
+        for key, each in value.items()
+    }
 
 
 def _without_files(value: Any) -> Any:
@@ -88,7 +108,8 @@ def _without_files(value: Any) -> Any:
         return [_without_files(each) for each in value]
     if not isinstance(value, dict):
         return value
-    if "file" in value:
+    # An arm or a text may be called "file".
+    if isinstance(value.get("file"), str):
         return {**{key: value[key] for key in value if key != "sha256"}, "file": ""}
     return {key: _without_files(each) for key, each in value.items()}
 

@@ -21,7 +21,12 @@ from pytest_layerguard.bet.digest import canonical, differences, digest, unplace
 from pytest_layerguard.bet.errors import printable
 from pytest_layerguard.bet.text_sources import UNPINNED
 from pytest_layerguard.bet.verdict import Judgement, Verdict, judge
-from pytest_layerguard.catalogue.staleness import digests_of, measured_on, trained_on
+from pytest_layerguard.catalogue.staleness import (
+    candidates_known,
+    digests_of,
+    measured_on,
+    trained_on,
+)
 from pytest_layerguard.environment.atomic_write import write_whole
 from pytest_layerguard.measurement.results import BetResult
 
@@ -144,8 +149,11 @@ class Record:
     def _differences(self, bet: Bet) -> list[tuple[str, Any, Any]]:
         before, now = dict(self.bet), json.loads(canonical(bet))
         if measured_on(self.result):
-            known = trained_on(self.result)
-            before, now = (unplaced(each, trained_on=known) for each in (before, now))
+            known = {
+                "trained_on": trained_on(self.result),
+                "candidates": candidates_known(self.result),
+            }
+            before, now = (unplaced(each, **known) for each in (before, now))
         return differences(json.dumps(before), json.dumps(now))
 
     def changes(self, bet: Bet) -> tuple[str, ...]:

@@ -49,6 +49,17 @@ def trained_on(result: BetResult) -> bool:
     return any(made.get("training") for made in result.provenance.get("checkpoints", ()))
 
 
+def candidates_known(result: BetResult) -> bool:
+    """Return whether a result has the digests of its candidates; those of a cast are the model's."""
+    found = [
+        each.get("digests")
+        for made in result.provenance.get("checkpoints", ())
+        for each in made.get("candidates", ())
+        if each["model"]["kind"] != "cast"
+    ]
+    return bool(found) and all(found)
+
+
 def digests_of(provenance: Mapping[str, Any]) -> dict[str, str]:
     """Return the digest of everything that a result was measured on, by what it is."""
     found: dict[str, str] = {}
@@ -60,6 +71,11 @@ def digests_of(provenance: Mapping[str, Any]) -> dict[str, str]:
         for text in made.get("texts", ()):
             name = text.get("name")
             found[f"text {_plain(name)}" if name is not None else "text"] = text["text"]
+        for each in made.get("candidates", ()):
+            arm = each.get("arm")
+            of = f" of the candidate{f' {_plain(arm)}' if arm is not None else ''}"
+            digests = each.get("digests", {})
+            found |= {f"{file}{of}": digests[file] for file in _FILES if file in digests}
         for place, digest in enumerate(made.get("training", ())):
             found[f"training text {place}"] = digest
     return found

@@ -23,7 +23,7 @@ _MEANINGS: Final = {
     "CROSSED": "The proposal does what a falsification in the catalogue has ruled out.",
     "REGRESSED": "The bet was upheld, and now does worse.",
     "OVERTURNED": "The bet was falsified, but its claim holds here: the catalogue must be revisited.",
-    "STALE": "The bet is the same, but weights, tokenizer or text are not those of its record.",
+    "STALE": "The bet is the same, but weights, tokenizer, text or candidate are not those of its record.",
     "TAMPERED": "Claim, model, intervention, measure or criteria were changed after the result.",
     "ERROR": "Nothing could be measured honestly, so there is no verdict.",
     "UNMEASURED": "It cannot be measured here, and --layerguard-require all asks for that.",

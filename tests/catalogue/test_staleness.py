@@ -11,6 +11,8 @@ import pytest
 from support.catalogue import PROPOSAL, measured
 
 from pytest_layerguard import reference
+from pytest_layerguard.bet.digest import canonical, differences, unplaced
+from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.catalogue.outcome import Outcome, Word
 from pytest_layerguard.catalogue.records import read_record
 from pytest_layerguard.catalogue.staleness import measured_on, stale_files
@@ -35,7 +37,12 @@ def made(**changes: str) -> dict[str, Any]:
         name: changes.get(name, f"sha256:{name}") for name in ("weights", "config", "tokenizer")
     }
     text = {"name": None, "text": changes.get("text", "sha256:text")}
-    more = {"training": [changes["training"]]} if "training" in changes else {}
+    more: dict[str, Any] = {}
+    if "training" in changes:
+        more["training"] = [changes["training"]]
+    if "candidate" in changes:
+        candidate = {"arm": None, "variant": "load-other", "model": {"kind": "path"}}
+        more["candidates"] = [{**candidate, "digests": {"weights": changes["candidate"]}}]
     return {"checkpoints": [{"checkpoint": None, "digests": digests, "texts": [text], **more}]}
 
 
@@ -197,3 +204,57 @@ def test_a_text_that_a_model_is_trained_on_may_move_where_its_digest_is_known(be
     outcome = judged(bets, training="sha256:b")
     assert outcome.word is Word.STALE
     assert "training text 0: sha256:a -> sha256:b" in text_of(outcome)
+
+
+def candidate(**more: str) -> dict[str, Any]:
+    return {"load_checkpoint": {"path": "../other", **more}}
+
+
+def test_a_candidate_may_move_where_its_digest_is_known(bets: Bets) -> None:
+    put(bets, intervention=candidate())
+    judged(bets, recording=True, candidate="sha256:a")
+    (bets.root / "other").rename(bets.root / "renamed")
+    put(bets, intervention=candidate(path="../renamed"))
+    assert judged(bets, candidate="sha256:a").passed
+    outcome = judged(bets, candidate="sha256:b")
+    assert (outcome.word, outcome.passed) == (Word.STALE, False)
+    assert "weights of the candidate: sha256:a -> sha256:b" in text_of(outcome)
+    put(bets, intervention=candidate(path="../renamed", **{"as": "stored"}))
+    assert judged(bets, candidate="sha256:a").word is Word.TAMPERED
+
+
+def test_a_candidate_of_an_unknown_digest_may_not_move(bets: Bets) -> None:
+    put(bets, intervention=candidate())
+    judged(bets, recording=True)
+    shutil.copytree(bets.root / "other", bets.root / "third")
+    put(bets, intervention=candidate(path="../third"))
+    assert judged(bets).word is Word.TAMPERED
+
+
+def test_a_gguf_file_may_move_and_be_replaced_in_the_open() -> None:
+    text = """\
+id: moved
+title: Moved
+claim: It holds.
+status: proposed
+model: {gguf: MODEL, sha256: DIGEST}
+arms:
+  file: {load_checkpoint: {gguf: MODEL, sha256: DIGEST}}
+  adapter: {load_checkpoint: {adapter: MODEL}}
+measure: {text: {reference: heldout}, tokens: 1024, window: 128}
+criteria: {lenient: file.kl <= 1}
+"""
+    bet, other = (
+        parse_bets(text.replace("MODEL", name).replace("DIGEST", digest * 64), Path("bets/a.yaml"))[
+            0
+        ].bet
+        for name, digest in (("a.gguf", "a"), ("b.gguf", "b"))
+    )
+    one, two = (json.loads(canonical(each)) for each in (bet, other))
+    assert unplaced(one) == unplaced(two)
+    changed = differences(*(json.dumps(unplaced(each, candidates=False)) for each in (one, two)))
+    assert [key for key, _, _ in changed] == [
+        "arms.adapter[0].load_checkpoint.adapter",
+        "arms.file[0].load_checkpoint.gguf",
+        "arms.file[0].load_checkpoint.sha256",
+    ]

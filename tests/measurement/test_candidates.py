@@ -23,6 +23,7 @@ from transformers import (
 
 import pytest_layerguard
 from pytest_layerguard.api import Measured
+from pytest_layerguard.catalogue.staleness import changed_digests, digests_of
 from pytest_layerguard.checkpoints.checkpoint import open_checkpoint
 from pytest_layerguard.checkpoints.recognition import recognise
 from pytest_layerguard.environment import devices, file_digests
@@ -413,3 +414,7 @@ def test_the_cache_knows_a_candidate_by_its_files(tree: Path) -> None:
     again = judged(load("other"), cache=cache)
     assert not again.result.cached
     assert points(again) != points(first)
+    (changed_file,) = changed_digests(
+        *(digests_of(each.result.provenance) for each in (first, again))
+    )
+    assert changed_file.startswith("weights of the candidate: sha256:")
