@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_layerguard.environment.captured_output import quiet
 from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.models.layer_parts import STATED_EXPERTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,9 +94,9 @@ def _one_model(variant: PlannedVariant) -> Plan:
     (plan,) = variant.plans
     if plan.candidate is not None:
         raise MeasurementError(f"{name} is a checkpoint already")
-    if any(edit.settings is not None for step in plan.steps for edit in step.weights.edits):
+    if any(edit.running is not None for step in plan.steps for edit in step.weights.edits):
         raise MeasurementError(
-            f"{name} changes how its router chooses, which no weights can say; it cannot be written"
+            f"{name} changes what its layers do while they run, which no weights can say; it cannot be written"
         )
     return plan
 
@@ -113,13 +114,25 @@ def _save(session: ModelSession, plan: Plan, folder: Path) -> None:
     if kinds is not None:
         decoder.layer_types = [kinds[slot] for slot in slots]
     weights: dict[str, Tensor] = {**anatomy.shell, **plan.shell.tensors}
+    experts: set[tuple[int, int]] = set()
     for place, step in enumerate(plan.steps):
-        weights |= {
-            f"{anatomy.path}.{place}.{name}": tensor
-            for name, tensor in runner.materialise(step.weights).items()
-        }
+        tensors = runner.materialise(step.weights)
+        weights |= {f"{anatomy.path}.{place}.{name}": tensor for name, tensor in tensors.items()}
+        banks = anatomy.parts[step.weights.layer].banks
+        experts |= {(bank.count, len(tensors[bank.fused[0]])) for bank in banks if bank.fused}
+    _state_experts(decoder, experts)
     with torch.device("meta"):
         made = type(model)(config)
+    empty = made.state_dict()
+    misfits = [
+        name
+        for name, tensor in weights.items()
+        if name not in empty or empty[name].shape != tensor.shape
+    ]
+    if misfits:
+        raise MeasurementError(
+            f"its architecture cannot be written: {misfits[0]} has no place in a model of its configuration"
+        )
     made.load_state_dict(
         {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
         strict=False,
@@ -131,3 +144,27 @@ def _save(session: ModelSession, plan: Plan, folder: Path) -> None:
         raise MeasurementError(f"its architecture cannot be written: nothing gives {left[0]}")
     made.generation_config = model.generation_config
     made.save_pretrained(folder)
+
+
+def _state_experts(decoder: Any, experts: set[tuple[int, int]]) -> None:
+    """Write into a configuration how many experts the layers have left.
+
+    Args:
+        decoder: The configuration of the decoder.
+        experts: How many experts mixtures had, each with how many they have.
+
+    Raises:
+        MeasurementError: If layers have different numbers of experts left.
+    """
+    if all(before == after for before, after in experts):
+        return
+    if len(experts) > 1:
+        numbers = " and ".join(str(after) for after in sorted({after for _, after in experts}))
+        raise MeasurementError(
+            f"its layers have {numbers} experts left, and a configuration states one number for all layers; it "
+            "cannot be written. Drop as many from each layer"
+        )
+    ((before, after),) = experts
+    for name in STATED_EXPERTS:
+        if getattr(decoder, name, None) == before:
+            setattr(decoder, name, after)

@@ -53,6 +53,7 @@ TWICE = [{"interchange_layers": {"pairs": [[1, 2]]}}] * 2
         ([{"skip_layers": {"layers": 2}}], "remove_layers"),
         (TWICE, "identical"),
         ([{"average_experts": {}}], "average_experts"),
+        ([{"drop_experts": {"count": 4}}], "drop_experts"),
         pytest.param(
             [{"prune_weights": {"sparsity": 0.5}}], "prune_weights", marks=pytest.mark.slow
         ),
@@ -105,7 +106,12 @@ def test_its_readme_names_the_bet(here: Path, capsys: pytest.CaptureFixture[str]
         ),
         ({"skip_layers": {"layers": 1}}, ("--variant", "skip-2"), "'skip-2' is none or several"),
         ({"replace_layers": {"pairs": [[0, 1]]}}, (), "is 2 directed changes and no one model"),
-        ({"drop_experts": {"count": 2}}, (), "changes how its router chooses"),
+        (
+            {"drop_experts": {"count": 2, "layers": [1]}},
+            (),
+            "its layers have 14 and 16 experts left",
+        ),
+        ({"quantize_activations": {"bits": 8}}, (), "changes what its layers do while they run"),
         ({"cast": {"dtype": "bfloat16"}}, (), "is a checkpoint already"),
         ({"skip_layers": {"layers": 1}}, ("--to", "bets"), "bets exists and is not overwritten"),
         ({"skip_layers": {"layers": 1}}, ("--id", "other"), "say which with --id: tried"),
