@@ -45,6 +45,7 @@ def value_findings(
     """
     yield from _pruned(matrices)
     yield from _quantized(matrices)
+    yield from _ternary(matrices)
     casts: dict[str, list[Place]] = defaultdict(list)
     for place, change in changes.items():
         if change.cast is not None:
@@ -115,6 +116,20 @@ def _quantized(matrices: Mapping[Place, Change]) -> Iterator[Finding]:
             **counts_of(found),
         },
     )
+
+
+def _ternary(matrices: Mapping[Place, Change]) -> Iterator[Finding]:
+    found = [
+        place
+        for place, change in matrices.items()
+        if change.grid is not None and change.grid.levels == 3
+    ]
+    if found:
+        yield Finding(
+            "ternary_weights",
+            f"{which_tensors(found, matrices)} of -1, 0 and 1 times a scale",
+            counts_of(found),
+        )
 
 
 def _moved(changes: Mapping[Place, Change], matrices: Mapping[Place, Change]) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -32,12 +33,14 @@ class MatchedExperts:
     Attributes:
         source: The base's expert of each; None where it is none of them.
         count: The experts that the base's layer has.
+        different: How many of these differ from each other.
         equal: Whether all are equal to each other, and the base's are not.
         mean: Whether they are the mean of the base's.
     """
 
     source: dict[int, int | None]
     count: int
+    different: int
     equal: bool = False
     mean: bool = False
 
@@ -49,11 +52,17 @@ class MatchedExperts:
 
 def matched_layers(ours: Mapping[int, Layer], theirs: Mapping[int, Layer]) -> dict[int, int | None]:
     """Match each layer with the layer of the base whose values are nearest; None where none is near."""
-    known = {layer: _sketches(pieces) for layer, pieces in ours.items()}
+    known = {
+        layer: _sketches(pieces) | _sketches_of_an_expert(pieces) for layer, pieces in ours.items()
+    }
     found: dict[int, int | None] = {}
     last = -1
     for layer, pieces in theirs.items():
-        sketches = _sketches(pieces)
+        # Matrices of zeros tell nothing of the layer that they were in.
+        sketches = _not_zero(_sketches(pieces)) or _not_zero(_sketches_of_an_expert(pieces))
+        if not sketches:
+            found[layer] = None
+            continue
         near = {each: _likeness(sketches, sketch) for each, sketch in known.items()}
         if all(likeness is None for likeness in near.values()):
             # No matrix has a shape that the base knows: only the number is left to go by.
@@ -73,7 +82,7 @@ def matched_layers(ours: Mapping[int, Layer], theirs: Mapping[int, Layer]) -> di
 
 
 def _sketches(pieces: Layer) -> dict[str, Tensor]:
-    """Return some values of up to three matrices of a layer, by role."""
+    """Return some values of up to three matrices of a layer that are no experts', by role."""
     roles = sorted(
         role
         for (role, expert), piece in pieces.items()
@@ -81,9 +90,15 @@ def _sketches(pieces: Layer) -> dict[str, Tensor]:
     )
     if len(roles) > 3:
         roles = [roles[0], roles[len(roles) // 2], roles[-1]]
-    return {role: _sketch(pieces[role, None]) for role in roles} or {
-        role: _sketch(piece) for (role, expert), piece in pieces.items() if expert == 0
-    }
+    return {role: _sketch(pieces[role, None]) for role in roles}
+
+
+def _sketches_of_an_expert(pieces: Layer) -> dict[str, Tensor]:
+    return {role: _sketch(piece) for (role, expert), piece in pieces.items() if expert == 0}
+
+
+def _not_zero(sketches: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {role: sketch for role, sketch in sketches.items() if bool(sketch.any())}
 
 
 def _sketch(piece: Piece) -> Tensor:
@@ -139,13 +154,23 @@ def matched_experts(ours: Layer, theirs: Layer) -> MatchedExperts:
             source[expert] = expert if expert in before else None
         else:
             source[expert] = ranked[0] if second <= _NEXT * best or best > 1 - 1e-6 else None
-    experts = MatchedExperts(source, len(before))
+    copies = Counter(_bytes(sketch) for sketch in sketches.values())
+    if len({_bytes(sketch) for sketch in known.values()}) == len(known):
+        # One that there is several times was made of several of the base's.
+        source |= {
+            expert: None for expert, sketch in sketches.items() if copies[_bytes(sketch)] > 1
+        }
+    experts = MatchedExperts(source, len(before), len(copies))
     alike = _all_equal(sketches) and not _all_equal(known)
     if alike and (len(after) > 1 or None in source.values()) and len(before) > 1:
         experts.equal = True
         experts.mean = _is_mean(before, next(iter(after.values())))
         experts.source = dict.fromkeys(source)
     return experts
+
+
+def _bytes(sketch: Tensor) -> bytes:
+    return bytes(sketch.numpy().tobytes())
 
 
 def _all_equal(sketches: Mapping[int, Tensor]) -> bool:

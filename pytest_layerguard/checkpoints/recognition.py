@@ -35,12 +35,21 @@ from pytest_layerguard.checkpoints.matching import (
     matched_experts,
     matched_layers,
 )
-from pytest_layerguard.checkpoints.places import Piece, Place, llama_names, place_of, places
+from pytest_layerguard.checkpoints.places import (
+    ROUTER,
+    Piece,
+    Place,
+    llama_names,
+    place_of,
+    places,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 _ROWS: Final = 1024
+_ATTENTION: Final = "attention"
+_FEED_FORWARD: Final = "feed-forward"
 _EMBEDDINGS: Final = ("embed_tokens.", "lm_head.", "wte.", "token_embd.", "output.weight")
 _HEADS: Final = {"lm_head.weight": "embed_tokens.weight", "output.weight": "token_embd.weight"}
 
@@ -142,7 +151,9 @@ class _Comparison:
             yield Finding("unrelated", "no tensor is the base's: another model of the same shape")
             yield from self._stored()
             return
-        exact = all(change.equal for place, change in changes.items() if place.layer is not None)
+        exact = not any(self._empty.values()) and all(
+            change.equal for place, change in changes.items() if place.layer is not None
+        )
         structure = [*self._layer_findings(exact), *self._expert_findings()]
         values = [*value_findings(changes, matrices), *self._leftovers()]
         if not structure and not values:
@@ -162,6 +173,15 @@ class _Comparison:
         return matched_layers(self._ours, self._theirs)
 
     @cached_property
+    def _empty(self) -> dict[int, frozenset[str]]:
+        """The branches of each layer in which every matrix is zero, and those of the base are not."""
+        return {
+            layer: _branches_of_zeros(self._theirs[layer])
+            - (_branches_of_zeros(self._ours[source]) if source is not None else frozenset())
+            for layer, source in self._sources.items()
+        }
+
+    @cached_property
     def _experts(self) -> dict[int, MatchedExperts]:
         """The experts of each matched layer, by the candidate's layer."""
         found = {}
@@ -170,7 +190,7 @@ class _Comparison:
                 self._ours.get(source, {}) if source is not None else {},
                 self._theirs[layer],
             )
-            if experts_of(ours) and experts_of(theirs):
+            if experts_of(ours) and experts_of(theirs) and _FEED_FORWARD not in self._empty[layer]:
                 found[layer] = matched_experts(ours, theirs)
         return found
 
@@ -189,6 +209,8 @@ class _Comparison:
                     if origin is None:
                         continue
                 matched.add((role, origin))
+                if len(piece.shape) > 1 and _branch(role) in self._empty[layer]:
+                    continue
                 if (role, origin) not in ours:
                     self._extra.append(piece.name)
                     continue
@@ -254,6 +276,20 @@ class _Comparison:
         fewer = len(sources) < len(self._ours)
         if new := [layer for layer, source in sources.items() if source is None]:
             yield from self._new_layers(new)
+        for branch in (_ATTENTION, _FEED_FORWARD):
+            without = sorted(
+                {
+                    source
+                    for layer, source in sources.items()
+                    if source is not None and branch in self._empty[layer]
+                }
+            )
+            if without:
+                yield Finding(
+                    "skip_layers",
+                    f"every matrix of the {branch} of {layer_words(without)} is zero",
+                    {"layers": without, "part": branch.replace("-", "_")},
+                )
         if fewer and gone:
             yield Finding(
                 "remove_layers",
@@ -290,12 +326,7 @@ class _Comparison:
         empty = [
             layer
             for layer in layers
-            if all(
-                not bool(block.any())
-                for piece in self._theirs[layer].values()
-                if len(piece.shape) > 1
-                for block in piece.blocks(_ROWS)
-            )
+            if self._empty[layer] == {_branch(role) for role, _ in _matrices(self._theirs[layer])}
         ]
         if empty:
             yield Finding(
@@ -318,7 +349,8 @@ class _Comparison:
                 what = "are all equal" if len(experts.source) > 1 else "are one"
                 grouped[kind, what, of].append(layer)
             elif None in experts.source.values():
-                what = f"are {len(experts.source)}"
+                copied = experts.different < len(experts.source)
+                what = f"are {experts.different}{' different ones' if copied else ''}"
                 grouped["merge_experts", what, f"made of the base's {experts.count}"].append(layer)
             elif experts.dropped:
                 dropped[layer] = experts.dropped
@@ -376,6 +408,31 @@ class _Comparison:
             yield Finding("quantize_activations", f"quantises activations: {stored.activations}")
         if stored.kv_cache is not None and self._base.format.kv_cache is None:
             yield Finding("quantize_kv_cache", f"quantises the cache: {stored.kv_cache}")
+
+
+def _branch(role: str) -> str:
+    return _ATTENTION if "attn" in role or "attention" in role else _FEED_FORWARD
+
+
+def _matrices(layer: Layer) -> dict[tuple[str, int | None], Piece]:
+    """Return the matrices of a layer, but for its router."""
+    return {
+        key: piece
+        for key, piece in layer.items()
+        if len(piece.shape) > 1 and not ROUTER.search(key[0])
+    }
+
+
+def _branches_of_zeros(layer: Layer) -> frozenset[str]:
+    """Return the branches of a layer in which every matrix is zero."""
+    branches: dict[str, list[Piece]] = defaultdict(list)
+    for (role, _), piece in _matrices(layer).items():
+        branches[_branch(role)].append(piece)
+    return frozenset(
+        branch
+        for branch, pieces in branches.items()
+        if not any(bool(block.any()) for piece in pieces for block in piece.blocks(_ROWS))
+    )
 
 
 def _renamed(base: Checkpoint, candidate: Checkpoint) -> Callable[[str], str] | None:

@@ -125,6 +125,39 @@ def test_a_candidate_stands_in_no_other_door(bets: Bets) -> None:
     assert "recognised as prune_weights" in "\n".join(outcome.messages)
 
 
+def ternary(weights: dict[str, torch.Tensor]) -> None:
+    for name, tensor in weights.items():
+        if ".experts." in name:
+            scale = tensor.float().abs().mean()
+            weights[name] = ((tensor / scale).round().clamp(-1, 1) * scale).half()
+
+
+def without_attention(weights: dict[str, torch.Tensor]) -> None:
+    for name, tensor in weights.items():
+        if ".layers.1.self_attn." in name:
+            tensor.zero_()
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "other"),
+    [
+        (ternary, "ternary_weights", "prune_weights"),
+        (without_attention, "skip_layers", "remove_layers"),
+    ],
+)
+def test_a_file_stands_in_the_doors_of_what_was_done_and_of_no_more(
+    bets: Bets, change: object, kind: str, other: str
+) -> None:
+    rewritten(bets, change)
+    closes = {"interventions": [other], "models": "parameters <= 1e8"}
+    bets.put(BET_40, closes=closes)
+    assert bets.judge(bets.put(intervention=CANDIDATE)).word is Word.STRICT
+    bets.put(BET_40, closes={**closes, "interventions": [kind]})
+    outcome = bets.judge("drop-one")
+    assert outcome.word is Word.CROSSED
+    assert f"recognised as {kind}" in "\n".join(outcome.messages)
+
+
 def test_only_the_arm_with_the_candidate_stands_in_the_door(bets: Bets) -> None:
     shallow(bets)
     bets.put(BET_40)

@@ -114,12 +114,21 @@ def ternary(tensor: torch.Tensor) -> torch.Tensor:
             changed(state(), ternary, r"layers\.2.*[qk]_proj"),
             {
                 "quantize_weights": "k_proj and q_proj of layer 2 on a grid of 3 values in each tensor; "
-                "embed_tokens and lm_head untouched (up to 51.6 % off the base's); experts: not quantised"
+                "embed_tokens and lm_head untouched (up to 51.6 % off the base's); experts: not quantised",
+                "ternary_weights": "k_proj and q_proj of layer 2 of -1, 0 and 1 times a scale",
             },
         ),
         (
             changed(state(), torch.zeros_like, r"layers\.1.*(proj|gate)\."),
             {"zero_layers": "every matrix of layer 1 is zero"},
+        ),
+        (
+            changed(state(), torch.zeros_like, r"layers\.[02]\.self_attn.*proj"),
+            {"skip_layers": "every matrix of the attention of layers 0 and 2 is zero"},
+        ),
+        (
+            changed(state(), torch.zeros_like, r"layers\.1\.mlp"),
+            {"skip_layers": "every matrix of the feed-forward of layer 1 is zero"},
         ),
         (
             changed(state(), lambda tensor: 0.02 * torch.randn(tensor.shape), r"layers\.1.*proj"),
@@ -221,7 +230,8 @@ def test_levels_and_groups_are_found_from_the_values(
     grid: str,
 ) -> None:
     found = recognised(changed(state(layers=2, width=128), quantize), state(layers=2, width=128))
-    assert found.keys() == {"quantize_weights"}
+    ternary = {"ternary_weights"} if grid.startswith("3 ") else set()
+    assert found.keys() == {"quantize_weights"} | ternary
     assert f"every matrix of layers 0 and 1 on a grid of {grid}; embed" in found["quantize_weights"]
 
 
@@ -269,6 +279,14 @@ def test_experts_that_are_sums_of_the_bases_are_merged(
         merged[name] = (base[name] + base[other]) / 2
     assert recognised(merged) == {
         "merge_experts": "the experts of layers 0 to 3 are 2, made of the base's 4"
+    }
+    copied = dict(base)
+    for name in [name for name in base if ".experts.2." in name]:
+        one = name.replace("experts.2", "experts.1")
+        # The mean of two experts of which one counts little is almost the other.
+        copied[name] = copied[one] = 0.1 * base[name] + 0.9 * base[one]
+    assert recognised(copied) == {
+        "merge_experts": "the experts of layers 0 to 3 are 3 different ones, made of the base's 4"
     }
 
 

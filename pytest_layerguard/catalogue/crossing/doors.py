@@ -193,10 +193,16 @@ def parts_inside(
                 yield arm, words if arm is None else f"{words} (arm {arm})"
         candidate = found_in_files.get(arm, RecognisedCandidate())
         for kind, sentence in candidate.findings:
-            words = closed_to(closes.interventions, kind, kinds_like(kind))
+            words = closed_to(closes.interventions, kind, _kinds_found(kind))
             if words is not None:
                 words = f"load_checkpoint, recognised as {words}: {cut(sentence)}"
                 yield arm, words if arm is None else f"{words} (arm {arm})"
+
+
+def _kinds_found(kind: str) -> Mapping[str, str | None]:
+    """Return what a kind that files are recognised as is in effect, as `kinds_in_effect`."""
+    # Where a whole layer is left out, files are recognised as remove_layers or zero_layers.
+    return _BRANCH_OUT if kind == "skip_layers" else kinds_like(kind)
 
 
 def closed_to(closed: Sequence[str], kind: str, effects: Mapping[str, str | None]) -> str | None:
@@ -269,6 +275,8 @@ _LEAVES_OUT: Final = "both leave layers out"
 _ADDS_NOTHING: Final = "a layer of zeros adds nothing, which is leaving it out"
 _INTO_ONE: Final = "the mean of all experts is all of them merged into one"
 _NO_BRANCH: Final = "a branch of zeros adds nothing, which is leaving it out"
+_BRANCH_OUT: Final = {"skip_layers": _NO_BRANCH, "zero_layers": _NO_BRANCH}
+"""Less than a layer is taken out, which no removal of layers does."""
 _TAKES_LAYERS_OUT: Final = ("skip_layers", "remove_layers", "zero_layers")
 
 
@@ -283,8 +291,7 @@ def kinds_in_effect(intervention: Intervention) -> Mapping[str, str | None]:
         reason = f"without {arguments.share:.4g} of every matrix {_ADDS_NOTHING}"
         return {intervention.kind: None, **dict.fromkeys(_TAKES_LAYERS_OUT, reason)}
     if isinstance(arguments, SkipLayers | ZeroLayers) and arguments.part is not None:
-        # Less than a layer is taken out, which no removal of layers does.
-        return {"skip_layers": _NO_BRANCH, "zero_layers": _NO_BRANCH, intervention.kind: None}
+        return {**_BRANCH_OUT, intervention.kind: None}
     if isinstance(arguments, MergeExperts) and (arguments.count, arguments.weighted) == (
         1,
         "uniform",
