@@ -117,6 +117,9 @@ def _save(session: ModelSession, plan: Plan, folder: Path) -> None:
     experts: set[tuple[int, int]] = set()
     for place, step in enumerate(plan.steps):
         tensors = runner.materialise(step.weights)
+        if any(step.weights.layer == other.weights.layer for other in plan.steps[:place]):
+            # A layer that runs twice is stored twice.
+            tensors = {name: tensor.clone() for name, tensor in tensors.items()}
         weights |= {f"{anatomy.path}.{place}.{name}": tensor for name, tensor in tensors.items()}
         banks = anatomy.parts[step.weights.layer].banks
         experts |= {(bank.count, len(tensors[bank.fused[0]])) for bank in banks if bank.fused}

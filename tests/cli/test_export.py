@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from hub.tiny import WORDS, tokenizer
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import pytest_layerguard
 from pytest_layerguard.cli.main import main
@@ -47,6 +56,29 @@ TWICE = [{"interchange_layers": {"pairs": [[1, 2]]}}] * 2
 """What does nothing."""
 
 
+def recognised_beside(file: str, done: Any, model: Any, measure: dict[str, Any]) -> set[str]:
+    """Measure a file beside what was done, and return what it is recognised as; their numbers are equal."""
+    measured = pytest_layerguard.measure(
+        {
+            "model": model,
+            "arms": {"file": {"load_checkpoint": {"path": file}}, "done": done},
+            "measure": measure,
+            "criteria": CRITERIA,
+        },
+        device="cpu",
+    )
+    candidate, variant = measured.result.variants
+    others = ("size_ratio", "swap_kl")
+    one, other = (
+        {name: each for name, each in one.metrics.items() if name not in others}
+        for one in (candidate, variant)
+    )
+    assert one == other
+    assert candidate.samples == variant.samples
+    (made,) = measured.result.provenance["checkpoints"][0]["candidates"]
+    return {each["kind"] for each in made["recognised"]}
+
+
 @pytest.mark.parametrize(
     ("done", "kind"),
     [
@@ -71,19 +103,103 @@ TWICE = [{"interchange_layers": {"pairs": [[1, 2]]}}] * 2
 )
 def test_an_exported_variant_has_the_same_numbers(done: Any, kind: str) -> None:
     assert main(["export", put(done), "--to", "made"]) == 0
-    arms = {"file": {"load_checkpoint": {"path": "made"}}, "done": done}
-    measured = pytest_layerguard.measure(
-        {"model": "reference", "arms": arms, "measure": MEASURE, "criteria": CRITERIA},
-        device="cpu",
+    assert kind in recognised_beside("made", done, "reference", MEASURE)
+
+
+def made(
+    kind: str, recognised: str | None = None, **arguments: st.SearchStrategy[Any]
+) -> st.SearchStrategy[tuple[str, str, dict[str, Any]]]:
+    """Draw an intervention: what it is recognised as, its kind and its arguments."""
+    return st.tuples(st.just(recognised or kind), st.just(kind), st.fixed_dictionaries(arguments))
+
+
+LAYERS = st.lists(st.integers(0, 3), min_size=1, max_size=3, unique=True).map(sorted)
+MOVED = st.one_of(
+    made("skip_layers", "remove_layers", layers=LAYERS),
+    made("remove_layers", layers=LAYERS),
+    made("repeat_layers", layers=LAYERS, times=st.integers(2, 3)),
+    made("interchange_layers", pairs=st.permutations(range(4)).map(lambda each: [each[:2]])),
+)
+CHANGED = st.one_of(
+    made("zero_layers", layers=LAYERS),
+    made("skip_layers", layers=LAYERS, part=st.sampled_from(["attention", "feed_forward"])),
+    made("reinitialize_layers", layers=LAYERS, seed=st.integers(1, 9)),
+    made("average_experts", layers=LAYERS),
+    made("drop_experts", count=st.integers(1, 3), by=st.sampled_from(["frequency", "reap"])),
+    made("merge_experts", layers=LAYERS, count=st.integers(2, 3)),
+    made(
+        "prune_weights",
+        layers=LAYERS,
+        sparsity=st.sampled_from([0.1, 0.5, 0.9]),
+        parts=st.sampled_from(["linear", "experts"]),
+        by=st.sampled_from(["magnitude", "random"]),
+    ),
+    made("prune_weights", layers=LAYERS, pattern=st.just("2:4")),
+    made("quantize_weights", layers=LAYERS, bits=st.integers(3, 6), symmetric=st.booleans()),
+    made("ternary_weights", layers=LAYERS, scale=st.sampled_from(["tensor", "row"])),
+)
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a base of four layers and four experts, and a text."""
+    project = tmp_path_factory.mktemp("mixture")
+    config = Qwen3MoeConfig(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        moe_intermediate_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        num_experts=4,
+        num_experts_per_tok=1,
+        max_position_embeddings=64,
+        initializer_range=0.1,
+        bos_token_id=1,
+        eos_token_id=2,
     )
-    file, variant = measured.result.variants
-    metrics = {name: each for name, each in file.metrics.items() if name != "size_ratio"}
-    assert metrics == {
-        k: v for k, v in variant.metrics.items() if k not in ("size_ratio", "swap_kl")
+    torch.manual_seed(0)
+    Qwen3MoeForCausalLM(config).save_pretrained(project / "base")
+    tokenizer().save_pretrained(project / "base")
+    words = random.Random(0).choices(WORDS[3:], k=300)
+    (project / "text.txt").write_text(" ".join(words), encoding="utf-8")
+    (project / "bets").mkdir()
+    return project
+
+
+@settings(
+    max_examples=settings().max_examples // 5,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(moved=st.none() | MOVED, changed=CHANGED)
+def test_what_is_drawn_is_exported_recognised_and_judged_the_same(
+    mixture: Path, moved: Any, changed: Any
+) -> None:
+    drawn = [changed] if moved is None else [changed, moved]
+    touched = [
+        {*each.get("layers", ()), *itertools.chain(*each.get("pairs", ()))} for *_, each in drawn
+    ]
+    # A layer of zeros, or drawn anew, shows no more where it was.
+    assume(len(touched) == 1 or not touched[0] & touched[1])
+    done = [{kind: arguments} for _, kind, arguments in drawn]
+    measure = {
+        **MEASURE,
+        "text": {"file": "text.txt"},
+        "tokens": 192,
+        "window": 24,
+        "max_base_perplexity": "none",
+        "sample": {"prompts": ["a b"], "tokens": 5},
     }
-    assert file.samples == variant.samples
-    (candidate,) = measured.result.provenance["checkpoints"][0]["candidates"]
-    assert kind in {each["kind"] for each in candidate["recognised"]}
+    with contextlib.chdir(mixture):
+        shutil.rmtree("made", ignore_errors=True)
+        shared = {
+            "model": {"path": "../base"},
+            "measure": {**measure, "text": {"file": "../text.txt"}},
+        }
+        assert main(["export", put(done, **shared), "--to", "made"]) == 0
+        found = recognised_beside("made", done, {"path": "base"}, measure)
+    assert {recognised for recognised, *_ in drawn} <= found
 
 
 def test_its_readme_names_the_bet(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
