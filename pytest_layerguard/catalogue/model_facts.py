@@ -27,6 +27,7 @@ from pytest_layerguard.catalogue.recognised import (
     recognised,
 )
 from pytest_layerguard.checkpoints.checkpoint import open_checkpoint
+from pytest_layerguard.checkpoints.files import CONFIG, read_json
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.atomic_write import write_whole
 from pytest_layerguard.environment.measurement_errors import (
@@ -35,7 +36,7 @@ from pytest_layerguard.environment.measurement_errors import (
     UnavailableError,
 )
 from pytest_layerguard.models.hub import Repository
-from pytest_layerguard.models.model_folder import CONFIG, read_json, refuse_parts
+from pytest_layerguard.models.model_folder import refuse_parts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -228,7 +229,7 @@ class ModelLookup:
         refuse_parts({entry.name for entry in path.iterdir()}, f"model {shown}")
         file = reach.file(str(path / CONFIG), "model.path")
         if file not in self._folders:
-            config = read_json({CONFIG: file}, CONFIG, f"model {shown}")
+            config = read_json(file, f"model {shown}")
             self._folders[file] = self._from_config(None, shown, config)
         return self._folders[file]
 
@@ -270,7 +271,7 @@ class ModelLookup:
                 path = repository.fetch(CONFIG, commit)
         except UnavailableError as error:
             return KnownModel(name, name, missing=str(error), absent=True, lack=error.lack)
-        return self._from_config(name, name, read_json({CONFIG: path}, CONFIG, str(repository)))
+        return self._from_config(name, name, read_json(path, str(repository)))
 
     def _from_config(self, name: str | None, shown: str, config: Mapping[str, Any]) -> KnownModel:
         try:

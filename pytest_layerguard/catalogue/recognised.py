@@ -11,13 +11,12 @@ from pytest_layerguard.bet.arguments import LoadCheckpoint
 from pytest_layerguard.bet.bet import INIT
 from pytest_layerguard.checkpoints.checkpoint import open_checkpoint
 from pytest_layerguard.checkpoints.facts import CheckpointFacts
-from pytest_layerguard.checkpoints.files import read_json
-from pytest_layerguard.checkpoints.recognition import recognise, recognise_configs
+from pytest_layerguard.checkpoints.files import CONFIG, read_json
+from pytest_layerguard.checkpoints.recognition import recognise_configs, recognise_once
 from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.atomic_write import write_whole
 from pytest_layerguard.environment.measurement_errors import UnavailableError
 from pytest_layerguard.models.hub import Repository, whole_in_cache
-from pytest_layerguard.models.model_folder import CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,7 +111,7 @@ def _of_pair(
     if made is None:
         try:
             ours, theirs = open_checkpoint(one, base.name), open_checkpoint(other, candidate.name)
-            findings = recognise(ours, theirs).findings
+            findings = recognise_once(ours, theirs).findings
             facts = tuple(CheckpointFacts.of(theirs).lines())
         except UnavailableError:
             # Without the library that reads the weights, what the configurations say.

@@ -19,12 +19,15 @@ from pytest_layerguard.checkpoints.files import (
     ADAPTER,
     ADAPTER_WEIGHTS,
     CONFIG,
+    INDEX,
+    WEIGHTS,
     StoredTensor,
     read_header,
     read_json,
     weight_files,
 )
 from pytest_layerguard.checkpoints.formats import Format, Scheme, Weight, read_format
+from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.captured_output import first_line
 
 if TYPE_CHECKING:
@@ -65,7 +68,7 @@ class Checkpoint:
                 f"{name}: is in optimum-quanto's own format ({_QUANTO}), which transformers loads as noise; "
                 "save the dequantised weights, or quantise with another tool"
             )
-        self.files = weight_files(path, name)
+        self.files = _weight_files(path, name)
         tensors, metadata = _headers(self.files, name)
         _check_index(path, tensors, name)
         self.format: Format
@@ -77,6 +80,14 @@ class Checkpoint:
     def nbytes(self) -> int:
         """How many bytes the files of weights have."""
         return sum(file.stat().st_size for file in self.files)
+
+    @property
+    def digest(self) -> str:
+        """The digest of its weights and its configuration, for which all files are read."""
+        folder = self.path if self.path.is_dir() else self.path.parent
+        files = {file.name: file for file in self.files}
+        files |= {name: folder / name for name in (CONFIG, ADAPTER) if (folder / name).exists()}
+        return file_digests.of_files(files)
 
     @cached_property
     def text_config(self) -> Mapping[str, Any]:
@@ -235,7 +246,7 @@ class Adapter(Checkpoint):
                 f"{name}: its adapter replaces whole modules (modules_to_save: {', '.join(saved)}), which is "
                 "more than a LoRA; merge it into the base and judge the result"
             )
-        self.files = weight_files(path, name, ADAPTER_WEIGHTS)
+        self.files = _weight_files(path, name, ADAPTER_WEIGHTS)
         tensors, _ = _headers(self.files, name)
         self.format = Format(name)
         self.format.words = f"LoRA adapter of rank {self.config.get('r')}"
@@ -272,6 +283,10 @@ def open_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
     return Checkpoint(path, name)
 
 
+def _weight_files(path: Path, name: str, single: str = WEIGHTS) -> tuple[Path, ...]:
+    return tuple(weight_files({each.name: each for each in path.iterdir()}, name, single).values())
+
+
 def _headers(
     files: tuple[Path, ...], name: str
 ) -> tuple[dict[str, StoredTensor], Mapping[str, str]]:
@@ -288,8 +303,8 @@ def _headers(
 
 def _check_index(path: Path, tensors: Mapping[str, StoredTensor], name: str) -> None:
     """Refuse shards that lack a tensor which their index lists."""
-    index = path / "model.safetensors.index.json"
-    if (path / "model.safetensors").exists() or not index.exists():
+    index = path / INDEX
+    if (path / WEIGHTS).exists() or not index.exists():
         return
     listed = read_json(index, name)["weight_map"]
     if missing := [tensor for tensor in listed if tensor not in tensors]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.checkpoints.checkpoint_errors import CheckpointError
+from pytest_layerguard.environment.allowed_paths import quoted
+from pytest_layerguard.environment.captured_output import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +21,7 @@ WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
 ADAPTER: Final = "adapter_config.json"
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
-_PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+_PICKLED: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack"})
 _LARGEST_JSON: Final = 64 * 2**20
 
 
@@ -71,39 +73,64 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
             "a LoRA adapter, or a GGUF file"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{name}: {path.name} cannot be read as JSON: {error}") from None
+        raise CheckpointError(
+            f"{name}: {path.name} cannot be read as JSON: {first_line(error)}"
+        ) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{name}: {path.name} is not a JSON mapping")
     return content
 
 
-def weight_files(folder: Path, name: str, single: str = WEIGHTS) -> tuple[Path, ...]:
-    """Return a folder's safetensors files.
+def weight_files(files: Mapping[str, Path], name: str, single: str = WEIGHTS) -> dict[str, Path]:
+    """Return those of a folder's files that hold the weights, by name.
+
+    Args:
+        files: The folder's files by name; of those that hold weights only the names are looked at.
+        name: What messages call the checkpoint.
+        single: The name of the file where there is but one.
 
     Raises:
-        CheckpointError: If there are none, not all of them, or pickles alone.
+        CheckpointError: If there are no safetensors files, or some of them are missing.
     """
-    if (folder / single).exists():
-        return (folder / single,)
-    if (folder / INDEX).exists():
-        shards = read_json(folder / INDEX, name).get("weight_map")
-        if not isinstance(shards, dict) or not all(isinstance(v, str) for v in shards.values()):
-            raise CheckpointError(f"{name}: {INDEX} has no weight_map of tensors and their files")
-        files = sorted(set(shards.values()))
-        if elsewhere := [file for file in files if Path(file).name != file]:
-            raise CheckpointError(f"{name}: {INDEX} names {elsewhere[0]}, which is not beside it")
-        if missing := [file for file in files if not (folder / file).exists()]:
+    if single in files:
+        return {single: files[single]}
+    if INDEX in files:
+        shards = _shard_names(read_json(files[INDEX], name), name)
+        if missing := [shard for shard in shards if shard not in files]:
             raise CheckpointError(
-                f"{name}: {len(missing)} of {len(files)} shards are missing ({missing[0]}); "
-                "copy or download them"
+                f"{name}: {INDEX} names files that are missing: {', '.join(map(quoted, missing[:4]))} "
+                f"({len(missing)} of {len(shards)}); copy or download them"
             )
-        return tuple(folder / file for file in files)
-    if pickles := sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES):
+        return {shard: files[shard] for shard in shards}
+    if pickled := sorted(file for file in files if Path(file).suffix in _PICKLED):
         raise CheckpointError(
-            f"{name}: its weights are a pickle ({pickles[0]}), and loading a pickle runs whatever code "
-            "is in it; save it as safetensors where you trust it"
+            f"{name}: its weights are pickled ({', '.join(pickled[:4])}), and loading a pickle runs "
+            "whatever code is in it. Allowed: safetensors (load it where you trust it, then "
+            "save_pretrained)."
         )
     raise CheckpointError(f"{name}: has no weights; looked for {single} and {INDEX}")
+
+
+def _shard_names(index: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """Return the file names in an index of shards, sorted.
+
+    Raises:
+        CheckpointError: If the index is damaged, or names a file outside its folder.
+    """
+    shards = index.get("weight_map")
+    if (
+        not isinstance(shards, dict)
+        or not shards
+        or not all(isinstance(v, str) for v in shards.values())
+    ):
+        raise CheckpointError(f"{name}: {INDEX} has no weight_map that gives each tensor its file")
+    names = tuple(sorted(set(shards.values())))
+    for shard in names:
+        if "/" in shard or "\\" in shard or not shard.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{name}: {INDEX} names {quoted(shard)}; allowed: safetensors files beside it"
+            )
+    return names
 
 
 def read_header(path: Path, name: str) -> tuple[dict[str, StoredTensor], Mapping[str, str]]:

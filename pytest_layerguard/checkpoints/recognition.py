@@ -70,6 +70,9 @@ class Recognition:
         return frozenset(finding.kind for finding in self.findings)
 
 
+_known: dict[tuple[str, str], Recognition] = {}
+
+
 def recognise(base: Checkpoint, candidate: Checkpoint) -> Recognition:
     """Recognise what was done to a base to get a candidate.
 
@@ -86,6 +89,14 @@ def recognise(base: Checkpoint, candidate: Checkpoint) -> Recognition:
     if isinstance(candidate, Adapter):
         return Recognition(tuple(_of_adapter(base, candidate)))
     return Recognition(tuple(_Comparison(base, candidate).findings()))
+
+
+def recognise_once(base: Checkpoint, candidate: Checkpoint) -> Recognition:
+    """Return `recognise` of two checkpoints; files of the same digests are compared once in a process."""
+    key = base.digest, candidate.digest
+    if key not in _known:
+        _known[key] = recognise(base, candidate)
+    return _known[key]
 
 
 def recognise_configs(base: Mapping[str, Any], candidate: Mapping[str, Any]) -> Recognition:

@@ -11,7 +11,7 @@ import torch
 from pytest_layerguard.bet.arguments import Cast, LoadCheckpoint
 from pytest_layerguard.bet.bet import INIT
 from pytest_layerguard.checkpoints.facts import CheckpointFacts
-from pytest_layerguard.checkpoints.recognition import recognise
+from pytest_layerguard.checkpoints.recognition import recognise_once
 from pytest_layerguard.environment import devices
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.captured_output import quiet
@@ -203,7 +203,7 @@ class CandidateBench:
             reach = AllowedPaths.of(self.document.path, self.bets, self.conditions)
             base = locate(self.source, reach, self.conditions)
             self.conditions.progress(f"comparing {files.name} with {base.name}")
-            findings = recognise(base.checkpoint, files.checkpoint).findings
+            findings = recognise_once(base.checkpoint, files.checkpoint).findings
             known["recognised"] = [
                 {"kind": each.kind, "sentence": each.sentence} for each in findings
             ]

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from pytest_layerguard.checkpoints.files import ADAPTER, CONFIG, INDEX, weight_files
 from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.captured_output import first_line, quiet
 from pytest_layerguard.environment.measurement_errors import (
@@ -18,14 +19,7 @@ from pytest_layerguard.environment.measurement_errors import (
     MeasurementError,
     UnavailableError,
 )
-from pytest_layerguard.models.model_folder import (
-    CONFIG,
-    INDEX,
-    OTHER_FILES,
-    TOKENIZER_FILES,
-    VOCABULARIES,
-    weight_files,
-)
+from pytest_layerguard.models.model_folder import OTHER_FILES, TOKENIZER_FILES, VOCABULARIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -41,8 +35,7 @@ Kind = Literal["model", "dataset"]
 
 _CACHE: Final = "HF_HOME says where the cache is"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_ADAPTER: Final = "adapter_config.json"
-_SMALL_FILES: Final = (CONFIG, INDEX, *TOKENIZER_FILES, *OTHER_FILES, _ADAPTER)
+_SMALL_FILES: Final = (CONFIG, INDEX, *TOKENIZER_FILES, *OTHER_FILES, ADAPTER)
 
 
 class Repository:

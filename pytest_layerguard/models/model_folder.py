@@ -7,11 +7,11 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pytest_layerguard.checkpoints.facts import CheckpointFacts
+from pytest_layerguard.checkpoints.files import ADAPTER, CONFIG, read_json, weight_files
 from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.allowed_paths import quoted
 from pytest_layerguard.environment.captured_output import first_line
@@ -20,10 +20,8 @@ from pytest_layerguard.environment.measurement_errors import MeasurementError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
+    from pathlib import Path
 
-CONFIG: Final = "config.json"
-WEIGHTS: Final = "model.safetensors"
-INDEX: Final = "model.safetensors.index.json"
 TOKENIZER_FILES: Final[tuple[str, ...]] = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -45,8 +43,6 @@ VOCABULARIES: Final = frozenset(TOKENIZER_FILES) - {
     "added_tokens.json",
     "chat_template.jinja",
 }
-_PICKLED: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack"})
-_LARGEST_JSON: Final = 64 * 2**20
 QUANTIZED: Final = ("quantization_config", "compression_config")
 """The keys of config.json that say how weights are quantised."""
 _FLOATS: Final = ("F64", "F32", "F16", "BF16")
@@ -174,7 +170,7 @@ def inspect(path: Path, name: str, *, inside: Callable[[Path], bool]) -> ModelFo
     files = {entry.name: entry for entry in sorted(path.iterdir())}
     refuse_links(path, name, inside)
     refuse_parts(files, name)
-    config = read_json(files, CONFIG, name)
+    config = read_json(path / CONFIG, name)
     _refuse_indirections(config, name)
     tokenizer = {file: files[file] for file in TOKENIZER_FILES if file in files}
     if not VOCABULARIES & tokenizer.keys():
@@ -193,7 +189,7 @@ def as_candidate(path: Path) -> dict[str, str]:
     """
     if path.is_file() and path.suffix == ".gguf":
         return {"gguf": str(path), "sha256": file_digests.of_file(path).removeprefix("sha256:")}
-    for file, key in (("adapter_config.json", "adapter"), (CONFIG, "path")):
+    for file, key in ((ADAPTER, "adapter"), (CONFIG, "path")):
         if (path / file).is_file():
             return {key: str(path)}
     raise MeasurementError(
@@ -226,78 +222,9 @@ def inspect_gguf(file: Path, name: str) -> ModelFolder:
     return ModelFolder(name, file.parent, config, {file.name: file}, {}, file)
 
 
-def weight_files(files: Mapping[str, Path], name: str) -> dict[str, Path]:
-    """Return those of a folder's files that hold the weights, by name.
-
-    Raises:
-        MeasurementError: If there are no safetensors files, or some of them are missing.
-    """
-    if WEIGHTS in files:
-        return {WEIGHTS: files[WEIGHTS]}
-    if INDEX in files:
-        shards = shard_names(read_json(files, INDEX, name), name)
-        if missing := [shard for shard in shards if shard not in files]:
-            raise MeasurementError(
-                f"{name}: {INDEX} names files that are missing: {', '.join(map(quoted, missing[:4]))}"
-            )
-        return {shard: files[shard] for shard in shards}
-    if pickled := [file for file in files if Path(file).suffix in _PICKLED]:
-        raise MeasurementError(
-            f"{name}: its weights are pickled ({', '.join(pickled[:4])}), and loading a pickle runs "
-            "whatever code is in it. Allowed: safetensors (load it where you trust it, then "
-            "save_pretrained)."
-        )
-    raise MeasurementError(f"{name}: has no weights; looked for {WEIGHTS} and {INDEX}")
-
-
-def shard_names(index: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    """Return the file names in an index of shards, sorted.
-
-    Raises:
-        MeasurementError: If the index is damaged, or names a file outside its folder.
-    """
-    shards = index.get("weight_map")
-    if (
-        not isinstance(shards, dict)
-        or not shards
-        or not all(isinstance(v, str) for v in shards.values())
-    ):
-        raise MeasurementError(f"{name}: {INDEX} has no weight_map that gives each tensor its file")
-    names = tuple(sorted(set(shards.values())))
-    for shard in names:
-        if "/" in shard or "\\" in shard or not shard.endswith(".safetensors"):
-            raise MeasurementError(
-                f"{name}: {INDEX} names {quoted(shard)}; allowed: safetensors files beside it"
-            )
-    return names
-
-
-def read_json(files: Mapping[str, Path], file: str, name: str) -> dict[str, Any]:
-    """Read one of a model's JSON files.
-
-    Raises:
-        MeasurementError: If it is missing, too large, or not a JSON mapping.
-    """
-    if file not in files:
-        raise MeasurementError(
-            f"{name}: has no {file}; a folder as save_pretrained writes it is needed"
-        )
-    try:
-        if files[file].stat().st_size > _LARGEST_JSON:
-            raise MeasurementError(f"{name}: {file} has more than {_LARGEST_JSON:,} bytes")
-        content = json.loads(files[file].read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise MeasurementError(
-            f"{name}: {file} cannot be read as JSON: {first_line(error)}"
-        ) from None
-    if not isinstance(content, dict):
-        raise MeasurementError(f"{name}: {file} is not a JSON mapping")
-    return content
-
-
 def refuse_parts(files: Collection[str], name: str) -> None:
     """Refuse a folder that holds a part of a model, which may have no config.json; raise MeasurementError."""
-    if "adapter_config.json" in files:
+    if ADAPTER in files:
         raise MeasurementError(
             f"{name}: is an adapter (adapter_config.json) and no model; as a candidate: "
             "load_checkpoint: {adapter: DIR}"

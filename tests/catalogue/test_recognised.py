@@ -14,6 +14,8 @@ from support.catalogue import BET_40, Bets
 
 from pytest_layerguard import reference
 from pytest_layerguard.catalogue.outcome import Word
+from pytest_layerguard.checkpoints import recognition
+from pytest_layerguard.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pytest_layerguard.cli.main import main
 from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.conditions import Conditions
@@ -180,6 +182,32 @@ def test_what_was_recognised_is_kept_by_the_files_digests(bets: Bets, tmp_path: 
     assert "kept from the last run" in "\n".join(bets.judge(id_).messages)
     kept.write_text("damaged")
     assert bets.judge(id_).messages == first
+
+
+def test_files_of_the_same_digests_are_compared_once(
+    bets: Bets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shallow(bets)
+    base = reference.folder("reference")
+    compared = []
+    whole = recognition.recognise
+
+    def counted(*checkpoints: Checkpoint) -> recognition.Recognition:
+        compared.append(checkpoints)
+        return whole(*checkpoints)
+
+    monkeypatch.setattr(recognition, "recognise", counted)
+    monkeypatch.setattr(recognition, "_known", {})
+    bets.put(BET_40)
+    assert bets.judge(bets.put(intervention=CANDIDATE)).word is Word.CROSSED
+    copied = shutil.copytree(folder, bets.root / "copied")
+    for path in (folder, copied):
+        recognition.recognise_once(open_checkpoint(base), open_checkpoint(path))
+    assert len(compared) == 1
+    prune(weights := load_file(copied / "model.safetensors"))
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    found = recognition.recognise_once(open_checkpoint(base), open_checkpoint(copied))
+    assert "prune_weights" in found.kinds
 
 
 def test_another_architecture_is_an_error(bets: Bets) -> None:

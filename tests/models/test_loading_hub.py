@@ -352,7 +352,7 @@ class TestRefused:
 
         found = visitor.ask(model=pinned("acme/pickle", commit))
 
-        assert found["error"] == "MeasurementError"
+        assert found["error"] == "CheckpointError"
         assert "pickled" in found["message"]
         assert not [seen for seen in hub.seen if seen.path.endswith(".bin")]
 
