@@ -210,10 +210,16 @@ class CandidateBench:
         return known
 
     def _check(self, files: CandidateFiles, loaded: LoadedModel, runner: Runner) -> None:
+        if files.arguments.source is not None:
+            self._check_tokenizer(files, loaded)
         first = next(iter(self.texts.values()))
         sanity_checks.check_forward(runner, first.batches[0])
+
+    def _check_tokenizer(self, files: CandidateFiles, loaded: LoadedModel) -> None:
         base = self.session.loaded.tokenizer
-        if files.arguments.source is None or files.tokenizer is None:
+        own = base if files.tokenizer is None else loaded.tokenizer
+        tokenization.check_tokenizer(own, loaded.model, files.name)
+        if own is base:
             return
         measure = self._bet.measure
         prompts = [
@@ -226,7 +232,7 @@ class CandidateBench:
             self.read.read(text, base, tokens_needed(measure))
             for text in measure.named_texts.values()
         ]
-        tokenization.check_same(base, loaded.tokenizer, contents, prompts, files.name)
+        tokenization.check_same(base, own, contents, prompts, files.name)
 
     @torch.inference_mode()
     def _scores(self, runner: Runner, text: WindowedText, name: str) -> TokenScores:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub.tiny import save
 from safetensors.torch import load_file, save_file
 from support.catalogue import BET_40, Bets
 
@@ -210,15 +211,17 @@ def test_files_of_the_same_digests_are_compared_once(
     assert "prune_weights" in found.kinds
 
 
-def test_another_architecture_is_an_error(bets: Bets) -> None:
-    folder = bets.root / "candidate"
-    shutil.copytree(reference.folder("reference-wide"), folder)
+def test_another_architecture_and_a_damaged_file_are_errors(bets: Bets) -> None:
+    folder = save(bets.root / "candidate")
     bets.put(BET_40)
-    id_ = bets.put(intervention=CANDIDATE)
+    outcome = bets.judge(bets.put(intervention=CANDIDATE))
+    assert outcome.word is Word.ERROR
+    assert "no tensor has a name and shape that both have" in outcome.messages[0]
     (folder / "model.safetensors").write_bytes(b"")
-    outcome = bets.judge(id_)
+    outcome = bets.judge("drop-one")
     assert outcome.word is Word.ERROR
     assert "truncated or damaged" in outcome.messages[0]
+    assert bets.measured == []
 
 
 def test_explain_shows_the_files_and_what_was_done(

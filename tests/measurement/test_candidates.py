@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
@@ -323,10 +325,39 @@ def test_an_adapter_is_judged(tree: Path) -> None:
     save(tree / "wide", num_hidden_layers=3, hidden_size=32)
     with pytest.raises(MeasurementError, match="is an adapter of another base"):
         judged({"load_checkpoint": {"adapter": "lora"}}, base={"path": "wide"})
+    how = json.loads((tree / "lora" / "adapter_config.json").read_text())
+    more = {**how, "modules_to_save": ["lm_head"]}
+    (tree / "lora" / "adapter_config.json").write_text(json.dumps(more))
+    with pytest.raises(MeasurementError, match=r"\(modules_to_save: lm_head\)"):
+        judged({"load_checkpoint": {"adapter": "lora"}})
+    linked(tree / "lora")
+    with pytest.raises(MeasurementError, match="is a link that leads out of what bets may read"):
+        judged({"load_checkpoint": {"adapter": "lora"}})
 
 
 def of_another_tokenizer(folder: Path) -> None:
     tokenizer((*WORDS[:3], *reversed(WORDS[3:]))).save_pretrained(folder)
+
+
+def of_another_vocabulary(folder: Path) -> None:
+    model(num_hidden_layers=3, vocab_size=12).save_pretrained(folder)
+    tokenizer(WORDS[:12]).save_pretrained(folder)
+
+
+def of_fewer_embeddings(folder: Path) -> None:
+    model(num_hidden_layers=3, vocab_size=12).save_pretrained(folder)
+
+
+def of_another_architecture(folder: Path) -> None:
+    shape = {"vocab_size": len(WORDS), "n_embd": 16, "n_layer": 3, "n_head": 2, "n_positions": 64}
+    GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=1, eos_token_id=2)).save_pretrained(folder)
+
+
+def of_half_a_shard(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    model(num_hidden_layers=3).save_pretrained(folder, max_shard_size="4KB")
+    shard = sorted(folder.glob("*.safetensors"))[1]
+    shard.write_bytes(shard.read_bytes()[:-100])
 
 
 def without_a_tensor(folder: Path) -> None:
@@ -364,6 +395,10 @@ def with_a_special_token(folder: Path) -> None:
     [
         (of_another_tokenizer, "its tokenizer is not the base's: token 0 is"),
         (with_a_special_token, "its tokenizer is not the base's: eos_token is 'z'"),
+        (of_another_vocabulary, "its tokenizer is not the base's: token 0 is"),
+        (of_fewer_embeddings, "its largest id is 28, and the model has embeddings for 12 tokens"),
+        (of_another_architecture, "is a gpt2 and the base a llama"),
+        (of_half_a_shard, "model-00002-of-00009.safetensors is truncated or damaged"),
         (without_a_tensor, "would be drawn at random: model.layers.1.mlp.up_proj.weight"),
         (of_unknown_quantisation, "quant_method 'magic' is not supported"),
         (of_quanto, "optimum-quanto's own format"),
@@ -375,9 +410,19 @@ def test_what_cannot_be_judged_honestly_is_an_error(
     tree: Path, harm: Callable[[Path], None], message: str
 ) -> None:
     harm(shutil.copytree(tree / "base", tree / "harmed"))
+    before = sorted(tree.rglob("*"))
     with pytest.raises(MeasurementError, match=message) as raised:
         judged(load("harmed"))
     assert "\n" not in str(raised.value)
+    assert sorted(tree.rglob("*")) == before
+
+
+def test_another_model_of_the_same_shape_is_measured_and_called_one(tree: Path) -> None:
+    save(tree / "other", seed=1, num_hidden_layers=3)
+    measured = judged(load("other"))
+    assert points(measured)["kl"] > 0
+    (finding,) = candidates_of(measured)[0]["recognised"]
+    assert finding["sentence"] == "no tensor is the base's: another model of the same shape"
 
 
 def test_a_missing_library_is_named_with_its_command(
