@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.measurement.planning import PlannedVariant
     from pytest_layerguard.measurement.session import ModelSession
+    from pytest_layerguard.models.layer_parts import LayerParts
     from pytest_layerguard.models.plan import Plan
 
 
@@ -72,7 +73,7 @@ def write_variant(session: ModelSession, variant: PlannedVariant, folder: Path) 
     """
     if folder.exists():
         raise MeasurementError(f"{folder} exists and is not overwritten; give another folder")
-    plan = _one_model(variant)
+    plan = _one_model(variant, session.runner.anatomy.parts)
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -87,17 +88,22 @@ def write_variant(session: ModelSession, variant: PlannedVariant, folder: Path) 
         shutil.rmtree(made, ignore_errors=True)
 
 
-def _one_model(variant: PlannedVariant) -> Plan:
+def _one_model(variant: PlannedVariant, parts: Sequence[LayerParts]) -> Plan:
     name = full_name(variant)
     if len(variant.plans) != 1:
         raise MeasurementError(f"{name} is {len(variant.plans)} directed changes and no one model")
     (plan,) = variant.plans
     if plan.candidate is not None:
         raise MeasurementError(f"{name} is a checkpoint already")
-    if any(edit.running is not None for step in plan.steps for edit in step.weights.edits):
-        raise MeasurementError(
-            f"{name} changes what its layers do while they run, which no weights can say; it cannot be written"
-        )
+    for step in plan.steps:
+        for edit in step.weights.edits:
+            laid = edit.settings(parts[step.weights.layer]) if edit.settings is not None else {}
+            # How many experts there are stands in the configuration.
+            others = {place.rpartition(":")[2] for place in laid} - {*STATED_EXPERTS}
+            if edit.running is not None or others:
+                raise MeasurementError(
+                    f"{name} changes what its layers do while they run, which no weights can say; it cannot be written"
+                )
     return plan
 
 
