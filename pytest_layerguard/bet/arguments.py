@@ -477,6 +477,46 @@ class QuantizeActivations(LayersArguments):
         return slug if self.layers.indices is None else f"{slug}-{self.layers.label()}"
 
 
+class QuantizeKvCache(LayersArguments):
+    """Keys and values are rounded as a cache would keep them, and each position reads them so from the first on.
+
+    The levels go evenly from the least to the largest number of a group, as in KIVI. Values, and by default keys, have
+    groups of one token each; the last group of a head may be shorter. ``keys: channel`` is KIVI's other half: the
+    groups of keys are ``group_size`` tokens of one channel, and tokens are exact until their group is whole.
+    """
+
+    layers: LayersTarget = Field(
+        default=ALL_LAYERS,
+        description=f"the layers: {LAYERS_FORMS}",
+        json_schema_extra={"default": "all"},
+    )
+    bits: Annotated[Whole, Field(ge=2, le=8)] = Field(description="bits per number, 2 to 8")
+    group_size: GroupSize | None = Field(
+        default=None, description="how many numbers share one scale; by default all of a head"
+    )
+    residual: Annotated[Whole, Field(ge=0, le=65_536)] = Field(
+        default=0,
+        description="how many of the last positions, the reader's own included, are read exact",
+    )
+    keys: Literal["token", "channel"] = Field(
+        default="token", description="what the numbers of a group of keys have in common"
+    )
+
+    @model_validator(mode="after")
+    def _groups_of_tokens_have_a_size(self) -> Self:
+        if self.keys == "channel" and self.group_size is None:
+            raise invalid(
+                "is missing; with keys: channel, how many tokens share one scale", "group_size"
+            )
+        return self
+
+    def slug(self) -> str:
+        """Return ``quantize-kv-cache-4`` or ``quantize-kv-cache-2-by-channel-3``."""
+        slug = f"quantize-kv-cache-{self.bits}"
+        slug += "-by-channel" if self.keys == "channel" else ""
+        return slug if self.layers.indices is None else f"{slug}-{self.layers.label()}"
+
+
 class PruneWeights(WeightsArguments):
     """Weights become zero: a share of them, or all but N of each M neighbours.
 
@@ -750,6 +790,7 @@ BUILTIN_KINDS: Final[Kinds] = {
     "prune_weights": PruneWeights,
     "quantize_weights": QuantizeWeights,
     "quantize_activations": QuantizeActivations,
+    "quantize_kv_cache": QuantizeKvCache,
     "low_rank": LowRank,
     "train": Train,
     "load_checkpoint": LoadCheckpoint,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.text_sources import TextSource
     from pytest_layerguard.catalogue.model_facts import ModelLookup
     from pytest_layerguard.interventions.registry import Registry
+    from pytest_layerguard.models.kv_cache import Changed
     from pytest_layerguard.models.plan import Weights
 
 _WINDOW: Final = 512
@@ -217,6 +218,10 @@ class _Bench:
     def branch(self, layer: int, part: str) -> Branch:
         del layer, part
         return Branch((), ())
+
+    def keeps_keys_and_values(self, layer: int, changed: Changed | None) -> bool:
+        del layer, changed
+        return True
 
     def reinitialised(self, layer: int, seed: int) -> Mapping[str, Tensor]:
         del layer, seed

@@ -26,6 +26,7 @@ ARGUMENTS: Final = {
     "prune_weights": "{parts: linear, sparsity: 0.5, by: magnitude}",
     "quantize_weights": "{parts: linear, bits: 4}",
     "quantize_activations": "{parts: linear, bits: 8}",
+    "quantize_kv_cache": "{bits: 4}",
     "low_rank": "{parts: linear, ratio: 0.5, by: svd}",
     "load_checkpoint": "{path: candidate}",
     "cast": "{dtype: bfloat16}",

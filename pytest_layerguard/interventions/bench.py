@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.arguments import Train
     from pytest_layerguard.bet.text_sources import TextSource
     from pytest_layerguard.models.branches import Branch
+    from pytest_layerguard.models.kv_cache import Changed
     from pytest_layerguard.models.layer_parts import LayerParts
     from pytest_layerguard.models.plan import Edit, Plan, Weights
 
@@ -33,6 +34,18 @@ class Bench(Protocol):
 
         Raises:
             InterventionError: If the layer is no sequence of these two branches.
+        """
+
+    def keeps_keys_and_values(self, layer: int, changed: Changed | None) -> bool:
+        """Return whether the attention of a layer keeps keys and values of its own.
+
+        Args:
+            layer: The layer.
+            changed: Which of them each query is to read changed, as :func:`~pytest_layerguard.models.kv_cache.reading`
+                takes it.
+
+        Raises:
+            InterventionError: If the attention does not give what it should where it reads them so.
         """
 
     def reinitialised(self, layer: int, seed: int) -> Mapping[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_layerguard.interventions.activations import quantize_activations
+from pytest_layerguard.interventions.activations import quantize_activations, quantize_kv_cache
 from pytest_layerguard.interventions.experts import (
     average_experts,
     drop_experts,
@@ -44,6 +44,7 @@ __all__ = [
     "merge_layers",
     "prune_weights",
     "quantize_activations",
+    "quantize_kv_cache",
     "quantize_weights",
     "reinitialize_layers",
     "remove_layers",

@@ -78,6 +78,16 @@ def to_integers(values: Tensor, bits: int, *, symmetric: bool = True, clip: str 
     return _in_best_range(values, rounded, clip)
 
 
+def to_levels(values: Tensor, bits: int) -> Tensor:
+    """Round to the nearest of ``2^bits`` levels that are evenly spaced from the least value to the largest.
+
+    The rule of KIVI (Liu et al., arXiv 2402.02750): unlike a zero point, the least value is no integer.
+    """
+    least = values.amin(-1, keepdim=True)
+    scale = _not_zero((values.amax(-1, keepdim=True) - least) / (2**bits - 1))
+    return ((values - least) / scale).round() * scale + least
+
+
 def to_fp8(values: Tensor, *, clip: str = "none") -> Tensor:
     """Round to FP8 (E4M3) times a scale that takes the largest magnitude to 448."""
 

@@ -25,6 +25,7 @@ from pytest_layerguard.measurement.training import (
     train_on_text,
     train_to_layer_output,
 )
+from pytest_layerguard.models import kv_cache
 from pytest_layerguard.models.branches import Branch, branches
 from pytest_layerguard.models.linear_inputs import InputMoments
 from pytest_layerguard.models.plan import Edit, InterventionError, Plan, Weights
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.text_sources import TextSource
     from pytest_layerguard.environment.budget import Budget
     from pytest_layerguard.interventions.registry import Registry
+    from pytest_layerguard.models.kv_cache import Changed
     from pytest_layerguard.models.layer_parts import ExpertBank, LayerParts
     from pytest_layerguard.models.runner import LayerState, Runner
     from pytest_layerguard.texts.windows import Batch
@@ -124,6 +126,7 @@ class Workbench:
         self._trained: dict[tuple[Any, ...], Trained] = {}
         self._swept: dict[Hashable, Sequence[Mapping[str, float]]] = {}
         self._branches: dict[Hashable, Mapping[str, Branch]] = {}
+        self._reading: set[tuple[int, bool]] = set()
         self._notes: dict[str, Any] = {}
 
     @property
@@ -204,6 +207,45 @@ class Workbench:
             raise InterventionError(
                 f"layer {layer} is a parallel block: its feed-forward does not read what its attention left; leave "
                 "part out to take the whole layer"
+            )
+
+    @torch.inference_mode()
+    def keeps_keys_and_values(self, layer: int, changed: Changed | None) -> bool:
+        """Return whether a layer does, once it has read copies of them on the first window.
+
+        Raises:
+            InterventionError: If it then gives something else than before.
+        """
+        if not kv_cache.attentions(self.parts(layer).module):
+            return False
+        if (layer, changed is None) not in self._reading:
+            self._check_reading(layer, changed)
+            self._reading.add((layer, changed is None))
+        return True
+
+    def _check_reading(self, layer: int, changed: Changed | None) -> None:
+        others = (self.parts(each).module for each in range(self.layers))
+        if changed is not None and any(map(kv_cache.borrows, others)):
+            raise InterventionError(
+                "layers read keys and values that other layers keep, and can read them all rounded alone; allowed: "
+                "keys: token, without residual"
+            )
+        frame = self._runner.begin(self._batches[0].input_ids[:1])
+        copies = kv_cache.reading(
+            self.parts(layer).module, lambda keys, values: (keys.clone(), values.clone()), changed
+        )
+        with self._runner.bound(layer, Weights(layer)):
+            plain = self._runner.step(frame, layer, frame.start).hidden
+            try:
+                with copies:
+                    other = self._runner.step(frame, layer, frame.start).hidden
+            except MeasurementError:
+                other = torch.full_like(plain, torch.inf)
+        far = (other - plain).norm() / (plain - frame.start.hidden).norm()
+        if not far <= torch.finfo(plain.dtype).eps ** 0.5:
+            other_way = "" if changed is None else "; allowed: keys: token, without residual"
+            raise InterventionError(
+                f"the attention of layer {layer} cannot be given other keys and values{other_way}"
             )
 
     def reinitialised(self, layer: int, seed: int) -> Mapping[str, Tensor]:

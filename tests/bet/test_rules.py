@@ -190,6 +190,8 @@ def test_sweeps_in_one_list_must_be_over_the_same(edited, told):
         ("prune_weights: {sparsity: 0.5, text: {reference: training}}", "allowed with by: wanda"),
         ("quantize_activations: {}", "is missing; bits per number"),
         ("quantize_activations: {format: fp8, bits: 8}", "allowed with format: int only"),
+        ("quantize_kv_cache: {}", "is missing; bits per number, 2 to 8"),
+        ("quantize_kv_cache: {bits: 2, keys: channel}", "how many tokens share one scale"),
         ("low_rank: {by: svd}", "must have one of rank (a number) and ratio (a share)"),
         ("low_rank: {rank: 4, ratio: 0.5}", "must have one of rank"),
         ("low_rank: {rank: 4, text: {reference: training}}", "allowed with by: activations"),

@@ -89,6 +89,7 @@ KINDS = [
     {"quantize_weights": {"bits": 4, "symmetric": False, "clip": "mse"}},
     {"quantize_weights": {"format": "nvfp4"}},
     {"quantize_activations": {"format": "fp8", "parts": "experts"}},
+    {"quantize_kv_cache": {"bits": 2, "keys": "channel", "group_size": 32, "residual": 128}},
     {"low_rank": {"ratio": 0.5, "by": "activations", "text": {"reference": "training"}}},
     {"train": {"steps": 2, "text": [{"reference": "training"}], "objective": "layer_output",
                "layers": {"each": "all"}}},

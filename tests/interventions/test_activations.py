@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from support import families, plain
@@ -11,13 +9,13 @@ from support.workshop import (
     agree,
     bench_of,
     carried_out,
+    doubled,
     planned,
     runner_of,
     swept,
     unchanged,
 )
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.measurement.generation import generate, greedy
@@ -31,16 +29,6 @@ def fp8(values: Tensor) -> Tensor:
     """Round each token to E4M3, its largest magnitude to 448."""
     scale = values.abs().amax(-1, keepdim=True) / 448
     return (values / scale).to(torch.float8_e4m3fn).float() * scale
-
-
-def doubled(family: str) -> PreTrainedModel:
-    """Return a copy in double precision, where a number next to a tie stays on its side of it.
-
-    The plain loop adds up in another order. There is no grouped product of doubles, so experts run in turn.
-    """
-    model = copy.deepcopy(families.model(family)).double()
-    model.set_experts_implementation("eager")
-    return model
 
 
 @pytest.mark.parametrize("family", families.REPRESENTATIVES)

@@ -231,6 +231,7 @@ KINDS: dict[str, Callable[[], dict[str, object]]] = {
     "prune_weights": lambda: {"sparsity": 0.4, "by": "random"},
     "quantize_weights": lambda: {"bits": 4},
     "quantize_activations": lambda: {"bits": 8},
+    "quantize_kv_cache": lambda: {"bits": 4, "residual": 2},
     "low_rank": lambda: {"rank": 4, "by": "activations"},
     "train": lambda: {"steps": 1, "text": {"reference": "training"}, "batch": 1},
 }

@@ -77,6 +77,7 @@ SWEEP = (
 OTHERS = (
     ("skip_layers", {"layers": {"each": "all"}, "part": "attention"}),
     ("repeat_layers", {"layers": {"each": [1, 3]}, "times": 3}),
+    ("quantize_kv_cache", {"bits": 4, "layers": {"each": [0, 2]}}),
 )
 
 

@@ -6,13 +6,16 @@ Nothing here uses the laboratory, so that agreement with it means something.
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 Windows = Sequence[tuple[Tensor, Tensor]]
 
@@ -225,6 +228,78 @@ def _one_by_one(
         return out
 
     return forward
+
+
+def with_rounded_cache(
+    model: PreTrainedModel,
+    to: Callable[[Tensor], Tensor],
+    *,
+    exact: int = 0,
+    group: int | None = None,
+    layers: Sequence[int] | None = None,
+) -> PreTrainedModel:
+    """A copy that reads token after token, with a cache in which all but the last tokens are rounded.
+
+    Args:
+        model: The model.
+        to: Rounds the last dimension of its argument.
+        exact: How many of the last tokens are not rounded.
+        group: How many tokens a group of one channel's keys has; groups that are not whole are exact. Without it, the
+            keys of a token are rounded by themselves, as values are.
+        layers: The layers whose cache is rounded, by default all.
+    """
+    changed = copy.deepcopy(model)
+    own = changed.forward
+
+    class Rounded(DynamicCache):
+        def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+            keys, values = super().update(*args, **kwargs)
+            if layers is not None and args[2] not in layers:
+                return keys, values
+            old = max(keys.shape[2] - exact, 0)
+            keys, values = keys.clone(), values.clone()
+            if group is not None:
+                old -= old % group
+                for start in range(0, old, group):
+                    piece = keys[:, :, start : start + group].transpose(2, 3)
+                    keys[:, :, start : start + group] = to(piece).transpose(2, 3)
+            else:
+                keys[:, :, :old] = to(keys[:, :, :old])
+            values[:, :, :old] = to(values[:, :, :old])
+            return keys, values
+
+    def forward(input_ids: Tensor, **_: Any) -> SimpleNamespace:
+        config = model.config.get_text_config(decoder=True)
+        kinds = {type(each) for each in DynamicCache(config=config).layers}
+        # It keeps all, so that groups begin with the text, but where layers keep something else.
+        cache = (
+            Rounded()
+            if kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
+            else Rounded(config=config)
+        )
+        named = {
+            "cache" if "cache" in inspect.signature(own).parameters else "past_key_values": cache
+        }
+        rows = [
+            own(input_ids=token, use_cache=True, **named).logits for token in input_ids.split(1, 1)
+        ]
+        return SimpleNamespace(logits=torch.cat(rows, 1))
+
+    changed.forward = forward
+    return changed
+
+
+def in_steps(bits: int, size: int | None = None) -> Callable[[Tensor], Tensor]:
+    """Rounds the last dimension, group by group, to evenly spaced levels from the least to the largest."""
+
+    def one(group: Tensor) -> Tensor:
+        low = group.amin(-1, keepdim=True)
+        step = (group.amax(-1, keepdim=True) - low) / (2**bits - 1)
+        return ((group - low) / step.where(step > 0, 1.0)).round() * step + low
+
+    return lambda rows: torch.cat(
+        [one(part) for part in rows.split(size or rows.shape[-1], -1)], -1
+    )
 
 
 def truncated(
