@@ -499,7 +499,8 @@ class QuantizeKvCache(LayersArguments):
         description="how many of the last positions, the reader's own included, are read exact",
     )
     keys: Literal["token", "channel"] = Field(
-        default="token", description="what the numbers of a group of keys have in common"
+        default="token",
+        description="token or channel: what the numbers of a group of keys have in common",
     )
 
     @model_validator(mode="after")
