@@ -44,6 +44,7 @@ INSIDE = {
         ("reference", "reference-wide", "small-dense"),
     ),
     "repeat-layers": (("repeat_layers",), ("reference", "padded")),
+    "half-rank": (("low_rank",), ("reference", "padded")),
     "reap-moonlight-16b": (("drop_experts",), ("moonlight",)),
 }
 """What each door is closed to: all other interventions, and all other models, are outside."""
