@@ -91,7 +91,12 @@ class ResultBuilder:
         if self.free is not None:
             metrics |= self.free.base_metrics()
         return BaseResult(
-            self.text_name, self.checkpoint, metrics, self.samples.base, self.eye_test.base
+            self.text_name,
+            self.checkpoint,
+            metrics,
+            self.samples.base,
+            self.eye_test.base,
+            self.free.shown(self.session.decode) if self.free is not None else (),
         )
 
     def variants(
@@ -165,6 +170,7 @@ class ResultBuilder:
             self._profile(scores) if note is None else None,
             variant.notes,
             note,
+            self.free.shown(self.session.decode, index) if self.free is not None else (),
         )
 
     def _overflow(self, variant: PlannedVariant) -> str | None:

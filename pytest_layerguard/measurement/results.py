@@ -36,6 +36,23 @@ class Continuation:
 
 
 @dataclass(frozen=True)
+class GeneratedText:
+    """A text of ``measure.generate``, which runs free.
+
+    Attributes:
+        prompt: The text that is continued.
+        text: The new tokens, decoded, without the end of text; the start of them where they are very long.
+        tokens: How many new tokens there are.
+        ended: Whether it came to the end of text by itself.
+    """
+
+    prompt: str
+    text: str
+    tokens: int
+    ended: bool
+
+
+@dataclass(frozen=True)
 class TokenHarm:
     """A token and the mean difference of its loss, variant minus base, in nats, over ``count`` places."""
 
@@ -67,6 +84,7 @@ class BaseResult:
     metrics: Mapping[str, Interval]
     samples: tuple[Continuation, ...] = ()
     spoken: tuple[Continuation, ...] = ()
+    generated: tuple[GeneratedText, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +100,7 @@ class VariantResult:
         metrics: By metric name; no interval where a metric has none.
         samples: Greedy continuations, from which ``unique_tokens`` comes.
         spoken: Continuations drawn at a temperature, shown and never judged.
+        generated: The first texts that ran free.
         profile: The positions and tokens whose loss grows.
         diagnostics: Notes of the intervention (expert variance, layers chosen, training losses).
         note: A condition under which to read these numbers, such as an overflow.
@@ -98,6 +117,7 @@ class VariantResult:
     profile: LossProfile | None = None
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     note: str | None = None
+    generated: tuple[GeneratedText, ...] = ()
 
 
 @dataclass(frozen=True)

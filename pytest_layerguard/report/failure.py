@@ -91,13 +91,14 @@ def _whose(decider: Decider) -> str:
 def _continuations(result: BetResult) -> Iterator[str]:
     """Yield how base and variants continue the first prompt."""
     everyone: list[BaseResult | VariantResult] = [*result.bases[:1], *result.variants]
-    sampled = [each for each in everyone if each.samples][: _VARIANTS + 1]
-    if sampled:
-        yield ""
-        yield f'what it says after "{text.one_line(sampled[0].samples[0].prompt, _CONTINUATION)}"'
-        yield from text.aligned(
-            [
-                [f"  {name_of(each)}:", f'"{text.one_line(each.samples[0].text, _CONTINUATION)}"']
-                for each in sampled
-            ]
-        )
+    for field, until in (("samples", ""), ("generated", ", until the end of text")):
+        said = [(each, getattr(each, field)[0]) for each in everyone if getattr(each, field)]
+        if said:
+            yield ""
+            yield f'what it says after "{text.one_line(said[0][1].prompt, _CONTINUATION)}"{until}'
+            yield from text.aligned(
+                [
+                    [f"  {name_of(each)}:", f'"{text.one_line(made.text, _CONTINUATION)}"']
+                    for each, made in said[: _VARIANTS + 1]
+                ]
+            )

@@ -69,8 +69,14 @@ def _variant(result: BetResult, variant: VariantResult) -> dict[str, Any]:
         "checkpoint": variant.checkpoint,
         "metrics": {name: metric(name, each) for name, each in variant.metrics.items()},
     }
+    base = result.base_of(variant)
     if len(result.bases) > 1:
-        entry["base"] = _values(result.base_of(variant).metrics)
+        entry["base"] = _values(base.metrics)
+    if variant.generated:
+        entry["generated"] = [
+            {"prompt": before.prompt, "base": before.text, "variant": after.text}
+            for before, after in zip(base.generated, variant.generated, strict=True)
+        ]
     return entry
 
 

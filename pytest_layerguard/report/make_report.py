@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.measurement.results import (
         BetResult,
         Continuation,
+        GeneratedText,
         LossProfile,
         VariantResult,
     )
@@ -262,7 +263,12 @@ def _trimmed(result: BetResult, kept: Sequence[int]) -> BetResult:
     return replace(
         result,
         bases=tuple(
-            replace(base, samples=_continuations(base.samples), spoken=_continuations(base.spoken))
+            replace(
+                base,
+                samples=_continuations(base.samples),
+                spoken=_continuations(base.spoken),
+                generated=_generated(base.generated),
+            )
             for base in result.bases
         ),
         variants=tuple(
@@ -280,6 +286,7 @@ def _with_details(variant: VariantResult) -> VariantResult:
         variant,
         samples=_continuations(variant.samples),
         spoken=_continuations(variant.spoken),
+        generated=_generated(variant.generated),
         profile=_profile(variant.profile),
         diagnostics={"training_loss": losses} if losses else {},
         note=variant.note and cut(variant.note, _LINE),
@@ -287,7 +294,7 @@ def _with_details(variant: VariantResult) -> VariantResult:
 
 
 def _without_details(variant: VariantResult) -> VariantResult:
-    bare = replace(variant, samples=(), spoken=(), profile=None, diagnostics={})
+    bare = replace(variant, samples=(), spoken=(), generated=(), profile=None, diagnostics={})
     return _with_details(bare)
 
 
@@ -298,6 +305,15 @@ def _continuations(made: Sequence[Continuation]) -> tuple[Continuation, ...]:
             prompt=text.block(each.prompt, _LINE),
             text=text.block(each.text, _CONTINUATION),
             token_ids=(),
+        )
+        for each in made[:_PROMPTS]
+    )
+
+
+def _generated(made: Sequence[GeneratedText]) -> tuple[GeneratedText, ...]:
+    return tuple(
+        replace(
+            each, prompt=text.block(each.prompt, _LINE), text=text.block(each.text, _CONTINUATION)
         )
         for each in made[:_PROMPTS]
     )

@@ -260,15 +260,16 @@ def _letter(per_cent: float) -> int:
 
 
 def _continuations(bet: BetReport) -> Iterator[str]:
-    sampled = [each for each in bet.shown_variants if each.samples][:2]
-    base = next((base for base in bet.bases if base.samples), None)
-    if base is None or not sampled:
-        return
-    yield f"What the model says after {code(cut(base.samples[0].prompt, 120))}:"
-    texts = [base.samples[0].text, *(each.samples[0].text for each in sampled)]
-    cells = (cut(each.replace("\n", f" {text.LINE_END} "), _CONTINUATION) for each in texts)
-    names = ["before", *(literal(each.name) for each in sampled)]
-    yield _table(names, [[*map(literal, cells)]])
+    for field, until in (("samples", ""), ("generated", ", until the end of text")):
+        sampled = [each for each in bet.shown_variants if getattr(each, field)][:2]
+        base = next((base for base in bet.bases if getattr(base, field)), None)
+        if base is None or not sampled:
+            continue
+        first = [getattr(each, field)[0] for each in (base, *sampled)]
+        yield f"What the model says after {code(cut(first[0].prompt, 120))}{until}:"
+        texts = (each.text.replace("\n", f" {text.LINE_END} ") for each in first)
+        names = ["before", *(literal(each.name) for each in sampled)]
+        yield _table(names, [[literal(cut(each, _CONTINUATION)) for each in texts]])
 
 
 def _evidence(evidence: Iterable[PublishedEvidence]) -> Iterator[str]:

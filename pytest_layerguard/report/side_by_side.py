@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pytest_layerguard.bet.errors import many
+from pytest_layerguard.measurement.results import Continuation
 from pytest_layerguard.report.words import where_and_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pytest_layerguard.measurement.results import Continuation, VariantResult
+    from pytest_layerguard.measurement.results import GeneratedText, VariantResult
     from pytest_layerguard.report.bet_report import BetReport
 
 _OPEN: Final = 2
@@ -37,7 +38,7 @@ class SideBySide(NamedTuple):
 
 
 def side_by_side(bet: BetReport) -> Iterator[SideBySide]:
-    """Yield the continuations of each prompt: greedy ones first, then the eye test's; the first unfolded."""
+    """Yield the continuations of each prompt: greedy ones, those that run free, the eye test's; the first unfolded."""
     for place, (kind, before, after) in enumerate(_prompts(bet)):
         untouched = _named("untouched model", before)
         if place:
@@ -52,9 +53,13 @@ def side_by_side(bet: BetReport) -> Iterator[SideBySide]:
 
 def _prompts(
     bet: BetReport,
-) -> Iterator[tuple[str, Continuation, tuple[NamedContinuation, ...]]]:
+) -> Iterator[tuple[str, Continuation | GeneratedText, tuple[NamedContinuation, ...]]]:
     several = len({base.checkpoint for base in bet.bases}) > 1
-    for kind, field in (("greedy, after", "samples"), ("eye test, never judged, after", "spoken")):
+    for kind, field in (
+        ("greedy, after", "samples"),
+        ("greedy until the end of text, after", "generated"),
+        ("eye test, never judged, after", "spoken"),
+    ):
         # A continuation does not depend on the text that is scored, so it is the same for every text.
         own = dict.fromkeys((base.checkpoint, getattr(base, field)) for base in bet.bases)
         for checkpoint, continuations in own:
@@ -71,10 +76,10 @@ def _prompts(
 
 def _after(variants: Sequence[VariantResult], field: str, at: int) -> Iterator[NamedContinuation]:
     """Yield the variants' continuations of a prompt, each once for all texts."""
-    shown: dict[tuple[str | None, str], list[Continuation]] = {}
+    shown: dict[tuple[str | None, str], list[Continuation | GeneratedText]] = {}
     several = len({variant.text for variant in variants}) > 1
     for variant in variants:
-        continuations: tuple[Continuation, ...] = getattr(variant, field)
+        continuations: tuple[Continuation | GeneratedText, ...] = getattr(variant, field)
         others = shown.setdefault((variant.arm, variant.name), [])
         if at >= len(continuations) or continuations[at] in others:
             continue
@@ -83,5 +88,12 @@ def _after(variants: Sequence[VariantResult], field: str, at: int) -> Iterator[N
         yield _named(name, continuations[at])
 
 
-def _named(name: str, made: Continuation) -> NamedContinuation:
-    return NamedContinuation(name, made.text, many(made.unique_tokens, "unique token"))
+def _named(name: str, made: Continuation | GeneratedText) -> NamedContinuation:
+    return NamedContinuation(name, made.text, _note(made))
+
+
+def _note(made: Continuation | GeneratedText) -> str:
+    """Return what is worth knowing of a continuation beside its text."""
+    if isinstance(made, Continuation):
+        return many(made.unique_tokens, "unique token")
+    return f"{many(made.tokens, 'token')}, {'then the end' if made.ended else 'and no end'}"

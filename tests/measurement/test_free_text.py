@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from pytest_layerguard.measurement.metrics.free_text import (
     repetition,
     stop_rate,
 )
-from pytest_layerguard.measurement.results import BetResult
+from pytest_layerguard.measurement.results import BetResult, GeneratedText
 from pytest_layerguard.models.tokenization import encode_chat
 
 BET = """\
@@ -102,6 +103,15 @@ def test_free_text_is_that_of_whole_forward_passes(tmp_path: Path) -> None:
         )
         assert variant.metrics["stop_rate"].value == sum(each.ended for each in texts) / 3
         assert variant.metrics["first_divergence"].value == min(same)
+        kept = [
+            GeneratedText(prompt, tokenizer.decode(each.ids), len(each.ids), each.ended)
+            for prompt, each in zip(prompts, texts, strict=True)
+        ]
+        assert list(variant.generated) == kept
+    assert [each.text for each in found.bases[0].generated] == [
+        tokenizer.decode(each.ids) for each in base
+    ]
+    assert BetResult.from_json(found.to_json()) == found
 
 
 def test_a_loop_of_many_tokens_is_repetition() -> None:
@@ -152,6 +162,20 @@ def test_of_two_directions_the_worse_counts() -> None:
         "stop_rate": Interval.point(0.0),
         "first_divergence": Interval.point(1),
     }
+
+
+def test_the_first_texts_are_kept_and_of_two_directions_those_that_loop() -> None:
+    base = tuple(FreeText(tuple(range(3_000)), ended=False) for _ in range(9))
+    looping = tuple(FreeText((7,) * 9, ended=True) for _ in range(9))
+    free = FreeTexts(base, ((base, looping),), 9, tuple("abcdefghi"))
+
+    def decode(ids: Sequence[int]) -> str:
+        return "ab" * len(ids)
+
+    assert free.shown(decode) == tuple(
+        GeneratedText(prompt, "ab" * 2_000, 3_000, ended=False) for prompt in "abcdefgh"
+    )
+    assert free.shown(decode, 0)[0] == GeneratedText("a", "ab" * 9, 9, ended=True)
 
 
 def test_the_models_chat_template_is_applied(tmp_path: Path) -> None:

@@ -10,8 +10,12 @@ from support import tales
 from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.catalogue.outcome import error
+from pytest_layerguard.measurement.results import GeneratedText
+from pytest_layerguard.report import json as json_report
+from pytest_layerguard.report import markdown
 from pytest_layerguard.report.bet_report import BetReport, Threshold
 from pytest_layerguard.report.make_report import make_report
+from pytest_layerguard.report.side_by_side import side_by_side
 
 
 @pytest.mark.parametrize("kind", tales.every())
@@ -85,6 +89,21 @@ def test_what_travels_is_bounded_and_harmless() -> None:
     )
     assert told.result is not None
     assert told.result.variants[0].samples[0].text == "a\\u001b[2J\nb\\u0000"
+
+
+def test_texts_that_ran_free_stand_side_by_side_in_every_report() -> None:
+    free = GeneratedText("The end.", "Ben ran\nhome.", 4, ended=True)
+    loop = GeneratedText("The end.", "so so so so", 9, ended=False)
+    found = tales.result(tales.variant("skip-0", "0", ratio=2.0, generated=(loop,)))
+    bases = tuple(replace(each, generated=(free,)) for each in found.bases)
+    told = tales.judged(tales.SWEEP, replace(found, bases=bases))
+    (one,) = [each for each in side_by_side(told) if each.prompt == "The end."]
+    assert (one.before.text, one.before.note) == (free.text, "4 tokens, then the end")
+    assert (one.after[0].text, one.after[0].note) == (loop.text, "9 tokens, and no end")
+    assert "| Ben ran \u21b5 home. | so so so so |" in markdown.render([told], [], limit=100_000)
+    assert json_report.entry(told)["variants"][0]["generated"] == [
+        {"prompt": "The end.", "base": free.text, "variant": loop.text}
+    ]
 
 
 def test_a_claim_of_several_lines_is_told_on_one() -> None:

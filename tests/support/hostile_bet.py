@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_layerguard.catalogue.outcome import error
+from pytest_layerguard.measurement.results import GeneratedText
 from support import tales
 
 if TYPE_CHECKING:
@@ -26,17 +27,22 @@ def hostile(words: str) -> BetReport:
             update={"title": words, "claim": claim, "notes": words, "evidence": (evidence,)}
         ),
     )
+    free = GeneratedText(words, words, 1, ended=True)
     found = tales.result(
         tales.variant(
             "skip-0",
             "0",
             samples=tales.said(words, words),
             spoken=tales.said(words, words),
+            generated=(free,),
             note=words,
             profile=replace(
                 tales.profile(), tokens=(replace(tales.profile().tokens[0], token=words),)
             ),
         )
     )
-    found = replace(found, provenance={words[:99]: {words[:99]: words}}, diagnostics={"x": words})
+    bases = tuple(replace(each, generated=(free,)) for each in found.bases)
+    found = replace(
+        found, bases=bases, provenance={words[:99]: {words[:99]: words}}, diagnostics={"x": words}
+    )
     return tales.told(bet, replace(error("as our own code says it"), result=found, warnings=("w",)))

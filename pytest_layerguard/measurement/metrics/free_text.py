@@ -6,16 +6,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.criteria.interval import Interval, greatest, least
+from pytest_layerguard.measurement.results import GeneratedText
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from pytest_layerguard.bet.bet import GenerateSpec
     from pytest_layerguard.measurement.planning import PlannedVariant
     from pytest_layerguard.models.plan import Plan
 
+    Decode = Callable[[Sequence[int]], str]
+
 _LENGTH: Final = 4
 """The tokens of the n-grams that are looked for again."""
+
+
+_SHOWN: Final = 8
+_LONGEST: Final = 4_000
+"""How many texts of a model are kept to be shown, and how many characters of each."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +48,13 @@ class FreeTexts:
         base: The base's, one per prompt.
         variants: For each variant, those of each of its directed plans.
         tokens: The most new tokens of a continuation.
+        prompts: What they continue.
     """
 
     base: tuple[FreeText, ...]
     variants: tuple[tuple[tuple[FreeText, ...], ...], ...]
     tokens: int
+    prompts: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -58,7 +68,17 @@ class FreeTexts:
         if spec is None:
             return None
         every = (tuple(texts[plan] for plan in variant.plans) for variant in variants)
-        return cls(texts[base], tuple(every), spec.tokens)
+        return cls(texts[base], tuple(every), spec.tokens, spec.prompts)
+
+    def shown(self, decode: Decode, variant: int | None = None) -> tuple[GeneratedText, ...]:
+        """Return the first texts of a variant, or of the base; of directed plans those that repeat themselves most."""
+        texts = self.base
+        if variant is not None:
+            texts = max(self.variants[variant], key=lambda each: repetition(each).value)
+        return tuple(
+            GeneratedText(prompt, decode(text.ids)[:_LONGEST], len(text.ids), text.ended)
+            for prompt, text in zip(self.prompts[:_SHOWN], texts, strict=False)
+        )
 
     def base_metrics(self) -> dict[str, Interval]:
         """Return the metrics of the base's texts."""
