@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import defaultdict, deque
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
@@ -227,22 +229,20 @@ class Workbench:
         others = (self.parts(each).module for each in range(self.layers))
         if changed is not None and any(map(kv_cache.borrows, others)):
             raise InterventionError(
-                "layers read keys and values that other layers keep, and can read them all rounded alone; allowed: "
-                "keys: token, without residual"
+                "layers of this model read keys and values that other layers keep, so all of these are read alike; "
+                "allowed: keys: token, without residual"
             )
         frame = self._runner.begin(self._batches[0].input_ids[:1])
         copies = kv_cache.reading(
             self.parts(layer).module, lambda keys, values: (keys.clone(), values.clone()), changed
         )
-        with self._runner.bound(layer, Weights(layer)):
+        far = math.inf
+        with suppress(MeasurementError), self._runner.bound(layer, Weights(layer)):
             plain = self._runner.step(frame, layer, frame.start).hidden
-            try:
-                with copies:
-                    other = self._runner.step(frame, layer, frame.start).hidden
-            except MeasurementError:
-                other = torch.full_like(plain, torch.inf)
-        far = (other - plain).norm() / (plain - frame.start.hidden).norm()
-        if not far <= torch.finfo(plain.dtype).eps ** 0.5:
+            with copies:
+                other = self._runner.step(frame, layer, frame.start).hidden
+            far = float((other - plain).norm() / (plain - frame.start.hidden).norm())
+        if not far <= torch.finfo(frame.start.hidden.dtype).eps ** 0.5:
             other_way = "" if changed is None else "; allowed: keys: token, without residual"
             raise InterventionError(
                 f"the attention of layer {layer} cannot be given other keys and values{other_way}"

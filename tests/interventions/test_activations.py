@@ -31,7 +31,7 @@ def fp8(values: Tensor) -> Tensor:
     return (values / scale).to(torch.float8_e4m3fn).float() * scale
 
 
-@pytest.mark.parametrize("family", families.REPRESENTATIVES)
+@pytest.mark.parametrize("family", families.each())
 def test_rounding_activations_agrees_with_deep_copies(family: str) -> None:
     model = doubled(family)
     runner = Runner(Anatomy.of(model))

@@ -31,12 +31,16 @@ from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.plan import InterventionError, Plan
 from pytest_layerguard.models.runner import Runner
 
-REPRESENTATIVES = pytest.mark.parametrize("family", families.REPRESENTATIVES)
+PARALLEL = ("gpt_neox", "gptj", "falcon", "cohere")
+"""Families whose feed-forward does not read what attention left."""
+BRANCHED = pytest.mark.parametrize(
+    "family", families.each(name for name in families.FAMILIES if name not in PARALLEL)
+)
 PROMPT = families.text(5, 2)
 PARTS = ("attention", "feed_forward")
 
 
-@REPRESENTATIVES
+@BRANCHED
 def test_one_branch_left_out_agrees_with_deep_copies(family: str) -> None:
     model, runner = families.model(family), runner_of(family)
     plans = [planned(runner, "skip_layers", {"layers": [1, 2], "part": part})[0] for part in PARTS]
@@ -49,7 +53,7 @@ def test_one_branch_left_out_agrees_with_deep_copies(family: str) -> None:
         assert continued[index] == [plain.continued(changed, PROMPT, 8, [])]
 
 
-@REPRESENTATIVES
+@BRANCHED
 def test_both_branches_left_out_are_the_layer_left_out(family: str) -> None:
     runner = runner_of(family)
     both = carried_out(
@@ -59,7 +63,7 @@ def test_both_branches_left_out_are_the_layer_left_out(family: str) -> None:
     assert torch.equal(result.variants[0].losses, result.variants[1].losses)
 
 
-@REPRESENTATIVES
+@BRANCHED
 @pytest.mark.parametrize("part", PARTS)
 def test_a_branch_of_zeros_is_left_out(family: str, part: str) -> None:
     runner = runner_of(family)
@@ -78,7 +82,7 @@ def test_a_branch_of_zeros_is_left_out(family: str, part: str) -> None:
     assert len(kept) == len(runner.anatomy.parts[1].post_norms)
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "gptj", "falcon", "cohere"])
+@pytest.mark.parametrize("family", PARALLEL)
 def test_parallel_blocks_are_refused(family: str) -> None:
     for part in PARTS:
         with pytest.raises(InterventionError, match=r"layer 2 is a parallel block: its feed-forw"):
@@ -130,7 +134,7 @@ def test_training_does_not_bring_a_skipped_branch_back() -> None:
     assert tensors["self_attn.q_proj.weight"].any()
 
 
-@REPRESENTATIVES
+@pytest.mark.parametrize("family", families.each())
 def test_repeated_layers_agree_with_deep_copies(family: str) -> None:
     model, runner = families.model(family), runner_of(family)
     plans = [
@@ -157,7 +161,7 @@ def test_repeating_shares_what_runs_before_it() -> None:
     assert runner.evaluations - before == len(BATCHES) * (4 + 4 + 3 + 2 + 1)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "mixtral", "gpt_oss"])
+@pytest.mark.parametrize("family", families.each(families.ALIKE))
 def test_merged_layers_agree_with_deep_copies(family: str) -> None:
     model, runner = families.model(family), runner_of(family)
     plans = [
@@ -272,7 +276,7 @@ def scored(family: str, **arguments: object) -> tuple[list[int], list[dict[str, 
     return notes.get("removed_in_order", notes["removed"]), rounds
 
 
-@REPRESENTATIVES
+@BRANCHED
 def test_layers_are_scored_again_without_those_that_are_gone(family: str) -> None:
     model = families.model(family)
     order, rounds = scored(family, count=2, guided_by="perplexity", rescored=True, protect=[0])
@@ -298,7 +302,7 @@ def test_layers_are_scored_again_without_those_that_are_gone(family: str) -> Non
     )
 
 
-@REPRESENTATIVES
+@BRANCHED
 @pytest.mark.parametrize("score", ["block_influence", "angular_distance", "kl"])
 def test_blocks_of_neighbours_agree_with_deep_copies(family: str, score: str) -> None:
     model = families.model(family)

@@ -10,10 +10,7 @@ from support.workshop import WINDOWS, agree, planned, runner_of, swept, unchange
 from pytest_layerguard.bet.arguments import LowRank
 
 
-# The plain loop does not see what the experts of JetMoE are given.
-@pytest.mark.parametrize(
-    "family", families.each(name for name in families.FAMILIES if name != "jetmoe")
-)
+@pytest.mark.parametrize("family", families.each())
 def test_truncation_agrees_with_deep_copies(family: str) -> None:
     model, runner = families.model(family), runner_of(family)
     told: list[dict[str, object]] = [

@@ -38,10 +38,7 @@ def least_of_each_five(scores: Tensor) -> Sequence[int]:
     return found
 
 
-# The plain loop does not see what the experts of JetMoE are given.
-@pytest.mark.parametrize(
-    "family", families.each(name for name in families.FAMILIES if name != "jetmoe")
-)
+@pytest.mark.parametrize("family", families.each())
 def test_pruning_in_rows_agrees_with_deep_copies(family: str) -> None:
     model, runner = families.model(family), runner_of(family)
     told: list[dict[str, object]] = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -44,10 +44,21 @@ criteria: {{lenient: any(repetition <= 0.5 and stop_rate >= 0.5 and first_diverg
 """
 
 
-def measured(folder: Path, generate: str, intervention: str, model: str = "reference") -> BetResult:
+def measured(
+    folder: Path,
+    generate: str,
+    intervention: str,
+    *,
+    model: str = "reference",
+    sample: str | None = None,
+) -> BetResult:
     bets = folder / "bets"
     bets.mkdir()
     text = BET.format(model=model, intervention=intervention, generate=generate)
+    if "each" not in intervention:
+        text = text.replace("any(", "(")
+    if sample is not None:
+        text = text.replace("  generate:", f"  sample: {sample}\n  generate:")
     (document,) = parse_bets(text, bets / "bet.yaml")
     return Laboratory(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
 
@@ -124,6 +135,65 @@ def test_a_loop_of_many_tokens_is_repetition() -> None:
         grams, repeated = looped(text)
         wanted = repeated / grams if grams else 0.0
         assert repetition([FreeText(tuple(text), ended=True)]).value == wanted
+
+
+def changed_reference(folder: Path, change: Callable[[PreTrainedModel], None]) -> Path:
+    """Save a copy of the reference model, changed."""
+    own = reference.folder("reference")
+    model = AutoModelForCausalLM.from_pretrained(own, dtype=torch.float32)
+    change(model.requires_grad_(False))
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(own).save_pretrained(folder)
+    return folder
+
+
+def test_a_model_that_loops_over_a_dozen_tokens_repeats_itself(tmp_path: Path) -> None:
+    def loop(model: PreTrainedModel) -> None:
+        for name, parameter in model.named_parameters():
+            if name.startswith("model.layers") and "norm" not in name:
+                parameter.zero_()
+        # Each token's own direction is that of the next one's logit; all others go on with the first.
+        embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        own = torch.eye(len(embeddings[0]))
+        embeddings.copy_(own[11].expand_as(embeddings))
+        head.zero_()
+        for place in range(12):
+            embeddings[100 + place] = own[place]
+            head[100 + (place + 1) % 12] = own[place]
+
+    found = measured(
+        tmp_path,
+        "{prompts: [One day, The end.], tokens: 60}",
+        f"{{load_checkpoint: {{path: ../{changed_reference(tmp_path / 'loop', loop).name}}}}}",
+        sample="{prompts: [One day], tokens: 60}",
+    )
+    metrics = found.variants[0].metrics
+    assert metrics["unique_tokens"].value == 12
+    assert metrics["repetition"].value == (60 - 3 - 12) / (60 - 3)
+    assert metrics["repetition"].value > 3 * found.bases[0].metrics["repetition"].value
+
+
+def test_a_model_that_lost_its_end_of_text_does_not_stop(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(reference.folder("reference"))
+    full_stop = tokenizer("x.").input_ids[-1]
+
+    def ends(model: PreTrainedModel) -> None:
+        head = model.get_output_embeddings().weight
+        head[tokenizer.eos_token_id] = head[full_stop] * 1.05
+
+    changed_reference(tmp_path / "base", ends)
+    changed_reference(tmp_path / "changed", lambda model: None)
+    found = measured(
+        tmp_path,
+        "{prompts: [Once upon a time, One day], tokens: 60}",
+        "{load_checkpoint: {path: ../changed}}",
+        model="{path: ../base}",
+    )
+    (variant,) = found.variants
+    assert found.bases[0].metrics["stop_rate"].value == 1
+    assert variant.metrics["stop_rate"].value == 0
+    assert variant.metrics["perplexity_ratio"].value < 1
+    assert [each.tokens for each in variant.generated] == [60, 60]
 
 
 def test_4_grams_of_all_texts_count_alike_and_each_in_its_own() -> None:

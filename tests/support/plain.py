@@ -57,7 +57,14 @@ def skipped(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
 def without_branch(model: PreTrainedModel, layers: Sequence[int], part: str) -> PreTrainedModel:
     """A copy in which a branch of the layers named gives zeros."""
     changed = copy.deepcopy(model)
-    names = {"attention": ("self_attn", "attn"), "feed_forward": ("mlp",)}[part]
+    # Where a module adds its input itself, its last matrix comes first.
+    names = {
+        "attention": ("self_attention.dense", "self_attn", "attn", "self_attention"),
+        "feed_forward": (
+            *("mlp.dense_4h_to_h", "ffn.down_proj"),
+            *("mlp", "feed_forward", "block_sparse_moe", "fc2"),
+        ),
+    }[part]
 
     def silent(_: nn.Module, args: object, output: object) -> object:
         if isinstance(output, tuple):
@@ -66,9 +73,8 @@ def without_branch(model: PreTrainedModel, layers: Sequence[int], part: str) -> 
         return torch.zeros_like(output)
 
     for layer in layers:
-        children = dict(layers_of(changed)[layer].named_children())
-        (found,) = (children[name] for name in names if name in children)
-        found.register_forward_hook(silent)
+        modules = dict(layers_of(changed)[layer].named_modules())
+        next(modules[name] for name in names if name in modules).register_forward_hook(silent)
     return changed
 
 
@@ -204,7 +210,8 @@ def with_rounded_inputs(
     for block in layers_of(changed):
         names = {name.removesuffix(".weight") for name, _ in matrices(block)}
         for name, module in block.named_modules():
-            if name in names and linear:
+            jetmoe = type(module).__name__ == "JetMoeParallelExperts"
+            if jetmoe or (name in names and linear):
                 module.register_forward_pre_hook(lambda _, args: (rounded(args[0]), *args[1:]))
             elif isinstance(getattr(module, "gate_up_proj", None), Tensor):
                 module.forward = _one_by_one(module, rounded, columns=in_columns(model))
@@ -361,6 +368,13 @@ def input_rows(
                     )
 
             handles.append(module.register_forward_pre_hook(on_experts, with_kwargs=True))
+        elif type(module).__name__ == "JetMoeParallelExperts":
+
+            def on_jetmoe(_: nn.Module, args: tuple[Tensor, list[int]], name: str = name) -> None:
+                for index, rows in enumerate(args[0].split(args[1])):
+                    given.setdefault(f"{name}.weight.{index}", []).append(rows)
+
+            handles.append(module.register_forward_pre_hook(on_jetmoe))
     log_probabilities(model, windows)
     for handle in handles:
         handle.remove()
