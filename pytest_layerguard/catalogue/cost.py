@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_layerguard.bet.arguments import variants
+from pytest_layerguard.bet.arguments import BUILTIN_KINDS, variants
 from pytest_layerguard.bet.targets import TargetError
 from pytest_layerguard.catalogue.model_facts import ModelFacts, parameters_in_name
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
@@ -47,6 +47,18 @@ _EXPERTS: Final = 128
 
 class NoPlanError(Exception):
     """Variants that cannot be planned without the model; the text says why."""
+
+
+class ImpossiblePlanError(NoPlanError):
+    """Variants that cannot be planned with the model either.
+
+    Attributes:
+        arm: The arm that they are of, or None.
+    """
+
+    def __init__(self, why: str, arm: str | None) -> None:
+        super().__init__(why)
+        self.arm = arm
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,7 @@ def cost_of(bet: Bet, registry: Registry, layers: int, experts: int) -> Cost:
 
     Raises:
         NoPlanError: If that takes the model itself, or the model lacks what is named.
+        ImpossiblePlanError: If an intervention of this package refuses a model of so many layers and experts.
     """
     bench = _Bench(layers, experts)
     base = Plan.untouched(layers)
@@ -124,7 +137,12 @@ def cost_of(bet: Bet, registry: Registry, layers: int, experts: int) -> Cost:
                     made = [new for old in made for new in carry_out(old, each.arguments, bench)]
                 named.append(variant.slug if arm is None else f"{arm}: {variant.slug}")
                 plans += made
-        except (TargetError, InterventionError) as error:
+        except TargetError as error:
+            raise NoPlanError(str(error)) from None
+        except InterventionError as error:
+            # An intervention of another package may look for more than the stand-in has.
+            if all(each.kind in BUILTIN_KINDS for each in interventions):
+                raise ImpossiblePlanError(str(error), arm) from None
             raise NoPlanError(str(error)) from None
         except Exception as error:  # an intervention of another package may want more of a model
             raise NoPlanError(
@@ -196,7 +214,7 @@ class _Bench:
 
         expert = torch.zeros(max(self.experts, 1), 1, 1)
         bank = ExpertBank(
-            "experts",
+            "mlp",
             self.experts,
             fused=("experts.weight",),
             router=("router.weight",),
@@ -232,7 +250,7 @@ class _Bench:
     ) -> Mapping[tuple[int, str], Sequence[int]]:
         del text
         self.choosing += len(plan.steps)
-        return {(step.slot, "experts"): range(self.experts) for step in plan.steps}
+        return {(step.slot, "mlp"): range(self.experts) for step in plan.steps}
 
     def expert_saliency(
         self, plan: Plan, text: TextSource | None = None

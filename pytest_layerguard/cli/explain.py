@@ -30,7 +30,7 @@ from pytest_layerguard.cli.command_output import (
     elsewhere,
     registry,
 )
-from pytest_layerguard.cli.obstacles import obstacles
+from pytest_layerguard.cli.obstacles import Obstacle, obstacles
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.models.loading import LARGEST_IN_FP32
@@ -209,7 +209,10 @@ class _Explanation:
         file = printable(str(self.document.path))
         if self.catalogued.case.tampered:
             yield f"{file}:{self.document.line}: TAMPERED: {CHANGED}"
-        for each in obstacles(self.document, self.bets, self.conditions, depths, dense=dense):
+        found_here = [
+            *obstacles(self.document, self.bets, self.conditions, depths, dense=dense)
+        ] or [*self._impossible()]
+        for each in found_here:
             line, column = self.document.position(*each.key)
             yield f"{file}:{line}:{column}: {printable(each.message)}"
 
@@ -222,6 +225,21 @@ class _Explanation:
         several = len(bet.measure.named_texts) * len(bet.model.checkpoints())
         # 2 operations for each parameter and token, all experts counted.
         return 2 * cost.work(bet.measure, facts) * several
+
+    def _impossible(self) -> Iterator[Obstacle]:
+        """Yield what an intervention refuses of a model of so many layers and experts."""
+        from pytest_layerguard.catalogue.cost import ImpossiblePlanError, NoPlanError, cost_of
+
+        facts = self.models[0].facts
+        if facts.layers is None or facts.experts is None:
+            return
+        try:
+            cost_of(self.document.bet, self.known, facts.layers, facts.experts)
+        except ImpossiblePlanError as error:
+            key = ("intervention",) if error.arm is None else ("arms", error.arm)
+            yield Obstacle(key, str(error))
+        except NoPlanError:
+            return
 
     def _took(self) -> Iterator[str]:
         """Yield how long it took in this project, where pytest still has the result."""

@@ -669,6 +669,29 @@ def test_explain_tells_that_a_router_needs_more_experts(
     ) in told
 
 
+@pytest.mark.parametrize(
+    ("intervention", "why"),
+    [
+        ("merge_layers: {layers: 3}", "layer 3 has no 1 layer of its own after it"),
+        ("merge_experts: {count: 17}", "mlp has 16 experts, fewer than count 17"),
+        (
+            "remove_layers: {count: 2, guided_by: kl, contiguous: true, protect: [0, 1, 2]}",
+            "2 layers in one block cannot be taken from 1",
+        ),
+    ],
+)
+def test_explain_tells_what_an_intervention_refuses_of_such_a_model(
+    own: Callable[[str, str], str],
+    capsys: pytest.CaptureFixture[str],
+    intervention: str,
+    why: str,
+) -> None:
+    bet = own("skip_layers: {layers: 3}", intervention)
+    assert main(["explain", bet]) == 1
+    kind = intervention.partition(":")[0]
+    assert f"error: {bet}:9:1: {kind}: {why}" in capsys.readouterr().err
+
+
 def test_explain_tells_of_a_change_after_the_record(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
