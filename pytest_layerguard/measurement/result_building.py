@@ -171,6 +171,7 @@ class ResultBuilder:
             variant.notes,
             note,
             self.free.shown(self.session.decode, index) if self.free is not None else (),
+            variant_metrics.kl_tail(scores) if note is None else {},
         )
 
     def _overflow(self, variant: PlannedVariant) -> str | None:

@@ -104,6 +104,7 @@ class VariantResult:
         profile: The positions and tokens whose loss grows.
         diagnostics: Notes of the intervention (expert variance, layers chosen, training losses).
         note: A condition under which to read these numbers, such as an overflow.
+        kl_tail: Percentiles and the maximum over tokens of KL(base || variant), in nats: ``p50`` to ``max``.
     """
 
     name: str
@@ -118,6 +119,7 @@ class VariantResult:
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     note: str | None = None
     generated: tuple[GeneratedText, ...] = ()
+    kl_tail: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

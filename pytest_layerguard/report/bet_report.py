@@ -158,7 +158,7 @@ class BetReport:
         lack: What was wanting to measure it, as far as that is known by name.
         doors: The falsifications whose door it stands in.
         candidates: The checkpoints that were put in the base's place.
-        result: The measurement; continuations and loss profiles only of the variants in `shown`.
+        result: The measurement; continuations, loss profiles and tails only of the variants in `shown`.
         shown: The positions of those variants in the result, the mildest first.
         facts: Provenance and diagnostics of the measurement, by name.
         made_with: Versions, device and dtype of each checkpoint, each on one line.

@@ -63,10 +63,11 @@ class BetSection:
     notes: tuple[str, ...]
     strip: charts.OverviewStrip | None
     rows: tuple[charts.BarChart, ...]
-    trajectories: tuple[charts.LineChart, ...]
+    lines: tuple[charts.LineChart, ...]
     trainings: tuple[charts.LineChart, ...]
     heat: charts.HeatMap | None
     continuations: tuple[SideBySide, ...]
+    tail: charts.LineChart | None
     profiles: tuple[tuple[str, charts.LossProfileChart], ...]
     table: VariantTable | None
 
@@ -78,7 +79,7 @@ class BetSection:
     @property
     def drawn(self) -> bool:
         """Whether there is a figure to show published evidence beside."""
-        return bool(self.rows or self.trajectories or self.trainings)
+        return bool(self.rows or self.lines or self.trainings)
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,9 @@ def _section(
 ) -> BetSection:
     result = bet.result
     heat = charts.heat_map(result) if result is not None else None
-    trajectories = tuple(_figures(bet, charts.trajectory_chart))
+    lines = tuple(_figures(bet, charts.trajectory_chart)) or tuple(
+        _figures(bet, charts.layer_chart)
+    )
     spent = "from the cache" if bet.cached else text.seconds(bet.seconds)
     return BetSection(
         report=bet,
@@ -226,11 +229,12 @@ def _section(
         measured=f"{words.how_measured(result)}; {spent}" if result is not None else "",
         notes=tuple(words.notes(bet.variants)),
         strip=strip,
-        rows=() if heat or trajectories else tuple(_figures(bet, charts.bar_chart)),
-        trajectories=trajectories,
+        rows=() if heat or lines else tuple(_figures(bet, charts.bar_chart)),
+        lines=lines,
         trainings=tuple(_trainings(bet)),
         heat=heat,
         continuations=tuple(side_by_side(bet)),
+        tail=charts.tail_chart(bet),
         profiles=tuple(_profiles(bet)),
         table=variant_table(result, _VARIANTS) if result is not None else None,
     )

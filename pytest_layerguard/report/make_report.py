@@ -294,7 +294,9 @@ def _with_details(variant: VariantResult) -> VariantResult:
 
 
 def _without_details(variant: VariantResult) -> VariantResult:
-    bare = replace(variant, samples=(), spoken=(), generated=(), profile=None, diagnostics={})
+    bare = replace(
+        variant, samples=(), spoken=(), generated=(), profile=None, diagnostics={}, kl_tail={}
+    )
     return _with_details(bare)
 
 

@@ -15,6 +15,7 @@ from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.measurement.metrics.statistics import clustered, exponential
 from pytest_layerguard.measurement.metrics.variant_metrics import (
     gap,
+    kl_tail,
     overflowed,
     requested_metrics,
     variant_metrics,
@@ -115,6 +116,9 @@ def test_metrics_on_request_are_those_of_a_plain_loop(family: str) -> None:
         "rms_dp": math.sqrt(sum(each**2 for each in changes) / len(changes)),
     }
     assert {name: each.value for name, each in found.items()} == pytest.approx(wanted, rel=1e-4)
+    shares = {"p50": 50, "p75": 75, "p90": 90, "p95": 95, "p99": 99, "p999": 99.9, "max": 100}
+    tail = {name: np.percentile(kl, share) for name, share in shares.items()}
+    assert kl_tail(result.variants) == pytest.approx(tail, rel=1e-4)
 
 
 def test_metrics_on_request_are_measured_for_those_who_ask() -> None:
@@ -134,6 +138,19 @@ def test_of_two_directions_the_worse_counts_on_request_too() -> None:
         (math.sqrt(wanted.low), math.sqrt(wanted.high))
     )
     assert found["kl_max"].is_point
+    tail = kl_tail([first, second])
+    assert [tail["p99"], tail["p999"], tail["max"]] == pytest.approx(
+        [found[name].value for name in ("kl_p99", "kl_p999", "kl_max")]
+    )
+
+
+def test_an_infinite_token_is_the_tail_and_spoils_nothing_else() -> None:
+    one = scores(1, 0.2)
+    kl = one.kl.clone()
+    kl[0] = math.inf
+    tail = kl_tail([TokenScores(one.losses, kl, one.agreement)])
+    assert tail["p95"] < 0.5
+    assert tail["max"] == math.inf
 
 
 def test_nothing_changed_is_known_on_request_too() -> None:

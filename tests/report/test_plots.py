@@ -151,6 +151,68 @@ class TestLines:
         story = tales.judged(tales.SWEEP, tales.sweep())
         assert charts.trajectory_chart(story, "perplexity_ratio") is None
 
+    def test_arms_that_sweep_the_same_layers_have_a_line_each(self) -> None:
+        figure = charts.layer_chart(tales.by_branch(), "perplexity_ratio")
+        assert figure is not None
+        assert figure.title == "perplexity ratio by layer"
+        assert [line.name for line in figure.lines] == ["attention", "feed_forward", "whole"]
+        assert [tick.label for tick in figure.xticks] == ["0", "1", "2", "3"]
+        assert figure.lines[0].points[1].label.startswith("layer 1: 1.5 [")
+        assert [mark.label for mark in figure.marks] == [
+            "strict \u2264 1.1 (attention)",
+            "lenient \u2264 1.5 (attention)",
+            "catastrophic \u2265 10 (whole)",
+        ]
+
+    def test_many_layers_are_numbered_where_there_is_room(self) -> None:
+        found = tales.result(
+            *(
+                tales.variant(f"skip-{at}", str(at), arm=arm)
+                for arm in ("attention", "whole")
+                for at in range(64)
+            )
+        )
+        figure = charts.layer_chart(tales.judged(tales.BRANCHES, found), "perplexity_ratio")
+        assert figure is not None
+        assert [tick.label for tick in figure.xticks] == [str(at) for at in range(0, 64, 6)]
+        assert len(figure.lines[0].points) == 64
+
+    @pytest.mark.parametrize("kind", ["sweep", "arms", "pairs", "trajectory", "training", "error"])
+    def test_other_bets_have_no_lines_over_layers(self, kind: str) -> None:
+        assert charts.layer_chart(tales.every()[kind], "perplexity_ratio") is None
+
+    def test_the_tail_of_kl_has_a_line_for_each_variant(self) -> None:
+        figure = charts.tail_chart(tales.every()["sweep"])
+        assert figure is not None
+        assert [line.name for line in figure.lines] == ["skip-2", "skip-1", "skip-3", "skip-0"]
+        assert [tick.label for tick in figure.xticks] == [
+            "50",
+            "75",
+            "90",
+            "95",
+            "99",
+            "99.9",
+            "max",
+        ]
+        assert figure.lines[0].points[4].label == "99 %: 2.4"
+        assert figure.summary == (
+            "skip-2: half of the tokens up to 0.4, one in a hundred above 2.4, at most 4; "
+            "skip-0: half of the tokens up to 8, one in a hundred above 48, at most 80"
+        )
+
+    @pytest.mark.parametrize("tail", [{}, dict.fromkeys(tales.tail(1), 0.0)])
+    def test_a_variant_that_changed_no_token_has_no_tail(self, tail: dict[str, float]) -> None:
+        found = tales.result(tales.variant("skip-0", "0", kl_tail=tail))
+        assert charts.tail_chart(tales.judged(tales.SWEEP, found)) is None
+
+    def test_an_endless_tail_stays_on_the_figure(self) -> None:
+        endless = tales.tail(1) | {"max": math.inf}
+        found = tales.result(tales.variant("skip-0", "0", kl_tail=endless))
+        figure = charts.tail_chart(tales.judged(tales.SWEEP, found))
+        assert figure is not None
+        assert figure.lines[0].points[-1].label == "max: inf"
+        assert 0 <= figure.lines[0].points[-1].y < figure.lines[0].points[-2].y
+
     def test_training_is_a_curve(self) -> None:
         figure = charts.training_chart(tales.training().variants[0], "averaged", matched=False)
         assert figure is not None

@@ -11,7 +11,7 @@ from scipy import stats
 from support.processes import SYNTHETIC
 
 from pytest_layerguard.bet.criteria.interval import Interval
-from pytest_layerguard.measurement.metrics.statistics import percentile, quantile
+from pytest_layerguard.measurement.metrics.statistics import at_place, percentile, quantile
 
 Array = NDArray[np.float64]
 
@@ -91,3 +91,8 @@ def test_the_interval_covers(name: str) -> None:
         found = percentile(np.exp(process(random, 1, 64)).ravel(), windows_of(64, 64), 0.99)
         held += found.low <= truth <= found.high
     assert 0.91 <= held / 300 <= 0.99
+
+
+def test_a_number_beside_an_infinite_one_is_itself() -> None:
+    ordered = np.array([1.0, 2.0, np.inf])
+    assert [at_place(ordered, place) for place in (0.5, 1, 1.5)] == [1.5, 2.0, math.inf]

@@ -89,6 +89,22 @@ intervention: {skip_layers: {layers: {each: all}}}
 measure: {text: {reference: heldout}, tokens: 1024, window: 128, max_base_perplexity: none}
 criteria: {lenient: all(after.perplexity_ratio > before.perplexity_ratio)}
 """
+BRANCHES = """\
+id: branches
+title: Attention, feed-forward or the whole layer
+claim: The attention of some layer can be skipped.
+status: proposed
+model: reference
+arms:
+  attention: {skip_layers: {layers: {each: all}, part: attention}}
+  feed_forward: {skip_layers: {layers: {each: all}, part: feed_forward}}
+  whole: {skip_layers: {layers: {each: all}}}
+measure: {text: {reference: heldout}, tokens: 1024, window: 128}
+criteria:
+  strict: any(attention.perplexity_ratio <= 1.1)
+  lenient: any(attention.perplexity_ratio <= 1.5)
+  catastrophic: all(whole.perplexity_ratio >= 10)
+"""
 TEXTS = """\
 id: texts
 title: Skip a layer, on two texts
@@ -130,6 +146,11 @@ def profile(height: float = 1.0) -> LossProfile:
         (None, *(height / (at + 1) - 0.1 for at in range(15))),
         (TokenHarm(" the", 9, height), TokenHarm("\n", 4, height / 2)),
     )
+
+
+def tail(most: float) -> dict[str, float]:
+    shares = {"p50": 0.1, "p75": 0.2, "p90": 0.3, "p95": 0.4, "p99": 0.6, "p999": 0.9, "max": 1.0}
+    return {name: most * share for name, share in shares.items()}
 
 
 def variant(name: str, target: str = "", **changes: Any) -> VariantResult:
@@ -183,6 +204,7 @@ def sweep() -> BetResult:
                 ratio=ratio,
                 samples=said(f"word{at}"),
                 profile=profile(ratio),
+                kl_tail=tail(ratio),
             )
             for at, ratio in enumerate(ratios)
         )
@@ -224,6 +246,16 @@ def trajectory() -> BetResult:
     )
 
 
+def branches() -> BetResult:
+    return result(
+        *(
+            variant(f"skip-{arm}-{at}", str(at), arm=arm, ratio=1 + harm / (1 + at))
+            for arm, harm in (("attention", 1.0), ("feed_forward", 4.0), ("whole", 70.0))
+            for at in range(4)
+        )
+    )
+
+
 def training() -> BetResult:
     losses = [[step, 9.0 - step / 10] for step in range(1, 21)]
     return result(
@@ -261,6 +293,11 @@ def steep() -> BetReport:
     """Ratios over five powers of ten, as skipping the first layer of a small model costs."""
     found = result(variant("skip-0", "0", ratio=75_000.0), variant("skip-1", "1", ratio=5.0))
     return judged(SWEEP.replace("id: sweep", "id: steep"), found)
+
+
+def by_branch() -> BetReport:
+    """Arms that sweep the same layers: one residual branch, the other, and both."""
+    return judged(BRANCHES, branches())
 
 
 def doubtful() -> BetReport:

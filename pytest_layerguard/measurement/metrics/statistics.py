@@ -140,7 +140,7 @@ def percentile(
     from scipy.special import betainc
 
     ordered = np.sort(values)
-    value = _at(ordered, level * (len(ordered) - 1))
+    value = at_place(ordered, level * (len(ordered) - 1))
     above = clustered((values > value).astype(np.float64), windows)
     if above.windows < FEWEST_WINDOWS:
         return Interval.point(value)
@@ -157,7 +157,7 @@ def percentile(
         if certainty(last) <= wanted:
             return math.inf
         place = brentq(lambda at: certainty(at) - wanted, first, last)
-        return _at(ordered, place * (len(ordered) + 1) - 1)
+        return at_place(ordered, place * (len(ordered) + 1) - 1)
 
     tail = (1 - CONFIDENCE) / (2 * comparisons)
     return Interval(value, min(end(tail), value), max(end(1 - tail), value))
@@ -174,13 +174,13 @@ def _worth(share: Mean, tokens: int, comparisons: int) -> float:
     return worth * (normal / quantile(share.windows, comparisons)) ** 2
 
 
-def _at(ordered: NDArray[np.float64], place: float) -> float:
+def at_place(ordered: NDArray[np.float64], place: float) -> float:
     """Return the number at a place of a sorted list, ``[n]``, linear between two; at an end beyond it."""
     place = min(max(place, 0.0), len(ordered) - 1.0)
     below = int(place)
     low, high = float(ordered[below]), float(ordered[min(below + 1, len(ordered) - 1)])
-    # Also of two infinite ones.
-    return low if low == high else low + (place - below) * (high - low)
+    # Also beside an infinite one.
+    return low if low == high or place == below else low + (place - below) * (high - low)
 
 
 def exponential(interval: Interval) -> Interval:

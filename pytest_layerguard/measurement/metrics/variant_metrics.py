@@ -13,6 +13,7 @@ from pytest_layerguard.bet.criteria.interval import Interval, greatest, least
 from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.measurement.metrics.statistics import (
     Mean,
+    at_place,
     clustered,
     exponential,
     percentile,
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 _FEWEST_PLACES: Final = 4
 _WORST_TOKENS: Final = 20
+_TAIL: Final = {
+    "p50": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999, "max": 1.0,
+}  # fmt: skip
 
 
 def base_metrics(
@@ -201,6 +205,18 @@ def profile(
         ),
         tuple(TokenHarm(decode(token), count, round(mean, 4)) for token, mean, count in worst),
     )
+
+
+def kl_tail(directions: Sequence[TokenScores]) -> dict[str, float]:
+    """Return percentiles and the maximum over tokens of KL(base || variant), in nats, from ``p50`` to ``max``.
+
+    Of several directed changes the greatest counts, as for the metrics ``kl_p99``, ``kl_p999`` and ``kl_max``.
+    """
+    ordered = [np.sort(scores.kl.double().numpy()) for scores in directions]
+    return {
+        name: max(at_place(each, share * (len(each) - 1)) for each in ordered)
+        for name, share in _TAIL.items()
+    }
 
 
 def _means(

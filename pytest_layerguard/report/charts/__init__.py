@@ -8,7 +8,13 @@ forbids. Horizontal places are per cents, so that one figure fits every width.
 
 from pytest_layerguard.report.charts.axes import Scale, Tick
 from pytest_layerguard.report.charts.bars import BarChart, OverviewStrip, bar_chart, overview_strips
-from pytest_layerguard.report.charts.curves import LineChart, training_chart, trajectory_chart
+from pytest_layerguard.report.charts.curves import (
+    LineChart,
+    layer_chart,
+    tail_chart,
+    training_chart,
+    trajectory_chart,
+)
 from pytest_layerguard.report.charts.heatmap import HeatMap, heat_map
 from pytest_layerguard.report.charts.loss_profile import LossProfileChart, profile_chart
 from pytest_layerguard.report.charts.marks import Mark, between
@@ -25,8 +31,10 @@ __all__ = [
     "bar_chart",
     "between",
     "heat_map",
+    "layer_chart",
     "overview_strips",
     "profile_chart",
+    "tail_chart",
     "training_chart",
     "trajectory_chart",
 ]

@@ -1,4 +1,4 @@
-"""Lines over checkpoints or training steps."""
+"""Lines over checkpoints, layers, percentiles of the tokens or training steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pytest_layerguard.bet.criteria.interval import short
+from pytest_layerguard.bet.criteria.interval import Interval, short
 from pytest_layerguard.report.charts.axes import Scale, Tick
 from pytest_layerguard.report.charts.marks import (
     LOGARITHMIC,
@@ -16,18 +16,25 @@ from pytest_layerguard.report.charts.marks import (
     summary,
     unit_of,
 )
-from pytest_layerguard.report.words import metric_name
+from pytest_layerguard.report.words import metric_name, where, where_and_name
 
 if TYPE_CHECKING:
-    from pytest_layerguard.bet.criteria.interval import Interval
+    from collections.abc import Mapping, Sequence
+
     from pytest_layerguard.measurement.results import VariantResult
-    from pytest_layerguard.report.bet_report import BetReport
+    from pytest_layerguard.report.bet_report import BetReport, Threshold
 
 
 SERIES: Final = 8
 _NAMES_AT: Final = 77.0
 _LONGEST_NAME: Final = 11
 """Characters of a name that fit beside the end of its line on a phone."""
+_LAYERS_NAMED: Final = 12
+"""Layers whose number stands below the axis, at the most."""
+_PERCENTILES: Final = {
+    "p50": "50 %", "p75": "75 %", "p90": "90 %", "p95": "95 %", "p99": "99 %", "p999": "99.9 %",
+    "max": "max",
+}  # fmt: skip
 _POINTS: Final = 160
 HEIGHT: Final = 220
 _TOP: Final = 14.0
@@ -58,7 +65,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class LineChart:
-    """Lines over checkpoints or training steps."""
+    """Lines over places that they have in common."""
 
     title: str
     unit: str
@@ -102,39 +109,104 @@ def _spread(lines: list[tuple[str, int, tuple[CurvePoint, ...]]]) -> tuple[Curve
 
 def trajectory_chart(bet: BetReport, metric: str) -> LineChart | None:
     """Return a metric over the checkpoints, or None where there is but one."""
-    result = bet.result
-    if result is None:
-        return None
-    checkpoints = list(dict.fromkeys(base.checkpoint for base in result.bases))
-    having = each_once(metric, result.variants)
+    checkpoints = [str(name) for name in dict.fromkeys(base.checkpoint for base in bet.bases)]
+    having = each_once(metric, bet.variants)
     if len(checkpoints) < 2 or not having:
         return None
-    series: dict[str, dict[str | None, Interval]] = {}
+    series: dict[str, dict[str, Interval]] = {}
     for variant in having:
         name = " \u00b7 ".join(each for each in (variant.arm, variant.text, variant.name) if each)
-        series.setdefault(name, {})[variant.checkpoint] = variant.metrics[metric]
-    shown = dict(list(series.items())[:SERIES])
+        series.setdefault(name, {})[str(variant.checkpoint)] = variant.metrics[metric]
+    return _metric_chart(bet, metric, "checkpoint", {name: name for name in checkpoints}, series)
+
+
+def layer_chart(bet: BetReport, metric: str) -> LineChart | None:
+    """Return a metric over the layers, a line for each arm and text, or None without two such sweeps."""
+    having = each_once(metric, bet.variants)
+    if not all(each.target.isdecimal() and each.checkpoint is None for each in having):
+        return None
+    series: dict[str, dict[str, Interval]] = {}
+    for variant in having:
+        at = f"layer {variant.target}"
+        series.setdefault(where(variant), {})[at] = variant.metrics[metric]
+    if len(series) < 2 or min(map(len, series.values())) < 2:
+        return None
+    layers = sorted({int(each.target) for each in having})
+    stride = math.ceil(len(layers) / _LAYERS_NAMED)
+    places = {
+        f"layer {layer}": "" if at % stride else str(layer) for at, layer in enumerate(layers)
+    }
+    return _metric_chart(bet, metric, "layer", places, series)
+
+
+def _metric_chart(
+    bet: BetReport,
+    metric: str,
+    over: str,
+    places: Mapping[str, str],
+    series: Mapping[str, Mapping[str, Interval]],
+) -> LineChart:
     thresholds = [each for each in bet.thresholds if each.metric == metric]
+    log = metric in LOGARITHMIC and all(
+        each.value > 0 for line in series.values() for each in line.values()
+    )
+    unit = ", ".join(filter(None, (unit_of(metric), "log scale" if log else "")))
+    words = summary(metric, each_once(metric, bet.variants), thresholds)
+    return _chart(
+        f"{metric_name(metric)} by {over}", unit, words, places, series, thresholds, log=log
+    )
+
+
+def tail_chart(bet: BetReport) -> LineChart | None:
+    """Return KL by percentile of the tokens for the variants that are shown, or None where none changed a token."""
+    tails = {where_and_name(each): each.kl_tail for each in bet.shown_variants}
+    series = {
+        name: {_PERCENTILES[at]: Interval.point(kl) for at, kl in tail.items()}
+        for name, tail in tails.items()
+        if tail.get("max")
+    }
+    if not series:
+        return None
+    ends = list(dict.fromkeys((next(iter(series)), next(reversed(series)))))
+    words = "; ".join(
+        f"{name}: half of the tokens up to {short(tails[name]['p50'])}, "
+        f"one in a hundred above {short(tails[name]['p99'])}, at most {short(tails[name]['max'])}"
+        for name in ends
+    )
+    places = {name: name.removesuffix(" %") for name in _PERCENTILES.values()}
+    title = "KL by percentile of the tokens"
+    return _chart(title, "nats, log scale", words, places, series, (), log=True)
+
+
+def _chart(
+    title: str,
+    unit: str,
+    words: str,
+    places: Mapping[str, str],
+    series: Mapping[str, Mapping[str, Interval]],
+    thresholds: Sequence[Threshold],
+    *,
+    log: bool,
+) -> LineChart:
+    """Return the lines of `series`, each by place; `places` has the label of each place's tick."""
+    shown = dict(list(series.items())[:SERIES])
     found = [each for line in shown.values() for each in line.values()]
     values = [end for each in found for end in (each.value, each.low, each.high)]
-    log = metric in LOGARITHMIC and all(each.value > 0 for each in found)
     scale = Scale.over([*values, *(each.value for each in thresholds)], log=log)
     direct = max(map(len, shown)) <= _LONGEST_NAME
     last = (_NAMES_AT - 3 if direct else 92.0) - 12
-    xs = {name: 12 + last * at / (len(checkpoints) - 1) for at, name in enumerate(checkpoints)}
+    xs = {name: 12 + last * at / (len(places) - 1) for at, name in enumerate(places)}
     lines = [
-        (name, style, tuple(_point(xs[at], each, scale, name) for at, each in line.items()))
+        (name, style, tuple(_point(xs[at], line[at], scale, at) for at in places if at in line))
         for style, (name, line) in enumerate(shown.items())
     ]
     marks = tuple(
         Mark(_y(scale, mark.thresholds[0].value), mark.level, mark.label)
         for mark in marks_of(thresholds, scale)
     )
-    ticks = tuple(Tick(round(x, 2), str(name)) for name, x in xs.items())
-    unit = ", ".join(filter(None, (unit_of(metric), "log scale" if log else "")))
+    ticks = tuple(Tick(round(xs[name], 2), label) for name, label in places.items() if label)
     return LineChart(
-        f"{metric_name(metric)} by checkpoint", unit, HEIGHT, ticks,
-        _yticks(scale), marks, _spread(lines), summary(metric, having, thresholds),
+        title, unit, HEIGHT, ticks, _yticks(scale), marks, _spread(lines), words,
         len(series) - len(shown), dotted=True, direct=direct,
     )  # fmt: skip
 
