@@ -63,7 +63,7 @@ def main() -> None:
         head = f'<!doctype html><meta charset="utf-8"><style>{style}</style>'
         summary.write_text(head + render(words), encoding="utf-8")
         photograph(folder / "page.html", HERE / "page.png", 1060, 1400)
-        photograph(folder / "page.html", HERE / "bet.png", 1060, 1200, "article.is-FALSIFIED")
+        photograph(folder / "page.html", HERE / "bet.png", 1060, 1200, "article.FALSIFIED")
         photograph(summary, HERE / "pull-request.png", 980, 1080)
 
 

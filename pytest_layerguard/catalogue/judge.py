@@ -193,6 +193,7 @@ class Judge:
             decision.word,
             decision.passed,
             verdict=judgement.verdict,
+            verdict_before=case.recorded,
             judgement=judgement,
             result=result,
             crossed=named if lost else (),

@@ -47,14 +47,15 @@ class Word(StrEnum):
 class Outcome:
     """The outcome of a bet; `messages` say why it failed or was skipped, `warnings` what to note.
 
-    `lack` is what was wanting to measure it, as far as that is known by name, and `recorded` says which record
-    was written and what it closes. A message may have several lines; untrusted text in it is already safe to
-    print.
+    `verdict_before` is that of its record before this run. `lack` is what was wanting to measure it, as far as that
+    is known by name, and `recorded` says which record was written and what it closes. A message may have several
+    lines; untrusted text in it is already safe to print.
     """
 
     word: Word
     passed: bool
     verdict: Verdict | None = None
+    verdict_before: Verdict | None = None
     judgement: Judgement | None = None
     result: BetResult | None = None
     crossed: tuple[Crossing, ...] = ()

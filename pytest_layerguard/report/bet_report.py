@@ -142,6 +142,7 @@ class BetReport:
         model: The model's name.
         intervention: What is done to the model, in a few words.
         verdict: What its criteria say of the measurement, or None without one.
+        verdict_before: The verdict of its record before this run, or None without one.
         title: Its title.
         claim: Its claim, on one line.
         notes: Its notes, or None.
@@ -176,6 +177,7 @@ class BetReport:
     model: str
     intervention: str
     verdict: str | None = None
+    verdict_before: str | None = None
     title: str = ""
     claim: str = ""
     notes: str | None = None
@@ -220,6 +222,11 @@ class BetReport:
     def cached(self) -> bool:
         """Whether the measurement came from the result cache."""
         return self.result is not None and self.result.cached
+
+    @property
+    def changed(self) -> bool:
+        """Whether its verdict is another than that of its record."""
+        return self.verdict_before not in (None, self.verdict)
 
     @property
     def seconds(self) -> float:

@@ -43,11 +43,19 @@ class TallyPart(NamedTuple):
 
 
 class BetFilter(NamedTuple):
-    """A choice of bets."""
+    """A choice of bets; `id` is the class of those that it shows."""
 
     id: str
     label: str
     bets: int
+
+
+class FilterGroup(NamedTuple):
+    """Choices that exclude each other, the first of which shows all bets."""
+
+    name: str
+    label: str
+    filters: tuple[BetFilter, ...]
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,11 @@ class BetSection:
     table: VariantTable | None
 
     @property
+    def kinds(self) -> str:
+        """Its classes, by which filters know it."""
+        return " ".join(_kinds(self.report))
+
+    @property
     def judged(self) -> bool:
         """Whether its criteria were judged."""
         return any(each.truth for each in self.report.criteria)
@@ -89,7 +102,7 @@ class Page:
     heading: str
     tally: tuple[TallyPart, ...]
     about: str
-    filters: tuple[BetFilter, ...]
+    filters: tuple[FilterGroup, ...]
     ticks: tuple[charts.Tick, ...]
     bets: tuple[BetSection, ...]
     anchors: Mapping[str, str]
@@ -199,16 +212,39 @@ def _tally(bets: Sequence[BetReport], unreadable: Sequence[UnreadableFile]) -> I
             yield TallyPart(outcome, f"{counts[outcome]} {outcome}")
 
 
-def _filters(bets: Sequence[BetReport]) -> Iterator[BetFilter]:
-    yield BetFilter("all", "all", len(bets))
-    outcomes = Counter(bet.outcome for bet in bets)
-    if len(outcomes) > 1:
-        for outcome in OUTCOMES:
-            if outcomes[outcome]:
-                yield BetFilter(outcome, f"{SIGNS[outcome]} {outcome}", outcomes[outcome])
-    by_word = Counter(bet.word for bet in bets)
-    if len(by_word) > 1:
-        yield from (BetFilter(word, word, count) for word, count in by_word.items())
+def _kinds(bet: BetReport) -> Iterator[str]:
+    """Yield the filters that show a bet."""
+    yield from (bet.outcome, bet.word, bet.status)
+    if bet.result is not None:
+        yield "kept" if bet.cached else "measured"
+    if bet.changed:
+        yield "changed"
+
+
+def _filters(bets: Sequence[BetReport]) -> Iterator[FilterGroup]:
+    """Yield the choices that leave some bets out; a group that has none is left out itself."""
+    counts = Counter(kind for bet in bets for kind in _kinds(bet))
+    groups = {
+        ("outcome", "Outcome"): {
+            **{outcome: f"{SIGNS[outcome]} {outcome}" for outcome in OUTCOMES},
+            **{word: word for word in dict.fromkeys(bet.word for bet in bets)},
+        },
+        ("status", "Status"): {status: status for status in ("proposed", "upheld", "falsified")},
+        ("run", "This run"): {
+            "measured": "measured",
+            "kept": "kept from earlier",
+            "changed": "verdict changed",
+        },
+    }
+    for (name, label), choices in groups.items():
+        some = [
+            BetFilter(kind, words, counts[kind])
+            for kind, words in choices.items()
+            if 0 < counts[kind] < len(bets)
+        ]
+        if some:
+            every = BetFilter(f"all-{name}", "all", len(bets))
+            yield FilterGroup(name, label, (every, *some))
 
 
 def _section(

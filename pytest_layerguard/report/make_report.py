@@ -76,6 +76,7 @@ def make_report(document: BetDocument, outcome: Outcome, root: Path) -> BetRepor
         outcome="skipped" if outcome.skipped else "passed" if outcome.passed else "failed",
         word=str(outcome.word),
         verdict=str(outcome.verdict) if outcome.verdict else None,
+        verdict_before=str(outcome.verdict_before) if outcome.verdict_before else None,
         digest=digest(bet),
         model=cut(bet.model.name, 1_000),
         intervention=cut(name_interventions(bet), _LINE),

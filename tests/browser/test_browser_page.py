@@ -143,12 +143,15 @@ def test_no_word_of_a_table_is_broken(chromium: Chromium, page: Path) -> None:
 def test_a_keyboard_goes_through_it_in_order(chromium: Chromium, page: Path) -> None:
     chromium.open(page)
     visited = []
-    for _ in range(4):
+    for _ in range(6):
         chromium.press(TAB)
         visited.append(
             chromium.ask("const e = document.activeElement; return e.id || e.getAttribute('href')")
         )
-    assert visited == ["#bets", "show-all", "#bet-1", "#bet-2"]
+    assert visited == [
+        *("#bets", "show-all-outcome", "show-all-status", "show-all-run"),
+        *("#bet-1", "#bet-2"),
+    ]
     assert chromium.ask("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
@@ -182,6 +185,11 @@ def test_filters_need_no_script(chromium: Chromium, page: Path) -> None:
     assert chromium.ask(shown) == 1
     rows = "return [...document.querySelectorAll('tr.bet')].filter(e => e.checkVisibility()).length"
     assert chromium.ask(rows) == 1
+    # Two groups of choices hold together.
+    chromium.ask("document.getElementById('show-passed').click()")
+    passed = chromium.ask(shown)
+    chromium.ask("document.getElementById('show-falsified').click()")
+    assert 0 < chromium.ask(shown) < passed
 
 
 def test_a_fold_opens_by_keyboard(chromium: Chromium, page: Path) -> None:

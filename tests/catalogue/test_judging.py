@@ -219,6 +219,8 @@ def test_an_upheld_bet_may_not_get_worse(bets: Bets, verdict: str, later: str) -
     fine = verdict in holds and later in holds and (verdict, later) != ("STRICT", "LENIENT")
     assert outcome.passed == fine
     assert outcome.word == (Word(later) if fine else Word.REGRESSED)
+    # A record that contradicts the status is met before anything is measured.
+    assert outcome.verdict_before == (verdict if verdict in holds else None)
 
 
 def test_an_upheld_bet_inside_a_door_says_so(bets: Bets) -> None:

@@ -7,16 +7,20 @@ from collections import Counter
 from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING
+from importlib import resources
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 from support import tales
 from support.hostile import FORBIDDEN, HOSTILE
 from support.hostile_bet import hostile
 
+from pytest_layerguard.bet.bet import Status
 from pytest_layerguard.bet.criteria.interval import Interval
+from pytest_layerguard.bet.verdict import Verdict
+from pytest_layerguard.catalogue.outcome import Word
 from pytest_layerguard.report import html
-from pytest_layerguard.report.bet_report import UnreadableFile
+from pytest_layerguard.report.bet_report import OUTCOMES, UnreadableFile
 
 if TYPE_CHECKING:
     from pytest_layerguard.report.bet_report import BetReport
@@ -165,7 +169,7 @@ class TestPage:
 
     def test_failures_come_first(self) -> None:
         made = whole()
-        words = re.findall(r'<article[^>]*is-([A-Z]+)"', made)
+        words = re.findall(r'<article[^>]*"bet sheet [a-z]+ ([A-Z]+) ', made)
         assert words == [
             "ERROR",
             "ERROR",
@@ -176,8 +180,28 @@ class TestPage:
             "LENIENT",
             "SKIPPED",
         ]
-        outcomes = re.findall(r"<article[^>]*o-([a-z]+) ", made)
+        outcomes = re.findall(r'<article[^>]*"bet sheet ([a-z]+) ', made)
         assert outcomes == sorted(outcomes)
+
+    def test_filters_leave_some_bets_out_and_know_what_is_new(self) -> None:
+        sweep = tales.every()["sweep"]
+        kept = replace(tales.every()["arms"], result=replace(tales.arms(), cached=True))
+        worse = tales.judged(tales.ARMS, tales.arms(), verdict_before=Verdict.STRICT)
+        read = Read(page(sweep, kept, worse, tales.every()["skipped"]))
+        assert [each["id"].removeprefix("show-") for each in read.all("input")] == [
+            *("all-outcome", "passed", "skipped", "FALSIFIED", "LENIENT", "SKIPPED"),
+            *("all-status", "proposed", "falsified"),
+            *("all-run", "measured", "kept", "changed"),
+        ]
+        assert "verdict changed 1" in read.text
+        assert "was STRICT in its record" in read.text
+        assert Read(page(sweep)).all("input") == []
+
+    def test_each_filter_has_its_rule(self) -> None:
+        styles = resources.files("pytest_layerguard.report").joinpath("page/page.css").read_text()
+        ruled = set(re.findall(r"#show-(\w+):checked\) \.bet:not\(\.\1\)", styles))
+        known = {*OUTCOMES, *map(str, Word), *get_args(Status), "measured", "kept", "changed"}
+        assert ruled == known
 
     def test_a_file_that_could_not_be_read(self) -> None:
         text = Read(
