@@ -136,6 +136,15 @@ class TestPage:
         heading = written[written.index("<article") : written.index("<h3")]
         assert "bets/some.yaml:1</a>" in heading
 
+    def test_a_candidate_has_a_card(self) -> None:
+        made = page(tales.candidate())
+        card = made[made.index('<section class="card"') :]
+        text = Read(card[: card.index("</section>") + 10]).text
+        assert "load-small" in text
+        assert "LlamaForCausalLM, 4 layers" in text
+        assert "remove_layerskeeps 4 of 5 layers" in text
+        assert "It computes in bfloat16, and so does its floor" in text
+
     def test_evidence_is_marked_as_such(self) -> None:
         text = Read(page(tales.every()["skipped"])).text
         assert "published, not measured here" in text

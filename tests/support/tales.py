@@ -19,7 +19,7 @@ from pytest_layerguard.measurement.results import (
     TokenHarm,
     VariantResult,
 )
-from pytest_layerguard.report.bet_report import BetReport, ClosedDoor
+from pytest_layerguard.report.bet_report import BetReport, CandidateReport, ClosedDoor
 from pytest_layerguard.report.make_report import make_report
 
 ROOT = Path("/project")
@@ -128,6 +128,18 @@ model: reference
 intervention:
   - average_experts: {layers: all}
   - train: {steps: 20, lr: 1e-4, optimizer: adamw, text: {reference: training}, batch: 2}
+measure: {text: {reference: heldout}, tokens: 1024, window: 128}
+criteria: {lenient: perplexity_ratio <= 3}
+"""
+
+
+CANDIDATE = """\
+id: candidate
+title: Ship the small file
+claim: It is as good.
+status: proposed
+model: reference
+intervention: {load_checkpoint: {path: small}}
 measure: {text: {reference: heldout}, tokens: 1024, window: 128}
 criteria: {lenient: perplexity_ratio <= 3}
 """
@@ -298,6 +310,18 @@ def steep() -> BetReport:
 def by_branch() -> BetReport:
     """Arms that sweep the same layers: one residual branch, the other, and both."""
     return judged(BRANCHES, branches())
+
+
+def candidate() -> BetReport:
+    """A file in the base's place, recognised, in another dtype."""
+    found = result(variant("load-small", ratio=1.2, profile=profile(), kl_tail=tail(2)))
+    card = CandidateReport(
+        "load-small",
+        ("LlamaForCausalLM, 4 layers, 512 tokens, 64 wide", "safetensors; computes in bfloat16"),
+        (("remove_layers", "keeps 4 of 5 layers, bit for bit; layer 2 is gone"),),
+        "computes in bfloat16, and so does its floor: the base in bfloat16 has a KL of 0.0005",
+    )
+    return replace(judged(CANDIDATE, found), candidates=(card,))
 
 
 def doubtful() -> BetReport:
