@@ -21,6 +21,8 @@ from pytest_layerguard.cli.main import parser
 from pytest_layerguard.environment.budget import Budget
 from pytest_layerguard.interventions import registry
 from pytest_layerguard.pytest_plugin import commands, hookspecs, options
+from pytest_layerguard.report import json
+from pytest_layerguard.report.bet_report import BetReport, CandidateReport
 from pytest_layerguard.report.words import meaning
 
 if TYPE_CHECKING:
@@ -393,6 +395,19 @@ def _python() -> Iterator[str]:
                 yield f"- `{method}`: {_cell(str(inspect.getdoc(inner)).splitlines()[0])}"
 
 
+_JSON_ONLY = {
+    "crossed": "The ids of the falsifications whose door it stands in.",
+    "seconds": "The time that this run spent on it; 0 where its numbers were kept.",
+    "cached": "Whether its numbers were kept from an earlier run.",
+    "tokens": "Scored tokens per text, or null where nothing was measured.",
+    "windows": "Windows per text, or null.",
+    "base": "The metrics of the untouched model; null with several texts or checkpoints: each variant has its own.",
+    "variants": "Each with `name`, `target` (a number where it is one layer), `arm`, `text`, `checkpoint`, `metrics`.",
+    "candidates": "The checkpoints that were put in the base's place, where there are any.",
+}
+"""Keys of an entry that are no attributes of a BetReport, or otherwise there."""
+
+
 def _records() -> Iterator[str]:
     yield "# Records and the JSON report"
     yield ""
@@ -417,12 +432,18 @@ def _records() -> Iterator[str]:
     yield "## --layerguard-json"
     yield ""
     yield (
-        'The results of the run: `{"schema": 1, "bets": [...]}`, one entry for each bet, by file and line: '
-        "`id`, `file`, `line`, `status`, `outcome` (pytest's word), `verdict`, `word`, `crossed`, "
-        "`digest`, `seconds`, `cached`, `base` and `variants`, each with `name`, `arm`, `text`, "
-        "`checkpoint` and `metrics`. A metric is `value`, and `low` and `high` where it has an interval; "
-        "a number that overflowed is the string `inf`."
+        'The results of the run: `{"schema": 1, "bets": [...]}`, one entry for each bet, by file and line. '
+        "A metric is `value`, and `low` and `high` where it has an interval; a number that overflowed is the "
+        "string `inf`."
     )
+    yield ""
+    yield "| key | holds |"
+    yield "|---|---|"
+    described = attributes(BetReport) | _JSON_ONLY
+    nothing = dict.fromkeys(("id", "file", "status", "outcome", "word", "digest", "model"), "")
+    shown = BetReport(**nothing, line=1, intervention="", candidates=(CandidateReport(""),))
+    for name in json.entry(shown):
+        yield f"| `{name}` | {_cell(described[name])} |"
 
 
 def attributes(documented: type) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping  # noqa: TC003 - pydantic reads the annotations
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -162,7 +162,8 @@ class BetReport:
         result: The measurement; continuations, loss profiles and tails only of the variants in `shown`.
         shown: The positions of those variants in the result, the mildest first.
         facts: Provenance and diagnostics of the measurement, by name.
-        made_with: Versions, device and dtype of each checkpoint, each on one line.
+        made_with: Versions of this package, Python and the libraries, device and dtype, by name; empty where nothing
+            was measured.
         devices: The devices that it was measured on.
         matched: The arms that are trained towards the output of the original's layers.
     """
@@ -197,7 +198,7 @@ class BetReport:
     result: BetResult | None = None
     shown: tuple[int, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
-    made_with: tuple[str, ...] = ()
+    made_with: Mapping[str, str] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
     matched: tuple[str | None, ...] = ()
 

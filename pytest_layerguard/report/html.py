@@ -182,7 +182,7 @@ def _page(
     strips, ticks = charts.overview_strips(ranked)
     anchors = {bet.id: f"bet-{at}" for at, bet in enumerate(ranked, 1)}
     tally = tuple(_tally(bets, unreadable)) or (TallyPart("skipped", "no bets"),)
-    made_with = {each for bet in bets for each in bet.made_with}
+    made_with = {_made_with(bet) for bet in bets if bet.result is not None}
     # Versions and device once for the page, if all bets were measured with the same.
     about = [when, *(made_with if len(made_with) == 1 else ())]
     return Page(
@@ -199,6 +199,13 @@ def _page(
         unreadable=tuple(each.text for each in unreadable),
         made=f"Made by pytest-layerguard {__version__}",
     )
+
+
+def _made_with(bet: BetReport) -> str:
+    """Return what a reader compares first, on one line."""
+    made = bet.made_with
+    libraries = [f"{name} {made[name]}" for name in ("torch", "transformers") if name in made]
+    return " \u00b7 ".join([*libraries, *(made[key] for key in ("device", "dtype") if key in made)])
 
 
 def _tally(bets: Sequence[BetReport], unreadable: Sequence[UnreadableFile]) -> Iterator[TallyPart]:

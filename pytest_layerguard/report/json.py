@@ -52,7 +52,7 @@ def entry(bet: BetReport) -> dict[str, Any]:
         "cached": bet.cached,
         "tokens": bet.result.tokens if bet.result else None,
         "windows": bet.result.windows if bet.result else None,
-        "made_with": list(bet.made_with),
+        "made_with": dict(bet.made_with),
         # With several texts or checkpoints there is no common base: each variant then has its own.
         "base": _values(bet.bases[0].metrics) if len(bet.bases) == 1 else None,
         "variants": [_variant(bet.result, each) for each in bet.variants if bet.result],

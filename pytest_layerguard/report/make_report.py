@@ -99,7 +99,7 @@ def make_report(document: BetDocument, outcome: Outcome, root: Path) -> BetRepor
         result=result and _trimmed(result, kept),
         shown=kept,
         facts=tuple(_facts(result)) if result is not None else (),
-        made_with=tuple(dict.fromkeys(_made_with(result))) if result is not None else (),
+        made_with=_made_with(result) if result is not None else {},
         devices=tuple(dict.fromkeys(_devices(result))) if result is not None else (),
         matched=tuple(arm for arm, steps in bet.arm_interventions.items() if _matched(steps)),
     )
@@ -331,14 +331,14 @@ def _profile(profile: LossProfile | None) -> LossProfile | None:
     return replace(profile, tokens=tokens)
 
 
-def _made_with(result: BetResult) -> Iterator[str]:
+def _made_with(result: BetResult) -> dict[str, str]:
+    """Return versions, device and dtype by name; of checkpoints that differ, all that there are."""
+    found: dict[str, dict[str, None]] = {}
     for made in result.provenance.get("checkpoints", ()):
-        versions = made.get("versions", {})
-        libraries = [
-            f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions
-        ]
-        on = [str(made[key]) for key in ("device", "dtype") if key in made]
-        yield cut(" \u00b7 ".join([*libraries, *on]), 300)
+        on = {key: made[key] for key in ("device", "dtype") if key in made}
+        for name, value in {**made.get("versions", {}), **on}.items():
+            found.setdefault(name, {})[cut(str(value), 100)] = None
+    return {name: ", ".join(values) for name, values in found.items()}
 
 
 def _devices(result: BetResult) -> Iterator[str]:

@@ -46,7 +46,7 @@ def test_the_entry_of_a_bet(project: Project) -> None:
         "cached": False,
         "tokens": 1024,
         "windows": 8,
-        "made_with": [],
+        "made_with": {},
         "base": {"perplexity": 10.0, "unique_tokens": 60.0},
         "variants": [
             variant("skip-0", 800.0, {"value": 80, "low": 70, "high": 90}),

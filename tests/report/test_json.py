@@ -53,3 +53,15 @@ def test_a_count_is_an_integer() -> None:
 )
 def test_a_metric(interval: Interval, expected: dict[str, Any]) -> None:
     assert report.metric("kl", interval) == expected
+
+
+def test_versions_are_told_by_name() -> None:
+    entry = report.entry(tales.every()["sweep"])
+    assert entry["made_with"] == {"torch": "2.13.0", "device": "cpu"}
+
+
+def test_of_checkpoints_that_differ_all_is_told() -> None:
+    made = [{"device": "cpu", "dtype": dtype} for dtype in ("float32", "bfloat16", "float32")]
+    found = replace(tales.trajectory(), provenance={"checkpoints": made})
+    entry = report.entry(tales.judged(tales.TRAJECTORY, found))
+    assert entry["made_with"] == {"device": "cpu", "dtype": "float32, bfloat16"}
