@@ -1,4 +1,4 @@
-"""`pytest_layerguard.measure`: a verdict without `pytest bets/`, in a notebook or a test."""
+"""`pytest_layerguard.measure`: a verdict, or numbers to look at, without `pytest bets/`, in a notebook or a test."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pytest_layerguard.bet.bet import Bet, Exploration
+from pytest_layerguard.bet.criteria.evaluate import NoCriteria
 from pytest_layerguard.bet.errors import many
 from pytest_layerguard.bet.reader import BetDocument, parse_bets, read_bets
 from pytest_layerguard.bet.verdict import judge
@@ -47,22 +49,22 @@ class Measured:
     Attributes:
         document: The bet.
         result: Every number, with intervals, samples and provenance.
-        judgement: The verdict of the bet's own criteria, without the catalogue.
+        judgement: The verdict of the bet's own criteria, without the catalogue; None without criteria.
     """
 
     document: BetDocument
     result: BetResult
-    judgement: Judgement
+    judgement: Judgement | None
 
     @property
-    def verdict(self) -> Verdict:
-        """STRICT, LENIENT, FALSIFIED, CATASTROPHIC or INCONCLUSIVE."""
-        return self.judgement.verdict
+    def verdict(self) -> Verdict | None:
+        """STRICT, LENIENT, FALSIFIED, CATASTROPHIC or INCONCLUSIVE; None without criteria."""
+        return None if self.judgement is None else self.judgement.verdict
 
     @property
     def holds(self) -> bool:
-        """Whether the claim holds; INCONCLUSIVE does not."""
-        return self.verdict.holds
+        """Whether the claim holds; INCONCLUSIVE does not, and what has no criteria does not either."""
+        return self.verdict is not None and self.verdict.holds
 
     def to_frame(self) -> DataFrame:
         """Return a pandas DataFrame with a row for each variant, text, checkpoint and metric.
@@ -82,17 +84,38 @@ class Measured:
     def __repr__(self) -> str:
         """Return the bet, the verdict and how much was measured, on one line."""
         size = many(len(self.result.variants), "variant")
-        return f"<Measured {self.document.bet.id}: {self.verdict}, {size}, {self.result.tokens:,} tokens>"
+        verdict = self.verdict or "no criteria"
+        return (
+            f"<Measured {self.document.bet.id}: {verdict}, {size}, {self.result.tokens:,} tokens>"
+        )
 
     def __str__(self) -> str:
         """Return the verdict, what decided it, and a line for each variant."""
         return "\n".join(self._lines())
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the verdict, what decided it, and the chart of the page."""
+        from pytest_layerguard.catalogue.outcome import Outcome, Word
+        from pytest_layerguard.report import html
+        from pytest_layerguard.report.make_report import make_report
+
+        outcome = Outcome(
+            Word.SKIPPED if self.verdict is None else Word(self.verdict),
+            passed=self.holds,
+            verdict=self.verdict,
+            judgement=self.judgement,
+            result=self.result,
+        )
+        return html.notebook(make_report(self.document, outcome, Path.cwd()))
+
     def _lines(self) -> Iterator[str]:
         from pytest_layerguard.report import variant_table
 
         bet, decided = self.document.bet, self.judgement
-        yield f"{bet.id}: {self.verdict}, by {decided.decided_by}: {decided.deciding.filled}"
+        if decided is None:
+            yield f"{bet.id}: no criteria, so no verdict"
+        else:
+            yield f"{bet.id}: {decided.verdict}, by {decided.decided_by}: {decided.deciding.filled}"
         yield from variant_table.lines(self.result)
 
 
@@ -114,8 +137,9 @@ def measure(
 
     Args:
         bet: A bet file, a document that was read from one, or a mapping with a bet's keys, of which
-            `id`, `title`, `claim` and `status` may be left out. Paths in a mapping start from the
-            current directory.
+            `id`, `title`, `claim` and `status` may be left out, and `criteria` too, to explore: then every
+            built-in metric is measured and there is no verdict. Paths in a mapping start from the current
+            directory.
         model: With `candidate`, the base: a folder, `reference`, or what a bet's `model` may be.
         candidate: A checkpoint to judge against `model`: a folder, a GGUF file, a LoRA adapter, or
             what `load_checkpoint` takes. `bet` is then a mapping with what else is to be decided;
@@ -191,7 +215,8 @@ def read(
         # As text, so that it has the errors of a file.
         text = json.dumps({**_DEFAULTS, **bet}, indent=2, ensure_ascii=False)
         path = start / "a mapping"
-        return parse_bets(text, path, kinds=known.arguments, metrics=known.metrics)[0]
+        form = Bet if "criteria" in bet else Exploration
+        return parse_bets(text, path, kinds=known.arguments, metrics=known.metrics, form=form)[0]
     path = start / Path(bet).expanduser()
     documents = read_bets(path, kinds=known.arguments, metrics=known.metrics)
     found = [each for each in documents if id is None or each.bet.id == id]
@@ -212,7 +237,9 @@ def measured(document: BetDocument, laboratory: AnyLaboratory) -> Measured:
     mapping = not document.path.suffix
     bets = document.path if mapping else bets_of(document.path)
     result = laboratory.measure(document, bets=bets)
-    return Measured(document, result, judge(document.bet.criteria, result.rows()))
+    criteria = document.bet.criteria
+    explored = isinstance(criteria, NoCriteria)
+    return Measured(document, result, None if explored else judge(criteria, result.rows()))
 
 
 @dataclass(frozen=True)

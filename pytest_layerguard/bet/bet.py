@@ -21,7 +21,7 @@ from pydantic import (
 
 from pytest_layerguard.bet import rules
 from pytest_layerguard.bet.arguments import Intervention, Interventions, Seed, kinds_of, meant
-from pytest_layerguard.bet.criteria.evaluate import Criteria  # noqa: TC001 - pydantic reads it
+from pytest_layerguard.bet.criteria.evaluate import Criteria, NoCriteria
 from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.bet.criteria.parse import RESERVED
 from pytest_layerguard.bet.criteria.scope import ModelScope  # noqa: TC001 - pydantic reads it
@@ -593,6 +593,12 @@ class Bet(BetPart):
             elif not field.is_required():
                 parts[name] = field.default
         return parts
+
+
+class Exploration(Bet):
+    """A bet without criteria: measured to look at, and judged by nothing. Only Python can write one."""
+
+    criteria: Criteria = NoCriteria()
 
 
 @cache

@@ -74,10 +74,12 @@ def parse_bets(
     *,
     kinds: Kinds | None = None,
     metrics: Mapping[str, Metric] | None = None,
+    form: type[Bet] = Bet,
 ) -> tuple[BetDocument, ...]:
     """Return the bets of a text. ``path`` is used in messages only.
 
-    ``kinds`` and ``metrics`` replace the built-in ones, so pass the built-in ones along with your own.
+    ``kinds`` and ``metrics`` replace the built-in ones, so pass the built-in ones along with your own. ``form`` is
+    what each document is read as.
     Raises BetFileError with every error in the text.
     """
     content = _decoded(text, path)
@@ -88,7 +90,7 @@ def parse_bets(
     for document in documents:
         collector.faults(document.faults)
         try:
-            bet = Bet.model_validate(document.data, context=context)
+            bet = form.model_validate(document.data, context=context)
         except ValidationError as error:
             collector.errors(error, document)
             continue

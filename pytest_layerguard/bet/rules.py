@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_layerguard.bet.arguments import InterchangeLayers, ReplaceLayers
 from pytest_layerguard.bet.criteria import consistency, parse
+from pytest_layerguard.bet.criteria.evaluate import NoCriteria
 from pytest_layerguard.bet.criteria.metrics import METRICS, Metric
 from pytest_layerguard.bet.errors import suggestion
 from pytest_layerguard.bet.validation import KEY, invalid
@@ -89,7 +90,7 @@ def broken_rules(parts: Parts, context: Mapping[str, Any]) -> Iterator[Validatio
     yield from _one_of_intervention_and_arms(parts)
     yield from _status(parts)
     yield from _names_apart(parts, names)
-    if "criteria" in parts:
+    if "criteria" in parts and not isinstance(parts["criteria"], NoCriteria):
         yield from _criteria(parts["criteria"], names)
 
 

@@ -79,7 +79,8 @@ class CachingLaboratory:
         if key is None:
             return self._laboratory().measure(document, bets=bets)
         now = criteria(document.bet)
-        first = self._cache.criteria(key) or now
+        kept = self._cache.criteria(key)
+        first = now if kept is None else kept
         result = self._find(key, document.bet)
         if result is None:
             result = self._laboratory().measure(document, bets=bets)

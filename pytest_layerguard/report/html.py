@@ -68,6 +68,7 @@ class BetSection:
     meaning: str
     href: str
     measured: str
+    spent: str
     notes: tuple[str, ...]
     strip: charts.OverviewStrip | None
     rows: tuple[charts.BarChart, ...]
@@ -134,9 +135,8 @@ def render(
     """Return the page; `when` is the time of the run."""
     from markupsafe import Markup
 
-    style = resources.files(__package__).joinpath("page/page.css").read_text(encoding="utf-8")
+    style = f":root {{\n{_part('colors.css')}}}\n{_part('figures.css')}{_part('page.css')}"
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    # The style sheet is this package's own file and holds no untrusted text.
     return (
         _environment()
         .get_template("page.html")
@@ -146,6 +146,21 @@ def render(
             style_hash=f"sha256-{digest}",
         )
     )
+
+
+def notebook(bet: BetReport) -> str:
+    """Return a bet that was measured as a piece of a notebook, with a style sheet that touches nothing else."""
+    from markupsafe import Markup
+
+    anchor = f"layerguard-{bet.digest.removeprefix('sha256:')[:12]}"
+    style = _part("colors.css") + _part("notebook.css") + _part("figures.css")
+    template = _environment().get_template("notebook.html")
+    return template.render(bet=_section(bet, anchor, None, ""), style=Markup(style))
+
+
+def _part(name: str) -> str:
+    """Return a part of the style sheet: this package's own file, without untrusted text."""
+    return resources.files(__package__).joinpath("page", name).read_text(encoding="utf-8")
 
 
 def _environment() -> jinja2.Environment:
@@ -192,7 +207,7 @@ def _page(
         filters=tuple(_filters(ranked)),
         ticks=ticks,
         bets=tuple(
-            _section(bet, anchors[bet.id], strip, links)
+            _section(bet, anchors[bet.id], strip, links.href(bet.file, bet.line))
             for bet, strip in zip(ranked, strips, strict=True)
         ),
         anchors=anchors,
@@ -255,21 +270,21 @@ def _filters(bets: Sequence[BetReport]) -> Iterator[FilterGroup]:
 
 
 def _section(
-    bet: BetReport, anchor: str, strip: charts.OverviewStrip | None, links: FileLinks
+    bet: BetReport, anchor: str, strip: charts.OverviewStrip | None, href: str
 ) -> BetSection:
     result = bet.result
     heat = charts.heat_map(result) if result is not None else None
     lines = tuple(_figures(bet, charts.trajectory_chart)) or tuple(
         _figures(bet, charts.layer_chart)
     )
-    spent = "from the cache" if bet.cached else text.seconds(bet.seconds)
     return BetSection(
         report=bet,
         anchor=anchor,
         sign=SIGNS[bet.outcome],
         meaning=words.meaning(bet.status, bet.word, bet.outcome),
-        href=links.href(bet.file, bet.line),
-        measured=f"{words.how_measured(result)}; {spent}" if result is not None else "",
+        href=href,
+        measured=words.how_measured(result) if result is not None else "",
+        spent="from the cache" if bet.cached else text.seconds(bet.seconds),
         notes=tuple(words.notes(bet.variants)),
         strip=strip,
         rows=() if heat or lines else tuple(_figures(bet, charts.bar_chart)),

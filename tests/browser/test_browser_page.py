@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support import tales
+
+from pytest_layerguard.report import html
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -167,6 +170,30 @@ def test_a_screen_reader_is_told_the_name_of_everything(
     assert {"table", "rowheader", "columnheader", "figure", "image", "article", "radio"} <= roles
     named = {"table", "figure", "image", "article", "region", "link", "radio", "heading"}
     assert [role for role, name in spoken if role in named and not name.strip()] == []
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_notebook_shows_bets_and_is_touched_by_none(
+    chromium: Chromium, tmp_path: Path, width: int, dark: bool
+) -> None:
+    bets = [*tales.every().values(), tales.by_branch()]
+    shown = "".join(html.notebook(bet) for bet in bets if bet.result is not None)
+    own = '<table id="own"><tr><td>a</td></tr></table><p class="quiet" id="word">b</p>'
+    page = tmp_path / "notebook.html"
+    head = '<!doctype html><meta charset=utf-8><meta name="viewport" content="width=device-width">'
+    page.write_text(head + own + shown, encoding="utf-8")
+    chromium.open(page, width=width, dark=dark)
+    assert chromium.ask("return document.documentElement.scrollWidth") <= width
+    count, poor = chromium.ask(CONTRAST)
+    assert count > 50
+    assert poor == []
+    assert (
+        chromium.ask("return getComputedStyle(document.getElementById('own')).borderCollapse")
+        == "separate"
+    )
+    color = "return getComputedStyle(document.getElementById('word')).color"
+    assert chromium.ask(color) == "rgb(0, 0, 0)"
 
 
 def test_filters_need_no_script(chromium: Chromium, page: Path) -> None:

@@ -80,7 +80,9 @@ def test_every_key_of_a_bet_is_documented() -> None:
     here = {
         each for each in [*vars(bet).values(), *vars(evaluate).values()] if isinstance(each, type)
     }
-    assert {each for each in here if issubclass(each, BetPart)} - told == {BetPart}
+    # An exploration has no key of its own, and no file holds one.
+    undocumented = {BetPart, bet.Exploration, evaluate.NoCriteria}
+    assert {each for each in here if issubclass(each, BetPart)} - told == undocumented
 
 
 def test_every_intervention_and_its_keys_are_documented() -> None:

@@ -15,6 +15,7 @@ from pytest_layerguard import reference
 from pytest_layerguard.bet.errors import BetFileError
 from pytest_layerguard.bet.reader import read_bets
 from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.measurement.results import FIRST_CRITERIA
 from pytest_layerguard.reference import HELDOUT
 from pytest_layerguard.report.rows import COLUMNS
 
@@ -54,6 +55,31 @@ def test_a_mapping_gives_numbers_and_a_verdict(tmp_path: Path) -> None:
     assert (row.value, row.low, row.high) == (ratio.value, ratio.low, ratio.high)
     again = pytest_layerguard.measure(BET, device="cpu", cache=tmp_path)
     assert again.result.cached
+
+
+def test_without_criteria_there_are_numbers_and_no_verdict(tmp_path: Path) -> None:
+    explored = pytest_layerguard.measure(
+        {key: BET[key] for key in ("model", "intervention", "measure")},
+        device="cpu",
+        cache=tmp_path,
+    )
+    assert explored.verdict is None
+    assert not explored.holds
+    assert repr(explored) == "<Measured unnamed: no criteria, 1 variant, 1,024 tokens>"
+    assert str(explored).startswith("unnamed: no criteria, so no verdict\n")
+    (variant,) = explored.result.variants
+    assert variant.metrics["kl_p99"].value == pytest.approx(variant.kl_tail["p99"])
+    assert "no criteria" in explored._repr_html_()
+    # A bar that is written after the numbers were seen says so.
+    judged = pytest_layerguard.measure(BET, device="cpu", cache=tmp_path)
+    assert judged.result.cached
+    assert judged.result.diagnostics[FIRST_CRITERIA] == {}
+
+
+@pytest.mark.parametrize("criteria", [{}, None])
+def test_empty_criteria_are_an_error_all_the_same(criteria: Any) -> None:
+    with pytest.raises(BetFileError, match="criteria"):
+        pytest_layerguard.measure({**BET, "criteria": criteria}, device="cpu")
 
 
 def test_a_file_and_a_document_are_one_bet(tmp_path: Path) -> None:

@@ -271,6 +271,40 @@ class TestPage:
         assert len(page(tales.judged(tales.SWEEP, found))) < 600_000
 
 
+class TestNotebook:
+    @pytest.mark.parametrize("kind", ["sweep", "arms", "pairs", "trajectory", "training"])
+    def test_it_shows_the_verdict_and_the_chart(self, kind: str) -> None:
+        bet = tales.every()[kind]
+        made = html.notebook(bet)
+        read = Read(made)
+        assert f"{bet.verdict}{bet.title}" in read.text
+        assert bet.deciding is not None
+        assert str(bet.deciding.filled) in read.text
+        assert read.all("figure")
+        assert len(made) < 40_000
+
+    def test_its_style_touches_nothing_else_and_asks_for_nothing(self) -> None:
+        read = Read(html.notebook(tales.every()["sweep"]))
+        (style,) = re.findall(
+            r"<style>(.*?)</style>", html.notebook(tales.every()["sweep"]), re.DOTALL
+        )
+        depth, outside = 0, ""
+        for letter in style:
+            depth += (letter == "{") - (letter == "}")
+            outside += letter if depth == 0 else ""
+        assert outside.replace("}", "").split() == [".layerguard.layerguard.layerguard"]
+        assert "url(" not in style
+        assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in read.tags}
+        assert not any("style" in attributes for _, attributes in read.tags)
+
+    @pytest.mark.parametrize("kind", HOSTILE)
+    def test_words_stay_words(self, kind: str) -> None:
+        made = html.notebook(hostile(HOSTILE[kind]))
+        honest = html.notebook(hostile("honest"))
+        assert [tag for tag, _ in Read(made).tags] == [tag for tag, _ in Read(honest).tags]
+        assert not set(FORBIDDEN) & set(made)
+
+
 class TestHostile:
     @pytest.mark.parametrize("kind", HOSTILE)
     def test_words_stay_words(self, kind: str) -> None:

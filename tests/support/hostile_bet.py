@@ -42,7 +42,13 @@ def hostile(words: str) -> BetReport:
         )
     )
     bases = tuple(replace(each, generated=(free,)) for each in found.bases)
-    found = replace(
-        found, bases=bases, provenance={words[:99]: {words[:99]: words}}, diagnostics={"x": words}
-    )
+    candidate = {
+        "arm": None,
+        "variant": words,
+        "model": {"kind": "path", "name": words},
+        "facts": [words],
+        "recognised": [{"kind": words, "sentence": words}],
+    }
+    made = {words[:99]: {words[:99]: words}, "checkpoints": [{"candidates": [candidate]}]}
+    found = replace(found, bases=bases, provenance=made, diagnostics={"x": words})
     return tales.told(bet, replace(error("as our own code says it"), result=found, warnings=("w",)))

@@ -125,6 +125,17 @@ class Criteria(BetPart):
         return frozenset(each.metric for one in given if one is not None for each in one.references)
 
 
+class NoCriteria(Criteria):
+    """The criteria of a bet that only explores: it is not judged, and what is measured on request is measured."""
+
+    lenient: Expression | None = None  # type: ignore[assignment]
+
+    @property
+    def metrics(self) -> frozenset[str]:
+        """The built-in metrics that are measured on request."""
+        return frozenset(name for name, metric in METRICS.items() if metric.needs == "criterion")
+
+
 def _spans_arms(name: Name) -> bool:
     known = METRICS.get(name.metric)
     return known is not None and known.spans_arms
