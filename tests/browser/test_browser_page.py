@@ -50,11 +50,14 @@ return [seen.size, poor];
 """
 
 OVERLAPS = """
-const axes = [...document.querySelectorAll('.ticks')].filter(each => each.checkVisibility());
+document.querySelectorAll('details').forEach(each => each.open = true);
+const axes = [...document.querySelectorAll('.ticks, svg.lines')].filter(each => each.checkVisibility());
 let count = 0;
 const covered = [];
 for (const axis of axes) {
-  const texts = [...axis.querySelectorAll('text')].filter(each => each.checkVisibility());
+  const all = [...axis.querySelectorAll('text')].filter(each => each.checkVisibility());
+  const lowest = Math.max(...all.map(each => each.getBoundingClientRect().top));
+  const texts = all.filter(each => each.getBoundingClientRect().top > lowest - 2);
   const boxes = texts.map(each => each.getBoundingClientRect());
   count += boxes.length;
   for (let i = 1; i < boxes.length; i++)
@@ -133,6 +136,17 @@ def test_no_number_of_an_axis_covers_another(chromium: Chromium, page: Path, wid
     assert covered == []
 
 
+def test_lines_are_told_apart_without_colour(chromium: Chromium, page: Path) -> None:
+    chromium.open(page)
+    dashes = """return [...document.querySelectorAll('svg.lines')].map(each => [0, 1, 2].map(at => {
+        const line = each.querySelector(`.line.st${at}`);
+        return line && getComputedStyle(line).strokeDasharray;
+    })).filter(each => each[2])"""
+    figures = chromium.ask(dashes)
+    assert figures
+    assert all(len(set(each)) == 3 for each in figures)
+
+
 def test_no_word_of_a_table_is_broken(chromium: Chromium, page: Path) -> None:
     chromium.open(page)
     lines = """return [...document.querySelectorAll('.figures thead th:not(:has(.unseen))')].filter(each => {
@@ -167,7 +181,21 @@ def test_a_screen_reader_is_told_the_name_of_everything(
     spoken = chromium.spoken
     roles = {role for role, _ in spoken}
     # A table whose cells are laid out as blocks would cease to be one.
-    assert {"table", "rowheader", "columnheader", "figure", "image", "article", "radio"} <= roles
+    assert {
+        "table",
+        "rowheader",
+        "columnheader",
+        "figure",
+        "image",
+        "article",
+        "radio",
+        "group",
+    } <= roles
+    assert {name for role, name in spoken if role == "group"} >= {"Outcome", "Status", "This run"}
+    assert ("region", "candidate load-small") in spoken
+    drawn = [name for role, name in spoken if role == "image"]
+    for start in ("KL by percentile of the tokens skip-2: half of", "perplexity ratio by layer"):
+        assert any(name.startswith(start) for name in drawn)
     named = {"table", "figure", "image", "article", "region", "link", "radio", "heading"}
     assert [role for role, name in spoken if role in named and not name.strip()] == []
 
