@@ -24,7 +24,11 @@ from selenium import webdriver
 
 HERE = Path(__file__).parent
 BETS = HERE.parent.parent / "bets"
-SHOWN = ("40-skip-each-layer.yaml", "48-magnitude-pruning.yaml")
+SHOWN = {
+    "40-skip-each-layer.yaml": ("bet-40", "bet-40-wide"),
+    "48-magnitude-pruning.yaml": ("bet-48", "bet-48-wide"),
+}
+"""Bet files, and the ids of the bets in them."""
 PROPOSAL = """\
 id: ship-without-layer-2
 title: Ship without layer 2
@@ -43,14 +47,15 @@ FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--
 
 def main() -> None:
     """Judge, render, photograph."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
         bets = folder / "bets"
         bets.mkdir()
-        for each in SHOWN:
-            shutil.copy(BETS / each, bets)
-        if (BETS / "records").is_dir():
-            shutil.copytree(BETS / "records", bets / "records")
+        (bets / "records").mkdir()
+        for name, ids in SHOWN.items():
+            shutil.copy(BETS / name, bets)
+            for each in ids:
+                shutil.copy(BETS / "records" / f"{each}.json", bets / "records")
         (bets / "ship-without-layer-2.yaml").write_text(PROPOSAL, encoding="utf-8")
         (folder / "pyproject.toml").write_text("[tool.pytest.ini_options]\n", encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-q", "bets"]
