@@ -65,7 +65,7 @@ class CheckpointFacts:
         experts_quantized: That of the experts; None for a dense model.
         bytes: Bytes of the files of weights.
         parameters: Stored values, after dequantising.
-        dtype: The dtype that it computes in.
+        dtype: The dtype that its files name; it is measured in the base's unless its format has only another.
         architecture: The class in transformers, or the model type.
         layers: Decoder layers.
         experts: Experts of a layer; 0 for a dense model.
@@ -126,7 +126,7 @@ class CheckpointFacts:
             shape.append(f"{self.hidden_size:,} wide")
         if self.architecture is not None:
             yield ", ".join([self.architecture, *shape])
-        yield f"{self.format}; computes in {self.dtype}"
+        yield f"{self.format}; dtype {self.dtype}"
         yield f"{self.parameters:,} weights in {self.bytes:,} bytes"
         if self.quantized.count:
             yield (

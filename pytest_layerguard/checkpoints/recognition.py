@@ -124,7 +124,7 @@ def _of_configs(base: Mapping[str, Any], candidate: Mapping[str, Any]) -> Iterat
         for each in (base, candidate)
     ]
     if dtypes[0] == "float32" and dtypes[1] in ("float16", "bfloat16"):
-        yield Finding("cast", f"computes in {dtypes[1]}, the base in float32", {"dtype": dtypes[1]})
+        yield Finding("cast", f"has the dtype {dtypes[1]}, the base float32", {"dtype": dtypes[1]})
 
 
 class _Comparison:

@@ -242,7 +242,7 @@ def test_reports_say_what_a_measured_candidate_is(bets: Bets) -> None:
         "arm": None,
         "variant": "load-candidate",
         "model": {"kind": "path", "name": "../candidate", "revision": None},
-        "facts": ["safetensors; computes in bfloat16", "experts: not quantised"],
+        "facts": ["safetensors; dtype bfloat16", "experts: not quantised"],
         "recognised": [{"kind": "prune_weights", "sentence": "half of the weights are zero"}],
         "dtype": "bfloat16",
         "floor": {"dtype": "bfloat16", "perplexity_ratio": 1.001, "kl": 0.0002},
@@ -253,7 +253,7 @@ def test_reports_say_what_a_measured_candidate_is(bets: Bets) -> None:
     assert "load-candidate: experts: not quantised" in outcome.warnings
     (candidate,) = make_report(bets.document(id_), outcome, bets.root).candidates
     assert [*candidate.lines()] == [
-        "load-candidate is safetensors; computes in bfloat16; experts: not quantised",
+        "load-candidate is safetensors; dtype bfloat16; experts: not quantised",
         "load-candidate is recognised as prune_weights: half of the weights are zero",
         "load-candidate: computes in bfloat16, and so does its floor: the base in bfloat16 has a "
         "perplexity ratio of 1.001 and a KL of 0.0002",

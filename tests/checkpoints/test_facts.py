@@ -79,7 +79,7 @@ def test_an_adapter_says_its_rank() -> None:
     known = facts("peft-lora")
     assert known.format == "LoRA adapter of rank 4"
     assert known.architecture is None
-    assert next(iter(known.lines())) == "LoRA adapter of rank 4; computes in float32"
+    assert next(iter(known.lines())) == "LoRA adapter of rank 4; dtype float32"
 
 
 def test_a_plain_model_is_its_shape_and_its_dtype() -> None:
@@ -94,7 +94,7 @@ def test_a_plain_model_is_its_shape_and_its_dtype() -> None:
     assert known.quantized.count == 0
     assert list(known.lines()) == [
         "LlamaForCausalLM, 1 layer, 512 tokens, 64 wide",
-        "safetensors; computes in float32",
+        "safetensors; dtype float32",
         f"{known.parameters:,} weights in {known.bytes:,} bytes",
     ]
 

@@ -25,12 +25,12 @@ def test_both_are_described_and_what_was_done_is_said(
         == """\
 base: base-padded
   LlamaForCausalLM, 1 layer, 512 tokens, 64 wide
-  safetensors; computes in float32
+  safetensors; dtype float32
   49,344 weights in 198,416 bytes
 
 candidate: gptq-4-g32
   LlamaForCausalLM, 1 layer, 512 tokens, 64 wide
-  GPTQ, 4 bits, groups of 32; computes in bfloat16
+  GPTQ, 4 bits, groups of 32; dtype bfloat16
   49,344 weights in 34,192 bytes
   quantised: 99.6 % of the weights, 98.8 % of their bytes
     7 tensors as 4-bit integers, groups of 32

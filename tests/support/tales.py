@@ -317,7 +317,7 @@ def candidate() -> BetReport:
     found = result(variant("load-small", ratio=1.2, profile=profile(), kl_tail=tail(2)))
     card = CandidateReport(
         "load-small",
-        ("LlamaForCausalLM, 4 layers, 512 tokens, 64 wide", "safetensors; computes in bfloat16"),
+        ("LlamaForCausalLM, 4 layers, 512 tokens, 64 wide", "safetensors; dtype bfloat16"),
         (("remove_layers", "keeps 4 of 5 layers, bit for bit; layer 2 is gone"),),
         "computes in bfloat16, and so does its floor: the base in bfloat16 has a KL of 0.0005",
     )
