@@ -37,6 +37,7 @@ from pytest_layerguard.environment.measurement_errors import (
 )
 from pytest_layerguard.models.hub import Repository
 from pytest_layerguard.models.model_folder import refuse_parts
+from pytest_layerguard.models.published import gguf_file, published
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -217,7 +218,10 @@ class ModelLookup:
             case "path":
                 return self.folder(reach.directory(source.name, "model.path"), source.name, reach)
             case "gguf":
-                file = reach.file(source.name, "model.gguf")
+                try:
+                    file = gguf_file(source, reach, "model.gguf")
+                except UnavailableError as error:
+                    return _published(source, error)
                 if file not in self._folders:
                     self._folders[file] = self._of_gguf(file, source.name)
                 return self._folders[file]
@@ -280,6 +284,14 @@ class ModelLookup:
             return KnownModel(name, shown, facts_of_config(config, kept))
         except ModelFactsError as error:
             return KnownModel(name, shown, missing=str(error))
+
+
+def _published(source: ModelSource, absent: UnavailableError) -> KnownModel:
+    """Return what is known of a published file that is not here: its digest says what it holds."""
+    known = published(source)
+    assert known is not None
+    facts = ModelFacts(**known.facts, families=(known.family,))
+    return KnownModel(None, source.name, facts, str(absent), absent=True, lack=absent.lack)
 
 
 def facts_of_reference(name: str) -> ModelFacts:

@@ -314,7 +314,8 @@ def _model(model: KnownModel, bet: Bet) -> str:
     )
     facts = ", ".join(f"{short(value)} {name}" for value, name in numbers if value)
     known = f": {facts}" if facts else ""
-    missing = f"; not all is known: {model.missing}" if model.missing else ""
+    partly = "" if model.facts.layers else "not all is known: "
+    missing = f"; {partly}{model.missing}" if model.missing else ""
     stream = ", layers read from disk one by one" if bet.model.placement == "stream" else ""
     return f"{model.shown}{known}{stream}{missing}"
 

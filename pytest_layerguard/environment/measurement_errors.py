@@ -20,7 +20,7 @@ class MeasurementError(_OneLineError):
 class Lack(NamedTuple):
     """What is wanting: the kind of thing, and which: a GPU of ``24 GiB``, access to ``ORG/NAME``."""
 
-    kind: Literal["gpu", "memory", "network", "access", "package"]
+    kind: Literal["gpu", "memory", "network", "access", "package", "model"]
     of: str
 
 

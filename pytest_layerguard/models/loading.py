@@ -34,6 +34,7 @@ from pytest_layerguard.models.model_folder import (
     refuse_code,
     refuse_links,
 )
+from pytest_layerguard.models.published import gguf_file
 from pytest_layerguard.models.tokenization import check_tokenizer
 
 if TYPE_CHECKING:
@@ -294,7 +295,7 @@ def locate(
         path = reach.directory(source.name, f"{key}.path")
         return inspect(path, f"model {quoted(source.name)}", inside=reach.holds)
     if source.kind == "gguf":
-        file = reach.file(source.name, f"{key}.gguf")
+        file = gguf_file(source, reach, f"{key}.gguf")
         found = file_digests.of_file(file).removeprefix("sha256:")
         if found != source.sha256:
             raise MeasurementError(

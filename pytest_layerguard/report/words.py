@@ -36,6 +36,7 @@ _LACKS: Final = {
     "network": "no network to reach {}",
     "access": "no access to {}",
     "package": "needs the package {}",
+    "model": "needs the model {}",
 }
 _ALONE: Final = {"network": "with ", "access": "with "}
 _SEVERAL: Final = {
@@ -44,6 +45,7 @@ _SEVERAL: Final = {
     "network": "for want of a network",
     "access": "for want of access",
     "package": "need a package",
+    "model": "need the model",
 }
 _SIZES: Final = frozenset({"gpu", "memory"})
 _LISTED: Final = 2
