@@ -39,6 +39,8 @@ _ALL_TOKENS: Final = 250_000
 """About the tokens of WikiText-2's test split, for contracts that score all of a text."""
 _LOADING: Final = 1_000
 """The cost of loading a model, in tokens through all of its layers."""
+_READ: Final = 4
+"""The tokens that are scored in the time in which one is generated, for which all weights are read from memory."""
 _PARAMETERS: Final = 1_000_000_000
 _LAYERS: Final = 24
 _EXPERTS: Final = 128
@@ -63,51 +65,58 @@ class ImpossiblePlanError(NoPlanError):
 
 @dataclass(frozen=True)
 class Cost:
-    """What a bet runs on one checkpoint and one text.
+    """What a bet runs on one checkpoint.
 
     Attributes:
         layers: Layers of the model.
         variants: The names of the variants, in order.
         shared: Evaluations of one layer over all tokens, with those that plans share run once.
         alone: The same if each plan were run by itself.
-        choosing: Evaluations that decide what is done, before anything is scored.
-        training: Windows that training goes through, forward and backward.
         heads: Plans whose final states become logits, base included.
+        choosing: Evaluations that decide what is done, before anything is scored.
+        compared: Heads of plans that are compared to decide it.
+        training: Windows that training goes through, forward and backward.
+        trained: Layers that one window after another runs through for it; the way back counts twice.
     """
 
     layers: int
     variants: tuple[str, ...] = ()
     shared: int = 0
     alone: int = 0
-    choosing: int = 0
-    training: int = 0
     heads: int = 1
+    choosing: int = 0
+    compared: int = 0
+    training: int = 0
+    trained: int = 0
 
     def work(self, measure: Measure, facts: ModelFacts) -> float:
-        """Return tokens times the weights that they meet, at most; the way back counts twice.
+        """Return tokens times the weights that they meet, at most, on all texts.
 
+        A token that is generated reads all weights for itself, which costs more than to multiply by them.
         Where the vocabulary is not known, a head counts as a part of the layers.
         """
         parameters = facts.parameters or _PARAMETERS
         head = (facts.hidden_size or 0) * (facts.vocabulary or 0)
-        through, generated, scored = self._tokens(measure)
-        return (parameters - head) * (through + generated) + head * (
-            generated + scored * self.heads
-        )
-
-    def _tokens(self, measure: Measure) -> tuple[float, int, int]:
-        """Return how many tokens go through all layers, are generated, and are scored by each head."""
+        scored, texts = scored_tokens(measure), len(measure.named_texts)
         window = measure.window or _WINDOW
-        scored = measure.tokens or _ALL_TOKENS
-        if measure.tokens is not None:
-            scored = max(scored, windows(measure) * window)
+        through = scored * (texts * self.shared + self.choosing) + window * self.trained
         generated = sum(
             spec.tokens * len(spec.prompts)
             for spec in (measure.sample, measure.generate, measure.speak)
             if spec is not None
         )
-        through = scored * (self.shared + self.choosing) / self.layers + 3 * window * self.training
-        return through, generated * (1 + len(self.variants)), scored
+        return (
+            (parameters - head) * through / self.layers
+            + head * scored * (texts * self.heads + self.compared)
+            + _READ * parameters * generated * (1 + len(self.variants))
+        )
+
+
+def scored_tokens(measure: Measure) -> int:
+    """Return how many tokens of a text are scored; of one that is scored whole, a guess."""
+    if measure.tokens is None:
+        return _ALL_TOKENS
+    return max(measure.tokens, windows(measure) * (measure.window or _WINDOW))
 
 
 def windows(measure: Measure) -> int:
@@ -154,9 +163,11 @@ def cost_of(bet: Bet, registry: Registry, layers: int, experts: int) -> Cost:
         tuple(named),
         shared=evaluations(everything),
         alone=sum(len(plan.steps) for plan in dict.fromkeys(everything)),
+        heads=len(set(everything)),
         choosing=bench.choosing,
+        compared=bench.compared,
         training=bench.training,
-        heads=len(set(everything)) + bench.compared,
+        trained=bench.trained,
     )
 
 
@@ -178,8 +189,7 @@ def shard_cost(document: BetDocument, bets: Path, registry: Registry, lookup: Mo
         except NoPlanError:
             # The bet may be fine: the guess of the depth may be what is wrong.
             cost = Cost(layers, shared=layers)
-        work = cost.work(bet.measure, facts) * len(bet.measure.named_texts)
-        total += _LOADING * (facts.parameters or _PARAMETERS) + work
+        total += _LOADING * (facts.parameters or _PARAMETERS) + cost.work(bet.measure, facts)
     return total
 
 
@@ -204,9 +214,17 @@ class _Bench:
     layers: int
     experts: int
     choosing: int = 0
-    training: int = 0
     compared: int = 0
+    training: int = 0
+    trained: int = 0
     noted: dict[str, Any] = field(default_factory=dict)
+    _done: set[Hashable] = field(default_factory=set)
+
+    def _again(self, *what: Hashable) -> bool:
+        """Return whether the laboratory would have kept this from an arm before."""
+        known = what in self._done
+        self._done.add(what)
+        return known
 
     def parts(self, layer: int) -> LayerParts:
         import torch
@@ -284,9 +302,10 @@ class _Bench:
     def plan_scores(
         self, base: Plan, plans: Sequence[Plan], score: str, text: TextSource | None = None
     ) -> Sequence[float]:
-        del score, text
-        self.choosing += evaluations([base, *plans])
-        self.compared += len(plans)
+        del score
+        if not self._again("scores", base, tuple(plans), text):
+            self.choosing += evaluations([base, *plans])
+            self.compared += len(plans)
         return [0.0] * len(plans)
 
     def block_distances(
@@ -313,8 +332,17 @@ class _Bench:
         return plan.edited(dict.fromkeys(names, calibrated))
 
     def train(self, plan: Plan, arguments: Train) -> Plan:
-        self.training += arguments.steps * arguments.batch
-        trained = Edit(("train", arguments.model_dump_json()), lambda tensors, _: tensors)
+        text = arguments.model_dump_json()
+        if not self._again("train", plan, text):
+            seen = arguments.steps * arguments.batch
+            each = [3 * len(plan.steps)]
+            if arguments.layers is not None:
+                # Up to the layer as it is, whose output is wanted, then it alone, and back.
+                (layers,) = arguments.layers.resolve(self.layers)
+                each = [layer + 1 + 3 for layer in layers]
+            self.training += seen * len(each)
+            self.trained += seen * sum(each)
+        trained = Edit(("train", text), lambda tensors, _: tensors)
         steps = (replace(step, weights=step.weights.edited(trained)) for step in plan.steps)
         return replace(plan, steps=tuple(steps))
 

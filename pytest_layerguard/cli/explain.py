@@ -55,7 +55,7 @@ _LABEL: Final = 12
 _WIDTH: Final = 100
 _FEWEST_WINDOWS: Final = 8
 _SPEED: Final = 5e10
-"""Floating-point operations per second of a few CPU cores."""
+"""Floating-point operations per second of one CPU core."""
 _GPU_SPEED: Final = 1_000 * _SPEED
 
 
@@ -102,7 +102,7 @@ def _together(bets: Sequence[Bet], operations: Sequence[float | None]) -> str:
     known = [each for each in operations if each is not None]
     parts = [
         f"{many(len(bets), 'bet')}: about {sum(known):.1g} floating-point operations at most, "
-        f"{_seconds(sum(known) / _SPEED)} on a few CPU cores and {_seconds(sum(known) / _GPU_SPEED)} on a GPU, "
+        f"{_seconds(sum(known) / _SPEED)} of one CPU core and {_seconds(sum(known) / _GPU_SPEED)} on a GPU, "
         "loading and what was kept aside"
     ]
     if len(known) < len(bets):
@@ -222,9 +222,8 @@ class _Explanation:
         cost, _ = self.cost
         if cost is None or facts.parameters is None or bet.measure.tokens is None:
             return None
-        several = len(bet.measure.named_texts) * len(bet.model.checkpoints())
         # 2 operations for each parameter and token, all experts counted.
-        return 2 * cost.work(bet.measure, facts) * several
+        return 2 * cost.work(bet.measure, facts) * len(bet.model.checkpoints())
 
     def _impossible(self) -> Iterator[Obstacle]:
         """Yield what an intervention refuses of a model of so many layers and experts."""
@@ -396,13 +395,17 @@ def _costs(
         vocabulary = model.facts.vocabulary
         of = f" of a vocabulary of {vocabulary:,}" if vocabulary is not None else ""
         yield f"Then {many(cost.heads, 'head')}{of}, each over all scored tokens."
+        texts = len(bet.measure.named_texts)
+        if texts > 1:
+            yield f"All that {texts} times: for each text."
         if cost.choosing:
-            yield f"Before them {cost.choosing:,} to decide what is done."
+            heads = f" and {many(cost.compared, 'head')}" if cost.compared else ""
+            yield f"Before them {cost.choosing:,} evaluations{heads} to decide what is done."
         if cost.training:
             yield f"Training goes through {cost.training:,} windows, forward and backward."
-    several = len(bet.measure.named_texts) * len(bet.model.checkpoints())
-    if several > 1:
-        yield f"All that {several} times: for each text and checkpoint."
+    checkpoints = len(bet.model.checkpoints())
+    if checkpoints > 1:
+        yield f"All that {checkpoints} times: for each checkpoint."
     if parameters is not None:
         width = _width(bet, parameters)
         lies = "on disk" if bet.model.placement == "stream" else "in memory"
@@ -410,7 +413,7 @@ def _costs(
     if operations is not None:
         yield (
             f"About {operations:.1g} floating-point operations at most: "
-            f"{_seconds(operations / _SPEED)} on a few CPU cores, loading aside."
+            f"{_seconds(operations / _SPEED)} of one CPU core, loading aside."
         )
     if bet.needs is not None and bet.needs.gpu is not None:
         yield f"It says that it needs a GPU of {_bytes(bet.needs.gpu)}."

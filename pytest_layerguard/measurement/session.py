@@ -222,7 +222,7 @@ class ModelSession:
         known = self._bases.get(text.key)
         missing = [plan for plan in dict.fromkeys(plans) if plan not in held]
         if missing or known is None:
-            missing += [plan for plan in dict.fromkeys(later) if plan not in held]
+            missing = [plan for plan in dict.fromkeys((*missing, *later)) if plan not in held]
             ran = [*missing] if known is not None else [self.base, *missing]
             work = Work.of(self.runner, self.vocabulary)
             # A known base runs through no layer again, but through its head.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pytest_layerguard.bet.bet import Measure
 from pytest_layerguard.bet.reader import parse_bets
-from pytest_layerguard.catalogue.cost import Cost, shard_cost
+from pytest_layerguard.catalogue.cost import Cost, cost_of, shard_cost
 from pytest_layerguard.catalogue.model_facts import ModelFacts, ModelLookup
 from pytest_layerguard.catalogue.shard_plan import (
     BetCost,
@@ -177,3 +177,36 @@ def test_a_head_for_each_variant_counts() -> None:
     facts = ModelFacts(body + head, 4, 0, 8, vocabulary=1_000)
     assert cost.work(measure, facts) == 512 * (10 / 4 * body + 5 * head)
     assert cost.work(measure, replace(facts, vocabulary=None)) == 512 * 10 / 4 * (body + head)
+
+
+def costs(done: str, layers: int = 4) -> Cost:
+    text = BET.format(model="reference", intervention=done, tokens=512)
+    (document,) = parse_bets(text, Path("/nowhere/bets/a.yaml"))
+    return cost_of(document.bet, Registry.of(), layers, 16)
+
+
+def test_what_is_trained_goes_as_far_as_its_layer() -> None:
+    training = "objective: layer_output, steps: 10, batch: 2, lr: 1e-3, text: {reference: heldout}"
+    for layer in (0, 3):
+        cost = costs(f"{{train: {{layers: {layer}, {training}}}}}")
+        # The layers before it, it as it is, it as it is trained, and twice as much back.
+        assert (cost.training, cost.trained) == (20, 20 * (layer + 1 + 3))
+    whole = costs("{train: {steps: 10, batch: 2, lr: 1e-3, text: {reference: heldout}}}")
+    assert (whole.training, whole.trained) == (20, 20 * 3 * 4)
+
+
+def test_a_choice_that_two_arms_make_is_made_once() -> None:
+    def of(*guides: str) -> tuple[int, int]:
+        arms = [
+            f"a{count}: {{remove_layers: {{count: {count}, guided_by: {guide}}}}}"
+            for count, guide in enumerate(guides, 1)
+        ]
+        text = BET.format(model="reference", intervention="", tokens=512)
+        text = text.replace("intervention: ", f"arms: {{{', '.join(arms)}}}")
+        (document,) = parse_bets(text, Path("/nowhere/bets/a.yaml"))
+        cost = cost_of(document.bet, Registry.of(), 4, 16)
+        return cost.choosing, cost.compared
+
+    same, other = of("interchange", "interchange"), of("interchange", "replacement")
+    assert (same[1], other[1]) == (6, 6 + 12)
+    assert same[0] < other[0]

@@ -522,7 +522,7 @@ def test_explain_counts_what_it_takes_to_choose(capsys: pytest.CaptureFixture[st
     capsys.readouterr()
     main(["explain", "bets/one.yaml"])
     told = " ".join(capsys.readouterr().out.split())
-    assert re.search(r"Before them \d+ to decide what is done", told)
+    assert re.search(r"Before them \d+ evaluations and \d+ heads to decide what is done", told)
 
 
 def test_what_a_bet_reads_elsewhere_is_allowed_by_the_commands_that_new_gives(
