@@ -388,7 +388,7 @@ def pictures() -> Mapping[str, str]:
             "place of the layer, from the first (0) to the last (1)",
             [
                 Line(
-                    each.model,
+                    each.model.replace("-it, published, ", ", ").replace("m-ric/", ""),
                     [
                         (layer / (each.layers - 1), ratio)
                         for layer, ratio in sorted(each.ratios.items())
