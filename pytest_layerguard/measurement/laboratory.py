@@ -22,9 +22,9 @@ from pytest_layerguard.measurement.planning import PlannedVariant, Workbench, pl
 from pytest_layerguard.measurement.result_building import ResultBuilder
 from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
 from pytest_layerguard.measurement.session import ModelSession
-from pytest_layerguard.measurement.sweep import evaluations
 from pytest_layerguard.measurement.variant_export import Exported, chosen, full_name, write_variant
 from pytest_layerguard.models.loading import load
+from pytest_layerguard.models.plan import evaluations
 from pytest_layerguard.texts.sources import Texts
 from pytest_layerguard.texts.windowed_text import WindowedText, contract_key
 

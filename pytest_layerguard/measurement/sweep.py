@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pytest_layerguard.measurement.failures import failing
 from pytest_layerguard.measurement.token_scores import TokenScores, compare, joined
-from pytest_layerguard.models.plan import turns
+from pytest_layerguard.models.plan import evaluations, turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -96,17 +96,6 @@ class _Kept:
             self.budget -= size
             self.held[weights] = made
         return self.held[weights]
-
-
-def evaluations(plans: Sequence[Plan]) -> int:
-    """Return how many layer evaluations the trie of these plans takes per micro-batch."""
-    return len(
-        {
-            (plan.candidate, plan.shell, plan.steps[: depth + 1])
-            for plan in plans
-            for depth in range(len(plan.steps))
-        }
-    )
 
 
 @dataclass(frozen=True)
@@ -247,6 +236,7 @@ class _Walk:
         self.labels = torch.cat([batch.labels[batch.scored] for batch in part])
         self.masks = [batch.scored.to(runner.device) for batch in part]
         self.base_final: Tensor
+        self.heads: dict[OuterWeights, Callable[[Tensor], Tensor]] = {}
         self.waiting: list[tuple[Plan, Tensor]] = []
         self.waiting_bytes = 0
         self.losses: Tensor | None = None
@@ -392,4 +382,6 @@ class _Walk:
         return self.runner.bound(step.slot, step.weights, self.kept.tensors(step.weights))
 
     def _head(self, shell: OuterWeights) -> Callable[[Tensor], Tensor]:
-        return lambda rows: self.runner.logits(rows, shell)
+        # Not of this walk, which would hold itself and with it its states.
+        runner = self.runner
+        return self.heads.setdefault(shell, lambda rows: runner.logits(rows, shell))

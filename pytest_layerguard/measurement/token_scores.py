@@ -11,11 +11,17 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_CHUNK_ELEMENTS: Final = {"cpu": 2**22, "cuda": 2**27}
-"""Logits held at a time, in elements; enough for the matrix product to run at full speed."""
+_CHUNK_ELEMENTS: Final = {"cpu": 2**23 - 2**14, "cuda": 2**27}
+"""Logits held at a time, in elements: the more rows, the faster the matrix product.
+
+On a CPU they stay just below 32 MiB, above which glibc maps fresh memory for every block.
+"""
 
 _CHUNK_ROWS: Final = {"cpu": 512, "cuda": 2**20}
 """Rows of logits held at a time: on a CPU more gain nothing, and would leave its cache between two steps."""
+
+_BLOCKS: Final = {"cpu": 8}
+"""Parts in which a chunk is scored, so that what is computed on the way takes little beside it."""
 
 _FAINT: Final = -69.0
 """Log-probability of 1e-30, below which a token counts as ruled out: 1/p must not overflow."""
@@ -53,7 +59,8 @@ def compare(
 
     Args:
         base: Final hidden states ``[n, H]`` and the head that turns rows of them into logits ``[., V]``.
-        variants: The same for each variant.
+        variants: The same for each variant. The base's head, the same object, does not run again on a chunk of
+            hidden states that are the base's.
         labels: The tokens scored, ``[n]``.
         vocabulary: V, which decides how many rows a chunk has.
         advance: Called with the rows that one more head has turned into logits.
@@ -61,22 +68,21 @@ def compare(
     Returns:
         The base's losses ``[n]`` and the scores of each variant, on the CPU.
     """
-    rows = chunk_rows(vocabulary, base[0].device.type)
+    hidden, head = base
+    rows = chunk_rows(vocabulary, hidden.device.type)
     base_losses: list[Tensor] = []
     parts: list[list[TokenScores]] = [[] for _ in variants]
     for start in range(0, len(labels), rows):
         span = slice(start, start + rows)
-        wanted = labels[span].to(base[0].device)
-        likeliest, reference = _predicted(base, span)
-        base_losses.append(_losses(reference, wanted))
-        divergence = _Divergence(reference)
-        advance(len(wanted))
-        for part, variant in zip(parts, variants, strict=True):
-            likeliest_now, log_probabilities = _predicted(variant, span)
-            losses = _losses(log_probabilities, wanted)
-            agreement = (likeliest_now == likeliest).float().cpu()
-            part.append(TokenScores(losses, divergence.to(log_probabilities), agreement))
-            advance(len(wanted))
+        reference = _Reference(head(hidden[span]).float(), labels[span].to(hidden.device))
+        base_losses.append(reference.losses)
+        advance(len(reference.losses))
+        for part, (final, own_head) in zip(parts, variants, strict=True):
+            if own_head is head and torch.equal(final[span], hidden[span]):
+                part.append(reference.own)
+            else:
+                part.append(reference.scores(own_head(final[span]).float()))
+            advance(len(reference.losses))
     return torch.cat(base_losses), [joined(part) for part in parts]
 
 
@@ -89,43 +95,69 @@ def joined(parts: Sequence[TokenScores]) -> TokenScores:
     )
 
 
-def _predicted(
-    source: tuple[Tensor, Callable[[Tensor], Tensor]], span: slice
-) -> tuple[Tensor, Tensor]:
-    """Return the most likely token of each row ``[n]`` and the log-probabilities ``[n, V]``."""
-    hidden, head = source
-    logits = head(hidden[span]).float()
+class _Reference:
+    """The base's predictions on a chunk of tokens, with which those of variants are compared.
+
+    KL is summed as p(r + exp(-r) - 1) with r = ln p - ln q. The terms add up to the sum of p r, because p and q
+    each add up to 1. No term is below 0, and a rounding error of r, which has one size for all tokens of a row,
+    counts only by its square. So a divergence far below the rounding of a log-probability is still right.
+
+    Attributes:
+        losses: The base's losses ``[n]``, on the CPU.
+    """
+
+    def __init__(self, logits: Tensor, labels: Tensor) -> None:
+        """Prepare for the base's fp32 ``logits`` ``[n, V]`` of the tokens ``labels``, ``[n]``."""
+        self._labels = labels
+        self._likeliest = logits.argmax(-1)
+        reference = logits.log_softmax(-1)
+        self.losses = _losses(reference, labels).cpu()
+        faint = reference < _FAINT
+        self._faint = faint if bool(faint.any()) else None
+        self._log_probabilities = reference if self._faint is None else reference.clamp_min_(_FAINT)
+        self._probabilities = self._log_probabilities.exp()
+
+    @property
+    def own(self) -> TokenScores:
+        """The base's scores against itself."""
+        return TokenScores(self.losses, torch.zeros_like(self.losses), torch.ones_like(self.losses))
+
+    def scores(self, logits: Tensor) -> TokenScores:
+        """Return the scores of a variant's fp32 ``logits`` ``[n, V]``."""
+        tensors = [logits, self._labels, self._likeliest, self._log_probabilities]
+        tensors += [self._probabilities, *([] if self._faint is None else [self._faint])]
+        # Never a single row of many: torch would sum it in another order.
+        count = max(1, min(_BLOCKS.get(logits.device.type, 1), len(logits) // 2))
+        blocks = zip(*(tensor.tensor_split(count) for tensor in tensors), strict=True)
+        losses, kl, agreement = zip(*(_scores(*block) for block in blocks), strict=True)
+        return TokenScores(
+            torch.cat(losses).cpu(), torch.cat(kl).cpu(), torch.cat(agreement).float().cpu()
+        )
+
+
+def _scores(
+    logits: Tensor,
+    labels: Tensor,
+    likeliest: Tensor,
+    reference: Tensor,
+    probabilities: Tensor,
+    faint: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return losses, KL and agreement of rows of logits with those of the base.
+
+    KL is infinite where only the variant rules a token out.
+    """
     # The argmax of the logits: normalising rounds, and could make two different tokens equal.
-    return logits.argmax(-1), logits.log_softmax(-1)
+    agreement = logits.argmax(-1) == likeliest
+    other = logits.log_softmax(-1)
+    losses = _losses(other, labels)
+    if faint is not None:
+        # A token that the base rules out adds the variant's probability, which may be 0 as well.
+        other = torch.where(faint, other.clamp_min(_FAINT), other)
+    negative = other.sub_(reference)
+    terms = torch.expm1(negative).sub_(negative).mul_(probabilities)
+    return losses, terms.sum(-1), agreement
 
 
 def _losses(log_probabilities: Tensor, labels: Tensor) -> Tensor:
-    return -log_probabilities.gather(-1, labels.unsqueeze(-1)).squeeze(-1).cpu()
-
-
-class _Divergence:
-    """KL from one base to many variants, summed as p(r + exp(-r) - 1) with r = ln p - ln q.
-
-    The terms add up to the sum of p r, because p and q each add up to 1. No term is below 0, and a rounding
-    error of r, which has one size for all tokens of a row, counts only by its square. So a divergence far
-    below the rounding of a log-probability is still right.
-    """
-
-    def __init__(self, reference: Tensor) -> None:
-        """Prepare for the log-probabilities ``reference`` of the base, ``[n, V]``."""
-        faint = reference < _FAINT
-        self._faint = faint if bool(faint.any()) else None
-        self._reference = reference if self._faint is None else reference.clamp_min(_FAINT)
-        self._probabilities = self._reference.exp()
-
-    def to(self, other: Tensor) -> Tensor:
-        """Return KL(base ‖ other) of each row, ``[n]``, on the CPU; infinite where only the other rules a token out.
-
-        Overwrites ``other``: a chunk is large, and fresh memory costs as much as the arithmetic.
-        """
-        if self._faint is not None:
-            # A token that the base rules out adds the other's probability, which may be 0 as well.
-            other = torch.where(self._faint, other.clamp_min(_FAINT), other)
-        negative = other.sub_(self._reference)
-        terms = torch.expm1(negative).sub_(negative).mul_(self._probabilities)
-        return terms.sum(-1).cpu()
+    return -log_probabilities.gather(-1, labels.unsqueeze(-1)).squeeze(-1)

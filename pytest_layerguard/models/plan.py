@@ -140,6 +140,17 @@ class Plan:
         return turns[turn] if turn < len(turns) else None
 
 
+def evaluations(plans: Iterable[Plan]) -> int:
+    """Return how many layer evaluations the trie of these plans takes per micro-batch."""
+    return len(
+        {
+            (plan.candidate, plan.shell, plan.steps[: depth + 1])
+            for plan in plans
+            for depth in range(len(plan.steps))
+        }
+    )
+
+
 def turns(plans: Iterable[Plan], slots: int) -> list[tuple[int, int]]:
     """Return each slot of a model with ``slots`` layers as often as a plan runs it: slot and turn, in order.
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,12 +19,12 @@ from transformers import PreTrainedModel
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.lines import Line, Panel, drawn
-from sweeps import built, scored
+from sweeps import built, processor, scored
 
 from pytest_layerguard.measurement.session import MICRO_BATCH, reuse_freed_memory
-from pytest_layerguard.measurement.sweep import evaluations, sweep
+from pytest_layerguard.measurement.sweep import sweep
 from pytest_layerguard.models.anatomy import Anatomy
-from pytest_layerguard.models.plan import Plan
+from pytest_layerguard.models.plan import Plan, evaluations
 from pytest_layerguard.models.runner import Runner
 from pytest_layerguard.texts.windows import Batch, Contract, batched, cut
 
@@ -72,13 +70,6 @@ def looped(model: PreTrainedModel, batches: list[Batch], layers: list[int]) -> N
         blocks[layer].forward = lambda hidden_states, **_: hidden_states
         scored(model, batches, base)
         blocks[layer].forward = forward
-
-
-def processor(work: Callable[[], object]) -> float:
-    """Seconds of the processor."""
-    started = time.process_time()
-    work()
-    return time.process_time() - started
 
 
 def measured(size: Size, rounds: int) -> tuple[float, float, int]:

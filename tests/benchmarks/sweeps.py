@@ -4,7 +4,7 @@
 
 Both sides compute token losses, KL and agreement of every variant, in fp32. The limit is what the sweep cannot
 avoid: its counted layer evaluations and heads, times what one of each takes when it is measured by itself. Sides
-take turns, round by round; ratios of medians are printed.
+take turns, round by round; ratios of medians are printed. Times are those of the processor: run it with one thread.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support import plain
 
 from pytest_layerguard.measurement.session import reuse_freed_memory
-from pytest_layerguard.measurement.sweep import evaluations, sweep
+from pytest_layerguard.measurement.sweep import sweep
 from pytest_layerguard.measurement.token_scores import compare
 from pytest_layerguard.models.anatomy import Anatomy
-from pytest_layerguard.models.plan import Plan, Weights
+from pytest_layerguard.models.plan import Plan, Weights, evaluations
 from pytest_layerguard.models.runner import Runner
 from pytest_layerguard.texts.windows import Batch, Contract, batched, cut
 
@@ -111,10 +111,11 @@ def pair_loop(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
         with_weights({i: j, j: i})
 
 
-def timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+def processor(work: Callable[[], object]) -> float:
+    """Seconds of the processor, which other work on the machine stretches little."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
 
 
 @torch.inference_mode()
@@ -126,17 +127,17 @@ def limit(
     state = frame.start
     for _ in range(3):
         runner.step(frame, 0, state)
-    layer = min(timed(lambda: runner.step(frame, 0, state)) for _ in range(20))
+    layer = min(processor(lambda: runner.step(frame, 0, state)) for _ in range(20))
     final = runner.finish(frame, state).flatten(0, 1)
     labels = batches[0].labels.flatten()
     pair = [(final, runner.logits)]
     head = min(
-        timed(lambda: compare((final, runner.logits), pair, labels, vocabulary))
-        - timed(lambda: compare((final, runner.logits), [], labels, vocabulary))
+        processor(lambda: compare((final, runner.logits), pair, labels, vocabulary))
+        - processor(lambda: compare((final, runner.logits), [], labels, vocabulary))
         for _ in range(5)
     )
     only_base = min(
-        timed(lambda: compare((final, runner.logits), [], labels, vocabulary)) for _ in range(5)
+        processor(lambda: compare((final, runner.logits), [], labels, vocabulary)) for _ in range(5)
     )
     return len(batches) * (layers * layer + heads * max(head, 0.0) + only_base)
 
@@ -151,8 +152,8 @@ def report(
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(rounds):
-        ours.append(timed(lambda: sweep(runner, batches, base, plans, vocabulary)))
-        theirs.append(timed(lambda: loop(model, batches)))
+        ours.append(processor(lambda: sweep(runner, batches, base, plans, vocabulary)))
+        theirs.append(processor(lambda: loop(model, batches)))
     counted = evaluations([base, *plans])
     least = limit(runner, batches, counted, len(plans), vocabulary)
     here, there = statistics.median(ours), statistics.median(theirs)

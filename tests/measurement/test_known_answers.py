@@ -25,8 +25,8 @@ ROWS, VOCABULARY = 300, 50
 
 def scored(base: Tensor, variant: Tensor, labels: Tensor) -> tuple[Tensor, TokenScores]:
     """Scores logits ``[n, V]`` as they stand."""
-    same: Callable[[Tensor], Tensor] = lambda rows: rows  # noqa: E731
-    losses, (scores,) = compare((base, same), [(variant, same)], labels, base.shape[-1])
+    heads: list[Callable[[Tensor], Tensor]] = [lambda rows: rows, lambda rows: rows]
+    losses, (scores,) = compare((base, heads[0]), [(variant, heads[1])], labels, base.shape[-1])
     return losses, scores
 
 
@@ -77,6 +77,41 @@ def test_every_score_equals_float64_on_full_logits(
     torch.testing.assert_close(scores.kl.double(), wanted[2], rtol=1e-4, atol=1e-9)
     torch.testing.assert_close(scores.kl.double().mean(), wanted[2].mean(), rtol=1e-5, atol=1e-9)
     assert torch.equal(scores.agreement.double(), wanted[3])
+
+
+@pytest.mark.parametrize("kind", ["plain", "masked in the base"])
+def test_no_digit_depends_on_how_many_rows_are_scored_at_a_time(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, variant = drawn(kind, 0.3)
+    labels = torch.arange(ROWS) % 6 + 1
+    _, whole = scored(base, variant, labels)
+    for blocks in (1, 7, ROWS):
+        monkeypatch.setattr(token_scores, "_BLOCKS", {"cpu": blocks})
+        _, scores = scored(base, variant, labels)
+        for name in ("losses", "kl", "agreement"):
+            assert torch.equal(getattr(scores, name), getattr(whole, name))
+
+
+def test_a_chunk_that_is_the_bases_needs_no_head_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chunk = 100
+    monkeypatch.setattr(token_scores, "_CHUNK_ELEMENTS", {"cpu": chunk * VOCABULARY})
+    base, variant = drawn("masked", 0.3)
+    variant[:chunk] = base[:chunk]
+    labels = torch.ones(ROWS, dtype=torch.long)
+    ran: list[int] = []
+
+    def head(rows: Tensor) -> Tensor:
+        ran.append(len(rows))
+        return rows
+
+    _, (scores,) = compare((base, head), [(variant, head)], labels, VOCABULARY)
+    assert ran == [chunk, chunk, chunk, chunk, chunk]
+    _, without = scored(base, variant, labels)
+    for name in ("losses", "kl", "agreement"):
+        assert torch.equal(getattr(scores, name), getattr(without, name))
 
 
 def test_a_divergence_below_the_rounding_of_a_log_probability_is_right() -> None:

@@ -11,9 +11,9 @@ from pytest_layerguard.bet.bet import ModelSpec
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement.generation import generate, greedy
 from pytest_layerguard.measurement.planning import Workbench
-from pytest_layerguard.measurement.sweep import Swept, evaluations, sweep
+from pytest_layerguard.measurement.sweep import Swept, sweep
 from pytest_layerguard.models.anatomy import Anatomy
-from pytest_layerguard.models.plan import Plan
+from pytest_layerguard.models.plan import Plan, evaluations
 from pytest_layerguard.models.runner import Runner
 from pytest_layerguard.models.streaming import LayerStore, load_streamed
 from pytest_layerguard.texts.windows import Contract, batched, cut
