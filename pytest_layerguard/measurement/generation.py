@@ -1,17 +1,19 @@
 """Continue prompts with all variants of a bet, greedily or by sampling.
 
 If the blocks of a model depend on nothing but hidden states and positions, all variants go through the slots in
-step. Variants that run a slot with the same weights are one batch, with a cache of its own for that slot. The
-arguments of a block (mask, rotary embedding) come from the model's own forward pass over a cache without content
-that has the right length in every slot, also in those that a variant leaves out.
+step. Variants that run a slot with the same weights are one batch, with a cache of its own for that slot. Texts that
+went through the same steps and are equal so far are one row of it. The arguments of a block (mask, rotary embedding)
+come from the model's own forward pass over a cache without content that has the right length in every slot, also in
+those that a variant leaves out.
 
 Otherwise each variant runs by itself, over the whole text for every token.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -49,13 +51,46 @@ _GROWING_ROPE: Final = ("dynamic", "longrope")
 """Rotary embeddings whose frequencies change with the length of the text, keys in a cache included."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Group:
-    """The variants that run one slot with the same weights, and the number of their cache."""
+    """The variants that run one slot with the same weights.
+
+    Attributes:
+        weights: The weights.
+        cache: The number of their cache.
+        members: The variants.
+        rows: Their rows.
+        paths: For each row the steps that led here, this one included, as a number.
+        distinct: The rows that differ from those before them; the cache holds these.
+        places: For each row its place in ``distinct``.
+    """
 
     weights: Weights
-    members: tuple[int, ...]
     cache: int
+    members: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    paths: list[int] = field(default_factory=list)
+    distinct: list[int] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+
+    def tell_apart(self, texts: Sequence[int]) -> list[int]:
+        """Find the rows that differ.
+
+        Args:
+            texts: A number for the text of each row of the batch.
+
+        Returns:
+            For each distinct row its place before, if there were any.
+        """
+        before = self.places or [0] * len(self.rows)
+        keys = [(path, texts[row]) for path, row in zip(self.paths, self.rows, strict=True)]
+        first: dict[tuple[int, int], int] = {}
+        for at, key in enumerate(keys):
+            first.setdefault(key, at)
+        place = {key: number for number, key in enumerate(first)}
+        self.places = [place[key] for key in keys]
+        self.distinct = [self.rows[at] for at in first.values()]
+        return [before[at] for at in first.values()]
 
 
 def greedy(logits: Tensor) -> Tensor:
@@ -159,18 +194,17 @@ class _Batch:
         self.choose = choose
         self.forbidden = list(forbidden)
         self.text = torch.tensor(list(prompts), dtype=torch.long).repeat(len(plans), 1)
+        self.texts = [0] * len(self.text)
+        self.shells: dict[OuterWeights, list[int]] = {}
+        for index, plan in enumerate(plans):
+            self.shells.setdefault(plan.shell, []).append(index)
         self.caches = 0
-        self.turns = [
-            (slot, self._groups(slot, turn)) for slot, turn in turns(plans, len(runner.anatomy))
-        ]
+        self.turns = self._turns()
         self.tensors: dict[Weights, dict[str, Tensor]] = {}
         for group in (group for _, groups in self.turns for group in groups):
             if group.weights.edits and runner.store is None:
                 with self._failing(group.members):
                     self.tensors[group.weights] = runner.materialise(group.weights)
-        self.shells: dict[OuterWeights, tuple[int, ...]] = {}
-        for index, plan in enumerate(plans):
-            self.shells[plan.shell] = (*self.shells.get(plan.shell, ()), index)
 
     def run(self, tokens: int, advance: Advance, *, cached: bool) -> list[list[list[int]]]:
         """Return lists of new token ids, ``[plan][prompt]``; call ``advance`` for each token."""
@@ -190,19 +224,49 @@ class _Batch:
             rows[plan * self.prompts : (plan + 1) * self.prompts] for plan in range(len(self.plans))
         ]
 
-    def _groups(self, slot: int, turn: int) -> list[_Group]:
-        """Return who runs a turn of a slot; what runs it again keeps other keys and values than before."""
-        members: dict[Weights, list[int]] = {}
-        for index, plan in enumerate(self.plans):
-            weights = plan.weights_at(slot, turn)
-            if weights is not None:
-                members.setdefault(weights, []).append(index)
-        first = self.caches if turn else 0
-        self.caches = max(self.caches, first + len(members))
-        return [
-            _Group(weights, tuple(found), number)
-            for number, (weights, found) in enumerate(members.items(), first)
+    def _turns(self) -> list[tuple[int, list[_Group]]]:
+        """Return each turn of each slot, in order, with those who run it.
+
+        What runs a slot again keeps other keys and values than before.
+        """
+        found: list[tuple[int, list[_Group]]] = []
+        paths = {
+            plan: number for number, plans in enumerate(self.shells.values()) for plan in plans
+        }
+        known: dict[tuple[int, int, Weights], int] = {}
+        caches: Counter[int] = Counter()
+        for slot, turn in turns(self.plans, len(self.runner.anatomy)):
+            groups: dict[Weights, _Group] = {}
+            for index, plan in enumerate(self.plans):
+                weights = plan.weights_at(slot, turn)
+                if weights is None:
+                    continue
+                step = (paths[index], slot, weights)
+                paths[index] = known.setdefault(step, len(self.shells) + len(known))
+                if weights not in groups:
+                    groups[weights] = _Group(weights, caches[slot])
+                    caches[slot] += 1
+                groups[weights].members.append(index)
+                groups[weights].rows += self._rows([index])
+                groups[weights].paths += [paths[index]] * self.prompts
+            found.append((slot, [*groups.values()]))
+        self.caches = max(caches.values(), default=0)
+        return found
+
+    def _tell_apart(self, new: Tensor, caches: Sequence[DynamicCache]) -> None:
+        """Give rows whose texts differ from the new tokens ``[R, t]`` on keys and values of their own."""
+        known: dict[tuple[int, ...], int] = {}
+        self.texts = [
+            known.setdefault((text, *ids), len(known))
+            for text, ids in zip(self.texts, new.tolist(), strict=True)
         ]
+        for slot, groups in self.turns:
+            for group in groups:
+                count = len(group.distinct)
+                sources = group.tell_apart(self.texts)
+                layers = caches[group.cache].layers
+                if 0 < count < len(sources) and slot < len(layers):
+                    layers[slot].batch_select_indices(torch.tensor(sources))
 
     def _rows(self, members: Sequence[int]) -> list[int]:
         return [plan * self.prompts + prompt for plan in members for prompt in range(self.prompts)]
@@ -227,6 +291,7 @@ class _Batch:
 
     def _together(self, new: Tensor, blank: DynamicCache, caches: Sequence[DynamicCache]) -> Tensor:
         """Run all plans on the new tokens ``[R, t]``; return the last position's logits ``[R, V]``."""
+        self._tell_apart(new, caches)
         hidden = self._hidden(new, blank, caches)
         length = hidden.new_zeros((1, 1, hidden.shape[1], 1))
         for slot in range(len(self.runner.anatomy)):
@@ -262,7 +327,7 @@ class _Batch:
         assert hidden is not None
         for slot, groups in self.turns:
             for group in groups:
-                rows = self._rows(group.members)
+                rows = group.distinct
                 with self._failing(group.members):
                     if len(rows) not in frames:
                         frames[len(rows)] = self.runner.begin(new[rows], blank)
@@ -270,7 +335,7 @@ class _Batch:
                     state = LayerState(hidden[rows])
                     with self.runner.bound(slot, group.weights, self.tensors.get(group.weights)):
                         after = self.runner.step(frames[len(rows)], slot, state, swap)
-                hidden[rows] = after.hidden
+                hidden[group.rows] = after.hidden[group.places]
         return hidden
 
 
