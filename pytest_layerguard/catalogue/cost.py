@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS, variants
 from pytest_layerguard.bet.targets import TargetError
@@ -13,16 +13,15 @@ from pytest_layerguard.catalogue.model_facts import ModelFacts, parameters_in_na
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
-from pytest_layerguard.measurement.sweep import evaluations
 from pytest_layerguard.models.branches import Branch
 from pytest_layerguard.models.layer_parts import ExpertBank, LayerParts
-from pytest_layerguard.models.plan import Edit, InterventionError, Plan
+from pytest_layerguard.models.plan import Edit, InterventionError, Plan, evaluations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
     from pathlib import Path
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from pytest_layerguard.bet.arguments import Train
     from pytest_layerguard.bet.bet import Bet, Measure
@@ -207,6 +206,16 @@ def _guessed(source: ModelSource, bet: Bet, reach: AllowedPaths, lookup: ModelLo
     return replace(facts, parameters=size)
 
 
+class _Matrix:
+    """The shape of a matrix of one weight."""
+
+    def numel(self) -> int:
+        return 1
+
+    def dim(self) -> int:
+        return 2
+
+
 @dataclass
 class _Bench:
     """A stand-in for a model, without weights; where the model would have to run, any valid answer does."""
@@ -227,10 +236,6 @@ class _Bench:
         return known
 
     def parts(self, layer: int) -> LayerParts:
-        import torch
-        from torch import nn
-
-        expert = torch.zeros(max(self.experts, 1), 1, 1)
         bank = ExpertBank(
             "mlp",
             self.experts,
@@ -238,14 +243,20 @@ class _Bench:
             router=("router.weight",),
             counters=("experts:count",),
         )
+        names = ("experts.weight", "weight") if self.experts else ("weight",)
+        matrix: Any = _Matrix()
         return LayerParts(
             index=layer,
-            module=nn.Module(),
-            tensors={"experts.weight": expert, "weight": expert[0]},
+            module=cast("nn.Module", None),
+            tensors=dict.fromkeys(names, matrix),
             banks=(bank,) if self.experts else (),
-            linear=("experts.weight", "weight") if self.experts else ("weight",),
+            linear=names,
             post_norms=(),
         )
+
+    def expert_variance(self, layer: int) -> Mapping[str, float]:
+        del layer
+        return {}
 
     def tensors(self, weights: Weights) -> Mapping[str, Tensor]:
         del weights

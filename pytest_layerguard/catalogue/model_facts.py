@@ -2,7 +2,9 @@
 
 The defaults that a configuration leaves out are those of its class in transformers, so the model
 is built on the meta device, where parameters have shapes and no numbers. That takes seconds for
-the import alone, so the facts are kept on disk by the digest of the configuration.
+the import alone, so the facts are kept on disk by the digest of the configuration. A folder whose
+tensors all have the names that Llama and its kin use needs neither: the headers of its files list
+the shapes.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pytest_layerguard import reference
@@ -27,7 +31,8 @@ from pytest_layerguard.catalogue.recognised import (
     recognised,
 )
 from pytest_layerguard.checkpoints.checkpoint import open_checkpoint
-from pytest_layerguard.checkpoints.files import CONFIG, read_json
+from pytest_layerguard.checkpoints.checkpoint_errors import CheckpointError
+from pytest_layerguard.checkpoints.files import CONFIG, read_header, read_json, weight_files
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.atomic_write import write_whole
 from pytest_layerguard.environment.measurement_errors import (
@@ -40,10 +45,6 @@ from pytest_layerguard.models.model_folder import refuse_parts
 from pytest_layerguard.models.published import gguf_file, published
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from transformers import PreTrainedConfig
-
     from pytest_layerguard.bet.criteria.scope import Fact, ModelScope
     from pytest_layerguard.bet.model_source import ModelSource
     from pytest_layerguard.bet.reader import BetDocument
@@ -77,6 +78,17 @@ _NOT_COUNTED: Final = (
     "torch_dtype",
 )
 """Keys that change how a model is run or stored and not how many parameters it has."""
+_EMBEDDING: Final = "model.embed_tokens.weight"
+_HEAD: Final = "lm_head.weight"
+_OWN_NAMES: Final = re.compile(
+    rf"{re.escape(_EMBEDDING)}|model\.norm\.weight|{re.escape(_HEAD)}|model\.layers\.(?P<layer>\d+)\.(?:"
+    r"self_attn\.(?:[qkvo]_proj\.(?:weight|bias)|qkv_proj\.weight|[qk]_norm\.weight)|"
+    r"mlp\.(?:gate|up|down|gate_up)_proj\.(?:weight|bias)|"
+    r"(?:mlp|block_sparse_moe)\.(?:gate\.weight|experts\.\d+\.(?:gate_proj|up_proj|down_proj|w[123])\.weight)|"
+    r"(?:input|post_attention|(?:pre|post)_feedforward)_layernorm\.weight)"
+)
+"""Tensors that are parameters. A file with one that the model lacks, or without one that it has, does not load."""
+_FLOATS: Final = {"F64", "F32", "F16", "BF16"}
 
 
 class ModelFactsError(Exception):
@@ -234,7 +246,12 @@ class ModelLookup:
         file = reach.file(str(path / CONFIG), "model.path")
         if file not in self._folders:
             config = read_json(file, f"model {shown}")
-            self._folders[file] = self._from_config(None, shown, config)
+            facts = facts_of_headers(path, config)
+            self._folders[file] = (
+                self._from_config(None, shown, config)
+                if facts is None
+                else KnownModel(None, shown, facts)
+            )
         return self._folders[file]
 
     def _of_gguf(self, file: Path, shown: str) -> KnownModel:
@@ -312,6 +329,59 @@ def facts_of_reference(name: str) -> ModelFacts:
         hidden_size=config["hidden_size"],
         vocabulary=config["vocab_size"],
         families=(config["model_type"],),
+    )
+
+
+def facts_of_headers(folder: Path, config: Mapping[str, Any]) -> ModelFacts | None:
+    """Return the facts of a folder without importing torch; None where that takes the model's class."""
+    family = config.get("model_type")
+    layers, width, vocabulary = (
+        _whole(config.get(key)) for key in ("num_hidden_layers", "hidden_size", "vocab_size")
+    )
+    try:
+        known = isinstance(family, str) and _in_transformers(family)
+        if not known or {"quantization_config", "auto_map", "text_config"} & config.keys():
+            return None
+        headers = [read_header(file, str(folder))[0] for file in weight_files(folder, str(folder))]
+    except CheckpointError:
+        return None
+    tensors = {name: tensor for header in headers for name, tensor in header.items()}
+    found = [_OWN_NAMES.fullmatch(name) for name in tensors]
+    embedding = tensors.get(_EMBEDDING)
+    if (
+        not all(found)
+        or not {tensor.dtype for tensor in tensors.values()} <= _FLOATS
+        or layers != len({each["layer"] for each in found if each and each["layer"]})
+        or embedding is None
+        or embedding.shape != (vocabulary, width)
+    ):
+        return None
+    tied = config.get("tie_word_embeddings")
+    if tied is not False and _HEAD in tensors:
+        if tied is None:
+            return None
+        del tensors[_HEAD]
+    if tied is False and _HEAD not in tensors:
+        return None
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    return ModelFacts(
+        parameters=sum(map(math.prod, shapes.values())),
+        layers=layers,
+        experts=_experts(config, shapes),
+        hidden_size=width,
+        vocabulary=vocabulary,
+        families=(str(family),),
+    )
+
+
+def _in_transformers(family: str) -> bool:
+    """Return whether transformers has a folder of this family's name."""
+    found = find_spec("transformers")
+    return (
+        found is not None
+        and found.origin is not None
+        and family.isidentifier()
+        and (Path(found.origin).parent / "models" / family).is_dir()
     )
 
 
@@ -395,14 +465,14 @@ def _built(config: Mapping[str, Any]) -> ModelFacts:
     return ModelFacts(
         parameters=sum(math.prod(shape) for shape in sizes.values()),
         layers=_whole(getattr(decoder, "num_hidden_layers", None)),
-        experts=_experts(decoder, sizes),
+        experts=_experts({key: getattr(decoder, key, None) for key in _EXPERTS}, sizes),
         hidden_size=_whole(getattr(decoder, "hidden_size", None)),
         vocabulary=_whole(getattr(decoder, "vocab_size", None)),
         families=tuple(dict.fromkeys((family, str(decoder.model_type)))),
     )
 
 
-def _experts(decoder: PreTrainedConfig, sizes: Mapping[str, tuple[int, ...]]) -> int:
+def _experts(config: Mapping[str, Any], sizes: Mapping[str, tuple[int, ...]]) -> int:
     """Count experts by the tensors, where those are named so, or else by the configuration."""
     counts = [0]
     for name, shape in sizes.items():
@@ -414,7 +484,7 @@ def _experts(decoder: PreTrainedConfig, sizes: Mapping[str, tuple[int, ...]]) ->
             counts.append(int(listed[1]) + 1)
         elif len(shape) == 3:
             counts.append(shape[0])
-    configured = [getattr(decoder, key, None) for key in _EXPERTS]
+    configured = [config.get(key) for key in _EXPERTS]
     return max(counts) or max((_most(value) for value in configured), default=0)
 
 

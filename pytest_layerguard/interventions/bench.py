@@ -26,6 +26,9 @@ class Bench(Protocol):
     def parts(self, layer: int) -> LayerParts:
         """Return the parts of a layer."""
 
+    def expert_variance(self, layer: int) -> Mapping[str, float]:
+        """Return the variance of the weights of a layer's experts around their mean."""
+
     def tensors(self, weights: Weights) -> Mapping[str, Tensor]:
         """Return a layer's tensors after its edits."""
 

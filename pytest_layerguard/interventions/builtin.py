@@ -1,60 +1,38 @@
-"""The built-in interventions, each by the name that bet files use."""
+"""The built-in interventions: the module of each, and those that need none of their own."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
-
-from pytest_layerguard.interventions.activations import quantize_activations, quantize_kv_cache
-from pytest_layerguard.interventions.experts import (
-    average_experts,
-    drop_experts,
-    merge_experts,
-)
-from pytest_layerguard.interventions.layers import (
-    interchange_layers,
-    merge_layers,
-    reinitialize_layers,
-    remove_layers,
-    repeat_layers,
-    replace_layers,
-    skip_layers,
-    zero_layers,
-)
-from pytest_layerguard.interventions.weights import (
-    low_rank,
-    prune_weights,
-    quantize_weights,
-    ternary_weights,
-)
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from pytest_layerguard.bet.arguments import CandidateArguments, Train
     from pytest_layerguard.interventions.bench import Bench
     from pytest_layerguard.models.plan import Plan
 
-__all__ = [
-    "average_experts",
-    "cast",
-    "drop_experts",
-    "interchange_layers",
-    "load_checkpoint",
-    "low_rank",
-    "merge_experts",
-    "merge_layers",
-    "prune_weights",
-    "quantize_activations",
-    "quantize_kv_cache",
-    "quantize_weights",
-    "reinitialize_layers",
-    "remove_layers",
-    "repeat_layers",
-    "replace_layers",
-    "skip_layers",
-    "ternary_weights",
-    "train",
-    "zero_layers",
-]
+MODULES: Final = {
+    "average_experts": "experts",
+    "cast": "builtin",
+    "drop_experts": "experts",
+    "interchange_layers": "layers",
+    "load_checkpoint": "builtin",
+    "low_rank": "weights",
+    "merge_experts": "experts",
+    "merge_layers": "layers",
+    "prune_weights": "weights",
+    "quantize_activations": "activations",
+    "quantize_kv_cache": "activations",
+    "quantize_weights": "weights",
+    "reinitialize_layers": "layers",
+    "remove_layers": "layers",
+    "repeat_layers": "layers",
+    "replace_layers": "layers",
+    "skip_layers": "layers",
+    "ternary_weights": "weights",
+    "train": "builtin",
+    "zero_layers": "layers",
+}
+"""The module of this package that has the function of a built-in intervention, by the name that bet files use."""
 
 
 def load_checkpoint(plan: Plan, arguments: CandidateArguments, bench: Bench) -> tuple[Plan, ...]:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-from scipy.cluster.hierarchy import cut_tree, linkage
-from torch import Tensor
-
 from pytest_layerguard.models.plan import Edit, InterventionError, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor
 
     from pytest_layerguard.bet import arguments as args
     from pytest_layerguard.interventions.bench import Bench
@@ -25,9 +23,7 @@ def average_experts(plan: Plan, arguments: args.AverageExperts, bench: Bench) ->
     It is stored as one expert.
     """
     layers = layers_with_experts(arguments.layers, bench, "average_experts")
-    bench.note(
-        "expert_variance", {str(layer): expert_variance(bench.parts(layer)) for layer in layers}
-    )
+    bench.note("expert_variance", {str(layer): bench.expert_variance(layer) for layer in layers})
     edit = Edit(
         ("average_experts",),
         lambda tensors, parts: dict(_averaged(tensors, parts)),
@@ -128,6 +124,8 @@ class _Merged:
 
     def of(self, experts: Tensor) -> Tensor:
         """Return ``[E, ...]`` with each expert the mean of its group."""
+        import torch
+
         if len(self.groups) == 1:
             return self._mean(experts, self.groups[0]).expand_as(experts)
         made = {
@@ -139,6 +137,8 @@ class _Merged:
         return torch.cat([made[expert] for expert in range(len(experts))])
 
     def _mean(self, experts: Tensor, group: Sequence[int]) -> Tensor:
+        import torch
+
         counts = [self.counts[expert] for expert in group]
         experts = experts[list(group)]
         if not any(counts):
@@ -151,6 +151,8 @@ class _Merged:
 
 def _weights(plan: Plan, layer: int, bank: ExpertBank, bench: Bench) -> Tensor:
     """Return the weights of each expert, ``[E, n]``."""
+    import torch
+
     weights = plan.weights_at(layer)
     assert weights is not None
     tensors = bench.tensors(weights)
@@ -159,6 +161,8 @@ def _weights(plan: Plan, layer: int, bank: ExpertBank, bench: Bench) -> Tensor:
 
 def _groups(traits: Tensor, count: int) -> tuple[tuple[int, ...], ...]:
     """Group experts by traits ``[E, n]`` into ``count`` by average linkage."""
+    from scipy.cluster.hierarchy import cut_tree, linkage
+
     if len(traits) == 1:
         return ((0,),)
     tree = linkage(traits.double().cpu().numpy(), method="average")
@@ -252,6 +256,8 @@ def expert_variance(parts: LayerParts) -> dict[str, float]:
 
 
 def _stacks(tensors: Tensors, bank: ExpertBank) -> Iterator[Tensor]:
+    import torch
+
     for name in bank.fused:
         yield tensors[name]
     for names in bank.listed:
@@ -259,6 +265,8 @@ def _stacks(tensors: Tensors, bank: ExpertBank) -> Iterator[Tensor]:
 
 
 def _averaged(tensors: Tensors, parts: LayerParts) -> Iterator[tuple[str, Tensor]]:
+    import torch
+
     for bank in parts.banks:
         for name in bank.fused:
             yield name, _mean(tensors[name]).expand_as(tensors[name])
@@ -298,6 +306,8 @@ def _highest(bank: ExpertBank, scores: Sequence[float], count: int) -> list[int]
 
 def _keeping(kept: dict[str, list[int]]) -> Callable[[Tensors, LayerParts], Tensors]:
     def apply(tensors: Tensors, parts: LayerParts) -> Tensors:
+        import torch
+
         fewer: dict[str, Tensor] = {}
         for bank in parts.banks:
             rows = torch.tensor(kept[bank.module], device=tensors[bank.fused[0]].device)

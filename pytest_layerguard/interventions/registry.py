@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS, Arguments
 from pytest_layerguard.bet.criteria.metrics import METRICS, Metric, OwnMetric
 from pytest_layerguard.bet.criteria.parse import RESERVED
+from pytest_layerguard.interventions.builtin import MODULES
 
 if TYPE_CHECKING:
     from pytest_layerguard.bet.criteria.evaluate import Criteria
@@ -77,7 +78,12 @@ class Registry(Mapping[str, Kind]):
             ValueError: If two kinds or two metrics have one name.
         """
         builtin = [
-            Kind(name, arguments, f"{__package__}.builtin:{name}", name not in _RUN_THE_MODEL)
+            Kind(
+                name,
+                arguments,
+                f"{__package__}.{MODULES[name]}:{name}",
+                name not in _RUN_THE_MODEL,
+            )
             for name, arguments in BUILTIN_KINDS.items()
         ]
         installed = [found.load() for found in entry_points(group=ENTRY_POINT_GROUP)]

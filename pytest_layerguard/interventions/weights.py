@@ -10,10 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from pytest_layerguard.interventions import rounding
 from pytest_layerguard.interventions.experts import refuse_unknown_experts
 from pytest_layerguard.models import stored_size
 from pytest_layerguard.models.layer_parts import Tensors
@@ -22,11 +18,13 @@ from pytest_layerguard.models.plan import Edit, InterventionError, Plan
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import Tensor
+
     from pytest_layerguard.bet import arguments as args
     from pytest_layerguard.interventions.bench import Bench
     from pytest_layerguard.models.layer_parts import Form, Forms, LayerParts
 
-Change = Callable[[str, Tensor, "LayerParts"], Tensor]
+Change = Callable[[str, "Tensor", "LayerParts"], "Tensor"]
 Apply = Callable[[Tensors, "LayerParts"], Tensors]
 Held = Callable[[Tensors, "LayerParts"], Callable[[Tensors], Tensors]]
 
@@ -91,8 +89,11 @@ def _by_wanda(plan: Plan, arguments: args.PruneWeights, bench: Bench) -> tuple[P
 
 def _best(scores: Tensor, arguments: args.PruneWeights) -> Tensor:
     """Return where weights stay, by the scores of rows ``[..., in]``; of equal ones the later stay."""
+    from pytest_layerguard.interventions import rounding
 
     def best(scores: Tensor, zeros: int) -> Tensor:
+        import torch
+
         least = scores.argsort(stable=True, dim=-1)[..., :zeros]
         return torch.ones_like(scores, dtype=torch.bool).scatter(-1, least, value=False)
 
@@ -112,6 +113,8 @@ def ternary_weights(plan: Plan, arguments: args.TernaryWeights, bench: Bench) ->
     """
 
     def ternary(values: Tensor) -> Tensor:
+        import torch
+
         magnitude = values.abs()
         largest = magnitude.amax(-1, keepdim=True)
         already = ((magnitude == 0) | (magnitude == largest)).all(-1, keepdim=True)
@@ -135,6 +138,8 @@ def quantize_weights(plan: Plan, arguments: args.QuantizeWeights, bench: Bench) 
     """Round weights to the nearest number of a format; see :mod:`~pytest_layerguard.interventions.rounding`."""
 
     def quantized(values: Tensor) -> Tensor:
+        from pytest_layerguard.interventions import rounding
+
         if arguments.format == "mxfp4":
             return rounding.grouped(values, 32, rounding.to_mxfp4)
         if arguments.format == "nvfp4":
@@ -146,6 +151,8 @@ def quantize_weights(plan: Plan, arguments: args.QuantizeWeights, bench: Bench) 
         return _scaled(values, arguments.scale, arguments.group_size, to_scaled)
 
     def to_scaled(values: Tensor) -> Tensor:
+        from pytest_layerguard.interventions import rounding
+
         if arguments.bits is None:
             return rounding.to_fp8(values, clip=arguments.clip)
         return rounding.to_integers(
@@ -174,6 +181,8 @@ def low_rank(plan: Plan, arguments: args.LowRank, bench: Bench) -> tuple[Plan, .
 
     def truncate(matrices: Tensor, root: Tensor | None) -> Tensor:
         """Truncate ``[n, out, in]``; ``root`` is a root of the inputs' second moments, ``[n, in, in]``."""
+        import torch
+
         rank = arguments.rank_of(*matrices.shape[1:])
         if rank == min(matrices.shape[1:]):
             return matrices
@@ -193,6 +202,8 @@ def low_rank(plan: Plan, arguments: args.LowRank, bench: Bench) -> tuple[Plan, .
         )
 
     def edit(moments: Mapping[str, Tensor]) -> Edit:
+        import torch
+
         roots = {}
         for name, each in moments.items():
             # Where fewer tokens came than there are inputs, the matrix decides in the directions that none took.
@@ -307,6 +318,8 @@ def straight_through(apply: Apply) -> Held:
 
     def start(tensors: Tensors, parts: LayerParts) -> Callable[[Tensors], Tensors]:
         def rounded(current: Tensors) -> Tensors:
+            import torch
+
             with torch.no_grad():
                 changed = apply(current, parts)
             # Exactly the rounded value: the added term is zero and only carries the gradient.
@@ -363,6 +376,8 @@ def _scaled(
     values: Tensor, scale: str, group_size: int | None, change: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Change ``[n, out, in]`` by what shares one scale, which the change gets as the last dimension."""
+    from pytest_layerguard.interventions import rounding
+
     if scale == "tensor":
         return change(values.flatten(1)).view_as(values)
     if scale == "row":
@@ -373,6 +388,8 @@ def _scaled(
 
 def _random_like(matrices: Tensor, seed: int, layer: int, name: str) -> Tensor:
     """Return random scores of a weight that depend on nothing but the seed and the weight's place."""
+    import torch
+
     place = hashlib.sha256(f"{seed}:{layer}:{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(place[:8], "big") >> 1)
     return torch.rand(matrices.shape, generator=generator).to(matrices.device)

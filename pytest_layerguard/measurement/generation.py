@@ -264,9 +264,10 @@ class _Batch:
             for group in groups:
                 count = len(group.distinct)
                 sources = group.tell_apart(self.texts)
-                layers = caches[group.cache].layers
-                if 0 < count < len(sources) and slot < len(layers):
-                    layers[slot].batch_select_indices(torch.tensor(sources))
+                if 0 < count < len(sources):
+                    layer = caches[group.cache].layers[slot]
+                    assert isinstance(layer, DynamicLayer)
+                    layer.batch_select_indices(torch.tensor(sources))
 
     def _rows(self, members: Sequence[int]) -> list[int]:
         return [plan * self.prompts + prompt for plan in members for prompt in range(self.prompts)]

@@ -19,6 +19,7 @@ from pytest_layerguard.bet.errors import many
 from pytest_layerguard.bet.targets import TargetError
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.environment.progress_listener import counted
+from pytest_layerguard.interventions.experts import expert_variance
 from pytest_layerguard.measurement.expert_scores import MeanOutput, Place, Saliency, watching
 from pytest_layerguard.measurement.sweep import Work, sweep
 from pytest_layerguard.measurement.training import (
@@ -139,6 +140,10 @@ class Workbench:
     def parts(self, layer: int) -> LayerParts:
         """Return the parts of a layer."""
         return self._runner.anatomy.parts[layer]
+
+    def expert_variance(self, layer: int) -> Mapping[str, float]:
+        """Return the variance of the weights of a layer's experts around their mean."""
+        return expert_variance(self.parts(layer))
 
     def note(self, name: str, value: Any) -> None:
         """Keep a diagnostic until it is collected."""

@@ -75,9 +75,9 @@ def check_model(runner: Runner, batch: Batch) -> None:
     _check_samples(runner, ids[0, :_CHECKED_PROMPT].tolist())
     after = _final(runner, base, frame)
     # Two functions, so that the head runs twice as well.
-    one, other = partial(runner.logits), partial(runner.logits)
+    heads = [partial(runner.logits), partial(runner.logits)]
     base_losses, (nothing,) = compare(
-        (before, one), [(after, other)], ids[0].cpu(), _vocabulary(runner)
+        (before, heads[0]), [(after, heads[1])], ids[0].cpu(), _vocabulary(runner)
     )
     worst = float(torch.cat([nothing.kl, (nothing.losses - base_losses).nan_to_num().abs()]).max())
     allowed = 0.0 if runner.device.type == "cpu" else _tolerance(runner)

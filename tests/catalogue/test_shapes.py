@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support import families
 
 from pytest_layerguard import reference
 from pytest_layerguard.catalogue import model_facts
@@ -66,6 +67,60 @@ def test_shapes(config: dict[str, Any], expected: tuple[int | None, int, int, in
     assert shape.families == (config["model_type"],)
     if parameters is not None:
         assert shape.parameters == parameters
+
+
+NAMED_AS_LLAMA = {
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "qwen3-tied",
+    "gemma2",
+    "phi3",
+    "olmo",
+    "olmo2",
+    "olmo3",
+    "cohere",
+    "granite",
+    "mixtral",
+    "qwen3_moe",
+    "olmoe",
+    "flex_olmo",
+}
+
+
+def test_the_headers_of_a_folder_say_what_its_configuration_builds(tmp_path: Path) -> None:
+    told = set()
+    for family in families.FAMILIES:
+        folder = tmp_path / family
+        families.model(family).save_pretrained(folder)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        facts = model_facts.facts_of_headers(folder, config)
+        if facts is not None:
+            told.add(family)
+            assert facts == model_facts.facts_of_config(config, None), family
+    assert told == NAMED_AS_LLAMA
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_hidden_layers": 5},
+        {"vocab_size": 97},
+        {"hidden_size": None},
+        {"model_type": "unheard_of"},
+        {"model_type": "../llama"},
+        {"quantization_config": {"quant_method": "fp8"}},
+        {"tie_word_embeddings": None},
+    ],
+    ids=str,
+)
+def test_headers_that_leave_a_doubt_say_nothing(tmp_path: Path, change: dict[str, Any]) -> None:
+    families.model("llama").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert model_facts.facts_of_headers(tmp_path, config) is not None
+    changed = {key: value for key, value in {**config, **change}.items() if value is not None}
+    assert model_facts.facts_of_headers(tmp_path, changed) is None
 
 
 def test_keys_that_only_say_how_a_model_is_run_change_nothing() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support import families
 
 import pytest_layerguard
 
@@ -97,3 +98,56 @@ def test_a_run_without_bets_pays_next_to_nothing(tmp_path: Path) -> None:
     assert "pytest_layerguard.pytest_plugin.plugin" in added
     assert len(added) <= 25, sorted(added)
     assert not {name.partition(".")[0] for name in added} & HEAVY
+
+
+BET = """\
+id: {id}
+title: A bet on a model in a folder
+claim: It can be done.
+status: proposed
+model: {{path: model}}
+intervention: {{{kind}: {{{arguments}}}}}
+measure: {{text: {{reference: heldout}}, tokens: 256, window: 32, bos: never}}
+criteria: {{lenient: perplexity_ratio <= 3}}
+"""
+KINDS = {
+    "skip_layers": "layers: 1",
+    "quantize_weights": "bits: 4",
+    "prune_weights": "sparsity: 0.5",
+    "average_experts": "layers: all",
+    "drop_experts": "layers: all, count: 1",
+    "train": "steps: 2, lr: 1e-4, optimizer: adamw, text: {reference: training}, batch: 2",
+}
+ASKED = """\
+import sys
+import pytest
+from pytest_layerguard.cli.main import main
+
+def loaded():
+    print("LOADED", sorted({"torch", "transformers", "scipy"} & set(sys.modules)))
+
+main(["explain", "bets"])
+loaded()
+pytest.main(["bets", "--layerguard-ask", "skip_layers on bets/model"])
+loaded()
+pytest.main(["bets", "--layerguard-shard", "1/2", "--layerguard-json", "one.json", "--collect-only"])
+loaded()
+"""
+
+
+def test_a_model_in_a_folder_is_explained_asked_about_and_divided_without_torch(
+    tmp_path: Path,
+) -> None:
+    model = tmp_path / "bets" / "model"
+    families.model("mixtral").save_pretrained(model)
+    for kind, arguments in KINDS.items():
+        text = BET.format(id=kind.replace("_", "-"), kind=kind, arguments=arguments)
+        (tmp_path / "bets" / f"{kind}.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", ASKED], cwd=tmp_path, capture_output=True, check=True, text=True
+    )
+    assert done.stdout.count("LOADED []") == 3, done.stdout + done.stderr
+    assert done.stdout.count("layer evaluations over all tokens") == len(KINDS)
+    assert "layers 4" in done.stdout
+    assert "/6 tests collected" in done.stdout
