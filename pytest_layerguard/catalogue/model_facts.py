@@ -342,7 +342,8 @@ def facts_of_headers(folder: Path, config: Mapping[str, Any]) -> ModelFacts | No
         known = isinstance(family, str) and _in_transformers(family)
         if not known or {"quantization_config", "auto_map", "text_config"} & config.keys():
             return None
-        headers = [read_header(file, str(folder))[0] for file in weight_files(folder, str(folder))]
+        files = weight_files({each.name: each for each in folder.iterdir()}, str(folder))
+        headers = [read_header(file, str(folder))[0] for file in files.values()]
     except CheckpointError:
         return None
     tensors = {name: tensor for header in headers for name, tensor in header.items()}

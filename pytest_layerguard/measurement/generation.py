@@ -264,10 +264,11 @@ class _Batch:
             for group in groups:
                 count = len(group.distinct)
                 sources = group.tell_apart(self.texts)
-                if 0 < count < len(sources):
-                    layer = caches[group.cache].layers[slot]
-                    assert isinstance(layer, DynamicLayer)
-                    layer.batch_select_indices(torch.tensor(sources))
+                # A block without attention keeps nothing.
+                for layer in caches[group.cache].layers[slot : slot + 1]:
+                    if 0 < count < len(sources):
+                        assert isinstance(layer, DynamicLayer)
+                        layer.batch_select_indices(torch.tensor(sources))
 
     def _rows(self, members: Sequence[int]) -> list[int]:
         return [plan * self.prompts + prompt for plan in members for prompt in range(self.prompts)]
