@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, Any, Final
+
+from typing_extensions import override
 
 from pytest_layerguard.checkpoints.checkpoint_errors import (
     CheckpointError,
@@ -74,7 +77,6 @@ class Checkpoint:
         self.format: Format
         self.weights: Mapping[str, Weight]
         self.format, self.weights = read_format(self.config, tensors, metadata, name)
-        self._opened: dict[Path, Any] = {}
 
     @property
     def nbytes(self) -> int:
@@ -147,23 +149,26 @@ class Checkpoint:
         weight = self.weights[name]
         end = weight.shape[0] if stop is None else stop
         step = rows or max(1, _BLOCK * weight.shape[0] // max(1, weight.numel))
-        if weight.scheme is not None and len(weight.shape) == 2:
+        if self._is_read_whole(weight):
             whole = self.read(name, start, end)
             yield from (whole[at : at + step] for at in range(0, len(whole), step))
             return
         for at in range(start, end, step):
             yield self.read(name, at, min(at + step, end))
 
+    def _is_read_whole(self, weight: Weight) -> bool:
+        return weight.scheme is not None and len(weight.shape) == 2
+
     def _stored(self, tensor: StoredTensor, start: int = 0, stop: int | None = None) -> Tensor:
         from safetensors import safe_open
 
-        if tensor.file not in self._opened:
-            self._opened[tensor.file] = safe_open(tensor.file, framework="pt")
-        if not tensor.shape:
-            whole: Tensor = self._opened[tensor.file].get_tensor(tensor.name)
-            return whole
-        rows: Tensor = self._opened[tensor.file].get_slice(tensor.name)[start:stop]
-        return rows
+        # Opened anew each time: the pages that were read of an open file stay in memory.
+        with safe_open(tensor.file, framework="pt") as opened:
+            if not tensor.shape:
+                whole: Tensor = opened.get_tensor(tensor.name)
+                return whole
+            rows: Tensor = opened.get_slice(tensor.name)[start:stop]
+            return rows
 
 
 class GgufCheckpoint(Checkpoint):
@@ -206,16 +211,30 @@ class GgufCheckpoint(Checkpoint):
         return "tokenizer.ggml.tokens" in self._reader.fields
 
     def _read(self, name: str, start: int, stop: int | None) -> Tensor:
+        import numpy as np
         import torch
         from gguf import dequantize
 
         tensor = self._tensors[name]
-        # Rows of query and key are in another order there, so that those are read whole.
-        whole = name.startswith("blk.") and len(self.weights[name].shape) < 3
-        data = tensor.data if whole else tensor.data[start:stop]
+        whole = self._is_read_whole(self.weights[name])
+        # Not through the reader, whose file is mapped: what was read of it would stay in memory.
+        rows, *row = tensor.data.shape
+        first, last, _ = slice(None if whole else start, None if whole else stop).indices(rows)
+        kind, width = tensor.data.dtype, prod(row)
+        data = np.fromfile(
+            self.path,
+            kind,
+            (last - first) * width,
+            offset=tensor.data_offset + first * width * kind.itemsize,
+        ).reshape(-1, *row)
         values = self._processor.process(dequantize(data, tensor.tensor_type), name).weights
         read = torch.from_numpy(values.copy())
         return read[start:stop] if whole else read
+
+    @override
+    def _is_read_whole(self, weight: Weight) -> bool:
+        # Rows of query and key are in another order there.
+        return weight.name.startswith("blk.") and len(weight.shape) < 3
 
     @cached_property
     def _processor(self) -> Any:
@@ -251,7 +270,6 @@ class Adapter(Checkpoint):
         self.format = Format(name)
         self.format.words = f"LoRA adapter of rank {self.config.get('r')}"
         self.weights = self.format.weights(tensors)
-        self._opened = {}
 
 
 def has_tokenizer(checkpoint: Checkpoint) -> bool:

@@ -23,7 +23,7 @@ from pytest_layerguard.measurement.token_scores import TokenScores, compare, joi
 from pytest_layerguard.models import tokenization
 from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.loading import load_candidate, locate, locate_candidate
-from pytest_layerguard.models.plan import Plan
+from pytest_layerguard.models.plan import Plan, Weights
 from pytest_layerguard.models.runner import Runner
 from pytest_layerguard.texts.windowed_text import tokens_needed
 
@@ -146,8 +146,9 @@ class CandidateBench:
         return measured
 
     def _one(self, files: CandidateFiles, dtype: str) -> MeasuredCandidate:
-        made_with = self._described(files)
+        # First, because comparing two checkpoints takes memory as well.
         self._make_room(files, dtype)
+        made_with = self._described(files)
         # The layers of quantised models warn at every step of what they cast.
         with quiet():
             return self._run(files, dtype, made_with)
@@ -156,7 +157,7 @@ class CandidateBench:
         self, files: CandidateFiles, dtype: str, made_with: dict[str, Any]
     ) -> MeasuredCandidate:
         loaded = load_candidate(files, self._bet.model, self.source, dtype, self.conditions)
-        runner = Runner(Anatomy.of(loaded.model))
+        runner = Runner(Anatomy.of(loaded.model), loaded.store)
         self._check(files, loaded, runner)
         measure = self._bet.measure
         # With the tokenizer and the ends of text of the base.
@@ -240,7 +241,15 @@ class CandidateBench:
         base = self.session.base_states(text)
         common = min(_rows(runner), _rows(self.session.runner))
         with counted(f"measuring {name}", len(text.batches) * len(runner.anatomy)) as advance:
-            final = torch.cat([_final(runner, batch, advance) for batch in text.batches])
+            # A layer on disk is read once for all of them.
+            together = len(text.batches) if runner.store is not None else 1
+            final = torch.cat(
+                [
+                    each
+                    for start in range(0, len(text.batches), together)
+                    for each in _finals(runner, text.batches[start : start + together], advance)
+                ]
+            )
         labels = torch.cat([batch.labels[batch.scored] for batch in text.batches])
         sizes = [len(part) for part in base.final]
         parts = []
@@ -264,14 +273,20 @@ class CandidateBench:
         return {key: metrics[key].value for key in ("perplexity_ratio", "kl", "top1_agreement")}
 
 
-def _final(runner: Runner, batch: Batch, advance: Any) -> Tensor:
-    """Return the final hidden states of a batch's scored tokens."""
-    frame = runner.begin(batch.input_ids)
-    state = frame.start
+def _finals(runner: Runner, batches: Sequence[Batch], advance: Any) -> list[Tensor]:
+    """Return the final hidden states of each batch's scored tokens."""
+    frames = [runner.begin(batch.input_ids) for batch in batches]
+    states = [frame.start for frame in frames]
     for slot in range(len(runner.anatomy)):
-        state = runner.step(frame, slot, state)
-        advance(1)
-    return runner.finish(frame, state)[batch.scored.to(runner.device)]
+        with runner.bound(slot, Weights(slot)):
+            states = [
+                runner.step(frame, slot, state) for frame, state in zip(frames, states, strict=True)
+            ]
+        advance(len(batches))
+    return [
+        runner.finish(frame, state)[batch.scored.to(runner.device)]
+        for frame, state, batch in zip(frames, states, batches, strict=True)
+    ]
 
 
 def _rows(runner: Runner) -> int:

@@ -13,6 +13,7 @@ from pytest_layerguard.environment.deadline import within
 from pytest_layerguard.environment.device_lock import DeviceLock
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.environment.progress_listener import progress_to
+from pytest_layerguard.measurement import sanity_checks
 from pytest_layerguard.measurement.candidates import CandidateBench
 from pytest_layerguard.measurement.failures import naming
 from pytest_layerguard.measurement.generation import Samples, run_free, sample
@@ -198,6 +199,15 @@ class Laboratory:
                 name: session.scores(text, plans, later, keep=len(plans) < len(every))
                 for name, text in texts.items()
             }
+            # Before a candidate takes the base's place in memory.
+            for text in texts.values():
+                sanity_checks.check_start(
+                    session.runner,
+                    text.batches[0],
+                    text.provenance["bos"],
+                    session.loaded.tokenizer.bos_token_id,
+                    bet.measure,
+                )
             candidates = CandidateBench(
                 session=session,
                 document=document,

@@ -71,13 +71,6 @@ class ResultBuilder:
             MeasurementError: If the base is unsound, so that nothing can be compared with it.
         """
         metrics = variant_metrics.base_metrics(self.losses, self.text.positions, self.text.whole)
-        sanity_checks.check_start(
-            self.session.runner,
-            self.text.batches[0],
-            self.text.provenance["bos"],
-            self.session.loaded.tokenizer.bos_token_id,
-            self.measure,
-        )
         sanity_checks.check_base(
             self.losses,
             metrics["perplexity"],

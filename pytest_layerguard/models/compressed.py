@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import struct
 import sys
+from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pytest_layerguard.checkpoints.checkpoint import GgufCheckpoint
 from pytest_layerguard.checkpoints.checkpoint_errors import library
-from pytest_layerguard.models.model_folder import QUANTIZED
+from pytest_layerguard.checkpoints.places import llama_names
+from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.models.model_folder import FLOATS, QUANTIZED, WEIGHTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -71,9 +77,7 @@ def stored_model(
     """
     import torch
 
-    for key in QUANTIZED:
-        if hasattr(config, key):
-            delattr(config, key)
+    _as_plain(config)
     dtype = getattr(torch, options["dtype"])
     weights = folder.checkpoint.weights
     values = {name: folder.checkpoint.read(name).to(dtype) for name in weights}
@@ -82,6 +86,90 @@ def stored_model(
         None, config=config, state_dict=values, output_loading_info=True, **options
     )
     return model, report
+
+
+def load_copy(
+    empty: PreTrainedModel,
+    config: PreTrainedConfig,
+    folder: ModelFolder,
+    options: Mapping[str, Any],
+    *,
+    offload_folder: str,
+    **more: Any,
+) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """Load a quantised model from a copy of its plain values, which stays on disk.
+
+    Args:
+        empty: The model on the meta device.
+        config: Its configuration.
+        folder: The quantised model.
+        options: Options of ``from_pretrained``.
+        offload_folder: A folder for the copy, and for what accelerate puts on disk.
+        more: Further options of ``from_pretrained``.
+
+    Returns:
+        The model, and what transformers reports of the tensors.
+
+    Raises:
+        MeasurementError: If it is a GGUF file with a mixture of experts.
+    """
+    _as_plain(config)
+    copy = Path(offload_folder) / "plain"
+    copy.mkdir()
+    _write_plain(folder, empty, options["dtype"], copy / WEIGHTS)
+    load: Any = type(empty).from_pretrained
+    model, report = load(
+        copy,
+        config=config,
+        generation_config=empty.generation_config,
+        use_safetensors=True,
+        output_loading_info=True,
+        offload_folder=offload_folder,
+        **options,
+        **more,
+    )
+    return model, report
+
+
+def _as_plain(config: PreTrainedConfig) -> None:
+    for key in QUANTIZED:
+        if hasattr(config, key):
+            delattr(config, key)
+
+
+def _write_plain(folder: ModelFolder, empty: PreTrainedModel, dtype: str, file: Path) -> None:
+    """Write plain values as a safetensors file, in blocks of rows, so that no more is in memory."""
+    import torch
+
+    weights = folder.checkpoint.weights
+    placed = {name: (name, weight.shape) for name, weight in weights.items()}
+    if isinstance(folder.checkpoint, GgufCheckpoint):
+        if fused := [name for name, weight in weights.items() if len(weight.shape) > 2]:
+            raise MeasurementError(
+                f"{folder.name}: model.placement: stream reads no mixture of experts from a GGUF file "
+                f"({fused[0]}); take placement: memory"
+            )
+        named = llama_names(folder.checkpoint, folder.config["num_hidden_layers"])
+        placed = {
+            name: (named(name), tuple(tensor.shape))
+            for name, tensor in empty.state_dict().items()
+            if named(name) in weights
+        }
+    kind = getattr(torch, dtype)
+    header: dict[str, Any] = {}
+    end = 0
+    for name, (_, shape) in placed.items():
+        start, end = end, end + prod(shape) * kind.itemsize
+        header[name] = {"dtype": FLOATS[dtype], "shape": shape, "data_offsets": (start, end)}
+    listed = json.dumps(header).encode()
+    listed += b" " * (-len(listed) % 8)
+    with file.open("wb") as opened:
+        opened.write(struct.pack("<Q", len(listed)) + listed)
+        for stored, shape in placed.values():
+            blocks = folder.checkpoint.blocks(stored) if shape else [folder.checkpoint.read(stored)]
+            for block in blocks:
+                plain = block.to(kind).contiguous().reshape(-1)
+                opened.write(plain.view(torch.uint8).numpy().data)
 
 
 def compute_in(model: PreTrainedModel, dtype: torch.dtype, plain: PreTrainedModel) -> None:

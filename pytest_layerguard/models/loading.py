@@ -207,12 +207,16 @@ def load_candidate(
     folder = files.folder
     conditions.budget.check("parameters", folder.parameters, f"{files.name}: parameters")
     conditions.progress(f"loading {files.name}")
-    wanted = spec.model_copy(update={"dtype": dtype, "placement": "memory"})
     served = files.served and files.adapter is None and folder.is_compressed
+    # What a library of its format runs is small, and a GGUF file is run by none.
+    whole = files.adapter is not None or (served and folder.gguf is None)
+    placement = "memory" if whole else spec.placement
+    wanted = spec.model_copy(update={"dtype": dtype, "placement": placement})
+    store: LayerStore | None = None
     if files.arguments.source is None and source.name.endswith(INIT):
         model = _initial(source.name, wanted)
     else:
-        model, _ = _from_folder(folder, wanted, conditions, device, served=served)
+        model, store = _from_folder(folder, wanted, conditions, device, served=served)
     if files.adapter is not None:
         with quiet():
             try:
@@ -229,11 +233,11 @@ def load_candidate(
     _check_finite(model, files.name)
     if spec.device_map is not None:
         _check_places(model, folder)
-    elif not served:
+    elif not served and store is None:
         model = _moved(model, device, folder)
     model.requires_grad_(False)
     model.eval()  # type: ignore[no-untyped-call]
-    return LoadedModel(model, tokenizer, {"class": type(model).__name__, "dtype": dtype})
+    return LoadedModel(model, tokenizer, {"class": type(model).__name__, "dtype": dtype}, store)
 
 
 def load(
@@ -402,10 +406,6 @@ def _from_folder(
         options["attn_implementation"] = spec.attn_implementation
     if spec.device_map is not None:
         options["device_map"] = spec.device_map
-    if spec.placement == "stream" and folder.is_compressed:
-        raise MeasurementError(
-            f"{folder.name}: model.placement: stream needs plain safetensors; take placement: memory"
-        )
     _ = folder.checkpoint
     if served:
         compressed.require_library(folder)
@@ -432,6 +432,8 @@ def _from_folder(
             )
             store: LayerStore | None = None
             if spec.placement == "stream":
+                if folder.is_compressed:
+                    load = partial(compressed.load_copy, empty, config, folder, options)
                 model, report, store = load_streamed(make, config, device, load)
             elif folder.is_compressed and folder.gguf is None and not served:
                 model, report = compressed.stored_model(type(empty), config, folder, options)

@@ -45,7 +45,8 @@ VOCABULARIES: Final = frozenset(TOKENIZER_FILES) - {
 }
 QUANTIZED: Final = ("quantization_config", "compression_config")
 """The keys of config.json that say how weights are quantised."""
-_FLOATS: Final = ("F64", "F32", "F16", "BF16")
+FLOATS: Final = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""Plain dtypes by their torch name, and what safetensors calls them."""
 _CODE_BY_NAME: Final = ("attn_implementation", "experts_implementation")
 
 
@@ -121,12 +122,13 @@ class ModelFolder:
         if not sizes:
             raise MeasurementError(f"{self.name}: its safetensors files hold no tensor")
         dtype = sizes.most_common(1)[0][0]
-        if dtype not in _FLOATS:
+        names = {name: key for key, name in FLOATS.items()}
+        if dtype not in names:
             raise MeasurementError(
                 f"{self.name}: most weights are stored as {dtype}; interventions need plain "
-                f"floating-point weights ({', '.join(_FLOATS)}). Take an unquantised checkpoint."
+                f"floating-point weights ({', '.join(names)}). Take an unquantised checkpoint."
             )
-        return {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}[dtype]
+        return names[dtype]
 
     def digests(self) -> dict[str, str]:
         """Return the digests of ``weights``, ``config`` and ``tokenizer``."""

@@ -75,8 +75,10 @@ def row(
         return
     found = {key: each["value"] for key, each in entry["variants"][0]["metrics"].items()}
     dtype = "bfloat16" if entry["candidates"][0]["floor"] else "float32"
-    plain = looped(based(models, name), models / "compressed" / name, text, dtype)
-    ratio, divergence = (f"{each:.8f}" if form == "served" else "" for each in plain)
+    ratio = divergence = ""
+    if form == "served":
+        plain = looped(based(models, name), models / "compressed" / name, text, dtype)
+        ratio, divergence = (f"{each:.8f}" for each in plain)
     print(
         f"{name} | {form} | {dtype} | {found['perplexity']:.5f} | {PUBLISHED[name]} | "
         f"{found['perplexity_ratio']:.8f} | {ratio} | {found['kl']:.8f} | {divergence} | "

@@ -26,12 +26,13 @@ from transformers import (
 import pytest_layerguard
 from pytest_layerguard.api import Measured
 from pytest_layerguard.catalogue.staleness import changed_digests, digests_of
-from pytest_layerguard.checkpoints.checkpoint import open_checkpoint
+from pytest_layerguard.checkpoints.checkpoint import GgufCheckpoint, open_checkpoint
 from pytest_layerguard.checkpoints.recognition import recognise
 from pytest_layerguard.environment import devices, file_digests
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.models import loading
+from pytest_layerguard.models.streaming import LayerStore
 
 Judge = Callable[..., Measured]
 EXACT = {"perplexity_ratio": 1.0, "kl": 0.0, "top1_agreement": 1.0}
@@ -47,7 +48,9 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def judged(*done: dict[str, Any], base: Any = None, **more: Any) -> Measured:
+def judged(
+    *done: dict[str, Any], base: Any = None, measure: dict[str, Any] | None = None, **more: Any
+) -> Measured:
     arms = {f"arm{at}": each for at, each in enumerate(done)}
     return pytest_layerguard.measure(
         {
@@ -59,6 +62,7 @@ def judged(*done: dict[str, Any], base: Any = None, **more: Any) -> Measured:
                 "window": 40,
                 "max_base_perplexity": "none",
                 "sample": {"prompts": ["a b"], "tokens": 6},
+                **(measure or {}),
             },
             "criteria": {"lenient": "max(perplexity_ratio) <= 3"},
         },
@@ -103,6 +107,57 @@ def quantized(tree: Path) -> Path:
     config["quantization_config"] = {**how, "activation_scheme": "dynamic"}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def recording(
+    function: Callable[..., Any], note: Callable[[tuple[Any, ...]], None]
+) -> Callable[..., Any]:
+    """Return a function that notes its arguments before it does the same."""
+
+    def recorded(*args: Any) -> Any:
+        note(args)
+        return function(*args)
+
+    return recorded
+
+
+def gguf_file(tree: Path, *, letters: bool = False, experts: bool = False) -> dict[str, str]:
+    """Write the base as a GGUF file, with a tokenizer that takes a letter for a token if asked to; name it."""
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tree / "tiny.gguf", "llama")
+    writer.add_block_count(3)
+    writer.add_context_length(64)
+    writer.add_embedding_length(16)
+    writer.add_feed_forward_length(24)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_vocab_size(len(WORDS))
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(10000.0)
+    if letters:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_token_list([*WORDS[:-1], "ab"])
+        writer.add_token_merges(["a b"])
+        writer.add_unk_token_id(0)
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 3)
+    for name, tensor in model(num_hidden_layers=3).state_dict().items():
+        values = tensor
+        heads = {"q_proj": 2, "k_proj": 1}.get(name.split(".")[-2])
+        if heads:
+            split = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, -1)
+            values = split.transpose(1, 2).reshape(tensor.shape)
+        found = names.get_name(name, try_suffixes=(".weight",))
+        writer.add_tensor(found, values.contiguous().numpy())
+    if experts:
+        writer.add_tensor("blk.0.ffn_up_exps.weight", torch.zeros(4, 24, 16).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    digest = file_digests.of_file(tree / "tiny.gguf").removeprefix("sha256:")
+    return {"gguf": "tiny.gguf", "sha256": digest}
 
 
 def test_a_base_is_its_own_candidate_with_nothing_changed(tree: Path) -> None:
@@ -167,6 +222,60 @@ def test_in_turn_and_together_give_the_same_numbers(
     in_turn = judged(*arms).result
     assert in_turn.variants == together.variants
     assert in_turn.bases == together.bases
+
+
+def test_a_base_without_bos_is_checked_before_its_layers_are_let_go_of(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer(adds_bos=False).save_pretrained(tree / "base")
+    changed(tree, "other", lambda weights: weights["model.norm.weight"].mul_(1.5))
+    bound = {"max_base_perplexity": 1000}
+    together = judged(load("other"), measure=bound).result
+    monkeypatch.setattr(devices, "free_memory", lambda device: 1000)
+    assert judged(load("other"), measure=bound).result.variants == together.variants
+
+
+def test_layers_on_disk_change_no_number_and_are_read_once(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed(tree, "other", lambda weights: weights["model.norm.weight"].mul_(1.5))
+    quantized(tree)
+    gguf = {"load_checkpoint": gguf_file(tree)}
+    arms = (load("other"), load("fp8", **{"as": "stored"}), gguf, {"cast": {"dtype": "bfloat16"}})
+    streamed = {"path": "base", "placement": "stream"}
+    assert judged(*arms, base=streamed).result.variants == judged(*arms).result.variants
+    made: list[LayerStore] = []
+    monkeypatch.setattr(
+        LayerStore, "__init__", recording(LayerStore.__init__, lambda args: made.append(args[0]))
+    )
+    judged(*arms, base=streamed, measure={"sample": None})
+    assert len(made) == 5
+    for store in made:
+        # The first also to learn how the model is built, and that it does not look ahead.
+        assert [store.reads[layer] for layer in (1, 2)] == [1, 1]
+
+
+def test_a_gguf_base_stays_on_disk_and_each_of_its_tensors_is_dequantised_once(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letters = random.Random(0).choices(WORDS[5:-1], k=600)
+    (tree / "text.txt").write_text("".join(letters), encoding="utf-8")
+    base = gguf_file(tree, letters=True)
+    skip = {"skip_layers": {"layers": {"each": "all"}}}
+    memory = judged(skip, base=base).result
+    read: list[str] = []
+    monkeypatch.setattr(
+        GgufCheckpoint, "_read", recording(GgufCheckpoint._read, lambda args: read.append(args[1]))
+    )
+    disk = judged(skip, base={**base, "placement": "stream"}).result
+    assert disk.variants == memory.variants
+    assert len(read) == len(set(read)) == len(model(num_hidden_layers=3).state_dict())
+
+
+def test_a_mixture_in_a_gguf_file_is_not_read_from_disk(tree: Path) -> None:
+    base = {**gguf_file(tree, experts=True), "placement": "stream"}
+    with pytest.raises(MeasurementError, match=r"ffn_up_exps.weight\); take placement: memory"):
+        judged({"skip_layers": {"layers": 0}}, base=base)
 
 
 def test_the_layers_of_a_base_are_let_go_of_and_come_back(
@@ -277,32 +386,7 @@ def test_experts_that_a_tool_left_out_are_named(tree: Path) -> None:
 
 
 def test_a_gguf_file_is_judged_and_may_be_a_base(tree: Path) -> None:
-    gguf = pytest.importorskip("gguf")
-    writer = gguf.GGUFWriter(tree / "tiny.gguf", "llama")
-    writer.add_block_count(3)
-    writer.add_context_length(64)
-    writer.add_embedding_length(16)
-    writer.add_feed_forward_length(24)
-    writer.add_head_count(2)
-    writer.add_head_count_kv(1)
-    writer.add_vocab_size(len(WORDS))
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_rope_freq_base(10000.0)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 3)
-    for name, tensor in model(num_hidden_layers=3).state_dict().items():
-        values = tensor
-        heads = {"q_proj": 2, "k_proj": 1}.get(name.split(".")[-2])
-        if heads:
-            split = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, -1)
-            values = split.transpose(1, 2).reshape(tensor.shape)
-        found = names.get_name(name, try_suffixes=(".weight",))
-        writer.add_tensor(found, values.contiguous().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    digest = file_digests.of_file(tree / "tiny.gguf").removeprefix("sha256:")
-    done = {"load_checkpoint": {"gguf": "tiny.gguf", "sha256": digest}}
+    done = {"load_checkpoint": gguf_file(tree)}
     found = points(judged(done))
     assert found["perplexity_ratio"] == pytest.approx(1, abs=1e-6)
     assert found["kl"] < 1e-9
