@@ -48,7 +48,7 @@ class Visitor:
         return self._process.communicate(timeout=60)[1]
 
     def ask(self, **question: Any) -> dict[str, Any]:
-        """Ask for ``model=`` or ``text=``, with ``environment=`` and ``conditions=``."""
+        """Ask for ``model=``, ``bet=`` or ``text=``, with ``environment=`` and ``conditions=``."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(question) + "\n")
@@ -69,6 +69,8 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     try:
         if "model" in question:
             found = model(question["model"], conditions)
+        elif "bet" in question:
+            found = bet(question["bet"], question["roots"])
         else:
             found = text(question["text"], question.get("tokens"), conditions)
     except (MeasurementError, UnavailableError) as error:
@@ -91,6 +93,16 @@ def model(written: dict[str, Any], conditions: Any) -> dict[str, Any]:
     return {
         "provenance": dict(loaded.provenance),
         "logits": float(loaded.model(ids).logits.double().sum()),
+    }
+
+
+def bet(written: dict[str, Any], roots: list[str]) -> dict[str, Any]:
+    import pytest_layerguard
+
+    result = pytest_layerguard.measure(written, device="cpu", roots=roots).result
+    return {
+        "metrics": {name: each.value for name, each in result.variants[0].metrics.items()},
+        "candidate": result.provenance["checkpoints"][0]["candidates"][0],
     }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hub.server import TOKEN, Hub, Trouble
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = r"model\.safetensors$"
 API = r"^/api/models/"
+Ask = Callable[..., dict[str, Any]]
 FILE = r"/config\.json$"
 
 
@@ -107,6 +109,94 @@ def test_an_unpinned_revision_needs_the_users_leave(
     assert refused["error"] == "UnavailableError"
     assert "--layerguard-allow-unpinned" in refused["message"]
     assert allowed["provenance"]["model"]["commit"] == commit
+
+
+class TestCandidates:
+    @pytest.fixture
+    def ask(self, tiny_folder: Path, tmp_path: Path) -> Ask:
+        """Judge a revision against the tiny model."""
+        (tmp_path / "text.txt").write_text("a b c d e f g h " * 40, encoding="utf-8")
+
+        def asked(visitor: Visitor, name: str, revision: str, token: str = "") -> dict[str, Any]:
+            bet = {
+                "model": {"path": str(tiny_folder)},
+                "intervention": {"load_checkpoint": pinned(name, revision)},
+                "measure": {
+                    "text": {"file": str(tmp_path / "text.txt")},
+                    "tokens": 256,
+                    "window": 32,
+                    "max_base_perplexity": "none",
+                },
+                "criteria": {"lenient": "kl <= 1"},
+            }
+            roots = [str(tiny_folder), str(tmp_path)]
+            return visitor.ask(bet=bet, roots=roots, environment={"HF_TOKEN": token})
+
+        return asked
+
+    def test_a_pinned_revision_is_judged_from_the_files_it_needs(
+        self,
+        hub: Hub,
+        visitor: Visitor,
+        ask: Ask,
+        tiny_files: dict[str, bytes],
+        tmp_path: Path,
+    ) -> None:
+        extra = {"pytorch_model.bin": b"pickle", "recipe.yaml": b"a: b", "model-Q4_0.gguf": b"GGUF"}
+        same = hub.add("models", "acme/candidate", tiny_files | extra)
+        other = hub.add("models", "acme/candidate", files(save(tmp_path / "other", seed=1)))
+
+        one, two = (ask(visitor, "acme/candidate", revision) for revision in (same, other))
+
+        assert (one["metrics"]["perplexity_ratio"], one["metrics"]["kl"]) == (1, 0)
+        assert two["metrics"]["kl"] > 0
+        assert two["candidate"]["model"]["revision"] == other
+        assert one["candidate"]["digests"]["weights"] != two["candidate"]["digests"]["weights"]
+        assert not [seen for seen in hub.seen if seen.path.endswith(tuple(extra))]
+
+    def test_a_revision_that_is_not_there(
+        self, hub: Hub, visitor: Visitor, ask: Ask, tiny_files: dict[str, bytes]
+    ) -> None:
+        hub.add("models", "acme/candidate-too", tiny_files)
+
+        found = ask(visitor, "acme/candidate-too", "0" * 40)
+
+        assert found["error"] == "MeasurementError"
+        assert "no such revision" in found["message"]
+
+    def test_without_a_network(
+        self,
+        hub: Hub,
+        visitor: Visitor,
+        offline_visitor: Visitor,
+        ask: Ask,
+        tiny_files: dict[str, bytes],
+    ) -> None:
+        commit = hub.add("models", "acme/candidate-offline", tiny_files)
+
+        never = ask(offline_visitor, "acme/candidate-offline", commit)
+        before = ask(visitor, "acme/candidate-offline", commit)
+        hub.seen.clear()
+        after = ask(offline_visitor, "acme/candidate-offline", commit)
+
+        assert never["error"] == "UnavailableError"
+        assert "HF_HUB_OFFLINE" in never["message"]
+        assert after["metrics"] == before["metrics"]
+        assert hub.seen == []
+
+    def test_a_private_one_is_open_to_its_token_alone(
+        self, hub: Hub, visitor: Visitor, ask: Ask, tiny_files: dict[str, bytes]
+    ) -> None:
+        commit = hub.add("models", "acme/candidate-private", tiny_files)
+        hub.repositories["models", "acme/candidate-private"].private = True
+
+        refused = ask(visitor, "acme/candidate-private", commit)
+        allowed = ask(visitor, "acme/candidate-private", commit, TOKEN)
+
+        assert refused["error"] == "UnavailableError"
+        assert "does not exist, or is private" in refused["message"]
+        assert allowed["metrics"]["kl"] == 0
+        assert TOKEN not in json.dumps(allowed)
 
 
 class TestDoors:
