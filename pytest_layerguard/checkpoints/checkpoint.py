@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-_BLOCK: Final = 2**24
+_BLOCK: Final = 2**22
 """The most values of one block."""
 _QUANTO: Final = "quanto_qmap.json"
 _PLAIN_GGUF: Final = frozenset({"F64", "F32", "F16", "BF16"})
@@ -144,7 +144,7 @@ class Checkpoint:
             name: The weight.
             start: The first row.
             stop: The row after the last one; all of them by default.
-            rows: The rows of a block; by default as many as have some 16 million values.
+            rows: The rows of a block; by default as many as have some 4 million values.
         """
         weight = self.weights[name]
         end = weight.shape[0] if stop is None else stop
@@ -172,7 +172,12 @@ class Checkpoint:
 
 
 class GgufCheckpoint(Checkpoint):
-    """A GGUF file. Weights have llama.cpp's names and the layout of transformers."""
+    """A GGUF file. Weights have llama.cpp's names and the layout of transformers.
+
+    Attributes:
+        architecture: What llama.cpp calls the architecture.
+        has_tokenizer: Whether the file holds a tokenizer beside its weights.
+    """
 
     def __init__(self, path: Path, name: str) -> None:
         """Read the header.
@@ -186,15 +191,17 @@ class GgufCheckpoint(Checkpoint):
         self.path = path
         self.files = (path,)
         try:
-            self._reader = gguf.GGUFReader(path)
-            architecture = self._reader.fields["general.architecture"].contents()
+            reader = gguf.GGUFReader(path)
+            architecture = reader.fields["general.architecture"].contents()
         except Exception as error:  # the reader checks nothing: a damaged file fails anywhere
             raise CheckpointError(
                 f"{name}: {path.name} is truncated or no GGUF file ({error}); copy or download it again"
             ) from None
         self.architecture = str(architecture)
         self.config = _gguf_config(path, name, self.architecture)
-        self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+        # The reader itself, which holds two arrays for each token of a vocabulary, is let go of.
+        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self.has_tokenizer = "tokenizer.ggml.tokens" in reader.fields
         self.weights = {key: _gguf_weight(tensor, path) for key, tensor in self._tensors.items()}
         self.format = Format(name)
         sizes: Counter[str] = Counter()
@@ -204,11 +211,6 @@ class GgufCheckpoint(Checkpoint):
         kinds = [kind for kind, _ in sizes.most_common()]
         quantized = [kind for kind in kinds if kind not in _PLAIN_GGUF]
         self.format.words = f"GGUF {(quantized or kinds)[0]}"
-
-    @property
-    def has_tokenizer(self) -> bool:
-        """Whether the file holds a tokenizer beside its weights."""
-        return "tokenizer.ggml.tokens" in self._reader.fields
 
     def _read(self, name: str, start: int, stop: int | None) -> Tensor:
         import numpy as np

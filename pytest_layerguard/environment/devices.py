@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import re
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -144,12 +146,15 @@ def free_memory(device: str) -> int:
 
 
 def vacate() -> None:
-    """Free the GPU memory of models that are no longer referenced."""
+    """Give the memory of models that are no longer referenced back to the device and to the host."""
     import torch
 
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         gc.collect()
         torch.cuda.empty_cache()
+    # transformers loads in threads, whose arenas glibc keeps once they are freed, and gives to no other thread.
+    with suppress(OSError, TypeError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def name(device: str) -> str:
