@@ -31,6 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from support import quantized
 from support.resident import resident, status
 
 import pytest_layerguard
@@ -45,51 +46,6 @@ MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "dow
 
 def plain_model(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-
-
-def nf4(source: Path, folder: Path) -> None:
-    from transformers import BitsAndBytesConfig
-
-    how = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
-    )
-    model = AutoModelForCausalLM.from_pretrained(
-        source, quantization_config=how, device_map="cpu", dtype=torch.bfloat16
-    )
-    model.save_pretrained(folder)
-
-
-def w4a16(source: Path, folder: Path) -> None:
-    from compressed_tensors.compressors import ModelCompressor
-    from compressed_tensors.quantization import (
-        QuantizationConfig,
-        QuantizationScheme,
-        apply_quantization_config,
-    )
-    from compressed_tensors.quantization.quant_args import QuantizationArgs
-    from compressed_tensors.quantization.utils import calculate_qparams
-
-    weights = QuantizationArgs(num_bits=4, group_size=32, strategy="group", symmetric=True)
-    scheme = QuantizationScheme(targets=["Linear"], weights=weights)
-    how = QuantizationConfig(
-        config_groups={"group_0": scheme},
-        ignore=["lm_head"],
-        quantization_status="frozen",
-        format="pack-quantized",
-    )
-    model = plain_model(source)
-    apply_quantization_config(model, how)
-    for name, module in model.named_modules():
-        if name.endswith(MATRICES):
-            groups = module.weight.detach().unflatten(-1, (-1, 32))
-            scale, zero = calculate_qparams(groups.amin(-1), groups.amax(-1), weights)
-            module.weight_scale.data.copy_(scale)
-            if hasattr(module, "weight_zero_point"):
-                module.weight_zero_point.data.copy_(zero)
-    compressor = ModelCompressor.from_pretrained_model(model)
-    compressor.compress_model(model)
-    model.save_pretrained(folder)
-    compressor.update_config(str(folder))
 
 
 def shallower(source: Path, folder: Path) -> None:
@@ -110,13 +66,14 @@ def half_pruned(source: Path, folder: Path) -> None:
 
 
 MAKERS: dict[str, Callable[[Path, Path], None]] = {
-    "nf4": nf4,
-    "w4a16": w4a16,
+    "nf4": quantized.bitsandbytes,
+    "w4a16": quantized.w4a16,
     "shallower": shallower,
     "half-pruned": half_pruned,
 }
 GGUF_BASE = "safetensors-of-gguf"
 CASES = (GGUF_BASE, *MAKERS)
+SIDES = ("loop", "together", "in turn", "streamed")
 
 
 def make(models: Path, made: Path) -> None:
@@ -270,6 +227,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--made", type=Path)
     parser.add_argument("--only", nargs="*", choices=CASES, default=CASES)
+    parser.add_argument("--sides", nargs="*", choices=SIDES, default=SIDES)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     told = parser.parse_args()
@@ -295,7 +253,7 @@ def main() -> None:
             )
         for case in told.only:
             # The safetensors are the larger model of every case: what they take alone is the least of both.
-            report(case, min(alone_in_memory, key=lambda each: each["peak"]), made)
+            report(case, told.sides, min(alone_in_memory, key=lambda each: each["peak"]), made)
 
 
 def side(case: str, name: str, made: Path) -> dict[str, Any] | None:
@@ -309,16 +267,12 @@ def side(case: str, name: str, made: Path) -> dict[str, Any] | None:
     return found
 
 
-def report(case: str, larger: dict[str, Any], made: Path) -> None:
+def report(case: str, sides: list[str], larger: dict[str, Any], made: Path) -> None:
     """Print what each side of a case measured."""
-    found = {
-        name: each
-        for name in ("loop", "together", "in turn", "streamed")
-        if (each := side(case, name, made)) is not None
-    }
+    found = {name: each for name in sides if (each := side(case, name, made)) is not None}
     loop = found["loop"]
     print(case)
-    for line in found["together"]["recognised"]:
+    for line in next(each["recognised"] for each in found.values() if "recognised" in each):
         print(f"  {line}")
     for name, each in found.items():
         numbers = f"; ratio {each['ratio']:.8f}, KL {each['kl']:.8f}"
