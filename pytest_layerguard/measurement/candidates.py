@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -149,6 +151,7 @@ class CandidateBench:
         # First, because comparing two checkpoints takes memory as well.
         self._make_room(files, dtype)
         made_with = self._described(files)
+        devices.vacate()
         # The layers of quantised models warn at every step of what they cast.
         with quiet():
             return self._run(files, dtype, made_with)
@@ -158,7 +161,9 @@ class CandidateBench:
     ) -> MeasuredCandidate:
         loaded = load_candidate(files, self._bet.model, self.source, dtype, self.conditions)
         runner = Runner(Anatomy.of(loaded.model), loaded.store)
-        self._check(files, loaded, runner)
+        # Some formats unpack their weights when they first run, and draw a progress bar of their own.
+        with redirect_stderr(StringIO()):
+            self._check(files, loaded, runner)
         measure = self._bet.measure
         # With the tokenizer and the ends of text of the base.
         plan = Plan.untouched(len(runner.anatomy))
