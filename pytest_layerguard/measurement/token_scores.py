@@ -70,20 +70,23 @@ def compare(
     """
     hidden, head = base
     rows = chunk_rows(vocabulary, hidden.device.type)
-    base_losses: list[Tensor] = []
-    parts: list[list[TokenScores]] = [[] for _ in variants]
+    # Made first: what is made between two chunks of logits would keep the memory of one from serving the next. On
+    # the device, so that it need not be waited for until all is done.
+    base_losses = hidden.new_empty(len(labels), dtype=torch.float32)
+    found = [hidden.new_empty((3, len(labels)), dtype=torch.float32) for _ in variants]
+    wanted = labels.to(hidden.device)
     for start in range(0, len(labels), rows):
         span = slice(start, start + rows)
-        reference = _Reference(head(hidden[span]).float(), labels[span].to(hidden.device))
-        base_losses.append(reference.losses)
+        reference = _Reference(head(hidden[span]).float(), wanted[span])
+        base_losses[span] = reference.losses
         advance(len(reference.losses))
-        for part, (final, own_head) in zip(parts, variants, strict=True):
+        for scores, (final, own_head) in zip(found, variants, strict=True):
             if own_head is head and torch.equal(final[span], hidden[span]):
-                part.append(reference.own)
+                scores[:, span] = reference.own
             else:
-                part.append(reference.scores(own_head(final[span]).float()))
+                reference.score(own_head(final[span]).float(), scores[:, span])
             advance(len(reference.losses))
-    return torch.cat(base_losses), [joined(part) for part in parts]
+    return base_losses.cpu(), [TokenScores(*scores.cpu()) for scores in found]
 
 
 def joined(parts: Sequence[TokenScores]) -> TokenScores:
@@ -103,7 +106,7 @@ class _Reference:
     counts only by its square. So a divergence far below the rounding of a log-probability is still right.
 
     Attributes:
-        losses: The base's losses ``[n]``, on the CPU.
+        losses: The base's losses ``[n]``.
     """
 
     def __init__(self, logits: Tensor, labels: Tensor) -> None:
@@ -111,28 +114,29 @@ class _Reference:
         self._labels = labels
         self._likeliest = logits.argmax(-1)
         reference = logits.log_softmax(-1)
-        self.losses = _losses(reference, labels).cpu()
+        self.losses = _losses(reference, labels)
         faint = reference < _FAINT
         self._faint = faint if bool(faint.any()) else None
-        self._log_probabilities = reference if self._faint is None else reference.clamp_min_(_FAINT)
-        self._probabilities = self._log_probabilities.exp()
+        self._reference = reference if self._faint is None else reference.clamp_min_(_FAINT)
+        self._probabilities = self._reference.exp()
 
     @property
-    def own(self) -> TokenScores:
-        """The base's scores against itself."""
-        return TokenScores(self.losses, torch.zeros_like(self.losses), torch.ones_like(self.losses))
+    def own(self) -> Tensor:
+        """The base's scores against itself, ``[3, n]``."""
+        return torch.stack(
+            [self.losses, torch.zeros_like(self.losses), torch.ones_like(self.losses)]
+        )
 
-    def scores(self, logits: Tensor) -> TokenScores:
-        """Return the scores of a variant's fp32 ``logits`` ``[n, V]``."""
-        tensors = [logits, self._labels, self._likeliest, self._log_probabilities]
-        tensors += [self._probabilities, *([] if self._faint is None else [self._faint])]
+    def score(self, logits: Tensor, out: Tensor) -> None:
+        """Write losses, KL and agreement of a variant's fp32 ``logits`` ``[n, V]`` to ``out``, ``[3, n]``.
+        """
+        tensors = [logits, self._labels, self._likeliest, self._reference, self._probabilities]
+        tensors += [] if self._faint is None else [self._faint]
         # Never a single row of many: torch would sum it in another order.
         count = max(1, min(_BLOCKS.get(logits.device.type, 1), len(logits) // 2))
         blocks = zip(*(tensor.tensor_split(count) for tensor in tensors), strict=True)
-        losses, kl, agreement = zip(*(_scores(*block) for block in blocks), strict=True)
-        return TokenScores(
-            torch.cat(losses).cpu(), torch.cat(kl).cpu(), torch.cat(agreement).float().cpu()
-        )
+        for block, rows in zip(blocks, out.tensor_split(count, dim=1), strict=True):
+            rows[0], rows[1], rows[2] = _scores(*block)
 
 
 def _scores(
