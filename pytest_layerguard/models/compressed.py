@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.checkpoints.checkpoint import GgufCheckpoint
 from pytest_layerguard.checkpoints.checkpoint_errors import library
+from pytest_layerguard.checkpoints.files import WEIGHTS
 from pytest_layerguard.checkpoints.places import llama_names
 from pytest_layerguard.environment.measurement_errors import MeasurementError
-from pytest_layerguard.models.model_folder import FLOATS, QUANTIZED, WEIGHTS
+from pytest_layerguard.models.model_folder import FLOATS, QUANTIZED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
