@@ -113,7 +113,7 @@ class _Reference:
         """Prepare for the base's fp32 ``logits`` ``[n, V]`` of the tokens ``labels``, ``[n]``."""
         self._labels = labels
         self._likeliest = logits.argmax(-1)
-        reference = logits.log_softmax(-1)
+        reference = _log_probabilities(logits)
         self.losses = _losses(reference, labels)
         faint = reference < _FAINT
         self._faint = faint if bool(faint.any()) else None
@@ -128,8 +128,7 @@ class _Reference:
         )
 
     def score(self, logits: Tensor, out: Tensor) -> None:
-        """Write losses, KL and agreement of a variant's fp32 ``logits`` ``[n, V]`` to ``out``, ``[3, n]``.
-        """
+        """Write losses, KL and agreement of a variant's fp32 ``logits`` ``[n, V]`` to ``out``, ``[3, n]``."""
         tensors = [logits, self._labels, self._likeliest, self._reference, self._probabilities]
         tensors += [] if self._faint is None else [self._faint]
         # Never a single row of many: torch would sum it in another order.
@@ -153,7 +152,7 @@ def _scores(
     """
     # The argmax of the logits: normalising rounds, and could make two different tokens equal.
     agreement = logits.argmax(-1) == likeliest
-    other = logits.log_softmax(-1)
+    other = _log_probabilities(logits)
     losses = _losses(other, labels)
     if faint is not None:
         # A token that the base rules out adds the variant's probability, which may be 0 as well.
@@ -165,3 +164,13 @@ def _scores(
 
 def _losses(log_probabilities: Tensor, labels: Tensor) -> Tensor:
     return -log_probabilities.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+
+def _log_probabilities(logits: Tensor) -> Tensor:
+    """Return the log-probabilities of fp32 logits ``[n, V]``.
+
+    torch's own ``log_softmax`` adds up a row one by one, which at a vocabulary of 262,144 makes all of its
+    log-probabilities too large by 1e-5.
+    """
+    shifted = logits - logits.amax(-1, keepdim=True)
+    return shifted.sub_(shifted.exp().sum(-1, keepdim=True).log_())
