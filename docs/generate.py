@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import PydanticUndefined
 
 from pytest_layerguard import api, extending
-from pytest_layerguard.bet import arguments, bet, text_sources, validation
+from pytest_layerguard.bet import arguments, bet, task_sources, text_sources, validation
 from pytest_layerguard.bet.criteria import evaluate, metrics
 from pytest_layerguard.catalogue.outcome import Word
 from pytest_layerguard.catalogue.records import SCHEMA, Record
@@ -169,6 +169,9 @@ PARTS: tuple[tuple[str, type[BetPart], str], ...] = (
     ("measure.text: a dataset in a file", text_sources.LocalDatasetText, ""),
     ("measure.sample", bet.SampleSpec, ""),
     ("measure.generate", bet.GenerateSpec, ""),
+    ("measure.tasks: the package's own", task_sources.ReferenceQuestions, ""),
+    ("measure.tasks: a file of questions", task_sources.QuestionFile, ""),
+    ("measure.tasks: a task of lm-evaluation-harness", task_sources.LmEvalTask, ""),
     ("measure.speak", bet.SpeakSpec, ""),
     ("criteria", evaluate.Criteria, ""),
     ("closes", bet.Closes, ""),
@@ -212,7 +215,7 @@ def _format() -> Iterator[str]:
     yield (
         "A criterion has comparisons, `and`, `or`, `not`, `+ - * /`, numbers, and `any(...)`, "
         "`all(...)`, `min(...)`, `max(...)`, `mean(...)` over a sweep. A dotted prefix names an arm, a "
-        "text or a checkpoint. In a sweep a metric outside any of these is an error. A scope in "
+        "text, a task or a checkpoint. In a sweep a metric outside any of these is an error. A scope in "
         "`closes.models` compares `parameters`, `layers`, `experts`, `hidden_size`, `family` and `name`."
     )
 
@@ -264,6 +267,7 @@ NEEDS: Mapping[str, str] = {
     "protocols": "two arms, a replacement and an interchange of the same pairs",
     "weights": "an intervention that stores weights otherwise",
     "generate": "`measure.generate`",
+    "tasks": "`measure.tasks`, whose name stands before it: `NAME.accuracy`",
     "criterion": "a criterion that names it",
     "registered": "",
 }
@@ -274,7 +278,7 @@ def _metrics() -> Iterator[str]:
     yield ""
     yield (
         "What criteria may name. All but counts, sizes, `kl_max` and what is measured of generated text carry a 95 % "
-        "interval, clustered by window. "
+        "interval, clustered by window; those of tasks an exact one, paired by question. "
         "Others come from packages; see [your own metric](../guides/your-own-metric.md)."
     )
     yield ""

@@ -27,6 +27,7 @@ from pytest_layerguard.bet.criteria.parse import RESERVED
 from pytest_layerguard.bet.criteria.scope import ModelScope  # noqa: TC001 - pydantic reads it
 from pytest_layerguard.bet.errors import closest, suggestion
 from pytest_layerguard.bet.model_source import ModelSource
+from pytest_layerguard.bet.task_sources import TaskSource  # noqa: TC001 - pydantic reads it
 from pytest_layerguard.bet.text_sources import (
     HUB_NAME,
     UNPINNED,
@@ -80,7 +81,7 @@ def _named(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_named), WithJsonSchema({"type": "string", "pattern": _NAME})]
-"""The name of an arm, a text or a checkpoint, as a criterion writes it before a dot."""
+"""The name of an arm, a text, a task or a checkpoint, as a criterion writes it before a dot."""
 
 
 def _portable(value: str) -> str:
@@ -309,7 +310,7 @@ def _base_bound(value: Any) -> Any:
 
 
 class Measure(BetPart):
-    """What is measured: the text, the windows, the samples."""
+    """What is measured: the text, the windows, the samples, the tasks."""
 
     text: TextSource | None = Field(default=None, description="the text to score")
     texts: dict[Name, TextSource] | None = Field(
@@ -359,6 +360,12 @@ class Measure(BetPart):
     )
     generate: GenerateSpec | None = Field(
         default=None, description="free-running text, which gives the metrics of generation"
+    )
+    tasks: dict[Name, TaskSource] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=LIMITS.tasks,
+        description="questions with known answers, by name, which give the metrics NAME.accuracy and so on",
     )
     speak: SpeakSpec | None = Field(default=None, description="samples to look at, never judged")
 

@@ -32,6 +32,7 @@ class _Names:
     arms: Arms | None
     texts: Sequence[str | None] | None
     checkpoints: Sequence[str | None] | None
+    tasks: Sequence[str] | None
     sample_tokens: int | None
     generates: bool
     metrics: Mapping[str, Metric]
@@ -43,19 +44,21 @@ class _Names:
             alone = parts["intervention"]
             arms = parts["arms"] if alone is None else {None: alone}
         texts: list[str | None] | None = None
+        tasks: list[str] | None = None
         sample_tokens: int | None = None
         generates = True
         if "measure" in parts:
             measure = parts["measure"]
             texts = list(measure.named_texts)
+            tasks = list(measure.tasks or ())
             sample_tokens = measure.sample.tokens if measure.sample else 0
             generates = measure.generate is not None
         checkpoints = list(parts["model"].checkpoints()) if "model" in parts else None
-        return cls(arms, texts, checkpoints, sample_tokens, generates, metrics)
+        return cls(arms, texts, checkpoints, tasks, sample_tokens, generates, metrics)
 
     @property
     def complete(self) -> bool:
-        return None not in (self.arms, self.texts, self.checkpoints)
+        return None not in (self.arms, self.texts, self.checkpoints, self.tasks)
 
     @property
     def by_dimension(self) -> dict[str, Collection[str | None]]:
@@ -66,13 +69,15 @@ class _Names:
         }
 
     @property
+    def by_kind(self) -> dict[str, Collection[str | None]]:
+        """The names of every kind: those of dimensions, and of tasks."""
+        return {**self.by_dimension, "task": self.tasks or ()}
+
+    @property
     def prefixes(self) -> dict[str, str]:
-        """Every name, with ``arm``, ``text`` or ``checkpoint``."""
+        """Every name, with ``arm``, ``text``, ``checkpoint`` or ``task``."""
         return {
-            name: what
-            for what, names in self.by_dimension.items()
-            for name in names
-            if name is not None
+            name: what for what, names in self.by_kind.items() for name in names if name is not None
         }
 
     def arms_of(self, named: parse.Name) -> Arms:
@@ -126,15 +131,16 @@ def _status(parts: Parts) -> Iterator[ValidationError]:
 
 
 def _names_apart(parts: Parts, names: _Names) -> Iterator[ValidationError]:
-    """Refuse one name for an arm, a text or a checkpoint, which a criterion could not distinguish."""
+    """Refuse one name for two of arms, texts, checkpoints and tasks, which a criterion could not distinguish."""
     by_path = "model" in parts and parts["model"].paths is not None
     places: dict[str, Location] = {
         "arm": ("arms",),
         "text": ("measure", "texts"),
         "checkpoint": ("model", "paths" if by_path else "revisions"),
+        "task": ("measure", "tasks"),
     }
     taken: dict[str, str] = {}
-    for what, listed in names.by_dimension.items():
+    for what, listed in names.by_kind.items():
         for name in listed:
             if name is not None and taken.setdefault(name, what) != what:
                 message = f"is already the name of {'an' if taken[name] == 'arm' else 'a'} {taken[name]}; another name"
@@ -154,6 +160,7 @@ def _criteria(criteria: Criteria, names: _Names) -> Iterator[ValidationError]:
             arms={name: _is_sweep(done) for name, done in names.arms.items()},
             texts=tuple(names.texts or ()),
             checkpoints=tuple(names.checkpoints or ()),
+            tasks=tuple(names.tasks or ()),
             sample_tokens=names.sample_tokens or 1,
             metrics=names.metrics,
             protocols=_protocols(names.arms),
@@ -194,7 +201,7 @@ def _prefix(named: parse.Name, names: _Names) -> str | None:
                 return None
             allowed = ", ".join(known) or "none here, the bet has neither arms nor names for them"
             close = suggestion(name, known) or ";"
-            return f"'{name}' is no arm, text or checkpoint of this bet{close} allowed: {allowed}"
+            return f"'{name}' is no arm, text, task or checkpoint of this bet{close} allowed: {allowed}"
         what = known[name]
         if what in given:
             return f"'{named}' names two {what}s, '{given[what]}' and '{name}'; one at most"
@@ -207,6 +214,8 @@ def _metric(named: parse.Name, names: _Names) -> str | None:
         return None
     close = suggestion(named.metric, names.metrics) or ";"
     if not named.prefix and named.metric in names.prefixes:
+        if names.prefixes[named.metric] == "task":
+            return f"'{named}' is no metric; write '{named}.accuracy' or another metric of a task"
         return f"'{named}' is no metric; write '{named}.perplexity_ratio' or another of its metrics"
     return f"unknown metric '{named.metric}'{close} allowed: {', '.join(names.metrics)}"
 
@@ -220,6 +229,16 @@ def _measured(named: parse.Name, names: _Names) -> str | None:
         return None
     if metric.needs == "generate" and not names.generates:
         return f"'{named.metric}' is not measured; it needs measure.generate"
+    tasks = [name for name in named.prefix if names.prefixes.get(name) == "task"]
+    if metric.needs == "tasks" and not tasks and names.tasks is not None:
+        if not names.tasks:
+            return f"'{named.metric}' is not measured; it needs measure.tasks"
+        listed = ", ".join(f"'{task}.{named.metric}'" for task in names.tasks)
+        return f"'{named.metric}' is measured on a task; write {listed}"
+    if metric.needs != "tasks" and tasks:
+        return (
+            f"'{named.metric}' is not measured on the task '{tasks[0]}'; write it without the task"
+        )
     if names.arms is None:
         return None
     if metric.needs == "protocols":

@@ -54,6 +54,8 @@ class Limits:
     batch: int = 4_096
     arms: int = 16
     texts: int = 16
+    tasks: int = 16
+    questions: int = 1_000_000
     checkpoints: int = 256
     interventions: int = 16
     targets: int = 4_096

@@ -475,14 +475,20 @@ def _bars_after(bet: Bet, result: BetResult) -> Iterator[str]:
 
 
 def _straddles(straddling: Sequence[Straddle], result: BetResult) -> Iterator[str]:
-    ground = (result.tokens, result.windows, len(result.variants))
+    asked = {name: each.questions for name, each in result.variants[0].tasks.items()}
     for straddle in straddling[:_STRADDLES]:
-        tokens = straddle.tokens_to_decide(*ground)
-        enough = "it is not known how many" if tokens is None else f"about {tokens:,} tokens"
+        of_tasks = (count for name, count in asked.items() if f"{name}." in straddle.metric)
+        questions = next(of_tasks, None)
+        what = "tokens" if questions is None else "questions"
+        measured = questions or result.tokens
+        needed = straddle.tokens_to_decide(
+            measured, questions or result.windows, len(result.variants)
+        )
+        enough = "it is not known how many" if needed is None else f"about {needed:,} {what}"
         at = f" ({straddle.variant})" if straddle.variant else ""
         yield printable(
             f"{straddle.comparison}{at}: {straddle.interval} against {straddle.bar}; "
-            f"measured on {result.tokens:,} tokens, {enough} would decide"
+            f"measured on {measured:,} {what}, {enough} would decide"
         )
     left = len(straddling) - _STRADDLES
     if left > 0:

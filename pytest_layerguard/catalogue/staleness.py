@@ -76,6 +76,8 @@ def digests_of(provenance: Mapping[str, Any]) -> dict[str, str]:
             of = f" of the candidate{f' {_plain(arm)}' if arm is not None else ''}"
             digests = each.get("digests", {})
             found |= {f"{file}{of}": digests[file] for file in _FILES if file in digests}
+        for task in made.get("tasks", ()):
+            found[f"questions {_plain(task.get('name'))}"] = task["digest"]
         for place, digest in enumerate(made.get("training", ())):
             found[f"training text {place}"] = digest
     return found

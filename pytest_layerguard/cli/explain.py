@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from pytest_layerguard.bet.criteria.interval import short
 from pytest_layerguard.bet.errors import BetFileError, many, printable
 from pytest_layerguard.bet.reader import read_bets
+from pytest_layerguard.bet.task_sources import LmEvalTask, QuestionFile
 from pytest_layerguard.catalogue.bet_folders import NAMES, bets_of, root_of
 from pytest_layerguard.catalogue.crossing.doors import challenging
 from pytest_layerguard.catalogue.crossing.strength import is_weaker
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.arguments import Intervention
     from pytest_layerguard.bet.bet import Bet, Measure
     from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.bet.task_sources import TaskSource
     from pytest_layerguard.bet.text_sources import TextSource
     from pytest_layerguard.catalogue.cost import Cost
     from pytest_layerguard.catalogue.model_facts import KnownModel
@@ -358,6 +360,11 @@ def _measurement(measure: Measure, variants: int) -> Iterator[str]:
     if measure.generate is not None:
         prompts = many(len(measure.generate.prompts), "prompt")
         yield f"free-running text of up to {measure.generate.tokens} tokens after {prompts}"
+    for name, task in (measure.tasks or {}).items():
+        limit = f"the first {many(task.limit, 'question')}" if task.limit else "all questions"
+        yield (
+            f"{name}, {limit} of {_task(task)}: accuracy, with exact 95 % intervals, the change paired by question"
+        )
     if measure.speak is not None:
         yield "the eye test: shown, never judged"
 
@@ -367,6 +374,13 @@ def _text(text: TextSource) -> str:
     if "reference" in given:
         return f"the package's {given['reference']} text"
     return str(given.get("file") or given.get("dataset"))
+
+
+def _task(task: TaskSource) -> str:
+    if isinstance(task, LmEvalTask):
+        shots = "" if task.shots is None else f", {many(task.shots, 'example')} before each"
+        return f"{task.lm_eval} by lm-evaluation-harness{shots}"
+    return task.file if isinstance(task, QuestionFile) else "the package's own"
 
 
 def _criteria(bet: Bet) -> Iterator[str]:
@@ -410,6 +424,8 @@ def _costs(
         width = _width(bet, parameters)
         lies = "on disk" if bet.model.placement == "stream" else "in memory"
         yield f"About {_bytes(parameters * width)} of weights {lies}."
+    if bet.measure.tasks:
+        yield "The questions of tasks are not counted."
     if operations is not None:
         yield (
             f"About {operations:.1g} floating-point operations at most: "

@@ -20,6 +20,7 @@ class Budget:
     Attributes:
         tokens: Scored tokens of one text.
         spoken: New tokens of one variant, over all prompts of ``sample`` and ``speak``.
+        questions: Questions of one task.
         steps: Training steps of one arm.
         variants: Variants of all arms together.
         layers: Layers of a model; their pairs are all listed before they are counted.
@@ -30,6 +31,7 @@ class Budget:
 
     tokens: int = 10_000_000
     spoken: int = 65_536
+    questions: int = 100_000
     steps: int = 100_000
     variants: int = 20_000
     layers: int = 1_000

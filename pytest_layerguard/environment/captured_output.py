@@ -24,6 +24,8 @@ _LIBRARIES: Final = (
     "bitsandbytes",
     "compressed_tensors",
     "peft",
+    "lm_eval",
+    "evaluate",
     "torchao",
 )
 _TOKEN: Final = re.compile(r"(?<=[Bb]earer )\S+")

@@ -8,7 +8,15 @@ from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 from typing import Final
 
-_PACKAGES: Final = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "datasets")
+_PACKAGES: Final = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "accelerate",
+    "datasets",
+    "lm-eval",
+)
 
 
 @cache

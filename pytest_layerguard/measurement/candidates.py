@@ -21,6 +21,7 @@ from pytest_layerguard.environment.progress_listener import counted
 from pytest_layerguard.measurement import sanity_checks
 from pytest_layerguard.measurement.generation import run_free, sample
 from pytest_layerguard.measurement.metrics import variant_metrics
+from pytest_layerguard.measurement.tasks.asked_model import AskedModel
 from pytest_layerguard.measurement.token_scores import TokenScores, compare, joined
 from pytest_layerguard.models import tokenization
 from pytest_layerguard.models.anatomy import Anatomy
@@ -41,9 +42,11 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.environment.conditions import Conditions
     from pytest_layerguard.measurement.metrics.free_text import FreeText
+    from pytest_layerguard.measurement.metrics.task_metrics import Answer
     from pytest_layerguard.measurement.planning import PlannedVariant
     from pytest_layerguard.measurement.results import Continuation
     from pytest_layerguard.measurement.session import ModelSession
+    from pytest_layerguard.measurement.tasks.bet_tasks import BetTasks
     from pytest_layerguard.models.loading import CandidateFiles, LoadedModel
     from pytest_layerguard.texts.sources import Texts
     from pytest_layerguard.texts.windowed_text import WindowedText
@@ -62,6 +65,7 @@ class MeasuredCandidate:
         samples: Greedy continuations.
         eye_test: Continuations drawn at a temperature.
         free: Greedy continuations that run free.
+        answers: Its answers to each task.
         size_ratio: Bytes of its files of weights over the base's; None for a cast.
         provenance: Plain data: what it is, what was done to the base to get it, digests, dtype.
     """
@@ -70,6 +74,7 @@ class MeasuredCandidate:
     samples: tuple[Continuation, ...]
     eye_test: tuple[Continuation, ...]
     free: tuple[FreeText, ...]
+    answers: Mapping[str, tuple[Answer, ...]]
     size_ratio: float | None
     provenance: dict[str, Any]
 
@@ -86,6 +91,7 @@ class CandidateBench:
         conditions: The device, and what the user allows.
         texts: The texts, cut into windows.
         read: Reads the texts.
+        tasks: The tasks.
     """
 
     session: ModelSession
@@ -95,6 +101,7 @@ class CandidateBench:
     conditions: Conditions
     texts: Mapping[str | None, WindowedText]
     read: Texts
+    tasks: BetTasks
 
     @property
     def _bet(self) -> Bet:
@@ -170,6 +177,15 @@ class CandidateBench:
         samples = sample(runner, self.session.loaded, (), measure.sample)[plan]
         eye_test = sample(runner, self.session.loaded, (), measure.speak)[plan]
         free = run_free(runner, self.session.loaded, (), measure.generate)[plan]
+        asked = self.tasks.ask(
+            AskedModel(
+                runner=runner,
+                loaded=self.session.loaded,
+                variants=(),
+                micro_batch=self.session.micro_batch,
+            )
+        )
+        answers = {name: each.answers[plan] for name, each in asked.items()}
         scores = {name: self._scores(runner, text, files.name) for name, text in self.texts.items()}
         size = files.bytes / self.session.loaded.bytes if self.session.loaded.bytes else None
         del loaded, runner
@@ -180,6 +196,7 @@ class CandidateBench:
             samples,
             eye_test,
             free,
+            answers,
             size if isinstance(files.arguments, LoadCheckpoint) else None,
             made_with | {"dtype": dtype},
         )

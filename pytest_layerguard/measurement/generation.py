@@ -127,8 +127,9 @@ def generate(
     forbidden: Sequence[int] = (),
     *,
     cached: bool = True,
+    done: Callable[[Sequence[int]], bool] = lambda row: False,
 ) -> list[list[list[int]]]:
-    """Continue every prompt with every plan by exactly ``tokens`` tokens.
+    """Continue every prompt with every plan by exactly ``tokens`` tokens, or until all of equal length are done.
 
     Args:
         runner: The model.
@@ -138,6 +139,7 @@ def generate(
         choose: Chooses the next token.
         forbidden: Ids that are never chosen (end of text).
         cached: Whether to keep keys and values if the model allows it.
+        done: Whether a continuation needs no more tokens.
 
     Returns:
         Lists of new token ids, ``[plan][prompt]``.
@@ -152,7 +154,7 @@ def generate(
         chosen = [index for index, prompt in enumerate(prompts) if len(prompt) == length]
         batch = _Batch(runner, plans, [prompts[index] for index in chosen], choose, forbidden)
         with counted(f"sampling from {many(len(plans), 'model')}", tokens) as advance:
-            rows_of_plans = batch.run(tokens, advance, cached=cached)
+            rows_of_plans = batch.run(tokens, advance, done, cached=cached)
         for plan, rows in enumerate(rows_of_plans):
             for index, row in zip(chosen, rows, strict=True):
                 continued[plan][index] = row
@@ -206,7 +208,14 @@ class _Batch:
                 with self._failing(group.members):
                     self.tensors[group.weights] = runner.materialise(group.weights)
 
-    def run(self, tokens: int, advance: Advance, *, cached: bool) -> list[list[list[int]]]:
+    def run(
+        self,
+        tokens: int,
+        advance: Advance,
+        done: Callable[[Sequence[int]], bool],
+        *,
+        cached: bool,
+    ) -> list[list[list[int]]]:
         """Return lists of new token ids, ``[plan][prompt]``; call ``advance`` for each token."""
         # Caches that keep everything: whether a slot looks back less far is the mask's business.
         blank = DynamicCache()
@@ -219,6 +228,8 @@ class _Batch:
             logits[:, self.forbidden] = -torch.inf
             new = self.choose(logits).cpu().unsqueeze(-1)
             self.text = torch.cat([self.text, new], dim=-1)
+            if all(map(done, self.text[:, start:].tolist())):
+                break
         rows = self.text[:, start:].tolist()
         return [
             rows[plan * self.prompts : (plan + 1) * self.prompts] for plan in range(len(self.plans))

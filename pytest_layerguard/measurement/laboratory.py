@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +23,8 @@ from pytest_layerguard.measurement.planning import PlannedVariant, Workbench, pl
 from pytest_layerguard.measurement.result_building import ResultBuilder
 from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
 from pytest_layerguard.measurement.session import ModelSession
+from pytest_layerguard.measurement.tasks.asked_model import AskedModel
+from pytest_layerguard.measurement.tasks.bet_tasks import BetTasks
 from pytest_layerguard.measurement.variant_export import Exported, chosen, full_name, write_variant
 from pytest_layerguard.models.loading import load
 from pytest_layerguard.models.plan import evaluations
@@ -187,10 +189,19 @@ class Laboratory:
         }
         every = [plan for variant in variants for plan in variant.plans]
         plans = [plan for plan in every if plan.candidate is None]
+        tasks = BetTasks.of(bet.measure.tasks, document.path, bets, self._conditions)
         with naming(names):
             spoken = sample(session.runner, session.loaded, plans, bet.measure.sample)
             eye_test = sample(session.runner, session.loaded, plans, bet.measure.speak)
             free = run_free(session.runner, session.loaded, plans, bet.measure.generate)
+            answers = tasks.ask(
+                AskedModel(
+                    runner=session.runner,
+                    loaded=session.loaded,
+                    variants=tuple(plans),
+                    micro_batch=session.micro_batch,
+                )
+            )
             later = self._plans_of_later_bets(document, session, source)
             own_metrics = self._registry.own_metrics(bet.criteria)
             bases: list[BaseResult] = []
@@ -216,6 +227,7 @@ class Laboratory:
                 conditions=self._conditions,
                 texts=texts,
                 read=source_texts,
+                tasks=tasks,
             ).measure(variants)
             measured = {
                 plan: candidates[plan.candidate] for plan in every if plan.candidate is not None
@@ -223,6 +235,16 @@ class Laboratory:
             spoken |= {plan: each.samples for plan, each in measured.items()}
             eye_test |= {plan: each.eye_test for plan, each in measured.items()}
             free |= {plan: each.free for plan, each in measured.items()}
+            answers = {
+                name: replace(
+                    asked,
+                    answers={
+                        **asked.answers,
+                        **{plan: each.answers[name] for plan, each in measured.items()},
+                    },
+                )
+                for name, asked in answers.items()
+            }
             for name, text in texts.items():
                 losses, scores = scored[name]
                 builder = ResultBuilder(
@@ -234,6 +256,7 @@ class Laboratory:
                     samples=Samples.of(spoken, session.base, variants),
                     eye_test=Samples.of(eye_test, session.base, variants),
                     free=FreeTexts.of(free, session.base, variants, bet.measure.generate),
+                    tasks=answers,
                     losses=losses,
                     scores={
                         **scores,
@@ -261,6 +284,11 @@ class Laboratory:
                 "micro_batch": session.micro_batch,
                 "layer_evaluations": alone * sum(len(text.batches) for text in texts.values()),
                 "texts": [{"name": name, **text.provenance} for name, text in texts.items()],
+                **(
+                    {"tasks": [{"name": name, **each.provenance} for name, each in answers.items()]}
+                    if answers
+                    else {}
+                ),
                 **(
                     {
                         "candidates": [

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.measurement import sanity_checks
 from pytest_layerguard.measurement.generation import Samples, fewest_unique
-from pytest_layerguard.measurement.metrics import variant_metrics
+from pytest_layerguard.measurement.metrics import task_metrics, variant_metrics
 from pytest_layerguard.measurement.metrics.own_metrics import ScoredTokens, measured
-from pytest_layerguard.measurement.results import BaseResult, LossProfile, VariantResult
+from pytest_layerguard.measurement.results import BaseResult, LossProfile, TaskChange, VariantResult
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.bet import Measure
     from pytest_layerguard.bet.criteria.metrics import OwnMetric
     from pytest_layerguard.measurement.metrics.free_text import FreeTexts
+    from pytest_layerguard.measurement.metrics.task_metrics import TaskAnswers
     from pytest_layerguard.measurement.planning import PlannedVariant
     from pytest_layerguard.measurement.results import Continuation
     from pytest_layerguard.measurement.session import ModelSession
@@ -43,6 +44,7 @@ class ResultBuilder:
         samples: Greedy continuations.
         eye_test: Continuations drawn at a temperature.
         free: Greedy continuations that run free, or None where the bet has none.
+        tasks: The answers of every plan to each task.
         losses: The base's token losses, ``[n]``.
         scores: Token scores of each plan.
         comparisons: How many variants the intervals hold for together.
@@ -58,6 +60,7 @@ class ResultBuilder:
     samples: Samples
     eye_test: Samples
     free: FreeTexts | None
+    tasks: Mapping[str, TaskAnswers]
     losses: Tensor
     scores: Mapping[Plan, TokenScores]
     comparisons: int
@@ -83,6 +86,8 @@ class ResultBuilder:
             metrics["unique_tokens"] = fewest_unique(self.samples.base)
         if self.free is not None:
             metrics |= self.free.base_metrics()
+        for name, task in self.tasks.items():
+            metrics[f"{name}.accuracy"] = task_metrics.accuracy(task.answers[self.session.base])
         return BaseResult(
             self.text_name,
             self.checkpoint,
@@ -133,6 +138,13 @@ class ResultBuilder:
         metrics |= self.samples.unique_tokens(index)
         if self.free is not None:
             metrics |= self.free.metrics(index)
+        changes: dict[str, TaskChange] = {}
+        for name, task in self.tasks.items():
+            before = task.answers[self.session.base]
+            after = [task.answers[plan] for plan in variant.plans]
+            found = task_metrics.metrics(before, after, self.comparisons)
+            metrics |= {f"{name}.{metric}": value for metric, value in found.items()}
+            changes[name] = task_metrics.change(task.questions, before, after)
         metrics |= variant_metrics.size_metrics(
             variant.plans,
             self.session.runner.anatomy,
@@ -161,6 +173,7 @@ class ResultBuilder:
             samples,
             self.eye_test.variants[index],
             self._profile(scores) if note is None else None,
+            changes,
             variant.notes,
             note,
             self.free.shown(self.session.decode, index) if self.free is not None else (),

@@ -19,6 +19,7 @@ from pytest_layerguard import reference
 from pytest_layerguard.bet.arguments import CandidateArguments
 from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.bet.digest import criteria, measured
+from pytest_layerguard.bet.task_sources import LmEvalTask, ReferenceQuestions
 from pytest_layerguard.bet.text_sources import UNPINNED, DatasetText, ReferenceText
 from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.bet import Bet
     from pytest_layerguard.bet.model_source import ModelSource
     from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.bet.task_sources import TaskSource
     from pytest_layerguard.bet.text_sources import TextSource
     from pytest_layerguard.environment.conditions import Conditions
     from pytest_layerguard.interventions.registry import Registry
@@ -210,7 +212,8 @@ def identity(
     ]
     reach = AllowedPaths.of(document.path, bets, conditions)
     texts = [_text_key(text, reach, conditions) for text in _texts(bet)]
-    if None in models or None in texts:
+    tasks = [_task_key(task, reach, conditions) for task in (bet.measure.tasks or {}).values()]
+    if None in models or None in texts or None in tasks:
         return None
     content = {
         "bet": measured(bet),
@@ -218,6 +221,7 @@ def identity(
         "speak": bet.measure.speak and bet.measure.speak.model_dump(mode="json"),
         "models": models,
         "texts": texts,
+        "tasks": tasks,
         "versions": dict(versions()),
         "machine": [platform.machine(), platform.system(), device_kind(conditions)],
         "code": code_digest(),
@@ -281,6 +285,23 @@ def _texts(bet: Bet) -> Iterator[TextSource]:
     for interventions in bet.arm_interventions.values():
         for each in interventions:
             yield from each.arguments.texts
+
+
+def _task_key(task: TaskSource, reach: AllowedPaths, conditions: Conditions) -> Any:
+    plain = task.model_dump(mode="json")
+    if isinstance(task, ReferenceQuestions):
+        return [plain, reference.manifest()["questions"]["sha256"]]
+    if isinstance(task, LmEvalTask):
+        if not task.is_pinned or task.path is None:
+            return plain if task.is_pinned else None
+        folder = reach.directory(task.path, "measure.tasks")
+        files = {each.relative_to(folder).as_posix(): each for each in sorted(folder.rglob("*"))}
+        content = {
+            name: file_digests.of_file(file) for name, file in files.items() if file.is_file()
+        }
+        return [{**plain, "path": None}, content]
+    path = reach.file(task.file, "measure.tasks", largest=conditions.budget.text_bytes)
+    return [{**plain, "file": None, "sha256": None}, file_digests.of_file(path)]
 
 
 def _text_key(text: TextSource, reach: AllowedPaths, conditions: Conditions) -> Any:

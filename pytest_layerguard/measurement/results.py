@@ -76,6 +76,46 @@ class LossProfile:
 
 
 @dataclass(frozen=True)
+class ChangedAnswer:
+    """A question that base and variant answer differently, one of them rightly.
+
+    Attributes:
+        question: Its text; of a long one the end.
+        right: The right answer.
+        base: The base's answer.
+        variant: The variant's answer.
+        lost: Whether the base's answer is the right one.
+    """
+
+    question: str
+    right: str
+    base: str
+    variant: str
+    lost: bool
+
+
+@dataclass(frozen=True)
+class TaskChange:
+    """How a variant's answers to the questions of a task differ from the base's.
+
+    Attributes:
+        questions: The number of questions.
+        right_before: Those that the base answers rightly.
+        lost: Those of them that the variant answers wrongly.
+        gained: Those that only the variant answers rightly.
+        p_value: Two-sided, of McNemar's exact test that losing and gaining are equally likely.
+        examples: Some of the questions lost and gained, in the order of the task.
+    """
+
+    questions: int
+    right_before: int
+    lost: int
+    gained: int
+    p_value: float
+    examples: tuple[ChangedAnswer, ...] = ()
+
+
+@dataclass(frozen=True)
 class BaseResult:
     """The untouched model on one text and checkpoint."""
 
@@ -102,6 +142,7 @@ class VariantResult:
         spoken: Continuations drawn at a temperature, shown and never judged.
         generated: The first texts that ran free.
         profile: The positions and tokens whose loss grows.
+        tasks: How its answers differ from the base's, by the name of the task.
         diagnostics: Notes of the intervention (expert variance, layers chosen, training losses).
         note: A condition under which to read these numbers, such as an overflow.
         kl_tail: Percentiles and the maximum over tokens of KL(base || variant), in nats: ``p50`` to ``max``.
@@ -116,6 +157,7 @@ class VariantResult:
     samples: tuple[Continuation, ...] = ()
     spoken: tuple[Continuation, ...] = ()
     profile: LossProfile | None = None
+    tasks: Mapping[str, TaskChange] = field(default_factory=dict)
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     note: str | None = None
     generated: tuple[GeneratedText, ...] = ()

@@ -29,17 +29,19 @@ _FAINT: Final = -69.0
 
 @dataclass(frozen=True)
 class TokenScores:
-    """The scores of one plan on each scored token; three CPU tensors ``[n]``.
+    """The scores of one plan on each scored token; four CPU tensors ``[n]``.
 
     Attributes:
         losses: Negative log-likelihood of the token, in nats, fp32.
         kl: KL(base ‖ variant) of the next-token distributions, in nats, fp32.
         agreement: 1 where the most likely token is the base's, else 0.
+        correct: Whether the most likely token is the one scored.
     """
 
     losses: Tensor
     kl: Tensor
     agreement: Tensor
+    correct: Tensor
 
 
 def chunk_rows(vocabulary: int, device: str) -> int:
@@ -73,7 +75,7 @@ def compare(
     # Made first: what is made between two chunks of logits would keep the memory of one from serving the next. On
     # the device, so that it need not be waited for until all is done.
     base_losses = hidden.new_empty(len(labels), dtype=torch.float32)
-    found = [hidden.new_empty((3, len(labels)), dtype=torch.float32) for _ in variants]
+    found = [hidden.new_empty((4, len(labels)), dtype=torch.float32) for _ in variants]
     wanted = labels.to(hidden.device)
     for start in range(0, len(labels), rows):
         span = slice(start, start + rows)
@@ -86,7 +88,10 @@ def compare(
             else:
                 reference.score(own_head(final[span]).float(), scores[:, span])
             advance(len(reference.losses))
-    return base_losses.cpu(), [TokenScores(*scores.cpu()) for scores in found]
+    return base_losses.cpu(), [
+        TokenScores(losses, kl, agreement, correct.bool())
+        for losses, kl, agreement, correct in (scores.cpu() for scores in found)
+    ]
 
 
 def joined(parts: Sequence[TokenScores]) -> TokenScores:
@@ -95,6 +100,7 @@ def joined(parts: Sequence[TokenScores]) -> TokenScores:
         torch.cat([part.losses for part in parts]),
         torch.cat([part.kl for part in parts]),
         torch.cat([part.agreement for part in parts]),
+        torch.cat([part.correct for part in parts]),
     )
 
 
@@ -122,20 +128,20 @@ class _Reference:
 
     @property
     def own(self) -> Tensor:
-        """The base's scores against itself, ``[3, n]``."""
-        return torch.stack(
-            [self.losses, torch.zeros_like(self.losses), torch.ones_like(self.losses)]
-        )
+        """The base's scores against itself, ``[4, n]``."""
+        correct = (self._likeliest == self._labels).float()
+        nothing = torch.zeros_like(self.losses)
+        return torch.stack([self.losses, nothing, torch.ones_like(nothing), correct])
 
     def score(self, logits: Tensor, out: Tensor) -> None:
-        """Write losses, KL and agreement of a variant's fp32 ``logits`` ``[n, V]`` to ``out``, ``[3, n]``."""
+        """Write the scores of a variant's fp32 ``logits`` ``[n, V]`` to ``out``, ``[4, n]``."""
         tensors = [logits, self._labels, self._likeliest, self._reference, self._probabilities]
         tensors += [] if self._faint is None else [self._faint]
         # Never a single row of many: torch would sum it in another order.
         count = max(1, min(_BLOCKS.get(logits.device.type, 1), len(logits) // 2))
         blocks = zip(*(tensor.tensor_split(count) for tensor in tensors), strict=True)
         for block, rows in zip(blocks, out.tensor_split(count, dim=1), strict=True):
-            rows[0], rows[1], rows[2] = _scores(*block)
+            rows[0], rows[1], rows[2], rows[3] = _scores(*block)
 
 
 def _scores(
@@ -145,13 +151,13 @@ def _scores(
     reference: Tensor,
     probabilities: Tensor,
     faint: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return losses, KL and agreement of rows of logits with those of the base.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return losses, KL and agreement with the base of rows of logits, and whether they predict the token scored.
 
     KL is infinite where only the variant rules a token out.
     """
     # The argmax of the logits: normalising rounds, and could make two different tokens equal.
-    agreement = logits.argmax(-1) == likeliest
+    predicted = logits.argmax(-1)
     other = _log_probabilities(logits)
     losses = _losses(other, labels)
     if faint is not None:
@@ -159,7 +165,7 @@ def _scores(
         other = torch.where(faint, other.clamp_min(_FAINT), other)
     negative = other.sub_(reference)
     terms = torch.expm1(negative).sub_(negative).mul_(probabilities)
-    return losses, terms.sum(-1), agreement
+    return losses, terms.sum(-1), predicted == likeliest, predicted == labels
 
 
 def _losses(log_probabilities: Tensor, labels: Tensor) -> Tensor:

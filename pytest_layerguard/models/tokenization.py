@@ -8,7 +8,7 @@ from pytest_layerguard.environment.captured_output import first_line, quiet
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,6 +44,28 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     if not ids:
         raise MeasurementError("a prompt of no tokens cannot be continued; write at least one word")
     return ids
+
+
+def encode_pairs(
+    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]
+) -> list[tuple[list[int], list[int]]]:
+    """Tokenise contexts and what follows each of them, as lm-evaluation-harness does.
+
+    Spaces at the end of a context belong to what follows. Both are tokenised as one text, which begins as the
+    tokenizer's texts do by default; what follows is what comes after the tokens of the context alone.
+    """
+    start, _ = _added_ids(tokenizer)
+    contexts = [context.rstrip() for context, _ in pairs]
+    with quiet():
+        given = {"add_special_tokens": False, "verbose": False}
+        alone: list[list[int]] = tokenizer(contexts, **given)["input_ids"]
+        whole: list[list[int]] = tokenizer([one + other for one, other in pairs], **given)[
+            "input_ids"
+        ]
+    return [
+        ([*start, *context], text[len(context) :])
+        for context, text in zip(alone, whole, strict=True)
+    ]
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:

@@ -16,6 +16,7 @@ _HERE: Final = Path(__file__).parent
 _FOLDERS: Final = MappingProxyType({"reference": "narrow", "reference-wide": "wide"})
 
 HELDOUT: Final = _HERE / "heldout.txt"
+QUESTIONS: Final = _HERE / "questions.jsonl"
 MANIFEST: Final = _HERE / "manifest.json"
 
 
@@ -44,7 +45,7 @@ def manifest() -> MappingProxyType[str, Any]:
         ``models``: for each name, the sha256 digests of the files ``weights``, ``config`` and
         ``tokenizer``, and of the ``initial`` weights (see ``initial_weights.weights_digest``).
         ``heldout``: the digest ``sha256`` of the held-out text and its number of ``tokens`` and
-        ``stories``.
+        ``stories``. ``questions``: the digest ``sha256`` of the file of questions and how many it has.
     """
     return MappingProxyType(json.loads(MANIFEST.read_text(encoding="utf-8")))
 

@@ -49,9 +49,16 @@ if TYPE_CHECKING:
         VariantResult,
     )
 
-_KEY: Final = re.compile(r"[a-z_]+(\.[a-z_]+)*(?=: )")
+_KEY: Final = re.compile(r"[a-z_]+(\.[A-Za-z0-9_]+)*(?=: )")
 _LEVELS: Final = ("strict", "lenient", "catastrophic")
-_LESS_IS_WORSE: Final = ("unique_tokens", "top1_agreement", "stop_rate", "first_divergence")
+_LESS_IS_WORSE: Final = (
+    "unique_tokens",
+    "top1_agreement",
+    "stop_rate",
+    "first_divergence",
+    "accuracy",
+    "accuracy_change",
+)
 _SHOWN: Final = 8
 """Variants whose continuations and loss profiles are kept; a sweep may have thousands."""
 _PROSE: Final = 4_000

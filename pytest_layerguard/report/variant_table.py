@@ -32,13 +32,17 @@ def variant_table(result: BetResult, limit: int) -> VariantTable:
     rows: list[BaseResult | VariantResult] = [*result.bases, *result.variants]
     names = dict.fromkeys(name for each in rows for name in each.metrics)
     # A base's metric stands in the row of the base.
-    names = {
-        name: None for name in names if name.removeprefix("base_") == name or name[5:] not in names
-    }
+    names = {name: None for name in names if (own := _of_variant(name)) == name or own not in names}
     columns: list[str] = [name for name in _FIRST if name in names]
     columns += [name for name in names if name not in columns]
     shown = rows[: len(result.bases) + limit]
     return VariantTable(tuple(columns), tuple(shown), len(rows) - len(shown))
+
+
+def _of_variant(metric: str) -> str:
+    """Return ``task.accuracy`` of ``task.base_accuracy``: the name without what marks the base's."""
+    task, dot, name = metric.rpartition(".")
+    return f"{task}{dot}{name.removeprefix('base_')}"
 
 
 def lines(result: BetResult) -> Iterator[str]:

@@ -36,7 +36,7 @@ def scores(seed: int, harm: float) -> TokenScores:
     losses = BASE + harm + 0.1 * torch.randn(len(PLACES), generator=generator)
     kl = harm + 0.1 * torch.rand(len(PLACES), generator=generator)
     agreement = (torch.rand(len(PLACES), generator=generator) > harm).float()
-    return TokenScores(losses, kl, agreement)
+    return TokenScores(losses, kl, agreement, agreement > 0)
 
 
 def of(values: torch.Tensor, comparisons: int) -> Interval:
@@ -52,8 +52,12 @@ def test_of_two_directions_the_worse_counts_and_both_are_held() -> None:
     agreement = float(second.agreement.double().mean())
     assert found["top1_agreement"].value == pytest.approx(agreement)
     # The interval of one direction that never comes out on top still bounds the worse one from below.
-    narrow = TokenScores(first.losses, torch.full_like(first.kl, 0.54), first.agreement)
-    wide = TokenScores(second.losses, 0.55 + 3 * (second.kl - second.kl.mean()), second.agreement)
+    narrow = TokenScores(
+        first.losses, torch.full_like(first.kl, 0.54), first.agreement, first.correct
+    )
+    wide = TokenScores(
+        second.losses, 0.55 + 3 * (second.kl - second.kl.mean()), second.agreement, second.correct
+    )
     both = variant_metrics(BASE, [narrow, wide], GROUND, 1)["kl"]
     assert both.low == pytest.approx(0.54)
     assert both.value == pytest.approx(0.55, abs=1e-6)
@@ -63,7 +67,9 @@ def test_a_divergence_is_never_told_below_nothing() -> None:
     one = scores(1, 0.2)
     rare = torch.zeros_like(one.kl)
     rare[3] = 1.0
-    found = variant_metrics(BASE, [TokenScores(one.losses, rare, one.agreement)], GROUND, 1)["kl"]
+    found = variant_metrics(
+        BASE, [TokenScores(one.losses, rare, one.agreement, one.correct)], GROUND, 1
+    )["kl"]
     assert found.low == 0
     assert found.high > found.value > 0
 
@@ -71,9 +77,11 @@ def test_a_divergence_is_never_told_below_nothing() -> None:
 def test_agreement_on_every_token_is_certain_only_where_nothing_changed() -> None:
     one = scores(1, 0.2)
     all_agree = torch.ones_like(one.agreement)
-    changed = variant_metrics(BASE, [TokenScores(one.losses, one.kl, all_agree)], GROUND, 1)
+    changed = variant_metrics(
+        BASE, [TokenScores(one.losses, one.kl, all_agree, one.correct)], GROUND, 1
+    )
     assert changed["top1_agreement"].low < 1
-    same = TokenScores(BASE, torch.zeros_like(one.kl), all_agree)
+    same = TokenScores(BASE, torch.zeros_like(one.kl), all_agree, one.correct)
     for name, exact in (("perplexity_ratio", 1), ("kl", 0), ("top1_agreement", 1)):
         assert variant_metrics(BASE, [same], GROUND, 1)[name] == Interval.point(exact)
 
@@ -154,6 +162,6 @@ def test_an_infinite_token_is_the_tail_and_spoils_nothing_else() -> None:
 
 
 def test_nothing_changed_is_known_on_request_too() -> None:
-    same = TokenScores(BASE, torch.zeros_like(BASE), torch.ones_like(BASE))
+    same = TokenScores(BASE, torch.zeros_like(BASE), torch.ones_like(BASE), BASE > 0)
     found = requested_metrics(ON_REQUEST, BASE, [same], GROUND, 1)
     assert found == dict.fromkeys(ON_REQUEST, Interval.point(0.0))

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from pytest_layerguard.reference import HELDOUT, MANIFEST, NAMES, folder
+from pytest_layerguard.reference import HELDOUT, MANIFEST, NAMES, QUESTIONS, folder
 from pytest_layerguard.reference.initial_weights import initial_weights, weights_digest
 from tools.reference_models.card import render
 from tools.reference_models.checkpoint import read_json, write_json
@@ -47,6 +47,10 @@ def manifest() -> dict[str, Any]:
             "sha256": _file_digest(HELDOUT),
             "tokens": read_json(figures(NAMES[0]) / "measured.json")["heldout_tokens"],
             "stories": HELDOUT_STORIES,
+        },
+        "questions": {
+            "sha256": _file_digest(QUESTIONS),
+            "questions": len(QUESTIONS.read_text(encoding="utf-8").splitlines()),
         },
     }
 

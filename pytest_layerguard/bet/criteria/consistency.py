@@ -39,7 +39,7 @@ Slot = tuple[str, str | None, str | None, str | None, str]
 
 @dataclass(frozen=True)
 class Shape:
-    """The form of a bet's measurements: its arms (and whether each sweeps), texts and checkpoints.
+    """The form of a bet's measurements: its arms (and whether each sweeps), texts, checkpoints and tasks.
 
     ``protocols`` names the arms of a replacement and an interchange of the same pairs;
     ``interchanges`` the arms whose ``swap_kl`` is their ``kl``.
@@ -48,6 +48,7 @@ class Shape:
     arms: Mapping[str | None, bool]
     texts: Sequence[str | None]
     checkpoints: Sequence[str | None]
+    tasks: Sequence[str]
     sample_tokens: int
     metrics: Mapping[str, Metric]
     protocols: tuple[str, str] | None = None
@@ -144,7 +145,7 @@ class _Trial:
     def of(cls, criteria: Criteria, shape: Shape, variants: int) -> _Trial:
         expressions = _expressions(criteria)
         references = {each for expression in expressions for each in expression.references}
-        metrics = sorted({each.metric for each in references})
+        metrics = sorted({_key(each, shape) for each in references})
         rows = _rows(shape, references, variants, metrics)
         slots: dict[Slot, int] = {}
         for row in rows:
@@ -159,7 +160,7 @@ class _Trial:
         bars = _Bars.of(expressions)
         dependent = {place for place, _ in derived}
         free = {
-            slot: bars.worth_trying(shape.metrics[slot[0]], shape.sample_tokens)
+            slot: bars.worth_trying(shape.metrics[_metric(slot[0])], shape.sample_tokens)
             for slot, place in slots.items()
             if place not in dependent
         }
@@ -217,8 +218,18 @@ def _rows(shape: Shape, references: set[Name], variants: int, metrics: Sequence[
     ]
 
 
+def _key(reference: Name, shape: Shape) -> str:
+    """Return the name of a metric, after that of its task."""
+    task = next((name for name in reference.prefix if name in shape.tasks), None)
+    return reference.metric if task is None else f"{task}.{reference.metric}"
+
+
+def _metric(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
 def _slot(metric: str, row: Row) -> Slot:
-    if metric.startswith("base_"):
+    if _metric(metric).startswith("base_"):
         return metric, None, row.text, row.checkpoint, ""
     if metric == "protocol_gap":
         return metric, None, row.text, row.checkpoint, row.target
@@ -231,7 +242,12 @@ def _derived(slots: Mapping[Slot, int], shape: Shape) -> Iterator[tuple[int, Fun
         base = slots.get(("base_perplexity", None, text, checkpoint, ""))
         ratio = slots.get(("perplexity_ratio", arm, text, checkpoint, target))
         swap = slots.get(("swap_kl", arm, text, checkpoint, target))
-        if metric == "perplexity" and base is not None and ratio is not None:
+        task, _, name = metric.rpartition(".")
+        before = slots.get((f"{task}.base_accuracy", None, text, checkpoint, ""))
+        change = slots.get((f"{task}.accuracy_change", arm, text, checkpoint, target))
+        if name == "accuracy" and before is not None and change is not None:
+            yield place, _sum(before, change)
+        elif metric == "perplexity" and base is not None and ratio is not None:
             yield place, _product(base, ratio)
         elif metric == "kl" and arm in shape.interchanges and swap is not None:
             yield place, itemgetter(swap)
@@ -245,6 +261,10 @@ def _derived(slots: Mapping[Slot, int], shape: Shape) -> Iterator[tuple[int, Fun
 
 def _product(first: int, second: int) -> Function:
     return lambda values: values[first] * values[second]
+
+
+def _sum(first: int, second: int) -> Function:
+    return lambda values: values[first] + values[second]
 
 
 def _difference(first: int, second: int) -> Function:

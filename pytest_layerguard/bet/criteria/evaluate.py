@@ -35,7 +35,7 @@ _AMONG: Final = {"min": "least", "max": "greatest", "mean": "mean"}
 
 @dataclass(frozen=True)
 class Row:
-    """The measured metrics of one variant on one text and checkpoint."""
+    """The measured metrics of one variant on one text and checkpoint; a task's are named ``task.metric``."""
 
     variant: str
     target: str
@@ -49,6 +49,17 @@ class Row:
         """The variant's name, with arm, text and checkpoint if they have names."""
         names = [name for name in (self.arm, self.text, self.checkpoint) if name is not None]
         return ".".join([*names, self.variant])
+
+    def key(self, named: Name) -> str:
+        """Return the name by which the row has a metric: with its task, where the prefix names one."""
+        of_tasks = (f"{name}.{named.metric}" for name in named.prefix)
+        return next((key for key in of_tasks if key in self.metrics), named.metric)
+
+    def carries(self, name: str) -> bool:
+        """Return whether a name of a prefix is that of the row's arm, text or checkpoint, or of one of its tasks."""
+        return name in (self.arm, self.text, self.checkpoint) or any(
+            key.startswith(f"{name}.") for key in self.metrics
+        )
 
 
 @dataclass(frozen=True)
@@ -178,7 +189,7 @@ class RowWalker(Walker[N, T, Binding | None]):
     def named(self, name: parse.Name, binding: Binding | None) -> N:
         """Return the value of a metric, from its binding or from the only row that has it."""
         row = binding[name] if binding is not None else self.only(name)
-        return self.measured(name.metric, row)
+        return self.measured(row.key(name), row)
 
     @abstractmethod
     def measured(self, metric: str, row: Row) -> N:
@@ -206,13 +217,13 @@ class RowWalker(Walker[N, T, Binding | None]):
 
     def _selected(self, named: Name) -> list[Row]:
         """Return the rows that a reference ranges over. Raises CriterionError if there are none."""
-        rows = [row for row in self.rows if all(_carries(row, name) for name in named.prefix)]
-        having = [row for row in rows if named.metric in row.metrics]
+        rows = [row for row in self.rows if all(row.carries(name) for name in named.prefix)]
+        having = [row for row in rows if row.key(named) in row.metrics]
         if _spans_arms(named):
             # One value for a pair of arms: whichever arm's rows carry it, it counts once.
             having = list({(row.target, row.text, row.checkpoint): row for row in having}.values())
         elif len(having) != len(rows):
-            missing = next(row for row in rows if named.metric not in row.metrics)
+            missing = next(row for row in rows if row.key(named) not in row.metrics)
             raise CriterionError(f"'{named}' was not measured for {missing.label}", named.column)
         if not having:
             raise CriterionError(f"'{named}' was not measured", named.column)
@@ -338,7 +349,10 @@ class _Evaluator(RowWalker[Interval, _Finding]):
         if binding is not None:
             return _label(binding), "", parse.written(node)
         if isinstance(node, parse.Name):
-            return ".".join(node.prefix) or self.only(node).label, "", node.metric
+            row = self.only(node)
+            key = row.key(node)
+            prefix = [name for name in node.prefix if not key.startswith(f"{name}.")]
+            return ".".join(prefix) or row.label, "", key
         if isinstance(node, parse.Quantifier):
             count = len(self.bindings(node.operand))
             among = f"{_AMONG[node.word]} of {count}" if count > 1 else ""
@@ -428,10 +442,6 @@ def _natural_join(
         if len(joined) > _LARGEST_JOIN:
             raise CriterionError("ranges over too many combinations", named.column)
     return joined
-
-
-def _carries(row: Row, name: str) -> bool:
-    return name in (row.arm, row.text, row.checkpoint)
 
 
 def _label(binding: Binding) -> str:

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.criteria.interval import Interval
 
 Needs = Literal[
-    "nothing", "sample", "pairs", "protocols", "weights", "criterion", "generate", "registered"
+    "nothing",
+    "sample",
+    "pairs",
+    "protocols",
+    "weights",
+    "criterion",
+    "generate",
+    "tasks",
+    "registered",
 ]
 
 
@@ -158,6 +166,38 @@ _TABLE: Final = (
         needs="generate",
         low=0,
         whole=True,
+    ),
+    Metric(
+        "accuracy",
+        "share",
+        "questions of a task that are answered rightly",
+        needs="tasks",
+        low=0,
+        high=1,
+    ),
+    Metric(
+        "base_accuracy",
+        "share",
+        "accuracy of the untouched model",
+        needs="tasks",
+        low=0,
+        high=1,
+    ),
+    Metric(
+        "accuracy_change",
+        "share",
+        "accuracy minus base_accuracy, paired by question",
+        needs="tasks",
+        low=-1,
+        high=1,
+    ),
+    Metric(
+        "flips",
+        "share",
+        "questions of a task that only one of base and variant answers rightly",
+        needs="tasks",
+        low=0,
+        high=1,
     ),
     Metric(
         "size_ratio",

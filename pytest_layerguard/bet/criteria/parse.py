@@ -91,7 +91,7 @@ class Name(_Part):
 
     @property
     def prefix(self) -> tuple[str, ...]:
-        """The names of an arm, a text or a checkpoint before a metric."""
+        """The names of an arm, a text, a task or a checkpoint before a metric."""
         return self.parts[:-1]
 
     @property

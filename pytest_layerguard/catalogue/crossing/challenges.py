@@ -62,7 +62,8 @@ def _named(bet: Bet) -> Iterator[tuple[str, str, int]]:
 
 def _lacks(crossing: Crossing, bet: Bet, bars: Sequence[Expression]) -> Iterator[str]:
     """Yield what a bet must measure besides, so that bars of a falsification can be judged on it."""
-    names = {*(bet.arms or {}), *(bet.measure.texts or {}), *bet.model.checkpoints()}
+    theirs, ours = crossing.entry.document.bet.measure.tasks or {}, bet.measure.tasks or {}
+    names = {*(bet.arms or {}), *(bet.measure.texts or {}), *bet.model.checkpoints(), *theirs}
     for reference in sorted({each for bar in bars for each in bar.references}, key=str):
         metric = METRICS.get(reference.metric)
         if metric is not None and metric.needs == "sample" and bet.measure.sample is None:
@@ -72,6 +73,9 @@ def _lacks(crossing: Crossing, bet: Bet, bars: Sequence[Expression]) -> Iterator
         on_request = metric is None or metric.needs == "criterion"
         if on_request and reference.metric not in bet.criteria.metrics:
             yield f"its bar needs {reference.metric}; name it in a criterion, so that it is measured"
+        for task in reference.prefix:
+            if task in theirs and ours.get(task) != theirs[task]:
+                yield f"its bar is about {reference}; add its task {task!r} as it is there to measure.tasks"
         missing = [name for name in reference.prefix if name not in names]
         if missing:
             yield (

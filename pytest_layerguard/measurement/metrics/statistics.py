@@ -103,18 +103,25 @@ def share(
     So the interval is no narrower than that of independent tokens (Clopper and Pearson, "The use of confidence
     or fiducial limits illustrated in the case of the binomial", Biometrika 26, 1934).
     """
-    from scipy.special import betaincinv
-
     mean = clustered(values, windows)
     if mean.windows < FEWEST_WINDOWS:
         return mean.interval()
     found = mean.interval(comparisons)
+    alone = exact_share(round(float(values.sum())), len(values), comparisons)
+    return Interval(
+        found.value, max(0.0, min(found.low, alone.low)), min(1.0, max(found.high, alone.high))
+    )
+
+
+def exact_share(hits: int, total: int, comparisons: int = 1) -> Interval:
+    """Return the interval of a share of independent trials (Clopper and Pearson, 1934)."""
+    from scipy.special import betaincinv
+
     tail = (1 - CONFIDENCE) / (2 * comparisons)
-    hits = round(float(values.sum()))
-    misses = len(values) - hits
+    misses = total - hits
     low = float(betaincinv(hits, misses + 1, tail)) if hits else 0.0
     high = float(betaincinv(hits + 1, misses, 1 - tail)) if misses else 1.0
-    return Interval(found.value, max(0.0, min(found.low, low)), min(1.0, max(found.high, high)))
+    return Interval(hits / total, low, high)
 
 
 def percentile(

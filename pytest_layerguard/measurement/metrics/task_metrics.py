@@ -1,0 +1,175 @@
+"""Judge answers to the questions of a task, paired by question.
+
+Questions are independent of each other, answers to one question by base and variant are not. So the change of
+accuracy is estimated from the questions that only one of them answers rightly. The ends of its interval lie where
+the exact intervals of the two shares (Clopper and Pearson, 1934), of the questions gained and of those lost, put
+them by the method of variance estimates recovery, with the correlation of two shares of one sample (Newcombe,
+"Improved confidence intervals for the difference between binomial proportions based on paired data", Statistics in
+Medicine 17, 1998; Zou and Donner, "Construction of confidence limits about effect measures", Statistics in Medicine
+27, 2008). It holds 0 wherever McNemar's exact test does not rule 0 out. Its coverage is in ``docs/statistics.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from pytest_layerguard.bet.criteria.interval import CONFIDENCE, Interval
+from pytest_layerguard.measurement.metrics.statistics import exact_share
+from pytest_layerguard.measurement.results import ChangedAnswer, TaskChange
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_layerguard.models.plan import Plan
+
+_EXAMPLES: Final = 6
+"""Questions lost, and as many gained, that a result keeps."""
+_LONGEST_QUESTION: Final = 600
+_LONGEST_ANSWER: Final = 200
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question as it is shown: its text and the right answer."""
+
+    text: str
+    right: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A model's answer.
+
+    Attributes:
+        right: Whether it is the right one.
+        text: The answer as it is shown.
+        evidence: What it was chosen by, such as the log-likelihoods of all choices.
+    """
+
+    right: bool
+    text: str
+    evidence: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class TaskAnswers:
+    """The answers of several models to the questions of a task.
+
+    Attributes:
+        questions: The questions.
+        answers: Each model's answers, in the order of the questions.
+        provenance: Plain data: what was asked, its digest, and how.
+    """
+
+    questions: tuple[Question, ...]
+    answers: Mapping[Plan, tuple[Answer, ...]]
+    provenance: Mapping[str, Any]
+
+
+def accuracy(answers: Sequence[Answer], comparisons: int = 1) -> Interval:
+    """Return the share of right answers."""
+    return exact_share(sum(each.right for each in answers), len(answers), comparisons)
+
+
+def metrics(
+    base: Sequence[Answer], directions: Sequence[Sequence[Answer]], comparisons: int
+) -> dict[str, Interval]:
+    """Return the metrics of a variant on a task.
+
+    Args:
+        base: The base's answers.
+        directions: The variant's, for each of its directed changes; the worse one counts.
+        comparisons: How many variants the intervals hold for together.
+    """
+    worst = least_accurate(directions)
+    together = comparisons * len(directions)
+    lost, gained = _discordant(base, worst)
+    total = len(base)
+    if [each.evidence for each in base] == [each.evidence for each in worst]:
+        # Nothing changed at all, which is known and not estimated.
+        change = flips = Interval.point(0.0)
+    else:
+        change = paired_change(lost, gained, total, together)
+        flips = exact_share(lost + gained, total, together)
+    return {
+        "accuracy": accuracy(worst, together),
+        "base_accuracy": accuracy(base),
+        "accuracy_change": change,
+        "flips": flips,
+    }
+
+
+def change(
+    questions: Sequence[Question], base: Sequence[Answer], directions: Sequence[Sequence[Answer]]
+) -> TaskChange:
+    """Return how a variant's answers differ from the base's; of directed changes the worse one counts."""
+    worst = least_accurate(directions)
+    lost, gained = _discordant(base, worst)
+    changed = [
+        ChangedAnswer(
+            _ending(question.text),
+            question.right[:_LONGEST_ANSWER],
+            before.text[:_LONGEST_ANSWER],
+            after.text[:_LONGEST_ANSWER],
+            before.right,
+        )
+        for question, before, after in zip(questions, base, worst, strict=True)
+        if before.right != after.right
+    ]
+    shown = [each for each in changed if each.lost][:_EXAMPLES]
+    shown += [each for each in changed if not each.lost][:_EXAMPLES]
+    return TaskChange(
+        len(base),
+        sum(each.right for each in base),
+        lost,
+        gained,
+        mcnemar(lost, gained),
+        tuple(each for each in changed if each in shown),
+    )
+
+
+def least_accurate(directions: Sequence[Sequence[Answer]]) -> Sequence[Answer]:
+    """Return the answers with the fewest right ones."""
+    return min(directions, key=lambda answers: sum(each.right for each in answers))
+
+
+def paired_change(lost: int, gained: int, total: int, comparisons: int = 1) -> Interval:
+    """Return the change of a share, from the questions lost and gained among so many."""
+    up, down = exact_share(gained, total, comparisons), exact_share(lost, total, comparisons)
+    value = (gained - lost) / total
+    odds = [each.value / (1 - each.value) if each.value < 1 else 0.0 for each in (up, down)]
+    correlation = -math.sqrt(odds[0] * odds[1])
+
+    def reach(one: float, other: float) -> float:
+        return math.sqrt(one**2 - 2 * correlation * one * other + other**2)
+
+    low = max(-1.0, value - reach(up.value - up.low, down.high - down.value))
+    high = min(1.0, value + reach(up.high - up.value, down.value - down.low))
+    if mcnemar(lost, gained) >= (1 - CONFIDENCE) / comparisons:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return Interval(value, low, high)
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test: the binomial test of the discordant pairs.
+
+    McNemar, "Note on the sampling error of the difference between correlated proportions or percentages",
+    Psychometrika 12, 1947.
+    """
+    from scipy.special import bdtr
+
+    discordant = lost + gained
+    return min(1.0, 2 * float(bdtr(min(lost, gained), discordant, 0.5))) if discordant else 1.0
+
+
+def _discordant(base: Sequence[Answer], variant: Sequence[Answer]) -> tuple[int, int]:
+    """Return how many questions were lost and how many gained."""
+    pairs = [(before.right, after.right) for before, after in zip(base, variant, strict=True)]
+    return pairs.count((True, False)), pairs.count((False, True))
+
+
+def _ending(text: str) -> str:
+    """Return the end of a long question, which is where it asks."""
+    return text if len(text) <= _LONGEST_QUESTION else f"\u2026{text[1 - _LONGEST_QUESTION :]}"

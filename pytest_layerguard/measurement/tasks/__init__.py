@@ -1,0 +1,1 @@
+"""From tasks to answers: every variant of a model is asked the same questions."""

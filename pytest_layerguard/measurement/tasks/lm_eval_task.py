@@ -1,0 +1,284 @@
+"""Ask a task of lm-evaluation-harness, which builds the prompts and says which answers are right."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections import defaultdict
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from pytest_layerguard.bet.errors import suggestion
+from pytest_layerguard.bet.text_sources import UNPINNED
+from pytest_layerguard.environment import file_digests
+from pytest_layerguard.environment.captured_output import first_line, quiet
+from pytest_layerguard.environment.conditions import UNPINNED_FLAG
+from pytest_layerguard.environment.measurement_errors import (
+    Lack,
+    MeasurementError,
+    UnavailableError,
+)
+from pytest_layerguard.measurement.metrics.task_metrics import Answer, Question, TaskAnswers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from pytest_layerguard.bet.task_sources import LmEvalTask
+    from pytest_layerguard.environment.allowed_paths import AllowedPaths
+    from pytest_layerguard.environment.conditions import Conditions
+    from pytest_layerguard.measurement.tasks.asked_model import AskedModel
+    from pytest_layerguard.models.plan import Plan
+
+_USUAL: Final = ("acc", "exact_match")
+"""The measures that say whether an answer is right, the usual one first."""
+_SHOT_SEED: Final = 1234
+"""The seed of lm-evaluation-harness for its choice of examples."""
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task with its requests built.
+
+    Attributes:
+        key: The bet's key, for messages.
+        task: The task of lm-evaluation-harness.
+        metric: The measure that says whether an answer is right.
+        filter: The name of the filter of the responses that it is taken from.
+    """
+
+    key: str
+    task: Any
+    metric: str
+    filter: str
+
+    @property
+    def _by_question(self) -> list[list[Any]]:
+        """The requests of each question."""
+        found: dict[int, list[Any]] = defaultdict(list)
+        for request in self.task.instances:
+            found[request.doc_id].append(request)
+        return [
+            sorted(requests, key=lambda each: each.idx) for _, requests in sorted(found.items())
+        ]
+
+    @property
+    def questions(self) -> int:
+        """The number of questions."""
+        return len(self._by_question)
+
+    def ask(self, model: AskedModel) -> TaskAnswers:
+        """Return the answers of every plan of a model.
+
+        Raises:
+            MeasurementError: If the task cannot be asked of this model, or its measure is not one of right and wrong.
+        """
+        from pytest_layerguard.measurement.tasks.variants_lm import VariantsLM
+
+        lm = VariantsLM(model)
+        responses: dict[Plan, dict[int, list[Any]]] = {plan: {} for plan in model.plans}
+        with self._named(), _silent():
+            for kind, requests in self._by_kind().items():
+                repeated = [each for each in requests for _ in range(each.repeats)]
+                getattr(lm, kind)(repeated, disable_tqdm=True)
+                for plan, given in lm.responses.items():
+                    for request, response in zip(repeated, given, strict=True):
+                        responses[plan].setdefault(id(request), []).append(response)
+            answers = {plan: tuple(self._answers(given)) for plan, given in responses.items()}
+            asked = tuple(self._question(requests) for requests in self._by_question)
+        return TaskAnswers(asked, answers, self._provenance(asked))
+
+    def _by_kind(self) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {}
+        for request in self.task.instances:
+            found.setdefault(request.request_type, []).append(request)
+        return found
+
+    def _answers(self, given: Mapping[int, Sequence[Any]]) -> Iterator[Answer]:
+        for request in self.task.instances:
+            request.resps = list(given[id(request)])
+            request.filtered_resps = {}
+        self.task.apply_filters()
+        for requests in self._by_question:
+            filtered = [each.filtered_resps[self.filter] for each in requests]
+            value = self.task.process_results(requests[0].doc, filtered)[self.metric]
+            if value not in (0, 1):
+                raise MeasurementError(
+                    f"{self.metric} of a question is {value}, and not 0 or 1: it does not say whether an answer is "
+                    "right; name another with metric"
+                )
+            yield Answer(bool(value), _shown(requests, filtered), tuple(map(str, filtered)))
+
+    def _question(self, requests: Sequence[Any]) -> Question:
+        target = self.task.doc_to_target(requests[0].doc)
+        choices = [each.args[1] for each in requests]
+        is_place = isinstance(target, int) and requests[0].request_type == "loglikelihood"
+        right = choices[target] if is_place and 0 <= target < len(choices) else target
+        return Question(str(requests[0].args[0]), str(right).strip())
+
+    def _provenance(self, asked: Sequence[Question]) -> dict[str, Any]:
+        """Return what was asked, with a digest of every prompt and right answer."""
+        from lm_eval import __version__
+
+        prompts = [[list(request.args) for request in each] for each in self._by_question]
+        rights = [str(self.task.doc_to_target(each[0].doc)) for each in self._by_question]
+        return {
+            "digest": file_digests.of_text(json.dumps([prompts, rights], default=str)),
+            "questions": len(asked),
+            "lm_eval": __version__,
+            "version": str(self.task.VERSION),
+            "shots": self.task.get_config("num_fewshot"),
+            "metric": f"{self.metric},{self.filter}",
+        }
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except MeasurementError as error:
+            raise MeasurementError(f"{self.key}: {error}") from None
+
+
+def load_task(
+    source: LmEvalTask, key: str, reach: AllowedPaths, conditions: Conditions
+) -> LoadedTask:
+    """Load a task and build its requests.
+
+    Raises:
+        MeasurementError: If there is no such task, data set, revision or measure, or the task runs code.
+        UnavailableError: If lm-evaluation-harness is not installed, or the data cannot be downloaded here.
+    """
+    if source.revision == UNPINNED and not conditions.allow_unpinned:
+        raise UnavailableError(
+            f"{key}.revision: the data set of {source.lm_eval} is not pinned to a commit; pin it to a full commit "
+            f"hash, or allow it with {UNPINNED_FLAG}"
+        )
+    with _silent(), _seeded():
+        task = _task(source, key, reach)
+        metric, name = _measure(task, source, key)
+        own = task.get_config("num_fewshot")
+        if own == 0 and source.shots:
+            raise MeasurementError(f"{key}.shots: {source.lm_eval} takes no examples; leave it out")
+        task.set_config(key="num_fewshot", value=own or 0 if source.shots is None else source.shots)
+        task.set_fewshot_seed(seed=_SHOT_SEED)
+        try:
+            task.build_all_requests(limit=source.limit, rank=0, world_size=1)
+        except Exception as error:
+            raise MeasurementError(
+                f"{key}: {source.lm_eval} cannot be asked: {first_line(error)}"
+            ) from None
+    return LoadedTask(key, task, metric, name)
+
+
+def _task(source: LmEvalTask, key: str, reach: AllowedPaths) -> Any:
+    manager = _manager()
+    name = source.lm_eval
+    entry = manager.task_index.get(name)
+    if entry is None:
+        close = suggestion(name, manager.all_subtasks) or ";"
+        raise MeasurementError(
+            f"{key}.lm_eval: lm-evaluation-harness has no task {name!r}{close} all of them: lm-eval ls tasks"
+        )
+    if name not in manager.all_subtasks or entry.yaml_path is None:
+        raise MeasurementError(
+            f"{key}.lm_eval: {name} is no single task with a data set; name one of its tasks (lm-eval ls tasks)"
+        )
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    own = load_yaml(entry.yaml_path, resolve_func=False, recursive=True)
+    given = dict(own.get("dataset_kwargs") or {})
+    changed: dict[str, Any] = {"task": name}
+    if source.revision not in (None, UNPINNED):
+        changed["dataset_kwargs"] = {**given, "revision": source.revision}
+    if source.path is not None:
+        folder = reach.directory(source.path, f"{key}.path")
+        _check_local(folder / "README.md", f"{key}.path")
+        given.pop("revision", None)
+        changed |= {"dataset_path": str(folder), "dataset_kwargs": given}
+    try:
+        # What a group changes of its tasks is laid over their own configurations.
+        (task,) = manager.load([{"group": key, "task": [changed]}])["tasks"].values()
+    except ConnectionError as error:
+        raise UnavailableError(
+            f"{key}: the data set of {name} cannot be fetched: {first_line(error)}; name a local copy with path",
+            Lack("network", name),
+        ) from None
+    except Exception as error:
+        raise MeasurementError(f"{key}: {name} cannot be loaded: {first_line(error)}") from None
+    if getattr(task, "UNSAFE_CODE", False):
+        raise MeasurementError(f"{key}.lm_eval: {name} runs code that the model writes")
+    return task
+
+
+def _check_local(readme: Path, key: str) -> None:
+    """Refuse a local copy whose README names files elsewhere in its head: the library would go there."""
+    head = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
+    if "://" in head.partition("---")[2].partition("---")[0]:
+        raise MeasurementError(f"{key}: its README.md names files elsewhere; allowed: its own")
+
+
+def _measure(task: Any, source: LmEvalTask, key: str) -> tuple[str, str]:
+    """Return the measure of right and wrong, and the filter that it is taken from."""
+    measures = list(task.aggregation())
+    filters = [each.name for each in task._filters]
+    metric, _, name = (source.metric or "").partition(",")
+    metric = metric or next((each for each in _USUAL if each in measures), "")
+    if not metric:
+        raise MeasurementError(
+            f"{key}: {source.lm_eval} gives {', '.join(measures)}, and none of them is known to say whether an answer "
+            "is right; name one with metric, or score its text by measure.text"
+        )
+    for given, known, what in ((metric, measures, "measure"), (name, filters, "filter")):
+        if given and given not in known:
+            raise MeasurementError(
+                f"{key}.metric: {source.lm_eval} has no {what} {given!r}; allowed: {', '.join(known)}"
+            )
+    return metric, name or filters[0]
+
+
+def _shown(requests: Sequence[Any], filtered: Sequence[Any]) -> str:
+    """Return an answer as it is shown: the most likely choice, or what was generated."""
+    if requests[0].request_type != "loglikelihood":
+        return str(filtered[0]).strip()
+    if len(requests) == 1:
+        return str(requests[0].args[1]).strip() if filtered[0][1] else "another continuation"
+    likeliest = max(range(len(filtered)), key=lambda place: filtered[place][0])
+    return str(requests[likeliest].args[1]).strip()
+
+
+@cache
+def _manager() -> Any:
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise UnavailableError(
+            "tasks of lm-evaluation-harness need the package lm-eval, which is not installed; "
+            "pip install 'pytest-layerguard[tasks]'",
+            Lack("package", "lm-eval"),
+        ) from None
+    return TaskManager()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Silence lm-evaluation-harness, whose progress bars go to the standard error."""
+    with quiet(), redirect_stderr(io.StringIO()):
+        yield
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Seed what tasks draw with as lm-evaluation-harness does, and restore the state after the block."""
+    before, others = random.getstate(), np.random.get_state()
+    random.seed(0)
+    np.random.seed(1234)
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(others)
