@@ -70,6 +70,8 @@ def _variant(result: BetResult, variant: VariantResult) -> dict[str, Any]:
         "metrics": {name: metric(name, each) for name, each in variant.metrics.items()},
     }
     base = result.base_of(variant)
+    if variant.tasks:
+        entry["tasks"] = {name: asdict(each) for name, each in variant.tasks.items()}
     if len(result.bases) > 1:
         entry["base"] = _values(base.metrics)
     if variant.generated:

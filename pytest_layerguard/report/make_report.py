@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.bet.criteria import parse
 from pytest_layerguard.bet.criteria.interval import short
-from pytest_layerguard.bet.criteria.metrics import METRICS
+from pytest_layerguard.bet.criteria.metrics import built_in
 from pytest_layerguard.bet.digest import digest
 from pytest_layerguard.catalogue.bet_folders import shown
 from pytest_layerguard.catalogue.wording import (
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Continuation,
         GeneratedText,
         LossProfile,
+        TaskChange,
         VariantResult,
     )
 
@@ -74,7 +75,7 @@ _FACTS: Final = 120
 def make_report(document: BetDocument, outcome: Outcome, root: Path) -> BetReport:
     """Return the view of a bet and its outcome. Paths are named from `root`."""
     bet, result = document.bet, outcome.result
-    kept = _mildest_and_worst(result, bet.criteria) if result is not None else ()
+    kept = _mildest_and_worst(result, bet) if result is not None else ()
     return BetReport(
         id=bet.id,
         file=Path(shown(document.path, root)).as_posix(),
@@ -93,8 +94,8 @@ def make_report(document: BetDocument, outcome: Outcome, root: Path) -> BetRepor
         links=bet.links[:20],
         steps=tuple(cut(each, _LINE) for each in describe_interventions(bet)),
         criteria=tuple(_criteria(bet.criteria, outcome)),
-        metrics=tuple(_metrics(bet.criteria)),
-        thresholds=tuple(_thresholds(bet.criteria)),
+        metrics=tuple(_metrics(bet)),
+        thresholds=tuple(_thresholds(bet)),
         evidence=tuple(_published(each) for each in bet.evidence[:20]),
         messages=outcome.messages,
         warnings=outcome.warnings,
@@ -149,24 +150,31 @@ def _expressions(criteria: Criteria) -> Iterator[tuple[str, Expression]]:
             yield level, expression
 
 
-def _metrics(criteria: Criteria) -> Iterator[str]:
+def _metrics(bet: Bet) -> Iterator[str]:
     named = (
-        node.parts[-1]
-        for _, expression in _expressions(criteria)
+        _key(node, bet)[1]
+        for _, expression in _expressions(bet.criteria)
         for node in parse.walk(expression.node)
         if isinstance(node, parse.Name)
     )
     return iter(dict.fromkeys(named))
 
 
-def _thresholds(criteria: Criteria) -> Iterator[Threshold]:
-    for level, expression in _expressions(criteria):
+def _key(named: parse.Name, bet: Bet) -> tuple[tuple[str, ...], str]:
+    """Return the prefix of a metric without its task, and the metric's name with it."""
+    task = next((name for name in named.prefix if name in (bet.measure.tasks or {})), None)
+    prefix = tuple(name for name in named.prefix if name != task)
+    return prefix, named.metric if task is None else f"{task}.{named.metric}"
+
+
+def _thresholds(bet: Bet) -> Iterator[Threshold]:
+    for level, expression in _expressions(bet.criteria):
         for node in parse.walk(expression.node):
             if isinstance(node, parse.Comparison):
-                yield from _compared(level, node)
+                yield from _compared(level, node, bet)
 
 
-def _compared(level: str, node: parse.Comparison) -> Iterator[Threshold]:
+def _compared(level: str, node: parse.Comparison, bet: Bet) -> Iterator[Threshold]:
     for place, sign in enumerate(node.operators):
         sides = node.operands[place : place + 2]
         if isinstance(sides[0], parse.Number):
@@ -179,7 +187,7 @@ def _compared(level: str, node: parse.Comparison) -> Iterator[Threshold]:
             and isinstance(number, parse.Number)
             and sign in parse.MIRRORED
         ):
-            yield Threshold(level, metric.parts[:-1], metric.parts[-1], sign, number.value)
+            yield Threshold(level, *_key(metric, bet), sign, number.value)
 
 
 def _published(evidence: Evidence) -> PublishedEvidence:
@@ -246,14 +254,14 @@ def _candidates(result: BetResult) -> Iterator[CandidateReport]:
             )
 
 
-def _mildest_and_worst(result: BetResult, criteria: Criteria) -> tuple[int, ...]:
+def _mildest_and_worst(result: BetResult, bet: Bet) -> tuple[int, ...]:
     """Return the positions of the variants to show, the mildest first; of many, only those at both ends."""
     count = len(result.variants)
     metric = next(
-        (name for name in _metrics(criteria) if all(name in v.metrics for v in result.variants)),
+        (name for name in _metrics(bet) if all(name in v.metrics for v in result.variants)),
         "perplexity_ratio",
     )
-    known = METRICS.get(metric)
+    known = built_in(metric)
     sign = -1 if known is not None and known.name in _LESS_IS_WORSE else 1
 
     def harm(at: int) -> float:
@@ -296,14 +304,23 @@ def _with_details(variant: VariantResult) -> VariantResult:
         spoken=_continuations(variant.spoken),
         generated=_generated(variant.generated),
         profile=_profile(variant.profile),
+        tasks={name: _task_change(each) for name, each in variant.tasks.items()},
         diagnostics={"training_loss": losses} if losses else {},
         note=variant.note and cut(variant.note, _LINE),
     )
 
 
 def _without_details(variant: VariantResult) -> VariantResult:
+    tasks = {name: replace(each, examples=()) for name, each in variant.tasks.items()}
     bare = replace(
-        variant, samples=(), spoken=(), generated=(), profile=None, diagnostics={}, kl_tail={}
+        variant,
+        samples=(),
+        spoken=(),
+        generated=(),
+        profile=None,
+        tasks=tasks,
+        diagnostics={},
+        kl_tail={},
     )
     return _with_details(bare)
 
@@ -326,6 +343,22 @@ def _generated(made: Sequence[GeneratedText]) -> tuple[GeneratedText, ...]:
             each, prompt=text.block(each.prompt, _LINE), text=text.block(each.text, _CONTINUATION)
         )
         for each in made[:_PROMPTS]
+    )
+
+
+def _task_change(change: TaskChange) -> TaskChange:
+    return replace(
+        change,
+        examples=tuple(
+            replace(
+                each,
+                question=text.block(each.question, _CONTINUATION),
+                right=text.one_line(each.right, _LINE),
+                base=text.one_line(each.base, _LINE),
+                variant=text.one_line(each.variant, _LINE),
+            )
+            for each in change.examples
+        ),
     )
 
 

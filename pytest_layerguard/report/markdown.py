@@ -12,7 +12,7 @@ from pytest_layerguard.bet.errors import many
 from pytest_layerguard.catalogue.wording import code, cut, literal
 from pytest_layerguard.report import charts, failure, text
 from pytest_layerguard.report.bet_report import OUTCOMES, by_urgency
-from pytest_layerguard.report.words import meaning, metric_name, notes
+from pytest_layerguard.report.words import meaning, metric_name, notes, task_changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -211,6 +211,9 @@ def _details(bet: BetReport) -> Iterator[str]:
             yield _fenced("\n".join(drawn(figure)))
     for candidate in bet.candidates:
         yield "\n".join(f"- {literal(line)}" for line in candidate.lines())
+    changes = list(task_changes(bet.shown_variants))
+    if changes:
+        yield "\n".join(f"- {literal(line)}" for line in changes)
     yield from map(literal, notes(bet.variants))
     yield from _continuations(bet)
     for warning in bet.warnings:

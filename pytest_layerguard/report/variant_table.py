@@ -55,5 +55,6 @@ def lines(result: BetResult) -> Iterator[str]:
     yield from text.aligned(rows)
     if table.more:
         yield f"and {table.more} more variants, see --layerguard-json"
+    yield from words.task_changes(result.variants[:_IN_TEXT])
     yield from words.notes(result.variants)
     yield words.how_measured(result)

@@ -129,7 +129,22 @@ def how_measured(result: BetResult) -> str:
         if result.descriptive
         else "95 % intervals, clustered by window"
     )
-    return f"{result.tokens:,} tokens in {many(result.windows, 'window')}; {intervals}"
+    asked = "".join(
+        f"; {many(change.questions, 'question')} of {name}, exact intervals, paired by question"
+        for variant in result.variants[:1]
+        for name, change in variant.tasks.items()
+    )
+    return f"{result.tokens:,} tokens in {many(result.windows, 'window')}; {intervals}{asked}"
+
+
+def task_changes(variants: Sequence[VariantResult]) -> Iterator[str]:
+    """Yield how many answers of each task every variant lost and gained."""
+    for variant in variants:
+        for name, change in variant.tasks.items():
+            yield (
+                f"{where_and_name(variant)}: of {change.right_before} right answers of {name} {change.lost} lost, "
+                f"{change.gained} gained (McNemar's exact p {change.p_value:.2g})"
+            )
 
 
 def metric_name(metric: str) -> str:

@@ -210,3 +210,8 @@ _TABLE: Final = (
 
 METRICS: Final[Mapping[str, Metric]] = MappingProxyType({metric.name: metric for metric in _TABLE})
 """The built-in metrics by name."""
+
+
+def built_in(key: str) -> Metric | None:
+    """Return the built-in metric of a name, which may stand after that of a task: ``stories.accuracy``."""
+    return METRICS.get(key.rpartition(".")[2])

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.models.plan import Plan
 
-_EXAMPLES: Final = 6
+_EXAMPLES: Final = 3
 """Questions lost, and as many gained, that a result keeps."""
-_LONGEST_QUESTION: Final = 600
+_LONGEST_QUESTION: Final = 300
 _LONGEST_ANSWER: Final = 200
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.criteria.interval import short
-from pytest_layerguard.bet.criteria.metrics import METRICS
+from pytest_layerguard.bet.criteria.metrics import built_in
 from pytest_layerguard.report.words import metric_name
 
 if TYPE_CHECKING:
@@ -66,14 +66,14 @@ def label_of(thresholds: Sequence[Threshold]) -> str:
 
 def unit_of(metric: str) -> str:
     """Return the unit of a metric, or the empty string."""
-    known = METRICS.get(metric)
+    known = built_in(metric)
     return "" if known is None or known.unit == "1" else known.unit
 
 
 def each_once(metric: str, variants: Iterable[VariantResult]) -> list[VariantResult]:
     """Return the variants that have a metric; of a metric that spans arms, each pair once."""
     having = [variant for variant in variants if metric in variant.metrics]
-    known = METRICS.get(metric)
+    known = built_in(metric)
     if known is None or not known.spans_arms:
         return having
     pairs = {(variant.text, variant.checkpoint, variant.target): variant for variant in having}
