@@ -773,6 +773,30 @@ class Cast(CandidateArguments):
         return f"cast-{self.dtype}"
 
 
+class SampleFile(BetPart):
+    """A file of samples that lm-evaluation-harness wrote (``--log_samples``)."""
+
+    file: RelativePath = Field(
+        description="a samples_*.jsonl of lm-evaluation-harness, relative to the bet file"
+    )
+    sha256: Sha256 = None
+
+
+class LoadResults(Arguments):
+    """What another engine measured of base and candidate, from the sample files of lm-evaluation-harness.
+
+    No model is loaded: `model` is named for doors. The one task of `measure.tasks` says what was asked, and both
+    files must hold the same questions and prompts. It stands alone.
+    """
+
+    base: SampleFile = Field(description="the base's samples: a file, and its sha256")
+    candidate: SampleFile = Field(description="the candidate's samples: a file, and its sha256")
+
+    def slug(self) -> str:
+        """Return ``load-results``."""
+        return "load-results"
+
+
 Kinds = Mapping[str, type[Arguments]]
 
 BUILTIN_KINDS: Final[Kinds] = {
@@ -795,6 +819,7 @@ BUILTIN_KINDS: Final[Kinds] = {
     "low_rank": LowRank,
     "train": Train,
     "load_checkpoint": LoadCheckpoint,
+    "load_results": LoadResults,
     "cast": Cast,
 }
 
@@ -886,6 +911,13 @@ def _in_step(interventions: tuple[Intervention, ...]) -> tuple[Intervention, ...
             raise invalid(
                 f"{each.kind} puts another whole model in the base's place, and stands alone or in an arm; "
                 "take it out of the list",
+                place,
+                each.kind,
+                KEY,
+            )
+        if isinstance(each.arguments, LoadResults) and len(interventions) > 1:
+            raise invalid(
+                "load_results judges what was measured elsewhere, and stands alone; take it out of the list",
                 place,
                 each.kind,
                 KEY,

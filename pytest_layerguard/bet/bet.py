@@ -20,14 +20,21 @@ from pydantic import (
 )
 
 from pytest_layerguard.bet import rules
-from pytest_layerguard.bet.arguments import Intervention, Interventions, Seed, kinds_of, meant
+from pytest_layerguard.bet.arguments import (
+    Intervention,
+    Interventions,
+    LoadResults,
+    Seed,
+    kinds_of,
+    meant,
+)
 from pytest_layerguard.bet.criteria.evaluate import Criteria, NoCriteria
 from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.bet.criteria.parse import RESERVED
 from pytest_layerguard.bet.criteria.scope import ModelScope  # noqa: TC001 - pydantic reads it
 from pytest_layerguard.bet.errors import closest, suggestion
 from pytest_layerguard.bet.model_source import ModelSource
-from pytest_layerguard.bet.task_sources import TaskSource  # noqa: TC001 - pydantic reads it
+from pytest_layerguard.bet.task_sources import LmEvalTask, TaskSource
 from pytest_layerguard.bet.text_sources import (
     HUB_NAME,
     UNPINNED,
@@ -381,12 +388,8 @@ class Measure(BetPart):
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
         problems: list[tuple[tuple[str, ...], str]] = []
-        if self.text is None and self.texts is None:
-            problems.append((("text",), "is missing; allowed: text, or texts for several by name"))
         if self.text is not None and self.texts is not None:
             problems.append((("texts",), "does not go with text; one, or several by name"))
-        if self.tokens is None and self.preset is None:
-            problems.append((("tokens",), "is missing; how many tokens are scored"))
         if self.preset is not None:
             fixed = [key for key in ("stride", "bos") if key in self.model_fields_set]
             message = f"is fixed by preset {self.preset}; leave one of the two out"
@@ -551,6 +554,16 @@ class Bet(BetPart):
         if self.intervention is not None:
             return {None: self.intervention}
         return dict((self.arms or {}).items())
+
+    @property
+    def results(self) -> tuple[LoadResults, str, LmEvalTask] | None:
+        """What was measured elsewhere, with its task and the task's name, or None if the bet is measured here."""
+        alone = self.intervention[0].arguments if self.intervention else None
+        if not isinstance(alone, LoadResults):
+            return None
+        ((name, task),) = (self.measure.tasks or {}).items()
+        assert isinstance(task, LmEvalTask)
+        return alone, name, task
 
     @property
     def is_sweep(self) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_layerguard.bet.arguments import InterchangeLayers, ReplaceLayers
+from pytest_layerguard.bet.arguments import InterchangeLayers, LoadResults, ReplaceLayers
 from pytest_layerguard.bet.criteria import consistency, parse
 from pytest_layerguard.bet.criteria.evaluate import NoCriteria
 from pytest_layerguard.bet.criteria.metrics import METRICS, Metric
 from pytest_layerguard.bet.errors import suggestion
+from pytest_layerguard.bet.task_sources import LmEvalTask
 from pytest_layerguard.bet.validation import KEY, invalid
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class _Names:
         generates = True
         if "measure" in parts:
             measure = parts["measure"]
-            texts = list(measure.named_texts)
+            texts = list(measure.named_texts) or [None]
             tasks = list(measure.tasks or ())
             sample_tokens = measure.sample.tokens if measure.sample else 0
             generates = measure.generate is not None
@@ -93,6 +94,7 @@ def broken_rules(parts: Parts, context: Mapping[str, Any]) -> Iterator[Validatio
     """
     names = _Names.of(parts, context.get("metrics") or METRICS)
     yield from _one_of_intervention_and_arms(parts)
+    yield from _measured_here_or_elsewhere(parts)
     yield from _status(parts)
     yield from _names_apart(parts, names)
     if "criteria" in parts and not isinstance(parts["criteria"], NoCriteria):
@@ -108,6 +110,41 @@ def _one_of_intervention_and_arms(parts: Parts) -> Iterator[ValidationError]:
         )
     elif parts["intervention"] is not None and parts["arms"] is not None:
         yield invalid("does not go with intervention; one of the two", "arms", KEY)
+
+
+def _measured_here_or_elsewhere(parts: Parts) -> Iterator[ValidationError]:
+    """Ask for a text, or for one task and nothing else where results of another engine are judged."""
+    if "measure" not in parts:
+        return
+    measure = parts["measure"]
+    for arm, done in (parts.get("arms") or {}).items():
+        if _is_elsewhere(done):
+            message = "load_results compares its own two files, and stands alone; no arms"
+            yield invalid(message, "arms", arm, "load_results", KEY)
+    if "intervention" in parts and _is_elsewhere(parts["intervention"] or ()):
+        for key in sorted(measure.model_fields_set - {"tasks"}):
+            message = "has no meaning beside load_results, which loads no model; tasks alone"
+            yield invalid(message, "measure", key, KEY)
+        tasks = list((measure.tasks or {}).items())
+        if len(tasks) != 1 or not isinstance(tasks[0][1], LmEvalTask):
+            message = (
+                "must name the one task that both files are of, such as {arc: {lm_eval: arc_easy}}"
+            )
+            yield invalid(message, "measure", *(("tasks",) if tasks else ()))
+        else:
+            name, task = tasks[0]
+            for key in sorted(task.model_fields_set - {"lm_eval", "metric"}):
+                message = "has no meaning beside load_results; what was asked stands in the files"
+                yield invalid(message, "measure", "tasks", name, key, KEY)
+        return
+    if measure.text is None and measure.texts is None:
+        yield invalid("is missing; allowed: text, or texts for several by name", "measure", "text")
+    if measure.tokens is None and measure.preset is None:
+        yield invalid("is missing; how many tokens are scored", "measure", "tokens")
+
+
+def _is_elsewhere(done: Sequence[Intervention]) -> bool:
+    return any(isinstance(each.arguments, LoadResults) for each in done)
 
 
 def _status(parts: Parts) -> Iterator[ValidationError]:
@@ -250,6 +287,8 @@ def _measured(named: parse.Name, names: _Names) -> str | None:
                 "one with interchange_layers, on the same pairs"
             )
         return None
+    if metric.needs != "tasks" and any(map(_is_elsewhere, names.arms.values())):
+        return f"'{named.metric}' is not measured; load_results gives the metrics of its task"
     for name, done in names.arms_of(named).items():
         arguments = [each.arguments for each in done]
         arm = "this bet" if name is None else f"arm '{name}'"

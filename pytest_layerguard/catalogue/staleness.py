@@ -37,8 +37,10 @@ def changed_digests(before: Mapping[str, str], after: Mapping[str, str]) -> tupl
 
 
 def measured_on(result: BetResult) -> bool:
-    """Return whether a result has the digests of its models and texts."""
+    """Return whether a result has the digests of its models and texts, or of results measured elsewhere."""
     digests = digests_of(result.provenance)
+    if any(name.startswith("results") for name in digests):
+        return True
     return any(name.startswith("weights") for name in digests) and any(
         name.startswith("text") for name in digests
     )
@@ -78,6 +80,8 @@ def digests_of(provenance: Mapping[str, Any]) -> dict[str, str]:
             found |= {f"{file}{of}": digests[file] for file in _FILES if file in digests}
         for task in made.get("tasks", ()):
             found[f"questions {_plain(task.get('name'))}"] = task["digest"]
+        for file in made.get("results", ()):
+            found[f"results of the {_plain(file['name'])}"] = file["digest"]
         for place, digest in enumerate(made.get("training", ())):
             found[f"training text {place}"] = digest
     return found
@@ -86,7 +90,8 @@ def digests_of(provenance: Mapping[str, Any]) -> dict[str, str]:
 def _bases(recorded: BetResult, now: BetResult) -> Iterator[str]:
     for then in recorded.bases:
         for base in now.bases:
-            if (then.text, then.checkpoint) == (base.text, base.checkpoint):
+            same = (then.text, then.checkpoint) == (base.text, base.checkpoint)
+            if same and "perplexity" in then.metrics and "perplexity" in base.metrics:
                 names = [name for name in (then.text, then.checkpoint) if name is not None]
                 of = f" ({_plain(', '.join(names))})" if names else ""
                 was, new = (short(each.metrics["perplexity"].value) for each in (then, base))

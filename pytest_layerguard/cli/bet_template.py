@@ -29,6 +29,7 @@ ARGUMENTS: Final = {
     "quantize_kv_cache": "{bits: 4}",
     "low_rank": "{parts: linear, ratio: 0.5, by: svd}",
     "load_checkpoint": "{path: candidate}",
+    "load_results": "{base: {file: base.jsonl}, candidate: {file: candidate.jsonl}}",
     "cast": "{dtype: bfloat16}",
     "train": "{steps: 50, text: {reference: training}}",
 }

@@ -397,6 +397,9 @@ def _criteria(bet: Bet) -> Iterator[str]:
 def _costs(
     bet: Bet, cost: Cost | None, why: str, model: KnownModel, operations: float | None
 ) -> Iterator[str]:
+    if bet.results is not None:
+        yield "No model is loaded: it was measured elsewhere."
+        return
     parameters, layers = model.facts.parameters, model.facts.layers
     if cost is None or layers is None:
         yield f"Not known: {why}"

@@ -18,6 +18,7 @@ from pytest_layerguard.bet.targets import TargetError
 from pytest_layerguard.bet.task_sources import QuestionFile
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
+from pytest_layerguard.measurement.tasks.sample_files import read_results
 from pytest_layerguard.models.layer_parts import STATED_EXPERTS, RouterChoice
 from pytest_layerguard.models.loading import locate, locate_candidate
 from pytest_layerguard.texts.questions import read_questions
@@ -60,6 +61,9 @@ def obstacles(
         depths: How many layers each checkpoint has, as far as that is known.
         dense: Whether a checkpoint is known to have no experts.
     """
+    if document.bet.results is not None:
+        yield from _of_results(document, bets, conditions)
+        return
     yield from _of_models(document, bets, conditions)
     texts = Texts(conditions, document.path, bets)
     # A preset takes what there is; the bet's own contract takes just so many tokens.
@@ -85,6 +89,16 @@ def obstacles(
                     )
         if dense and isinstance(arguments, AverageExperts | DropExperts | MergeExperts):
             yield Obstacle(key, f"{intervention.kind}: the model has no experts")
+
+
+def _of_results(document: BetDocument, bets: Path, conditions: Conditions) -> Iterator[Obstacle]:
+    assert document.bet.results is not None
+    results, _, task = document.bet.results
+    try:
+        read_results(results, task, AllowedPaths.of(document.path, bets, conditions), conditions)
+    except MeasurementError as error:
+        key = str(error).partition(":")[0]
+        yield Obstacle(tuple(key.split(".")), str(error))
 
 
 def _of_models(document: BetDocument, bets: Path, conditions: Conditions) -> Iterator[Obstacle]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from pytest_layerguard.bet.arguments import CandidateArguments, Train
+    from pytest_layerguard.bet.arguments import CandidateArguments, LoadResults, Train
     from pytest_layerguard.interventions.bench import Bench
     from pytest_layerguard.models.plan import Plan
 
@@ -16,6 +16,7 @@ MODULES: Final = {
     "drop_experts": "experts",
     "interchange_layers": "layers",
     "load_checkpoint": "builtin",
+    "load_results": "builtin",
     "low_rank": "weights",
     "merge_experts": "experts",
     "merge_layers": "layers",
@@ -42,6 +43,12 @@ def load_checkpoint(plan: Plan, arguments: CandidateArguments, bench: Bench) -> 
 
 
 cast = load_checkpoint
+
+
+def load_results(plan: Plan, arguments: LoadResults, bench: Bench) -> tuple[Plan, ...]:
+    """Run no plan: it was measured elsewhere."""
+    del plan, arguments, bench
+    return ()
 
 
 def train(plan: Plan, arguments: Train, bench: Bench) -> tuple[Plan, ...]:

@@ -202,6 +202,9 @@ def identity(
     bet = document.bet
     if not _is_builtin(bet, registry) or registry.own_metrics(bet.criteria):
         return None
+    if bet.results is not None:
+        # Files are read as fast as digested.
+        return None
     models = [
         model_key(bet.model, source, bet_file=document.path, bets=bets, conditions=conditions)
         for source in bet.model.checkpoints().values()

@@ -129,12 +129,14 @@ def how_measured(result: BetResult) -> str:
         if result.descriptive
         else "95 % intervals, clustered by window"
     )
-    asked = "".join(
-        f"; {many(change.questions, 'question')} of {name}, exact intervals, paired by question"
+    asked = "; ".join(
+        f"{many(change.questions, 'question')} of {name}, exact intervals, paired by question"
         for variant in result.variants[:1]
         for name, change in variant.tasks.items()
     )
-    return f"{result.tokens:,} tokens in {many(result.windows, 'window')}; {intervals}{asked}"
+    scored = f"{result.tokens:,} tokens in {many(result.windows, 'window')}; {intervals}"
+    # Nothing was scored of results that were measured elsewhere.
+    return "; ".join(part for part in (scored if result.tokens else "", asked) if part)
 
 
 def task_changes(variants: Sequence[VariantResult]) -> Iterator[str]:

@@ -182,7 +182,7 @@ SINGLE = [
     ("any(perplexity_ratio <= 1.5)", "any(protocol_gap <= 1)", (14, 15), "criteria.strict",
      "it needs two arms"),
     ("any(perplexity_ratio <= 1.5)", "any(a.kl <= 1)", (14, 15), "criteria.strict",
-     "'a' is no arm, text or checkpoint of this bet"),
+     "'a' is no arm, text, task or checkpoint of this bet"),
     ("any(perplexity_ratio <= 3)", "any(perplexity_ratio <= 1.2)", (15, 12), "criteria.lenient",
      "is stricter than strict: where perplexity_ratio is 1.35"),
     ("all(perplexity_ratio >= 10)", "any(perplexity_ratio <= 10)", (16, 17),

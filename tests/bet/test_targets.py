@@ -167,6 +167,12 @@ NAMED = [
                "layers": {"each": [0, 2]}}, ["train-1", "train-1"], ["0", "2"]),
     ("load_checkpoint", {"path": "../models/W4A16_g32"}, ["load-w4a16-g32"], [""]),
     ("load_checkpoint", {"adapter": "lora", "as": "stored"}, ["load-lora-stored"], [""]),
+    (
+        "load_results",
+        {"base": {"file": "a.jsonl"}, "candidate": {"file": "b.jsonl"}},
+        ["load-results"],
+        [""],
+    ),
     ("cast", {"dtype": "bfloat16"}, ["cast-bfloat16"], [""]),
 ]  # fmt: skip
 

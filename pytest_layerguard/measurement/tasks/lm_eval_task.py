@@ -24,6 +24,7 @@ from pytest_layerguard.environment.measurement_errors import (
     UnavailableError,
 )
 from pytest_layerguard.measurement.metrics.task_metrics import Answer, Question, TaskAnswers
+from pytest_layerguard.measurement.tasks.right_or_wrong import USUAL, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from pytest_layerguard.measurement.tasks.asked_model import AskedModel
     from pytest_layerguard.models.plan import Plan
 
-_USUAL: Final = ("acc", "exact_match")
-"""The measures that say whether an answer is right, the usual one first."""
 _SHOT_SEED: Final = 1234
 """The seed of lm-evaluation-harness for its choice of examples."""
 
@@ -112,7 +111,8 @@ class LoadedTask:
                     f"{self.metric} of a question is {value}, and not 0 or 1: it does not say whether an answer is "
                     "right; name another with metric"
                 )
-            yield Answer(bool(value), _shown(requests, filtered), tuple(map(str, filtered)))
+            choices = [str(each.args[1]) for each in requests]
+            yield Answer(bool(value), shown(choices, filtered), tuple(map(str, filtered)))
 
     def _question(self, requests: Sequence[Any]) -> Question:
         target = self.task.doc_to_target(requests[0].doc)
@@ -227,7 +227,7 @@ def _measure(task: Any, source: LmEvalTask, key: str) -> tuple[str, str]:
     measures = list(task.aggregation())
     filters = [each.name for each in task._filters]
     metric, _, name = (source.metric or "").partition(",")
-    metric = metric or next((each for each in _USUAL if each in measures), "")
+    metric = metric or next((each for each in USUAL if each in measures), "")
     if not metric:
         raise MeasurementError(
             f"{key}: {source.lm_eval} gives {', '.join(measures)}, and none of them is known to say whether an answer "
@@ -239,16 +239,6 @@ def _measure(task: Any, source: LmEvalTask, key: str) -> tuple[str, str]:
                 f"{key}.metric: {source.lm_eval} has no {what} {given!r}; allowed: {', '.join(known)}"
             )
     return metric, name or filters[0]
-
-
-def _shown(requests: Sequence[Any], filtered: Sequence[Any]) -> str:
-    """Return an answer as it is shown: the most likely choice, or what was generated."""
-    if requests[0].request_type != "loglikelihood":
-        return str(filtered[0]).strip()
-    if len(requests) == 1:
-        return str(requests[0].args[1]).strip() if filtered[0][1] else "another continuation"
-    likeliest = max(range(len(filtered)), key=lambda place: filtered[place][0])
-    return str(requests[likeliest].args[1]).strip()
 
 
 @cache

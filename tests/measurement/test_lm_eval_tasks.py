@@ -1,0 +1,328 @@
+"""Tasks of lm-evaluation-harness: to the last question what it finds itself on saved copies of the variants."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import plain
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from pytest_layerguard import reference
+from pytest_layerguard.bet.reader import parse_bets
+from pytest_layerguard.environment.conditions import Conditions
+from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
+from pytest_layerguard.interventions.registry import Registry
+from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.results import BetResult
+from pytest_layerguard.measurement.session import ModelSession
+from pytest_layerguard.measurement.tasks.asked_model import AskedModel
+from pytest_layerguard.models.loading import LoadedModel
+from pytest_layerguard.models.plan import Plan
+
+lm_eval = pytest.importorskip("lm_eval", reason="the extra tasks is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    # Of lm-evaluation-harness itself, where it runs without the laboratory.
+    pytest.mark.filterwarnings("ignore"),
+]
+
+SKIPPED = (0, 2)
+ASKED = 8
+
+
+def copies(folder: Path, answers: Mapping[str, str]) -> None:
+    """Write local copies in the layout of the hub's data sets, with the package's questions in them."""
+    import pyarrow
+    from pyarrow import parquet
+
+    lines = reference.QUESTIONS.read_text(encoding="utf-8").splitlines()
+    asked = [json.loads(line) for line in lines[:ASKED]]
+    rows = {
+        ("ai2_arc", "ARC-Easy", "train validation test"): [
+            {
+                "id": str(place),
+                "question": each["context"],
+                "choices": {"text": each["choices"], "label": list("ABCD")},
+                "answerKey": "ABCD"[each["answer"]],
+            }
+            for place, each in enumerate(asked)
+        ],
+        ("babi", "default", "train valid test"): [
+            {
+                "passage": f"{each['context']}\n",
+                "question": "Who?",
+                "answer": answers.get(each["context"], "Nobody"),
+                "task": 1,
+            }
+            for each in asked
+        ],
+        ("wiki", "wikitext-2-raw-v1", "train validation test"): [
+            {"page": "\n".join(each["context"] for each in asked[place : place + 4])}
+            for place in range(0, ASKED, 4)
+        ],
+    }
+    for (name, config, splits), content in rows.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        head = ["---", "configs:", f"- config_name: {config}", "  data_files:"]
+        for split in splits.split():
+            parquet.write_table(
+                pyarrow.Table.from_pylist(content), folder / name / f"{split}.parquet"
+            )
+            head += [f"  - split: {split}", f"    path: {split}.parquet"]
+        (folder / name / "README.md").write_text("\n".join([*head, "---", ""]))
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    """A small model with room for long answers; untrained, so that its answers are hard to hit by chance."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=1024,
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=640,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    made = LlamaForCausalLM(config).eval()
+    for layer in made.model.layers:
+        for weight in layer.parameters():
+            weight.data *= 6
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, model: PreTrainedModel) -> Path:
+    made = tmp_path_factory.mktemp("lm-eval")
+    model.save_pretrained(made / "model")
+    tokenizer = AutoTokenizer.from_pretrained(reference.folder("reference"))
+    tokenizer.save_pretrained(made / "model")
+    copies(made / "bets", {})
+    # Half of the answers to generate are what the model says, so that it is right on those.
+    results = evaluated(model, made, "babi")
+    said = {
+        each["doc"]["passage"].rstrip("\n"): each["resps"][0][0].strip()
+        for each in results["samples"]["babi"][: ASKED // 2]
+    }
+    copies(made / "bets", {context: answer for context, answer in said.items() if answer})
+    return made
+
+
+def config_of(folder: Path, task: str) -> dict[str, Any]:
+    """The task's own configuration, with the local copy for its data set."""
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    name = {"arc_easy": "ai2_arc", "babi": "babi", "wikitext": "wiki"}[task]
+    own = load_yaml(TaskManager().task_index[task].yaml_path, resolve_func=True)
+    return {**own, "dataset_path": str(folder / "bets" / name), "tag": None}
+
+
+def evaluated(model: PreTrainedModel, folder: Path, task: str, lm: Any = None) -> Any:
+    """What lm-evaluation-harness itself finds, by default with its own model of transformers."""
+    from lm_eval.models.huggingface import HFLM
+
+    tokenizer = AutoTokenizer.from_pretrained(reference.folder("reference"))
+    return lm_eval.simple_evaluate(
+        model=lm or HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, device="cpu"),
+        tasks=[config_of(folder, task)],
+        bootstrap_iters=0,
+    )
+
+
+def saved(model: PreTrainedModel, layer: int, folder: Path) -> PreTrainedModel:
+    """A copy without a layer, saved and loaded."""
+    import copy
+
+    changed = copy.deepcopy(model)
+    del plain.layers_of(changed)[layer]
+    changed.config.num_hidden_layers -= 1
+    for place, block in enumerate(plain.layers_of(changed)):
+        block.self_attn.layer_idx = place
+    changed.save_pretrained(folder / f"without-{layer}")
+    return LlamaForCausalLM.from_pretrained(folder / f"without-{layer}", dtype=torch.float32).eval()
+
+
+BET = """\
+id: asked
+title: Tasks
+claim: Layers can be skipped without a wrong answer.
+status: proposed
+model: {{path: ../model}}
+intervention: {{skip_layers: {{layers: {{each: [0, 2]}}}}}}
+measure:
+  text: {{reference: heldout}}
+  tokens: 64
+  window: 8
+  max_base_perplexity: none
+  tasks: {{{tasks}}}
+criteria: {{lenient: any({name}.accuracy_change >= -0.1)}}
+"""
+
+
+def measured(folder: Path, **tasks: str) -> BetResult:
+    written = ", ".join(f"{name}: {source}" for name, source in tasks.items())
+    text = BET.format(tasks=written, name=next(iter(tasks)))
+    (document,) = parse_bets(text, folder / "bets" / "bet.yaml")
+    return Laboratory(Conditions(device="cpu"), Registry.of()).measure(
+        document, bets=folder / "bets"
+    )
+
+
+ARC = "{lm_eval: arc_easy, path: ai2_arc}"
+NORM = "{lm_eval: arc_easy, path: ai2_arc, metric: acc_norm}"
+BABI = "{lm_eval: babi, path: babi}"
+
+
+@pytest.fixture(scope="module")
+def result(folder: Path) -> BetResult:
+    return measured(folder, arc=ARC, norm=NORM, babi=BABI)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "metric"),
+    [("arc", "arc_easy", "acc"), ("norm", "arc_easy", "acc_norm"), ("babi", "babi", "exact_match")],
+)
+def test_base_and_variants_answer_as_on_saved_copies(
+    result: BetResult, folder: Path, model: PreTrainedModel, name: str, task: str, metric: str
+) -> None:
+    models = [model, *(saved(model, layer, folder) for layer in SKIPPED)]
+    found = [evaluated(one, folder, task) for one in models]
+    rights = [[each[metric] for each in one["samples"][task]] for one in found]
+    expected = [one["results"][task][f"{metric},none"] for one in found]
+    before = result.bases[0].metrics[f"{name}.accuracy"].value
+    after = [each.metrics[f"{name}.accuracy"].value for each in result.variants]
+    assert [before, *after] == expected
+    for variant, variants in zip(result.variants, rights[1:], strict=True):
+        pairs = list(zip(rights[0], variants, strict=True))
+        change = variant.tasks[name]
+        assert (change.lost, change.gained) == (pairs.count((1, 0)), pairs.count((0, 1)))
+    assert 0 < sum(rights[0]) < ASKED
+
+
+def test_rolling_perplexity_is_that_of_saved_copies(folder: Path, model: PreTrainedModel) -> None:
+    from pytest_layerguard.measurement.tasks.variants_lm import VariantsLM
+
+    loaded = LoadedModel(
+        model=model,
+        tokenizer=AutoTokenizer.from_pretrained(reference.folder("reference")),
+        provenance={},
+    )
+    base = Plan.untouched(4)
+    skips = tuple(base.without(frozenset([layer])) for layer in SKIPPED)
+    asked = AskedModel(
+        runner=ModelSession(loaded).runner, loaded=loaded, variants=skips, micro_batch=2048
+    )
+
+    class OnePlan(VariantsLM):
+        """Returns the responses of one of the plans."""
+
+        plan = base
+
+        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
+            super().loglikelihood_rolling(requests)
+            return list(self.responses[self.plan])
+
+    models = [model, *(saved(model, layer, folder) for layer in SKIPPED)]
+    for plan, one in zip((base, *skips), models, strict=True):
+        lm = OnePlan(asked)
+        lm.plan = plan
+        ours = evaluated(model, folder, "wikitext", lm)["results"]["wikitext"]
+        theirs = evaluated(one, folder, "wikitext")["results"]["wikitext"]
+        for metric in ("word_perplexity,none", "byte_perplexity,none", "bits_per_byte,none"):
+            assert ours[metric] == pytest.approx(theirs[metric], rel=1e-6)
+
+
+def test_what_was_asked_is_in_the_provenance(result: BetResult, folder: Path) -> None:
+    arc, norm, babi = result.provenance["checkpoints"][0]["tasks"]
+    assert arc["digest"] == norm["digest"] != babi["digest"]
+    assert (arc["questions"], arc["shots"], arc["metric"]) == (ASKED, 0, "acc,none")
+    assert norm["metric"] == "acc_norm,none"
+    assert arc["lm_eval"] == lm_eval.__version__
+    shown = result.variants[0].tasks["arc"].examples[0]
+    assert shown.question.endswith("Answer:")
+    assert shown.right in (shown.base, shown.variant)
+    fewer = measured(folder, arc="{lm_eval: arc_easy, path: ai2_arc, limit: 3, shots: 1}")
+    (made,) = fewer.provenance["checkpoints"][0]["tasks"]
+    assert (made["questions"], made["shots"]) == (3, 1)
+    assert made["digest"] != arc["digest"]
+
+
+@pytest.mark.parametrize(
+    ("task", "what"),
+    [
+        ("{lm_eval: arc_eazy}", "has no task 'arc_eazy', did you mean 'arc_easy'"),
+        ("{lm_eval: mmlu}", "is no single task"),
+        ("{lm_eval: arc_easy, path: nowhere}", r"measure.tasks.asked.path: 'nowhere' does not exist"),
+        ("{lm_eval: arc_easy, path: empty}", "arc_easy cannot be loaded"),
+        ("{lm_eval: arc_easy, path: elsewhere}", "names files elsewhere"),
+        ("{lm_eval: arc_easy, path: ai2_arc, metric: f1}", "has no measure 'f1'; allowed: acc"),
+        ("{lm_eval: arc_easy, path: ai2_arc, metric: 'acc,strict'}", "has no filter 'strict'"),
+        ("{lm_eval: wikitext, path: wiki}", "score its text by measure.text"),
+        ("{lm_eval: wikitext, path: wiki, metric: word_perplexity}", "and not 0 or 1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked_is_an_error_with_its_place(
+    folder: Path, task: str, what: str
+) -> None:
+    (folder / "bets" / "empty").mkdir(exist_ok=True)
+    other = folder / "bets" / "elsewhere"
+    other.mkdir(exist_ok=True)
+    (other / "README.md").write_text("---\nconfigs: [{data_files: 'https://example.org/x'}]\n---\n")
+    with pytest.raises(MeasurementError, match=what) as caught:
+        measured(folder, asked=task)
+    assert str(caught.value).startswith("measure.tasks.asked")
+
+
+def test_a_data_set_that_cannot_be_reached_is_a_skip(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    def unreachable(*_: Any, **given: Any) -> Iterator[Any]:
+        assert given["revision"] == "a" * 40
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(UnavailableError, match="cannot be fetched: no network"):
+        measured(folder, asked=f"{{lm_eval: arc_easy, revision: {'a' * 40}}}")
+    with pytest.raises(UnavailableError, match="is not pinned to a commit"):
+        measured(folder, asked="{lm_eval: arc_easy, revision: unpinned}")
+
+
+def test_each_plan_is_asked_once(folder: Path, model: PreTrainedModel) -> None:
+    """Prompts are built and filtered once for all variants, and layers are shared."""
+    loaded = LoadedModel(
+        model=model,
+        tokenizer=AutoTokenizer.from_pretrained(reference.folder("reference")),
+        provenance={},
+    )
+    base = Plan.untouched(4)
+    skips = tuple(base.without(frozenset([layer])) for layer in range(4))
+    from pytest_layerguard.bet.task_sources import LmEvalTask
+    from pytest_layerguard.environment.allowed_paths import AllowedPaths
+    from pytest_layerguard.measurement.tasks.lm_eval_task import load_task
+
+    source = LmEvalTask(lm_eval="arc_easy", path="bets/ai2_arc")
+    task = load_task(source, "key", AllowedPaths(folder, (folder,)), Conditions())
+    asked = AskedModel(
+        runner=ModelSession(loaded).runner, loaded=loaded, variants=skips, micro_batch=2048
+    )
+    together = task.ask(asked)
+    shared = asked.runner.evaluations
+    alone = 0
+    for plan in skips:
+        asked.runner.evaluations = 0
+        one = task.ask(replace(asked, variants=(plan,)))
+        assert one.answers[plan] == together.answers[plan]
+        alone += asked.runner.evaluations
+    assert shared <= 0.6 * alone
