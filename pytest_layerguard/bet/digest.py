@@ -111,6 +111,8 @@ def _without_files(value: Any) -> Any:
     # An arm or a text may be called "file".
     if isinstance(value.get("file"), str):
         return {**{key: value[key] for key in value if key != "sha256"}, "file": ""}
+    if "lm_eval" in value and "path" in value:
+        return {**value, "path": ""}
     return {key: _without_files(each) for key, each in value.items()}
 
 

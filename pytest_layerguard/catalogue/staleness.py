@@ -47,8 +47,11 @@ def measured_on(result: BetResult) -> bool:
 
 
 def trained_on(result: BetResult) -> bool:
-    """Return whether a result has the digests of the files that interventions trained or calibrated on."""
-    return any(made.get("training") for made in result.provenance.get("checkpoints", ()))
+    """Return whether a result has the digests of the files that interventions read."""
+    return any(
+        made.get("training") or made.get("results")
+        for made in result.provenance.get("checkpoints", ())
+    )
 
 
 def candidates_known(result: BetResult) -> bool:

@@ -85,10 +85,7 @@ class NewBet:
             "intervention:",
             f"  {self.intervention}",
             "measure:",
-            _line(f"  text: {self.text}", _others(self.text, _TEXTS)),
-            _line(f"  tokens: {self.tokens}", "scored tokens"),
-            _line(f"  window: {self.window}", "of them per window; 8 windows give intervals"),
-            _line('  sample: {prompts: ["Once upon a time"], tokens: 100}', "gives unique_tokens"),
+            *self._measure(),
             _line("criteria:", "write them before you measure; they stay"),
         ]
         after: list[str] = []
@@ -114,7 +111,19 @@ class NewBet:
             ]
         return "\n".join(lines) + "\n"
 
+    def _measure(self) -> list[str]:
+        if self.intervention.startswith("load_results"):
+            return [_line(f"  tasks: {{{TASK}: {{lm_eval: arc_easy}}}}", "what both files are of")]
+        return [
+            _line(f"  text: {self.text}", _others(self.text, _TEXTS)),
+            _line(f"  tokens: {self.tokens}", "scored tokens"),
+            _line(f"  window: {self.window}", "of them per window; 8 windows give intervals"),
+            _line('  sample: {prompts: ["Once upon a time"], tokens: 100}', "gives unique_tokens"),
+        ]
 
+
+TASK: Final = "task"
+"""The name of the task that results of another engine are judged by."""
 _MODELS: Final = {
     "reference": "reference",
     "{path:": "{path: DIR}",

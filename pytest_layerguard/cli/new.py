@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_layerguard.bet.bet import REFERENCE_NAMES, SLUG
 from pytest_layerguard.bet.criteria.interval import short
 from pytest_layerguard.catalogue.bet_folders import Catalogue, bets_of
-from pytest_layerguard.cli.bet_template import ARGUMENTS, NewBet
+from pytest_layerguard.cli.bet_template import ARGUMENTS, TASK, NewBet
 from pytest_layerguard.cli.command_output import UserError, echo, registry
 from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.conditions import ROOT_FLAG, Conditions
@@ -89,6 +89,8 @@ def run(given: argparse.Namespace) -> int:
         # A perplexity below the base's is no merit, so the KL is judged as well.
         limit = "perplexity_ratio <= 1.1 and kl <= 0.1"
         strict = "perplexity_ratio <= 1.02 and kl <= 0.02"
+    if kinds == ("load_results",):
+        limit, strict = f"{TASK}.accuracy_change >= -0.05", f"{TASK}.accuracy_change >= -0.02"
     subject = ask(
         "model",
         "model: reference, reference-wide, a folder, or ORG/NAME@COMMIT",

@@ -77,6 +77,56 @@ def test_samples_are_needed_for_unique_tokens(edited, told):
     assert "it needs measure.sample" in problems[0].message
 
 
+TASKS = (
+    "  tokens: 1024\n",
+    "  tokens: 1024\n  tasks: {q: {reference: questions}, arc: {lm_eval: arc_easy, shots: 0}}\n",
+)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "message"),
+    [
+        ("any(accuracy > 0.5)", "is measured on a task; write 'q.accuracy', 'arc.accuracy'"),
+        ("any(q > 0.5)", "'q' is no metric; write 'q.accuracy' or another metric of a task"),
+        ("any(q.kl > 0.5)", "'kl' is not measured on the task 'q'; write it without the task"),
+        ("any(q.arc.accuracy > 0.5)", "names two tasks, 'q' and 'arc'; one at most"),
+        ("any(w.accuracy > 0.5)", "'w' is no arm, text, task or checkpoint of this bet; allowed: q, arc"),
+        ("q.flips > 0.5", "'q.flips' has a value for each variant of the sweep"),
+        ("any(q.accuracy > 1)", "can never hold"),
+    ],
+)  # fmt: skip
+def test_a_metric_of_a_task_is_named_with_its_task(edited, told, criterion, message):
+    problems = told(edited(TASKS, (LENIENT, criterion), (STRICT, ""), (CATASTROPHIC, "")))
+    assert message in problems[0].message
+
+
+def test_tasks_are_needed_for_their_metrics(edited, told, read):
+    criterion = "any(arc.accuracy_change >= -0.1 and q.accuracy > 0.5) and any(kl <= 3)"
+    changes = (LENIENT, criterion), (STRICT, ""), (CATASTROPHIC, "")
+    document = read(edited(TASKS, *changes))
+    assert document.bet.measure.tasks["arc"].shots == 0
+    problems = told(edited((LENIENT, "any(accuracy > 0.5)"), *changes[1:]))
+    assert "'accuracy' is not measured; it needs measure.tasks" in problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("{}", "must name a task; allowed: {lm_eval: TASK"),
+        ("{file: q.jsonl, shots: 3}", "unknown key"),
+        ("{file: q.jsonl, limit: 0}", "must be at least 1"),
+        ("{lm_eval: ../task.yaml}", "the task's name in lm-evaluation-harness"),
+        ("{lm_eval: arc_easy, revision: main}", "must not be 'main'"),
+        (f"{{lm_eval: arc_easy, path: a, revision: {'a' * 40}}}", "does not go with path"),
+    ],
+)
+def test_a_task_that_is_none_is_an_error_at_its_place(edited, told, task, message):
+    tasks = ("  tokens: 1024\n", f"  tokens: 1024\n  tasks: {{q: {task}}}\n")
+    problems = told(edited(tasks))
+    assert message in problems[0].message
+    assert problems[0].key.startswith("measure.tasks.q")
+
+
 @pytest.mark.parametrize("metric", ["repetition", "stop_rate", "first_divergence"])
 def test_free_text_is_needed_for_the_metrics_of_generation(edited, told, read, metric):
     criterion = f"any({metric} > 0.5)"

@@ -488,6 +488,16 @@ def test_a_challenge_generates_where_its_bar_does(bets: Bets) -> None:
     assert wrong(bets, "bet-40", measure=generated) == []
 
 
+def test_a_challenge_is_asked_what_its_bar_is_about(bets: Bets) -> None:
+    asked = {**MEASURE, "tasks": {"q": {"reference": "questions"}}}
+    door(bets, measure=asked, criteria={"lenient": "any(q.accuracy >= 0.5)"})
+    lack = ": its bar is about q.accuracy; add its task 'q' as it is there to measure.tasks"
+    assert wrong(bets, "bet-40") == [lack]
+    other = {**MEASURE, "tasks": {"q": {"reference": "questions", "limit": 1}}}
+    assert wrong(bets, "bet-40", measure=other) == [lack]
+    assert wrong(bets, "bet-40", measure=asked) == []
+
+
 def test_a_challenge_names_the_metrics_on_request_that_its_bar_names(bets: Bets) -> None:
     bar_of(bets, "any(kl_p99 <= 1)")
     assert wrong(bets, "bet-40") == [

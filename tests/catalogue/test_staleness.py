@@ -43,6 +43,8 @@ def made(**changes: str) -> dict[str, Any]:
     if "candidate" in changes:
         candidate = {"arm": None, "variant": "load-other", "model": {"kind": "path"}}
         more["candidates"] = [{**candidate, "digests": {"weights": changes["candidate"]}}]
+    if "questions" in changes:
+        more["tasks"] = [{"name": "q", "digest": changes["questions"], "questions": 3}]
     return {"checkpoints": [{"checkpoint": None, "digests": digests, "texts": [text], **more}]}
 
 
@@ -59,6 +61,14 @@ def judged(bets: Bets, ratio: float = 1.2, *, recording: bool = False, **changes
 
 def text_of(outcome: Outcome) -> str:
     return "\n".join(outcome.messages)
+
+
+def test_other_questions_under_a_record_are_told(bets: Bets) -> None:
+    put(bets)
+    judged(bets, recording=True, questions="sha256:one")
+    found = judged(bets, questions="sha256:two")
+    assert found.word is Word.STALE
+    assert "questions q: sha256:one -> sha256:two" in text_of(found)
 
 
 @pytest.mark.parametrize("file", ["weights", "config", "tokenizer", "text"])

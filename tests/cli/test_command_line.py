@@ -457,7 +457,7 @@ def test_explain_foresees_what_pytest_will_say(
     assert ("It challenges" in told) == said.startswith("It challenges")
 
 
-@pytest.mark.parametrize("kind", [*BUILTIN_KINDS])
+@pytest.mark.parametrize("kind", sorted(BUILTIN_KINDS.keys() - {"load_results"}))
 def test_every_built_in_intervention_is_explained_without_weights(
     kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -470,6 +470,38 @@ def test_every_built_in_intervention_is_explained_without_weights(
     assert "layer evaluations over all tokens" in told
     assert "Not known" not in told
     assert "``" not in told
+
+
+def test_results_of_another_engine_are_explained_with_what_is_wrong(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    new("bets/one.yaml", "--intervention", "load_results")
+    capsys.readouterr()
+    assert main(["explain", "bets/one.yaml"]) == 1
+    printed = capsys.readouterr()
+    assert "No model is loaded: it was measured elsewhere." in " ".join(printed.out.split())
+    assert "one.yaml:10:25" in printed.err
+    assert "intervention.load_results.base.file: 'base.jsonl' does not exist" in printed.err
+
+
+def test_questions_are_explained_and_a_line_that_is_none_is_found(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    new("bets/one.yaml", "--intervention", "skip_layers")
+    bet = Path("bets/one.yaml")
+    tasks = (
+        "measure:\n  tasks: {q: {file: q.jsonl, limit: 3}, arc: {lm_eval: arc_easy, shots: 2}}\n"
+    )
+    bet.write_text(bet.read_text().replace("measure:\n", tasks))
+    Path("bets/q.jsonl").write_text("{}\n")
+    capsys.readouterr()
+    assert main(["explain", "bets/one.yaml"]) == 1
+    printed = capsys.readouterr()
+    out = " ".join(printed.out.split())
+    assert "q, the first 3 questions of q.jsonl: accuracy, with exact 95 % intervals" in out
+    assert "arc_easy by lm-evaluation-harness, 2 examples before each: accuracy" in out
+    assert "The questions of tasks are not counted." in out
+    assert "q.jsonl', line 1: context is missing" in printed.err
 
 
 @pytest.mark.parametrize("kind", ["path", "adapter", "gguf"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from support import tales
 
-from pytest_layerguard.report.words import notes
+from pytest_layerguard.measurement.results import TaskChange
+from pytest_layerguard.report.words import notes, task_changes
 
 
 def test_a_note_of_several_is_told_once() -> None:
@@ -25,3 +26,10 @@ def test_of_many_names_a_few_are_told() -> None:
 def test_a_text_and_a_checkpoint_are_part_of_the_name() -> None:
     (told,) = notes([tales.variant("skip-0", "0", text="heldout", checkpoint="init", note="odd")])
     assert told == "skip-0, heldout, init: odd"
+
+
+def test_answers_lost_and_gained_are_told() -> None:
+    made = tales.variant("skip-0", "0", tasks={"q": TaskChange(200, 193, 60, 2, 1.7e-15)})
+    assert list(task_changes([made])) == [
+        "skip-0: of 193 right answers of q 60 lost, 2 gained (McNemar's exact p 1.7e-15)"
+    ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from scipy import stats
+from support import paired
 
 from pytest_layerguard.measurement.metrics.statistics import exact_share
 from pytest_layerguard.measurement.metrics.task_metrics import mcnemar, paired_change
@@ -48,27 +48,15 @@ def test_the_change_leaves_out_nothing_only_where_mcnemar_does(comparisons: int)
     assert differ <= agree / 100
 
 
-def coverage(total: int, discordant: float, share_lost: float) -> tuple[float, float, float]:
-    """How often the true change is held, and how often it lies below and above, summed over all outcomes."""
-    lost, gained = discordant * share_lost / total, discordant * (1 - share_lost) / total
-    most = min(total, round(discordant + 8 * discordant**0.5 + 8))
-    outcomes = [(one, other) for one in range(most + 1) for other in range(most + 1 - one)]
-    counts = np.array([(one, other, total - one - other) for one, other in outcomes])
-    chances = stats.multinomial.pmf(counts, total, [lost, gained, 1 - lost - gained])
-    found = [paired_change(one, other, total) for one, other in outcomes]
-    low, high = np.array([each.low for each in found]), np.array([each.high for each in found])
-    true = gained - lost
-    below, above = chances[high < true - 1e-12].sum(), chances[low > true + 1e-12].sum()
-    return float(1 - below - above), float(below), float(above)
-
-
 @pytest.mark.parametrize("total", [50, 200])
 @pytest.mark.parametrize("share_lost", [0.5, 0.9])
 def test_the_change_is_held_also_where_few_questions_changed(total: int, share_lost: float) -> None:
-    held, below, above = coverage(total, 12, share_lost)
+    (held, below, above), agrees = paired.of_change(total, 12, share_lost)
+    assert agrees >= 0.98
     assert 0.94 <= held <= 0.98
     assert max(below, above) <= 0.026
     for few in (1, 3):
         # Exact limits of so small counts are wide by nature.
-        held, below, above = coverage(total, few, share_lost)
+        (held, below, above), _ = paired.of_change(total, few, share_lost)
         assert held >= 0.97
+        assert max(below, above) <= 0.026
