@@ -157,6 +157,8 @@ class Laboratory:
             UnavailableError: If the base cannot be had here.
         """
         bet = document.bet
+        if bet.results is not None:
+            raise MeasurementError("load_results was measured elsewhere; it has no model to write")
         sources = list(bet.model.checkpoints().values())
         if len(sources) > 1:
             raise MeasurementError("the bet has several checkpoints; a bet of one can be exported")

@@ -43,6 +43,7 @@ def harness(model: Any, tokenizer: Any, layer: int, questions: int) -> float:
     """The accuracy that lm-evaluation-harness finds without a layer, which is put back."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
 
     blocks = plain.layers_of(model)
     kept = list(blocks)
@@ -63,6 +64,7 @@ def harness(model: Any, tokenizer: Any, layer: int, questions: int) -> float:
                     "metric_list": [{"metric": "acc"}],
                 }
             ],
+            task_manager=TaskManager(include_defaults=False),
             limit=questions,
             bootstrap_iters=0,
         )

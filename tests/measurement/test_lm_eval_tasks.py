@@ -21,6 +21,7 @@ from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement.laboratory import Laboratory
 from pytest_layerguard.measurement.results import BetResult
 from pytest_layerguard.measurement.session import ModelSession
+from pytest_layerguard.measurement.tasks import lm_eval_task
 from pytest_layerguard.measurement.tasks.asked_model import AskedModel
 from pytest_layerguard.models.loading import LoadedModel
 from pytest_layerguard.models.plan import Plan
@@ -119,22 +120,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory, model: PreTrainedModel) -> 
 
 def config_of(folder: Path, task: str) -> dict[str, Any]:
     """The task's own configuration, with the local copy for its data set."""
-    from lm_eval.tasks import TaskManager
     from lm_eval.tasks._yaml_loader import load_yaml
 
     name = {"arc_easy": "ai2_arc", "babi": "babi", "wikitext": "wiki"}[task]
-    own = load_yaml(TaskManager().task_index[task].yaml_path, resolve_func=True)
+    own = load_yaml(lm_eval_task._manager().task_index[task].yaml_path, resolve_func=True)
     return {**own, "dataset_path": str(folder / "bets" / name), "tag": None}
 
 
 def evaluated(model: PreTrainedModel, folder: Path, task: str, lm: Any = None) -> Any:
     """What lm-evaluation-harness itself finds, by default with its own model of transformers."""
     from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
 
     tokenizer = AutoTokenizer.from_pretrained(reference.folder("reference"))
     return lm_eval.simple_evaluate(
         model=lm or HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, device="cpu"),
         tasks=[config_of(folder, task)],
+        task_manager=TaskManager(include_defaults=False),
         bootstrap_iters=0,
     )
 

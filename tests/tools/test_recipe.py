@@ -8,13 +8,20 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from pytest_layerguard.reference import HELDOUT, NAMES, folder
+from pytest_layerguard.reference import HELDOUT, NAMES, QUESTIONS, folder
 from pytest_layerguard.reference.initial_weights import build, initial_weights
 from pytest_layerguard.reference.story_generator import books
 from tools.reference_models.__main__ import main
 from tools.reference_models.checkpoint import load, save
+from tools.reference_models.questions import QUESTIONS_SEED, question_lines
 from tools.reference_models.recipe import RECIPES, configuration
-from tools.reference_models.text import CONTEXT, batches, heldout_text, train_tokenizer
+from tools.reference_models.text import (
+    CONTEXT,
+    HELDOUT_SEED,
+    batches,
+    heldout_text,
+    train_tokenizer,
+)
 from tools.reference_models.train import balancing_loss, learning_rate, train
 
 TINY = dataclasses.replace(RECIPES["reference"], steps=12, batch=2, warmup=4)
@@ -123,6 +130,17 @@ def test_verifying_nothing_is_no_success(tmp_path, capsys):
 
 def test_the_heldout_file_is_the_text_of_its_seed():
     assert HELDOUT.read_bytes() == heldout_text().encode()
+
+
+def test_the_questions_are_those_of_their_seed_and_fit_the_models():
+    assert QUESTIONS.read_bytes() == question_lines().encode()
+    tokenizer = AutoTokenizer.from_pretrained(folder("reference"))
+    for line in question_lines().splitlines():
+        question = json.loads(line)
+        whole = [f"{question['context']} {choice}" for choice in question["choices"]]
+        assert max(map(len, tokenizer(whole)["input_ids"])) <= CONTEXT
+    # Neither that of training, of any run that was tried, nor that of the held-out text.
+    assert QUESTIONS_SEED not in {0, 1, HELDOUT_SEED}
 
 
 def test_the_tokenizer_is_the_recipes(tokenizer):
