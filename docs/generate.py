@@ -173,6 +173,7 @@ PARTS: tuple[tuple[str, type[BetPart], str], ...] = (
     ("measure.tasks: a file of questions", task_sources.QuestionFile, ""),
     ("measure.tasks: a task of lm-evaluation-harness", task_sources.LmEvalTask, ""),
     ("measure.speak", bet.SpeakSpec, ""),
+    ("load_results: base and candidate", arguments.SampleFile, ""),
     ("criteria", evaluate.Criteria, ""),
     ("closes", bet.Closes, ""),
     ("evidence", bet.Evidence, ""),

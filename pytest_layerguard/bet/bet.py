@@ -19,11 +19,10 @@ from pydantic import (
     model_validator,
 )
 
-from pytest_layerguard.bet import rules
+from pytest_layerguard.bet import arguments, rules
 from pytest_layerguard.bet.arguments import (
     Intervention,
     Interventions,
-    LoadResults,
     Seed,
     kinds_of,
     meant,
@@ -556,10 +555,10 @@ class Bet(BetPart):
         return dict((self.arms or {}).items())
 
     @property
-    def results(self) -> tuple[LoadResults, str, LmEvalTask] | None:
+    def results(self) -> tuple[arguments.LoadResults, str, LmEvalTask] | None:
         """What was measured elsewhere, with its task and the task's name, or None if the bet is measured here."""
         alone = self.intervention[0].arguments if self.intervention else None
-        if not isinstance(alone, LoadResults):
+        if not isinstance(alone, arguments.LoadResults):
             return None
         ((name, task),) = (self.measure.tasks or {}).items()
         assert isinstance(task, LmEvalTask)
