@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import tempfile
 from collections import defaultdict
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -201,8 +202,12 @@ def _task(source: LmEvalTask, key: str, reach: AllowedPaths) -> Any:
         given.pop("revision", None)
         changed |= {"dataset_path": str(folder), "dataset_kwargs": given}
     try:
-        # What a group changes of its tasks is laid over their own configurations.
-        (task,) = manager.load([{"group": key, "task": [changed]}])["tasks"].values()
+        with tempfile.TemporaryDirectory(prefix="layerguard-") as cache:
+            if source.path is not None:
+                # The library's own cache does not notice that a local file holds something else.
+                given |= {"cache_dir": cache, "keep_in_memory": True}
+            # What a group changes of its tasks is laid over their own configurations.
+            (task,) = manager.load([{"group": key, "task": [changed]}])["tasks"].values()
     except ConnectionError as error:
         raise UnavailableError(
             f"{key}: the data set of {name} cannot be fetched: {first_line(error)}; name a local copy with path",
