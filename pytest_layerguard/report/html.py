@@ -75,6 +75,7 @@ class BetSection:
     lines: tuple[charts.LineChart, ...]
     trainings: tuple[charts.LineChart, ...]
     heat: charts.HeatMap | None
+    answers: tuple[charts.AnswersChart, ...]
     continuations: tuple[SideBySide, ...]
     tail: charts.LineChart | None
     profiles: tuple[tuple[str, charts.LossProfileChart], ...]
@@ -291,6 +292,7 @@ def _section(
         lines=lines,
         trainings=tuple(_trainings(bet)),
         heat=heat,
+        answers=tuple(charts.answer_charts(bet)),
         continuations=tuple(side_by_side(bet)),
         tail=charts.tail_chart(bet),
         profiles=tuple(_profiles(bet)),

@@ -42,6 +42,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with a bet of every kind, and one for each way to be hostile."""
     path = tmp_path_factory.mktemp("page") / "page.html"
     kinds = [*tales.every().values(), tales.steep(), tales.by_branch(), tales.candidate()]
+    kinds.append(tales.questions())
     kinds.append(tales.judged(tales.ARMS, tales.arms(), verdict_before=Verdict.STRICT))
     bets = [*kinds, *(hostile(words) for words in HOSTILE.values())]
     refused = [UnreadableFile.of("bets/a.yaml", words) for words in HOSTILE.values()]

@@ -136,6 +136,15 @@ class TestPage:
         heading = written[written.index("<article") : written.index("<h3")]
         assert "bets/some.yaml:1</a>" in heading
 
+    def test_it_says_which_questions_changed_and_both_answers(self) -> None:
+        text = " ".join(Read(page(tales.questions())).text.split())
+        assert "120 lost, 0 gained" in text
+        assert "2 of 4 questions that skip-1 answers otherwise" in text
+        lost = "lost What flies? righta birduntouched model\u2713 a birdskip-1\u2717 a stone"
+        gained = "gained What sinks? righta stoneuntouched model\u2717 a birdskip-1\u2713 a stone"
+        assert lost in text
+        assert gained in text
+
     def test_a_candidate_has_a_card(self) -> None:
         made = page(tales.candidate())
         card = made[made.index('<section class="card"') :]

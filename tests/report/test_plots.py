@@ -7,7 +7,7 @@ import pytest
 from support import tales
 
 from pytest_layerguard.bet.criteria.interval import Interval
-from pytest_layerguard.measurement.results import LossProfile, TokenHarm
+from pytest_layerguard.measurement.results import LossProfile, TaskChange, TokenHarm
 from pytest_layerguard.report import charts
 
 
@@ -114,6 +114,37 @@ class TestRows:
 
     def test_a_metric_that_nobody_has(self) -> None:
         assert charts.bar_chart(tales.judged(tales.SWEEP, tales.sweep()), "kl") is None
+
+
+class TestAnswers:
+    def test_what_was_lost_is_left_of_zero_and_what_was_gained_right(self) -> None:
+        (figure,) = charts.answer_charts(tales.questions())
+        assert figure.task == "quiz"
+        assert figure.note == "200 questions, of which the untouched model answers 150 rightly"
+        first, second = figure.rows
+        assert (first.label, first.p_value, second.p_value) == ("skip-0", "1e-30", "0.62")
+        assert first.lost_at + first.lost_width == pytest.approx(figure.zero, abs=0.02)
+        assert first.lost_width == pytest.approx(40 * second.lost_width, rel=0.05)
+        assert first.gained_width == 0 < second.gained_width
+        assert {"0", "50", "100"} <= {tick.label for tick in figure.ticks}
+
+    def test_some_questions_are_shown_of_each_variant(self) -> None:
+        (figure,) = charts.answer_charts(tales.questions())
+        headings = {each.heading: len(each.examples) for each in figure.changed}
+        assert headings == {
+            "1 of 120 questions that skip-0 answers otherwise": 1,
+            "2 of 4 questions that skip-1 answers otherwise": 2,
+        }
+
+    def test_nothing_lost_or_gained_is_drawn_as_such(self) -> None:
+        same = tales.variant("skip-0", "0", tasks={"quiz": TaskChange(20, 15, 0, 0, 1.0)})
+        (figure,) = charts.answer_charts(tales.judged(tales.SWEEP, tales.result(same)))
+        assert (figure.rows[0].lost_width, figure.rows[0].gained_width) == (0, 0)
+        assert [tick.label for tick in figure.ticks] == ["1", "0", "1"]
+        assert figure.changed == ()
+
+    def test_a_bet_without_tasks_has_none(self) -> None:
+        assert list(charts.answer_charts(tales.every()["sweep"])) == []
 
 
 class TestHeat:

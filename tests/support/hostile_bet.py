@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_layerguard.catalogue.outcome import error
-from pytest_layerguard.measurement.results import GeneratedText
+from pytest_layerguard.measurement.results import ChangedAnswer, GeneratedText, TaskChange
 from support import tales
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ def hostile(words: str) -> BetReport:
             spoken=tales.said(words, words),
             generated=(free,),
             note=words,
+            tasks={
+                "quiz": TaskChange(
+                    2, 1, 1, 1, 1.0, (ChangedAnswer(words, words, words, words, lost=True),)
+                )
+            },
             profile=replace(
                 tales.profile(), tokens=(replace(tales.profile().tokens[0], token=words),)
             ),

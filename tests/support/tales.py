@@ -14,8 +14,10 @@ from pytest_layerguard.catalogue.outcome import Case, Outcome, decide, error, un
 from pytest_layerguard.measurement.results import (
     BaseResult,
     BetResult,
+    ChangedAnswer,
     Continuation,
     LossProfile,
+    TaskChange,
     TokenHarm,
     VariantResult,
 )
@@ -310,6 +312,17 @@ def steep() -> BetReport:
 def by_branch() -> BetReport:
     """Arms that sweep the same layers: one residual branch, the other, and both."""
     return judged(BRANCHES, branches())
+
+
+def questions() -> BetReport:
+    """A sweep that was asked questions: one variant lost answers, the other gained one too."""
+    bird = ChangedAnswer("What flies?", "a bird", "a bird", "a stone", lost=True)
+    stone = ChangedAnswer("What sinks?", "a stone", "a bird", "a stone", lost=False)
+    found = result(
+        variant("skip-0", "0", tasks={"quiz": TaskChange(200, 150, 120, 0, 1e-30, (bird,))}),
+        variant("skip-1", "1", tasks={"quiz": TaskChange(200, 150, 3, 1, 0.62, (bird, stone))}),
+    )
+    return judged(SWEEP.replace("id: sweep", "id: questions"), found)
 
 
 def candidate() -> BetReport:

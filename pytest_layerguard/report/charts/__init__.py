@@ -6,6 +6,7 @@ with a phone; and nothing needs a ``style`` attribute, which the page's content 
 forbids. Horizontal places are per cents, so that one figure fits every width.
 """
 
+from pytest_layerguard.report.charts.answers import AnswersChart, answer_charts
 from pytest_layerguard.report.charts.axes import Scale, Tick
 from pytest_layerguard.report.charts.bars import BarChart, OverviewStrip, bar_chart, overview_strips
 from pytest_layerguard.report.charts.curves import (
@@ -20,6 +21,7 @@ from pytest_layerguard.report.charts.loss_profile import LossProfileChart, profi
 from pytest_layerguard.report.charts.marks import Mark, between
 
 __all__ = [
+    "AnswersChart",
     "BarChart",
     "HeatMap",
     "LineChart",
@@ -28,6 +30,7 @@ __all__ = [
     "OverviewStrip",
     "Scale",
     "Tick",
+    "answer_charts",
     "bar_chart",
     "between",
     "heat_map",
