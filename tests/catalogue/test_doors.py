@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
 from support.catalogue import measured
 
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS, CandidateArguments, Intervention
+from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.bet.reader import BetDocument, parse_bets
 from pytest_layerguard.catalogue.crossing.doors import kinds_in_effect
 from pytest_layerguard.catalogue.judge import Judge
@@ -58,6 +60,11 @@ model: {model}
 measure: {{text: {{reference: heldout}}, tokens: 1024, window: 128}}
 criteria: {{lenient: max(perplexity_ratio) <= 3}}
 """
+OF_A_TASK = """\
+measure: {tasks: {arc: {lm_eval: arc_easy}}}
+criteria: {lenient: arc.accuracy_change >= -0.02}
+"""
+"""What stands beside results that were measured elsewhere, which have no perplexity."""
 
 
 class Looks:
@@ -90,10 +97,16 @@ def knock(judge: Judge, model: str, done: str) -> tuple[set[str], bool]:
 
     def measure() -> BetResult:
         asked.append(model)
-        return measured(1.0)
+        result = measured(1.0)
+        (variant,) = result.variants
+        metrics = {**variant.metrics, "arc.accuracy_change": Interval.point(0.0)}
+        return replace(result, variants=(replace(variant, metrics=metrics),))
 
     written = f"{{path: {model}}}" if model in FOLDERS else model
-    (document,) = parse_bets(BET.format(model=written, done=done), BETS / "tried.yaml")
+    text = BET.format(model=written, done=done)
+    if "load_results" in done:
+        text = text[: text.index("measure:")] + OF_A_TASK
+    (document,) = parse_bets(text, BETS / "tried.yaml")
     outcome = judge.judge(document, BETS, measure)
     assert (outcome.word is Word.CROSSED) == (not asked)
     return {each.id for each in outcome.crossed}, bool(asked)
@@ -125,8 +138,9 @@ def test_a_door_is_closed_to_what_it_says_and_to_nothing_else(
         (form, kind)
         for form in ("list", "arms")
         for kind, arguments in BUILTIN_KINDS.items()
-        # Another whole model stands in no list.
-        if form == "arms" or not issubclass(arguments, CandidateArguments)
+        # Another whole model stands in no list, and the results of one alone.
+        if (form == "arms" or not issubclass(arguments, CandidateArguments))
+        and kind != "load_results"
     ],
 )
 def test_nor_is_it_opened_by_company(judge: Judge, kind: str, model: str, form: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.catalogue import BET_40, PROPOSAL
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from pytest_layerguard import reference
 from pytest_layerguard.catalogue.outcome import Word
@@ -128,12 +129,17 @@ def test_several_folders_of_which_one_is_closed(bets: Bets) -> None:
 
 def test_leaving_a_shape_of_ones_own_making_in_the_cache(bets: Bets) -> None:
     bets.put(BET_40)
-    shutil.copytree(reference.folder("reference"), bets.root / "model")
+    # A family whose parameters are counted by building it.
+    config = GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2, n_positions=32)
+    model = GPT2LMHeadModel(config)
+    model.save_pretrained(bets.root / "model")
     bets.put(model={"path": "../model"})
     bets.conditions = Conditions(cache=bets.root / "kept")
     refused(bets)
     (kept,) = (bets.root / "kept" / "shapes").iterdir()
-    kept.write_text(kept.read_text(encoding="utf-8").replace("836880", "836880000"))
+    counted = str(model.num_parameters())
+    assert counted in kept.read_text(encoding="utf-8")
+    kept.write_text(kept.read_text(encoding="utf-8").replace(counted, f"{counted}00000"))
     # Whoever may write there is believed, as whoever may change the code is; unless one measures afresh.
     assert bets.judge("drop-one").passed
     bets.conditions = Conditions(cache=bets.root / "kept", fresh=True)
