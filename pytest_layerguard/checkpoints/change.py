@@ -22,6 +22,9 @@ _RUN: Final = 16
 _RELATED: Final = 0.2
 """The least cosine of a tensor and one made from it; unrelated tensors have one near zero."""
 _MORE_ZEROS: Final = 0.01
+_NEXT_TO_ZERO: Final = 0.01
+"""The part of a tensor's root mean square below which values may be zeros that noise was added to."""
+_MORE_NEXT_TO_ZERO: Final = 0.05
 _PRUNED_ON_GRID: Final = 0.05
 """The least share of zeros on a grid that no rounding explains."""
 _ROUNDED: Final = 0.6
@@ -86,7 +89,7 @@ class _Tally:
         self._rows = 0
         self._casts = {"bfloat16": True, "float16": True}
         self._equal = self._kept = self._two_of_four = True
-        self._count = self._zeros = self._base_zeros = 0
+        self._count = self._zeros = self._base_zeros = self._small = self._base_small = 0
         self._dot = self._square = self._base_square = self._apart = 0.0
 
     def add(self, base: Tensor, candidate: Tensor) -> None:
@@ -118,6 +121,8 @@ class _Tally:
         self._kept = self._kept and bool((zero | same | rounded).all())
         self._zeros += int(zero.sum())
         self._base_zeros += int((ours == 0).sum())
+        self._small += int(_next_to_zero(theirs).sum())
+        self._base_small += int(_next_to_zero(ours).sum())
         if theirs.dim() > 1 and theirs.shape[-1] % 4 == 0:
             fours = zero.reshape(-1, 4).sum(1)
             self._two_of_four = self._two_of_four and bool((fours >= 2).all())
@@ -136,24 +141,35 @@ class _Tally:
         if cast is not None:
             return Change(cast=cast)
         zeros, base_zeros = self._zeros / self._count, self._base_zeros / self._count
-        pruned, grid = self._kept, None
-        if len(candidate.shape) > 1 and not self._kept:
+        # A vector of zeros is a norm or a bias that is gone, and no pruned matrix.
+        kept = self._kept and len(candidate.shape) > 1
+        pruned, grid = kept, None
+        if len(candidate.shape) > 1 and not kept:
             ours, theirs = self._sample
             grid = _grid(candidate, ours, theirs)
             least = _MORE_ZEROS if grid is None else _PRUNED_ON_GRID
+            small, base_small = self._small / self._count, self._base_small / self._count
+            noisy = small - base_small > _MORE_NEXT_TO_ZERO
+            if grid is None and zeros - base_zeros <= _MORE_ZEROS and noisy:
+                zeros, base_zeros = small, base_small
+                theirs = theirs.masked_fill(_next_to_zero(theirs), 0)
             more = zeros - base_zeros > _MORE_ZEROS
             pruned = more and _unexplained(ours, theirs) > least
         norms = sqrt(self._square * self._base_square)
         return Change(
             pruned=pruned,
             grid=grid,
-            moved=grid is None and not self._kept,
+            moved=grid is None and not kept,
             zeros=zeros,
             base_zeros=base_zeros,
             two_of_four=pruned and self._two_of_four,
             distance=sqrt(self._apart / self._base_square) if self._base_square else float("inf"),
             cosine=self._dot / norms if norms else 0.0,
         )
+
+
+def _next_to_zero(values: Tensor) -> Tensor:
+    return values.abs() <= _NEXT_TO_ZERO * values.square().mean().sqrt()
 
 
 def _grid(candidate: Piece, base: Tensor, values: Tensor) -> Grid | None:

@@ -23,8 +23,8 @@ class Finding:
     """One thing that was done to a model.
 
     Attributes:
-        kind: The intervention that it amounts to, or ``adapter``, ``quantization_config``,
-            ``resized``, ``other_tensors``, ``unrelated`` or ``identical``.
+        kind: The intervention that it amounts to, or ``adapter``, ``configuration``,
+            ``quantization_config``, ``resized``, ``other_tensors``, ``unrelated`` or ``identical``.
         sentence: What was done, for people.
         details: The same for programs: layers, experts, shares and levels.
     """
@@ -35,17 +35,18 @@ class Finding:
 
 
 def value_findings(
-    changes: Mapping[Place, Change], matrices: Mapping[Place, Change]
+    changes: Mapping[Place, Change],
+    matrices: Mapping[Place, Change],
+    unmatched: Mapping[Place, Change],
 ) -> Iterator[Finding]:
     """Yield what was done to values.
 
     Args:
         changes: How each tensor changed, by its place in the base.
         matrices: Those of them that are matrices.
+        unmatched: Matrices of layers that no layer of the base is like.
     """
-    yield from _pruned(matrices)
-    yield from _quantized(matrices)
-    yield from _ternary(matrices)
+    yield from placeless_findings({**matrices, **unmatched})
     casts: dict[str, list[Place]] = defaultdict(list)
     for place, change in changes.items():
         if change.cast is not None:
@@ -57,6 +58,13 @@ def value_findings(
             "cast", f"{where} rounded to {dtype} and otherwise the base's", {"dtype": dtype}
         )
     yield from _moved(changes, matrices)
+
+
+def placeless_findings(matrices: Mapping[Place, Change]) -> Iterator[Finding]:
+    """Yield what was done to values wherever they stand: zeros and grids."""
+    yield from _pruned(matrices)
+    yield from _quantized(matrices)
+    yield from _ternary(matrices)
 
 
 def _pruned(matrices: Mapping[Place, Change]) -> Iterator[Finding]:

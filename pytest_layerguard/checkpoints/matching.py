@@ -22,8 +22,11 @@ _RELATED: Final = 0.2
 _NEXT: Final = 0.5
 """The most that an expert may be like a second one, beside the one it was made from; a mean of two is
 like both."""
-_MEAN: Final = 0.3
-"""The farthest that quantising puts experts from the mean of the base's, over the mean's norm."""
+_ALIKE: Final = 0.1
+"""The farthest that noise or training puts equal experts apart, over their norm."""
+_MEAN: Final = 0.95
+"""The least cosine of the mean of the base's experts and what quantising makes of it; a scale may have been
+moved to the next matrix."""
 
 
 @dataclass
@@ -175,7 +178,11 @@ def _bytes(sketch: Tensor) -> bytes:
 
 def _all_equal(sketches: Mapping[int, Tensor]) -> bool:
     first = next(iter(sketches.values()))
-    return all(first.equal(sketch) for sketch in sketches.values())
+    least = _ALIKE * float(first.norm())
+    return all(
+        first.shape == sketch.shape and float((sketch - first).norm()) <= least
+        for sketch in sketches.values()
+    )
 
 
 def _is_mean(experts: Mapping[int, Piece], candidate: Piece) -> bool:
@@ -183,9 +190,7 @@ def _is_mean(experts: Mapping[int, Piece], candidate: Piece) -> bool:
     total = sum(piece.read().float() for piece in experts.values()) / len(experts)
     found = candidate.read().float()
     assert not isinstance(total, float)
-    return total.shape == found.shape and float((found - total).norm()) <= _MEAN * float(
-        total.norm()
-    )
+    return total.shape == found.shape and _cosine(found.flatten(), total.flatten()) >= _MEAN
 
 
 def is_part(base: Piece, candidate: Piece) -> bool:

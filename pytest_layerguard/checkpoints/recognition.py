@@ -22,10 +22,19 @@ from pytest_layerguard.checkpoints.findings import (
     Finding,
     counts_of,
     layer_words,
+    placeless_findings,
     ranges,
     spread,
     value_findings,
     which_tensors,
+)
+from pytest_layerguard.checkpoints.idle import (
+    ATTENTION,
+    FEED_FORWARD,
+    all_zero,
+    branch_of,
+    idle_branches,
+    matrices_of,
 )
 from pytest_layerguard.checkpoints.matching import (
     Layer,
@@ -36,20 +45,17 @@ from pytest_layerguard.checkpoints.matching import (
     matched_layers,
 )
 from pytest_layerguard.checkpoints.places import (
-    ROUTER,
     Piece,
     Place,
     llama_names,
     place_of,
     places,
 )
+from pytest_layerguard.checkpoints.settings import other_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-_ROWS: Final = 1024
-_ATTENTION: Final = "attention"
-_FEED_FORWARD: Final = "feed-forward"
 _EMBEDDINGS: Final = ("embed_tokens.", "lm_head.", "wte.", "token_embd.", "output.weight")
 _HEADS: Final = {"lm_head.weight": "embed_tokens.weight", "output.weight": "token_embd.weight"}
 
@@ -105,14 +111,7 @@ def recognise_configs(base: Mapping[str, Any], candidate: Mapping[str, Any]) -> 
 
 
 def _of_configs(base: Mapping[str, Any], candidate: Mapping[str, Any]) -> Iterator[Finding]:
-    before, after = base.get("num_hidden_layers"), candidate.get("num_hidden_layers")
-    if isinstance(before, int) and isinstance(after, int) and before != after:
-        kind = "remove_layers" if after < before else "repeat_layers"
-        yield Finding(kind, f"has {after:,} layers, the base {before:,}", {"count": after - before})
-    experts = expert_count(base), expert_count(candidate)
-    if 0 < experts[1] < experts[0]:
-        sentence = f"has {many(experts[1], 'expert')} in a layer, the base {experts[0]:,}"
-        yield Finding("drop_experts", sentence, {"count": experts[0] - experts[1]})
+    yield from _of_shapes(base, candidate)
     if candidate.get("quantization_config") and not base.get("quantization_config"):
         method = candidate["quantization_config"].get("quant_method")
         yield Finding("quantize_weights", f"its weights are quantised by {method}")
@@ -125,6 +124,21 @@ def _of_configs(base: Mapping[str, Any], candidate: Mapping[str, Any]) -> Iterat
     ]
     if dtypes[0] == "float32" and dtypes[1] in ("float16", "bfloat16"):
         yield Finding("cast", f"has the dtype {dtypes[1]}, the base float32", {"dtype": dtypes[1]})
+
+
+def _no_output(what: str) -> str:
+    return f"nothing comes out of {what}: a matrix on the way is zero, or next to it"
+
+
+def _of_shapes(base: Mapping[str, Any], candidate: Mapping[str, Any]) -> Iterator[Finding]:
+    before, after = base.get("num_hidden_layers"), candidate.get("num_hidden_layers")
+    if isinstance(before, int) and isinstance(after, int) and before != after:
+        kind = "remove_layers" if after < before else "repeat_layers"
+        yield Finding(kind, f"has {after:,} layers, the base {before:,}", {"count": after - before})
+    experts = expert_count(base), expert_count(candidate)
+    if 0 < experts[1] < experts[0]:
+        sentence = f"has {many(experts[1], 'expert')} in a layer, the base {experts[0]:,}"
+        yield Finding("drop_experts", sentence, {"count": experts[0] - experts[1]})
 
 
 class _Comparison:
@@ -158,15 +172,24 @@ class _Comparison:
             if place not in changes or changes[place].equal:
                 changes[place] = change
         matrices = {place: change for place, change in changes.items() if self._is_matrix(place)}
+        unmatched = dict(self._of_unmatched_layers())
         if matrices and not any(change.related for change in matrices.values()):
             yield Finding("unrelated", "no tensor is the base's: another model of the same shape")
+            # Values may have been put in another order; what needs no order is found all the same.
+            yield from _of_shapes(self._base.text_config, self._candidate.text_config)
+            yield from placeless_findings(matrices | unmatched)
+            yield from self._configured()
             yield from self._stored()
             return
         exact = not any(self._empty.values()) and all(
             change.equal for place, change in changes.items() if place.layer is not None
         )
         structure = [*self._layer_findings(exact), *self._expert_findings()]
-        values = [*value_findings(changes, matrices), *self._leftovers()]
+        values = [
+            *value_findings(changes, matrices, unmatched),
+            *self._leftovers(),
+            *self._configured(),
+        ]
         if not structure and not values:
             dtypes = [
                 {weight.dtype for weight in each.weights.values()}
@@ -185,10 +208,13 @@ class _Comparison:
 
     @cached_property
     def _empty(self) -> dict[int, frozenset[str]]:
-        """The branches of each layer in which every matrix is zero, and those of the base are not."""
+        """The branches of each layer that add nothing, and those of the base do."""
+        any_layer = next(iter(self._ours.values()), {})
         return {
-            layer: _branches_of_zeros(self._theirs[layer])
-            - (_branches_of_zeros(self._ours[source]) if source is not None else frozenset())
+            layer: idle_branches(
+                self._ours[source] if source is not None else self._ours.get(layer, any_layer),
+                self._theirs[layer],
+            )
             for layer, source in self._sources.items()
         }
 
@@ -201,7 +227,7 @@ class _Comparison:
                 self._ours.get(source, {}) if source is not None else {},
                 self._theirs[layer],
             )
-            if experts_of(ours) and experts_of(theirs) and _FEED_FORWARD not in self._empty[layer]:
+            if experts_of(ours) and experts_of(theirs) and FEED_FORWARD not in self._empty[layer]:
                 found[layer] = matched_experts(ours, theirs)
         return found
 
@@ -220,14 +246,15 @@ class _Comparison:
                     if origin is None:
                         continue
                 matched.add((role, origin))
-                if len(piece.shape) > 1 and _branch(role) in self._empty[layer]:
-                    continue
                 if (role, origin) not in ours:
                     self._extra.append(piece.name)
                     continue
                 place = Place(role, source, origin)
                 change = self._compared(place, ours[role, origin], piece, experts)
-                if change is not None:
+                if change is None:
+                    continue
+                idle = len(piece.shape) > 1 and branch_of(role) in self._empty[layer]
+                if not idle or (change.related and change.zeros < 1):
                     yield place, change
             self._missing += [
                 piece.name
@@ -235,6 +262,22 @@ class _Comparison:
                 if key not in matched and (key[1] is None or experts is None)
             ]
         yield from self._changes_outside()
+
+    def _of_unmatched_layers(self) -> Iterator[tuple[Place, Change]]:
+        """Yield the matrices of layers that no layer of the base is like, beside those of layers that are gone.
+
+        Their values may only have been put in another order. Zeros and grids need none.
+        """
+        gone = sorted(set(self._ours) - set(self._sources.values()))
+        for layer, source in self._sources.items():
+            if source is not None or not gone or self._empty[layer]:
+                continue
+            partner = layer if layer in gone else gone[0]
+            gone.remove(partner)
+            for (role, expert), piece in matrices_of(self._theirs[layer]).items():
+                ours = self._ours[partner].get((role, expert))
+                if ours is not None and ours.shape == piece.shape:
+                    yield Place(role, partner, expert), compare(ours, piece)
 
     def _changes_outside(self) -> Iterator[tuple[Place, Change]]:
         for role, piece in self._theirs_outside.items():
@@ -287,20 +330,7 @@ class _Comparison:
         fewer = len(sources) < len(self._ours)
         if new := [layer for layer, source in sources.items() if source is None]:
             yield from self._new_layers(new)
-        for branch in (_ATTENTION, _FEED_FORWARD):
-            without = sorted(
-                {
-                    source
-                    for layer, source in sources.items()
-                    if source is not None and branch in self._empty[layer]
-                }
-            )
-            if without:
-                yield Finding(
-                    "skip_layers",
-                    f"every matrix of the {branch} of {layer_words(without)} is zero",
-                    {"layers": without, "part": branch.replace("-", "_")},
-                )
+        yield from self._idle_layers()
         if fewer and gone:
             yield Finding(
                 "remove_layers",
@@ -333,16 +363,48 @@ class _Comparison:
                 sentence = f"has interchanged {swapped}"
             yield Finding("interchange_layers", sentence, {"order": known})
 
-    def _new_layers(self, layers: list[int]) -> Iterator[Finding]:
-        empty = [
-            layer
-            for layer in layers
-            if self._empty[layer] == {_branch(role) for role, _ in _matrices(self._theirs[layer])}
-        ]
-        if empty:
-            yield Finding(
-                "zero_layers", f"every matrix of {layer_words(empty)} is zero", {"layers": empty}
+    def _idle_layers(self) -> Iterator[Finding]:
+        whole, parts = [], defaultdict(list)
+        for layer, source in self._sources.items():
+            if source is not None and self._is_idle(layer):
+                whole.append(layer)
+            elif source is not None:
+                for branch in self._empty[layer]:
+                    parts[branch].append(layer)
+        if whole:
+            yield self._left_out(whole)
+        for branch, layers in sorted(parts.items()):
+            without = sorted(
+                {source for layer in layers if (source := self._sources[layer]) is not None}
             )
+            what = f"the {branch} of {layer_words(without)}"
+            zero = all(all_zero(self._theirs[layer], branch) for layer in layers)
+            yield Finding(
+                "skip_layers",
+                f"every matrix of {what} is zero" if zero else _no_output(what),
+                {"layers": without, "part": branch.replace("-", "_")},
+            )
+
+    def _is_idle(self, layer: int) -> bool:
+        """Return whether every branch of a layer adds nothing."""
+        return self._empty[layer] == {
+            branch_of(role) for role, _ in matrices_of(self._theirs[layer])
+        }
+
+    def _left_out(self, layers: list[int]) -> Finding:
+        zero = all(
+            all_zero(self._theirs[layer], branch)
+            for layer in layers
+            for branch in (ATTENTION, FEED_FORWARD)
+        )
+        what = layer_words(layers)
+        sentence = f"every matrix of {what} is zero" if zero else _no_output(what)
+        return Finding("zero_layers", sentence, {"layers": layers})
+
+    def _new_layers(self, layers: list[int]) -> Iterator[Finding]:
+        empty = [layer for layer in layers if self._is_idle(layer)]
+        if empty:
+            yield self._left_out(empty)
         if others := sorted(set(layers) - set(empty)):
             yield Finding(
                 "reinitialize_layers",
@@ -410,40 +472,33 @@ class _Comparison:
                 "other_tensors", " and ".join(clauses), {"extra": extra, "missing": missing}
             )
 
+    def _configured(self) -> Iterator[Finding]:
+        """Yield the keys of the configuration that make another function of the same weights."""
+        configs = [
+            self._base.text_config,
+            self._candidate.text_config,
+        ]
+        if any(isinstance(each, GgufCheckpoint) for each in (self._base, self._candidate)):
+            # GGUF has no key for some settings.
+            configs = [
+                {key: each[key] for key in configs[0].keys() & configs[1].keys()}
+                for each in configs
+            ]
+        differing = [
+            f"{key} {theirs}, the base's {ours}" for key, ours, theirs in other_settings(*configs)
+        ]
+        if differing:
+            yield Finding("configuration", f"is configured otherwise: {'; '.join(differing)}")
+
     def _stored(self) -> Iterator[Finding]:
         stored = self._candidate.format
         quantized = any(weight.scheme is not None for weight in self._candidate.weights.values())
         if quantized and stored.words != self._base.format.words:
             yield Finding("quantization_config", f"is stored as {stored.words}")
-        if stored.activations is not None and self._base.format.activations is None:
+        if quantized and stored.activations is not None and self._base.format.activations is None:
             yield Finding("quantize_activations", f"quantises activations: {stored.activations}")
         if stored.kv_cache is not None and self._base.format.kv_cache is None:
             yield Finding("quantize_kv_cache", f"quantises the cache: {stored.kv_cache}")
-
-
-def _branch(role: str) -> str:
-    return _ATTENTION if "attn" in role or "attention" in role else _FEED_FORWARD
-
-
-def _matrices(layer: Layer) -> dict[tuple[str, int | None], Piece]:
-    """Return the matrices of a layer, but for its router."""
-    return {
-        key: piece
-        for key, piece in layer.items()
-        if len(piece.shape) > 1 and not ROUTER.search(key[0])
-    }
-
-
-def _branches_of_zeros(layer: Layer) -> frozenset[str]:
-    """Return the branches of a layer in which every matrix is zero."""
-    branches: dict[str, list[Piece]] = defaultdict(list)
-    for (role, _), piece in _matrices(layer).items():
-        branches[_branch(role)].append(piece)
-    return frozenset(
-        branch
-        for branch, pieces in branches.items()
-        if not any(bool(block.any()) for piece in pieces for block in piece.blocks(_ROWS))
-    )
 
 
 def _renamed(base: Checkpoint, candidate: Checkpoint) -> Callable[[str], str] | None:

@@ -440,6 +440,11 @@ def test_the_experts_of_a_gguf_file_are_matched_with_those_of_safetensors(tmp_pa
             "ffn_down_exps of layers 0 to 3 on a grid of 256 values in blocks of 32; output and token_embd "
             "untouched (up to 0.617 % off the base's)",
         ),
+        # transformers gives every GGUF file of this architecture a value of its own.
+        (
+            "configuration",
+            "is configured otherwise: norm_topk_prob True, the base's False",
+        ),
         ("quantization_config", "is stored as GGUF Q8_0"),
     ]
 
@@ -474,6 +479,110 @@ def test_configurations_alone_tell_depth_experts_and_formats() -> None:
     }
 
 
+def noisy(weights: State) -> State:
+    return changed(weights, lambda each: each + 1e-5 * each.std() * torch.randn(each.shape), ".")
+
+
+def with_columns_in_another_order(weights: State) -> State:
+    """Return a model with its hidden dimension in another order, and therefore every tensor."""
+    order = torch.randperm(64)
+    return {
+        name: tensor[order]
+        if tensor.dim() == 1 or re.search("(o|down)_proj", name)
+        else tensor[:, order]
+        for name, tensor in weights.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("candidate", "expected"),
+    [
+        (changed(state(), torch.zeros_like, r"layers\.1\..*(o|down)_proj"), "zero_layers"),
+        (changed(state(), torch.zeros_like, r"layers\.1\..*(v|up)_proj"), "zero_layers"),
+        (changed(state(), lambda each: 1e-8 * each, r"layers\.1\..*_proj"), "zero_layers"),
+        (
+            changed(state(), lambda each: 1e-8 * torch.randn(each.shape), r"layers\.1\."),
+            "zero_layers",
+        ),
+        (
+            changed(
+                changed(state(), lambda each: torch.randn(each.shape), r"layers\.1\..*_proj"),
+                torch.zeros_like,
+                r"layers\.1\..*(o|down)_proj",
+            ),
+            "zero_layers",
+        ),
+        (changed(state(), torch.zeros_like, r"layers\.1\..*o_proj"), "skip_layers"),
+        (
+            changed(state(), lambda each: torch.where(torch.rand(each.shape) < 0.998, 0, each)),
+            "zero_layers",
+        ),
+        (noisy(changed(state(), halved)), "prune_weights"),
+        (noisy(mean_of_experts(state())), "average_experts"),
+        (
+            changed(
+                changed(mean_of_experts(state()), lambda each: 4 * each, "up_proj"),
+                lambda each: each / 4,
+                "down_proj",
+            ),
+            "average_experts",
+        ),
+        (with_columns_in_another_order(changed(state(), halved)), "prune_weights"),
+        (with_columns_in_another_order(changed(state(), ternary)), "ternary_weights"),
+    ],
+)
+def test_what_was_done_is_recognised_in_disguise(
+    recognised: Callable[..., dict[str, str]], candidate: State, expected: str
+) -> None:
+    assert expected in recognised(candidate)
+
+
+def test_a_matrix_that_is_small_is_made_up_for_by_the_one_before(
+    recognised: Callable[..., dict[str, str]],
+) -> None:
+    smaller = changed(state(), lambda each: 1e-4 * each, "(o|down)_proj")
+    same = changed(smaller, lambda each: 1e4 * each, "(v|up)_proj")
+    assert recognised(same).keys() == {"train"}
+    norms = changed(
+        changed(state(), lambda each: 1e4 * each, "norm"),
+        lambda each: 1e-4 * each,
+        "(q|k|v|gate|up)_proj",
+    )
+    assert recognised(norms).keys() == {"train"}
+
+
+def test_layers_that_are_gone_show_in_the_configuration_of_values_in_another_order(
+    recognised: Callable[..., dict[str, str]],
+) -> None:
+    fewer = with_columns_in_another_order(of_layers(state(), [0, 1, 3]))
+    assert recognised(fewer, num_hidden_layers=3) == {
+        "unrelated": "no tensor is the base's: another model of the same shape",
+        "remove_layers": "has 3 layers, the base 4",
+    }
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"hidden_act": "relu"}, "hidden_act relu, the base's silu"),
+        ({"num_experts_per_tok": 1}, "num_experts_per_tok 1, the base's 8"),
+        ({"model_type": "mixtral"}, "model_type mixtral, the base's qwen3_moe"),
+    ],
+)
+def test_the_same_weights_configured_otherwise_are_not_the_same_model(
+    recognised: Callable[..., dict[str, str]], more: dict[str, object], words: str
+) -> None:
+    found = recognised(state(), **more)
+    assert "identical" not in found
+    assert words in found["configuration"]
+
+
+def test_a_norm_of_zeros_is_a_difference(recognised: Callable[..., dict[str, str]]) -> None:
+    assert recognised(changed(state(), torch.zeros_like, r"layers\.1\..*norm")) == {
+        "train": "input_layernorm of layer 1 moved by 100 % of the base's norm"
+    }
+
+
 @pytest.mark.parametrize("name", reference.NAMES)
 def test_the_reference_models_experts_averaged_or_half_pruned(name: str, save: Saver) -> None:
     folder = reference.folder(name)
@@ -483,7 +592,8 @@ def test_the_reference_models_experts_averaged_or_half_pruned(name: str, save: S
         "prune_weights": changed(weights, lambda each: halved(each.float()).half()),
     }
     for kind, candidate in candidates.items():
-        found = recognise(open_checkpoint(folder), open_checkpoint(save(kind, candidate)))
+        base = open_checkpoint(folder)
+        found = recognise(base, open_checkpoint(save(kind, candidate, base.config)))
         assert found.kinds == {kind}
 
 
