@@ -73,7 +73,7 @@ class Checkpoint:
             )
         self.files = _weight_files(path, name)
         tensors, metadata = _headers(self.files, name)
-        _check_index(path, tensors, name)
+        _check_shards(path, tensors, self.files, name)
         self.format: Format
         self.weights: Mapping[str, Weight]
         self.format, self.weights = read_format(self.config, tensors, metadata, name)
@@ -321,16 +321,24 @@ def _headers(
     return tensors, metadata
 
 
-def _check_index(path: Path, tensors: Mapping[str, StoredTensor], name: str) -> None:
-    """Refuse shards that lack a tensor which their index lists."""
-    index = path / INDEX
-    if (path / WEIGHTS).exists() or not index.exists():
+def _check_shards(
+    path: Path, tensors: Mapping[str, StoredTensor], files: tuple[Path, ...], name: str
+) -> None:
+    """Refuse shards that lack a tensor which their index lists, or have one twice."""
+    if (path / WEIGHTS).exists():
         return
-    listed = read_json(index, name)["weight_map"]
+    listed = read_json(path / INDEX, name)["weight_map"]
     if missing := [tensor for tensor in listed if tensor not in tensors]:
         raise CheckpointError(
             f"{name}: {listed[missing[0]]} lacks {missing[0]}, which the index lists; copy or download it again"
         )
+    for file in files:
+        for tensor in read_header(file, name)[0]:
+            if tensors[tensor].file != file:
+                raise CheckpointError(
+                    f"{name}: {tensor} is in {file.name} and in {tensors[tensor].file.name}, and libraries differ "
+                    "in which they load; save the model again"
+                )
 
 
 def _gguf_config(path: Path, name: str, architecture: str) -> Mapping[str, Any]:

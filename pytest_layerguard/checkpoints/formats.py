@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from typing_extensions import override
 
+from pytest_layerguard.bet.errors import many
 from pytest_layerguard.checkpoints.checkpoint_errors import CheckpointError, library
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
 _FP8: Final = frozenset({"F8_E4M3", "F8_E5M2"})
+_SCALES: Final = ("weight_scale_inv", "weight_scale", "proj_scale_inv")
 _AWQ_ORDER: Final = (0, 4, 1, 5, 2, 6, 3, 7)
 """Where AWQ's packing puts the eight values of a 32-bit word."""
 
@@ -136,6 +138,13 @@ class Format:
         """Return whether these parts are a quantised weight."""
         return bool(self.required) and self.required[0] in parts
 
+    def _require(self, fits: bool, weight: str, stored: str, said: str) -> None:
+        """Refuse a weight that is stored otherwise than the configuration says; raises CheckpointError."""
+        if not fits:
+            raise CheckpointError(
+                f"{self.name}: {weight} has {stored}, and by config.json {said}; one of them is wrong"
+            )
+
     def _place(self, name: str) -> tuple[str, str]:
         for suffix, end in self.suffixes.items():
             if name.endswith(suffix):
@@ -224,6 +233,10 @@ class CompressedTensors(Format):
     def scheme(self, weight: str, parts: Mapping[str, StoredTensor]) -> Scheme:
         arguments = self._group(weight)["weights"]
         bits = arguments["num_bits"]
+        plain = parts.get("weight")
+        if plain is not None:
+            fits = (plain.dtype in _FP8) == (arguments["type"] == "float")
+            self._require(fits, weight, f"values in {plain.dtype}", f"{arguments['type']}s")
         return Scheme(_number(self._format_of(weight), arguments), _strategy(arguments), 2**bits)
 
     @override
@@ -235,6 +248,12 @@ class CompressedTensors(Format):
             "compressed_tensors.compressors", "compressed-tensors", self.name
         ).BaseCompressor
         group = {**self._group(weight.name), "format": None}
+        bits = group["weights"]["num_bits"]
+        if "weight" in tensors and not tensors["weight"].is_floating_point():
+            largest = int(tensors["weight"].int().abs().max())
+            self._require(
+                largest <= 2 ** (bits - 1), weight.name, f"values up to {largest}", f"{bits} bits"
+            )
         compressor = compressors.get_value_from_registry(self._format_of(weight.name))
         plain = compressor.decompress(dict(tensors), quantization.model_validate(group))
         value: Tensor = plain["weight"]
@@ -286,6 +305,9 @@ class Gptq(Format):
 
     @override
     def scheme(self, weight: str, parts: Mapping[str, StoredTensor]) -> Scheme:
+        inputs, scales = self.shape(parts)[1], parts["scales"].shape[0]
+        groups = -(-inputs // (self._group_size if self._group_size > 0 else inputs))
+        self._require(scales == groups, weight, many(scales, "group"), f"{groups:,}")
         return Scheme(f"{self._bits}-bit integers", _groups(self._group_size), 2**self._bits)
 
     @override
@@ -328,6 +350,9 @@ class Awq(Format):
 
     @override
     def scheme(self, weight: str, parts: Mapping[str, StoredTensor]) -> Scheme:
+        inputs, scales = self.shape(parts)[1], parts["scales"].shape[0]
+        groups = -(-inputs // (self._group_size if self._group_size > 0 else inputs))
+        self._require(scales == groups, weight, many(scales, "group"), f"{groups:,}")
         return Scheme(f"{self._bits}-bit integers", _groups(self._group_size), 2**self._bits)
 
     @override
@@ -361,12 +386,12 @@ class BitsAndBytes(Format):
     def __init__(self, name: str, quantization: Mapping[str, Any]) -> None:
         super().__init__(name)
         self._four = bool(quantization.get("load_in_4bit"))
-        kind = str(quantization.get("bnb_4bit_quant_type", "fp4")).upper()
-        double = quantization.get("bnb_4bit_use_double_quant")
+        self._kind = str(quantization.get("bnb_4bit_quant_type", "fp4")).upper()
+        self._double = bool(quantization.get("bnb_4bit_use_double_quant"))
         self.words = "bitsandbytes int8, one scale per row"
         if self._four:
-            self.words = f"bitsandbytes {kind}, blocks of 64" + (
-                ", scales quantised" if double else ""
+            self.words = f"bitsandbytes {self._kind}, blocks of 64" + (
+                ", scales quantised" if self._double else ""
             )
         elif quantization.get("llm_int8_threshold") is not None:
             self.activations = "8-bit integers per token but for outliers"
@@ -382,9 +407,19 @@ class BitsAndBytes(Format):
 
     @override
     def scheme(self, weight: str, parts: Mapping[str, StoredTensor]) -> Scheme:
-        if state := self._state(parts):
-            kind = str(state["quant_type"]).upper()
-            return Scheme(f"{kind} values", f"blocks of {state['blocksize']}", 16)
+        state = self._state(parts)
+        stored = "8 bits" if state is None else str(state["quant_type"]).upper()
+        said = self._kind if self._four else "8 bits"
+        self._require(stored == said, weight, stored, said)
+        if state is not None:
+            double = "weight.nested_absmax" in parts
+            self._require(
+                double == self._double,
+                weight,
+                f"{'quantised' if double else 'plain'} scales",
+                "quantised" if self._double else "plain",
+            )
+            return Scheme(f"{stored} values", f"blocks of {state['blocksize']}", 16)
         return Scheme("8-bit integers", "one scale per row", 256)
 
     @override
@@ -504,16 +539,17 @@ class BlockFp8(Format):
             raise CheckpointError(
                 f"{self.name}: {weight} is incomplete: it is stored as FP8 without a scale"
             )
+        if self._block is not None:
+            sizes = zip(self.shape(parts)[-2:], self._block, strict=True)
+            blocks = [-(-size // block) for size, block in sizes]
+            scales = [*next(parts[part].shape for part in parts if part in _SCALES)[-2:]]
+            self._require(scales == blocks, weight, f"{scales} blocks", str(blocks))
         return Scheme("FP8 (E4M3) values", self._group, 256)
 
     @override
     def decode(self, weight: Weight, tensors: Mapping[str, Tensor]) -> Tensor:
         values = tensors["weight"].float()
-        scale = next(
-            tensor.float()
-            for part, tensor in tensors.items()
-            if part in ("weight_scale_inv", "weight_scale", "proj_scale_inv")
-        )
+        scale = next(tensor.float() for part, tensor in tensors.items() if part in _SCALES)
         if self._block is None:
             return values * scale
         rows, columns = self._block

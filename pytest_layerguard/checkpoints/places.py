@@ -89,7 +89,8 @@ class Piece:
             yield from (whole[at : at + rows] for at in range(0, len(whole), rows))
 
     def _finite(self, values: Tensor) -> Tensor:
-        if not bool(values.isfinite().all()):
+        # Values are compared in float32, which float64 may go beyond.
+        if not bool(values.float().isfinite().all()):
             raise CheckpointError(
                 f"{self.checkpoint.name}: {self.name} has values that are NaN or infinite"
             )

@@ -280,9 +280,59 @@ def test_parts_that_do_not_fit_one_another_are_one_clear_line(save: Saver) -> No
         "l.scales": torch.zeros(1, 4),
     }
     quantization = {"quant_method": "gptq", "bits": 4, "group_size": 8}
-    checkpoint = open_checkpoint(save("odd", parts, quantization_config=quantization))
-    with pytest.raises(CheckpointError, match=r"l\.weight cannot be read: IndexError: index"):
-        checkpoint.read("l.weight")
+    folder = save("odd", parts, quantization_config=quantization)
+    with pytest.raises(CheckpointError, match=r"l\.weight has 1 group, and by config.json 8;"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "lie", "words"),
+    [
+        ("gptq-4-g32", {"group_size": 64}, "groups, and by config.json"),
+        ("gptq-4-g32", {"group_size": -1}, "groups, and by config.json 1;"),
+        ("autoround-w4-g32", {"group_size": 64}, "groups, and by config.json"),
+        ("fp8-block", {"weight_block_size": [64, 64]}, "blocks, and by config.json"),
+        ("bnb-nf4", {"bnb_4bit_quant_type": "fp4"}, "has NF4, and by config.json FP4;"),
+        ("bnb-nf4", {"bnb_4bit_use_double_quant": True}, "plain scales, and by config.json"),
+        ("bnb-nf4", {"load_in_4bit": False}, "has NF4, and by config.json 8 bits;"),
+        ("bnb-8bit", {"load_in_4bit": True}, "has 8 bits, and by config.json FP4;"),
+        ("ct-fp8-dynamic", {"type": "int"}, "has values in F8_E4M3, and by config"),
+        ("ct-w8a8", {"num_bits": 4}, "has values up to 128, and by config.json 4 bits;"),
+    ],
+)
+def test_a_configuration_that_its_tensors_do_not_bear_out_is_refused(
+    tmp_path: Path, name: str, lie: dict[str, object], words: str
+) -> None:
+    if name == "ct-w8a8":
+        pytest.importorskip("compressed_tensors")
+    shutil.copytree(FILES / name, folder := tmp_path / name)
+    config = json.loads((folder / "config.json").read_text())
+    place = config["quantization_config"]
+    if name.startswith("ct-"):
+        place = place["config_groups"]["group_0"]["weights"]
+    place.update(lie)
+    (folder / "config.json").write_text(json.dumps(config))
+
+    def read() -> None:
+        checkpoint = open_checkpoint(folder)
+        for weight in checkpoint.weights:
+            checkpoint.read(weight)
+
+    with pytest.raises(CheckpointError) as raised:
+        read()
+    assert words in str(raised.value)
+
+
+def test_a_tensor_in_two_shards_is_refused(save: Saver) -> None:
+    folder = save("sharded", weights := state())
+    (folder / "model.safetensors").unlink()
+    name = "lm_head.weight"
+    save_file(weights, folder / "a.safetensors")
+    save_file({name: torch.zeros(96, 64)}, folder / "b.safetensors")
+    index = {"weight_map": {**dict.fromkeys(weights, "a.safetensors"), name: "b.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight is in a\.safetensors and in b\."):
+        open_checkpoint(folder)
 
 
 def test_a_gguf_file_that_is_damaged_or_of_an_unknown_architecture_is_refused(
