@@ -19,9 +19,10 @@ from pytest_layerguard.catalogue.crossing.challenges import (
     judge_challenge,
     mistakes,
 )
-from pytest_layerguard.catalogue.crossing.doors import Crossing, crossings
+from pytest_layerguard.catalogue.crossing.doors import Crossing, crossings, has_candidates
 from pytest_layerguard.catalogue.git import GitError, GitRepository
 from pytest_layerguard.catalogue.outcome import Case, Decision, Outcome, Word
+from pytest_layerguard.catalogue.recognised import recorded
 from pytest_layerguard.catalogue.records import (
     Record,
     RecordError,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.criteria.straddle import Straddle
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.catalogue.model_facts import FindsModels
+    from pytest_layerguard.catalogue.recognised import Recognised
     from pytest_layerguard.measurement.results import BetResult
 
 _DIFFERENCES: Final = 20
@@ -102,6 +104,16 @@ class Judge:
             return outcome.unavailable(str(error), error.lack, required=required)
         except MeasurementError as error:
             return outcome.error(str(error))
+        if found.catalogue.doors and has_candidates(document.bet):
+            # Files that measuring fetched were not here when the doors were looked at.
+            here = self.lookup.recognised(document, bets).items()
+            known = recorded(document.bet, result)
+            found = self.find(
+                document, bets, known | {arm: each for arm, each in here if each.findings}
+            )
+            decision = outcome.decide(found.case)
+            if decision.word is not None:
+                return self._refused(found, decision)
         return self._judged(found, result)
 
     def measures(self, document: BetDocument, bets: Path) -> bool:
@@ -112,10 +124,18 @@ class Judge:
             return False
         return outcome.decide(found.case).word is None and not found.may_hide_a_door
 
-    def find(self, document: BetDocument, bets: Path) -> CataloguedBet:
-        """Return a bet with all that the catalogue has on it; raises MeasurementError."""
+    def find(
+        self, document: BetDocument, bets: Path, found_in_files: Recognised | None = None
+    ) -> CataloguedBet:
+        """Return a bet with all that the catalogue has on it; raises MeasurementError.
+
+        Args:
+            document: The bet.
+            bets: Its bet folder.
+            found_in_files: What its candidates are recognised as; looked up by default.
+        """
         catalogue = self.catalogue(bets)
-        crossed = crossings(document, bets, catalogue, self.lookup)
+        crossed = crossings(document, bets, catalogue, self.lookup, found_in_files)
         own = (entry for entry in catalogue.of(document.bet.id) if entry.bets == bets)
         return CataloguedBet(
             document,

@@ -15,6 +15,7 @@ from support.catalogue import BET_40, Bets
 
 from pytest_layerguard import reference
 from pytest_layerguard.catalogue.outcome import Word
+from pytest_layerguard.catalogue.records import path_of
 from pytest_layerguard.checkpoints import recognition
 from pytest_layerguard.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from pytest_layerguard.cli.main import main
@@ -106,6 +107,22 @@ def test_a_file_of_this_catalogue_is_refused_where_it_is_proposed(bets: Bets) ->
     assert outcome.word is Word.CROSSED
     assert bets.measured == []
     assert [each.id for each in outcome.crossed] == ["bet-40"]
+
+
+def test_a_candidate_that_is_fetched_to_be_measured_is_crossed_all_the_same(bets: Bets) -> None:
+    hub = {"hub": "acme/shallow", "revision": "0" * 40}
+    bets.put(BET_40)
+    id_ = bets.put(intervention={"load_checkpoint": hub})
+    made = {
+        "arm": None,
+        "variant": "load-shallow",
+        "model": {"kind": "hub", "name": "acme/shallow", "revision": "0" * 40},
+        "recognised": [{"kind": "remove_layers", "sentence": "keeps 3 of 4 layers"}],
+    }
+    outcome = bets.judge(id_, provenance={"checkpoints": [{"candidates": [made]}]}, recording=True)
+    assert outcome.word is Word.CROSSED
+    assert "recognised as remove_layers: keeps 3 of 4 layers" in "\n".join(outcome.messages)
+    assert not path_of(bets.path, id_).exists()
 
 
 def test_a_candidate_of_averaged_experts_is_crossed_unmeasured(bets: Bets) -> None:

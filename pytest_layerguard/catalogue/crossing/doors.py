@@ -123,21 +123,28 @@ def challenging(ids: Iterable[str]) -> str:
 
 
 def crossings(
-    document: BetDocument, bets: Path, catalogue: Catalogue, lookup: FindsModels
+    document: BetDocument,
+    bets: Path,
+    catalogue: Catalogue,
+    lookup: FindsModels,
+    found_in_files: Recognised | None = None,
 ) -> tuple[Crossing, ...]:
     """Return every closed door that a bet stands in, whole or with a part, in catalogue order.
 
     The bet's model is looked up only where a door is closed to what the bet does. Raises
     MeasurementError for a model folder that is missing, damaged or out of the bet's reach.
+
+    Args:
+        document: The bet.
+        bets: Its bet folder.
+        catalogue: The catalogue.
+        lookup: Finds what is known of models.
+        found_in_files: What its candidates are recognised as; looked up by default.
     """
     found = []
-    found_in_files: Recognised = {}
-    if catalogue.doors and any(
-        isinstance(each.arguments, LoadCheckpoint)
-        for interventions in document.bet.arm_interventions.values()
-        for each in interventions
-    ):
-        found_in_files = lookup.recognised(document, bets)
+    if found_in_files is None:
+        wanted = catalogue.doors and has_candidates(document.bet)
+        found_in_files = lookup.recognised(document, bets) if wanted else {}
     for entry in catalogue.doors:
         # Its own door is no obstacle; one of the same id in another folder is not its own.
         if (entry.bets, entry.id) == (bets, document.bet.id):
@@ -153,6 +160,15 @@ def crossings(
         if standing:
             found.append(_crossing(entry, parts, standing))
     return tuple(found)
+
+
+def has_candidates(bet: Bet) -> bool:
+    """Return whether a bet loads a checkpoint in the place of its model."""
+    return any(
+        isinstance(each.arguments, LoadCheckpoint)
+        for interventions in bet.arm_interventions.values()
+        for each in interventions
+    )
 
 
 def _crossing(
