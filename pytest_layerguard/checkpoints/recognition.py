@@ -44,6 +44,7 @@ from pytest_layerguard.checkpoints.matching import (
     matched_experts,
     matched_layers,
 )
+from pytest_layerguard.checkpoints.merged import Delta, Merged
 from pytest_layerguard.checkpoints.places import (
     Piece,
     Place,
@@ -56,6 +57,7 @@ from pytest_layerguard.checkpoints.settings import other_settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+_ROWS: Final = 1024
 _EMBEDDINGS: Final = ("embed_tokens.", "lm_head.", "wte.", "token_embd.", "output.weight")
 _HEADS: Final = {"lm_head.weight": "embed_tokens.weight", "output.weight": "token_embd.weight"}
 
@@ -526,13 +528,12 @@ def _sorted(found: Mapping[Place, Piece]) -> tuple[dict[int, Layer], dict[str, P
 def _of_adapter(base: Checkpoint, adapter: Adapter) -> Iterator[Finding]:
     config = adapter.config
     rank, alpha = config.get("r", 0), config.get("lora_alpha", 0)
-    scale = alpha / (sqrt(rank) if config.get("use_rslora") else rank)
     modules: dict[str, dict[str, str]] = defaultdict(dict)
     for name in adapter.weights:
         module, _, factor = name.removeprefix("base_model.model.").partition(".lora_")
         modules[module][factor.removeprefix("embedding_").removesuffix(".weight")] = name
     renamed = _renamed(base, base)
-    far, found = [], []
+    far, found, deltas = [], [], {}
     for module, factors in modules.items():
         name = renamed(f"{module}.weight") if renamed is not None else f"{module}.weight"
         if not {"A", "B"} <= factors.keys():
@@ -550,9 +551,14 @@ def _of_adapter(base: Checkpoint, adapter: Adapter) -> Iterator[Finding]:
                 f"{adapter.name}: is an adapter of another base: it changes {module} of {list(wanted)}, "
                 f"that of {base.name} is {list(shape)}"
             )
-        delta = adapter.read(factors["B"]).float() @ adapter.read(factors["A"]).float()
+        upright = shape == wanted and not config.get("fan_in_fan_out")
+        delta = Delta(adapter, factors["A"], factors["B"], upright)
+        deltas[name] = delta
+        square = sum(
+            float(delta.rows(at, at + _ROWS).square().sum()) for at in range(0, shape[0], _ROWS)
+        )
         norm = sqrt(sum(float(block.float().square().sum()) for block in base.blocks(name)))
-        far.append(abs(scale) * float(delta.norm()) / norm)
+        far.append(sqrt(square) / norm)
         found.append(place_of(f"{module}.weight"))
     where = which_tensors(found, [])
     yield Finding(
@@ -565,3 +571,7 @@ def _of_adapter(base: Checkpoint, adapter: Adapter) -> Iterator[Finding]:
         f"moves them by {spread(far)} of the base's norm",
         {"least": min(far), "most": max(far), **counts_of(found)},
     )
+    if not isinstance(base, GgufCheckpoint) and not config.get("use_dora"):
+        # Large enough, an adapter does what files do: it takes out a layer or prunes one.
+        merged = _Comparison(base, Merged(base, adapter.name, deltas)).findings()
+        yield from (each for each in merged if each.kind not in ("train", "identical"))

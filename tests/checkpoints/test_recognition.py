@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -393,6 +394,30 @@ def test_an_adapter_of_another_base_is_refused(save: Saver, base: str | None) ->
         recognise(open_checkpoint(other), adapter)
     with pytest.raises(CheckpointError, match="a base must be a whole model"):
         recognise(adapter, open_checkpoint(other))
+
+
+@pytest.mark.parametrize(
+    ("away", "kind"),
+    [(torch.clone, "zero_layers"), (lambda each: each - halved(each), "prune_weights")],
+)
+def test_an_adapter_that_takes_weights_away_is_recognised_as_what_it_does(
+    save: Saver, tmp_path: Path, away: Callable[[torch.Tensor], torch.Tensor], kind: str
+) -> None:
+    base = save("base", weights := state())
+    (adapter := tmp_path / "adapter").mkdir()
+    factors = {}
+    for name, tensor in weights.items():
+        if re.search(r"layers\.1\..*(o|down)_proj", name):
+            at = f"base_model.model.{name.removesuffix('.weight')}"
+            factors[f"{at}.lora_A.weight"] = torch.eye(64)
+            factors[f"{at}.lora_B.weight"] = -away(tensor) / 2
+    save_file(factors, adapter / "adapter_model.safetensors")
+    # The rank is that of a pattern, which goes before the adapter's own.
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 128, "rank_pattern": {"[a-z]+_proj": 64}}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    found = {each.kind: each for each in recognise(*map(open_checkpoint, (base, adapter))).findings}
+    assert found.keys() == {"adapter", "train", kind}
+    assert found[kind].details["layers"] == [1]
 
 
 def test_an_adapter_of_a_gguf_file_is_recognised_by_llama_cpps_names(tmp_path: Path) -> None:
