@@ -24,7 +24,7 @@ class Finding:
 
     Attributes:
         kind: The intervention that it amounts to, or ``adapter``, ``configuration``,
-            ``quantization_config``, ``resized``, ``other_tensors``, ``unrelated`` or ``identical``.
+            ``quantization_config``, ``resized``, ``reordered``, ``other_tensors``, ``unrelated`` or ``identical``.
         sentence: What was done, for people.
         details: The same for programs: layers, experts, shares and levels.
     """

@@ -48,6 +48,13 @@ class MatchedExperts:
     mean: bool = False
 
     @property
+    def order(self) -> tuple[int, ...] | None:
+        """The base's expert of each, where they are the base's in another order."""
+        found = tuple(each for _, each in sorted(self.source.items()) if each is not None)
+        every = list(range(self.count))
+        return found if sorted(found) == every and list(found) != every else None
+
+    @property
     def dropped(self) -> list[int]:
         """The base's experts that none of these was made from."""
         return sorted(set(range(self.count)) - set(self.source.values()) - {None})

@@ -55,6 +55,7 @@ class Piece:
         shape: The shape of this piece.
         expert: The row of a fused weight that it is, or None.
         rows: The rows of that expert's matrix, where gate and up are one.
+        order: The order to read its rows in, or None.
     """
 
     checkpoint: Checkpoint
@@ -62,6 +63,7 @@ class Piece:
     shape: tuple[int, ...]
     expert: int | None = None
     rows: tuple[int, int] | None = None
+    order: tuple[int, ...] | None = None
 
     def read(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Read rows of it; all of them by default.
@@ -69,6 +71,8 @@ class Piece:
         Raises:
             CheckpointError: If values are NaN or infinite.
         """
+        if self.order is not None:
+            return self._finite(self.checkpoint.read(self.name)[list(self.order)][start:stop])
         if self.expert is None:
             return self._finite(self.checkpoint.read(self.name, start, stop))
         whole = self.checkpoint.read(self.name, self.expert, self.expert + 1)[0]
@@ -82,7 +86,7 @@ class Piece:
         Raises:
             CheckpointError: If values are NaN or infinite.
         """
-        if self.expert is None:
+        if self.expert is None and self.order is None:
             yield from map(self._finite, self.checkpoint.blocks(self.name, rows=rows))
         else:
             whole = self.read()

@@ -8,7 +8,7 @@ time, in blocks.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod, sqrt
 from typing import TYPE_CHECKING, Any, Final
@@ -46,6 +46,7 @@ from pytest_layerguard.checkpoints.matching import (
 )
 from pytest_layerguard.checkpoints.merged import Delta, Merged
 from pytest_layerguard.checkpoints.places import (
+    ROUTER,
     Piece,
     Place,
     llama_names,
@@ -303,6 +304,8 @@ class _Comparison:
     ) -> Change | None:
         """Return how a tensor changed; None where it has another shape, which is noted."""
         if ours.shape == theirs.shape:
+            if experts is not None and experts.order is not None and ROUTER.search(place.role):
+                ours = replace(ours, order=experts.order)
             return compare(ours, theirs)
         same_width = ours.shape[1:] == theirs.shape[1:]
         if same_width and any(part in theirs.name for part in _EMBEDDINGS):
@@ -429,6 +432,12 @@ class _Comparison:
                 grouped["merge_experts", what, f"made of the base's {experts.count}"].append(layer)
             elif experts.dropped:
                 dropped[layer] = experts.dropped
+        if moved := [layer for layer, experts in self._experts.items() if experts.order]:
+            yield Finding(
+                "reordered",
+                f"has the experts of {layer_words(moved)} in another order",
+                {"layers": moved},
+            )
         for (kind, what, of), layers in grouped.items():
             yield Finding(
                 kind, f"the experts of {layer_words(layers)} {what}, {of}", {"layers": layers}

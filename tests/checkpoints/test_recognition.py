@@ -88,6 +88,10 @@ def ternary(tensor: torch.Tensor) -> torch.Tensor:
             {"drop_experts": "keeps 2 of 4 experts in layers 0 to 3; gone from layer 0: 0 and 2"},
         ),
         (
+            of_experts(state(), [2, 0, 3, 1]),
+            {"reordered": "has the experts of layers 0 to 3 in another order"},
+        ),
+        (
             mean_of_experts(state()),
             {
                 "average_experts": "the experts of layers 0 to 3 are all equal, the mean of the base's 4"
