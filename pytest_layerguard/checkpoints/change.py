@@ -67,13 +67,17 @@ class Change:
 
 
 def compare(base: Piece, candidate: Piece) -> Change:
-    """Compare a tensor with the base's, over the rows that both have."""
-    width = max(1, prod(candidate.shape[1:]))
+    """Compare a tensor with the base's, over the rows and columns that both have."""
+    columns = min(base.shape[-1], candidate.shape[-1]) if len(base.shape) > 1 else None
+    width = max(1, prod((*candidate.shape[1:-1], columns or 1)))
     rows = max(1, _BLOCK // width)
     tally = _Tally(min(base.shape[0], candidate.shape[0]), width)
     for ours, theirs in zip(base.blocks(rows), candidate.blocks(rows), strict=False):
         shared = min(len(ours), len(theirs))
-        tally.add(ours[:shared], theirs[:shared])
+        if columns is None:
+            tally.add(ours[:shared], theirs[:shared])
+        else:
+            tally.add(ours[:shared, ..., :columns], theirs[:shared, ..., :columns])
     return tally.change(candidate)
 
 

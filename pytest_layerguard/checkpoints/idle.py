@@ -75,19 +75,26 @@ def _idle(
 ) -> bool:
     """Return whether matrices that follow each other add nothing, by their first rows or by all."""
     ratios, sparse = [], True
-    for role, piece in way.items():
+    for role, piece in sorted(way.items(), key=lambda each: _is_beside(each[0])):
+        beside = _is_beside(role)
+        if beside and not sparse:
+            break
         norm, zeros = _norm(piece, rows)
         ours = base.get((role, expert)) or base.get((role, 0 if expert is not None else None))
         # A matrix that the base has under no such name counts only where it is zero.
         before, base_zeros = (norm, 0.0) if ours is None else _norm(ours, rows)
         sparse = sparse and zeros >= _ZEROS > base_zeros
-        if not _BESIDE.search(role):
+        if not beside:
             ratios.append(norm / before if before else float(ours is not None))
     if sparse:
         return True
     # The last matrix is not behind the norm, and each of those before may be.
     made_up = _scaled_by_norms(base, candidate) ** max(1, len(ratios) - 1)
     return bool(ratios) and prod(ratios) * made_up <= _NOTHING
+
+
+def _is_beside(role: str) -> bool:
+    return _BESIDE.search(role) is not None
 
 
 def _scaled_by_norms(base: Layer, candidate: Layer) -> float:

@@ -114,22 +114,36 @@ def _not_zero(sketches: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _sketch(piece: Piece) -> Tensor:
     rows = max(1, _SKETCH // max(1, piece.shape[-1]))
     # A view would keep the whole of a matrix that is dequantised at once.
-    return piece.read(0, min(rows, piece.shape[0])).float().flatten().clone()
+    return piece.read(0, min(rows, piece.shape[0])).float().flatten(1).clone()
 
 
 def _likeness(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float | None:
-    """Return the mean cosine of the sketches that two layers share; None where there are none."""
+    """Return the mean cosine of the sketches that two layers share; None where there are none.
+
+    A matrix that was padded has the sketch of its corner.
+    """
     cosines = [
-        _cosine(one[role], other[role])
+        _cosine(*_corners(one[role], other[role]))
         for role in one.keys() & other.keys()
         if one[role].shape == other[role].shape
+        or is_padded(other[role].shape[1:], one[role].shape[1:])
     ]
     return sum(cosines) / len(cosines) if cosines else None
 
 
+def _corners(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    rows, columns = (min(sizes) for sizes in zip(one.shape, other.shape, strict=True))
+    return one[:rows, :columns], other[:rows, :columns]
+
+
+def is_padded(shape: tuple[int, ...], larger: tuple[int, ...]) -> bool:
+    """Return whether a shape has another one as its corner."""
+    return all(ours <= theirs for ours, theirs in zip(shape, larger, strict=True))
+
+
 def _cosine(one: Tensor, other: Tensor) -> float:
     norms = float(one.norm() * other.norm())
-    return float(one @ other) / norms if norms else 0.0
+    return float((one * other).sum()) / norms if norms else 0.0
 
 
 def experts_of(layer: Layer) -> int:
@@ -197,7 +211,7 @@ def _is_mean(experts: Mapping[int, Piece], candidate: Piece) -> bool:
     total = sum(piece.read().float() for piece in experts.values()) / len(experts)
     found = candidate.read().float()
     assert not isinstance(total, float)
-    return total.shape == found.shape and _cosine(found.flatten(), total.flatten()) >= _MEAN
+    return total.shape == found.shape and _cosine(found, total) >= _MEAN
 
 
 def is_part(base: Piece, candidate: Piece) -> bool:

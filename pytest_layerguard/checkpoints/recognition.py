@@ -40,6 +40,7 @@ from pytest_layerguard.checkpoints.matching import (
     Layer,
     MatchedExperts,
     experts_of,
+    is_padded,
     is_part,
     matched_experts,
     matched_layers,
@@ -318,6 +319,8 @@ class _Comparison:
             self._narrowed[place] = 1 - prod(theirs.shape) / prod(ours.shape)
         else:
             self._resized.append((theirs.name, theirs.shape, ours.shape))
+            if len(ours.shape) == len(theirs.shape) > 1 and is_padded(ours.shape, theirs.shape):
+                return compare(ours, theirs)
         return None
 
     def _is_matrix(self, place: Place) -> bool:

@@ -513,6 +513,16 @@ def noisy(weights: State) -> State:
     return changed(weights, lambda each: each + 1e-5 * each.std() * torch.randn(each.shape), ".")
 
 
+def padded(weights: State) -> State:
+    """Return a model with a wider hidden dimension, the new part of which is zero."""
+    return {
+        name: torch.nn.functional.pad(
+            tensor, (0, 0, 0, 32) if re.search("(o|down)_proj", name) else (0, 32)
+        )
+        for name, tensor in weights.items()
+    }
+
+
 def with_columns_in_another_order(weights: State) -> State:
     """Return a model with its hidden dimension in another order, and therefore every tensor."""
     order = torch.randperm(64)
@@ -557,6 +567,8 @@ def with_columns_in_another_order(weights: State) -> State:
             ),
             "average_experts",
         ),
+        (padded(changed(state(), halved)), "prune_weights"),
+        (padded(of_layers(state(), [0, 2, 3])), "remove_layers"),
         (with_columns_in_another_order(changed(state(), halved)), "prune_weights"),
         (with_columns_in_another_order(changed(state(), ternary)), "ternary_weights"),
     ],
