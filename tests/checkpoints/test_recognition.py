@@ -510,7 +510,7 @@ def test_configurations_alone_tell_depth_experts_and_formats() -> None:
 
 
 def noisy(weights: State) -> State:
-    return changed(weights, lambda each: each + 1e-5 * each.std() * torch.randn(each.shape), ".")
+    return changed(weights, lambda each: each + 1e-3 * each.std() * torch.randn(each.shape), ".")
 
 
 def padded(weights: State) -> State:
@@ -557,6 +557,8 @@ def with_columns_in_another_order(weights: State) -> State:
             changed(state(), lambda each: torch.where(torch.rand(each.shape) < 0.998, 0, each)),
             "zero_layers",
         ),
+        (noisy(of_layers(state(), [0, 2, 3])), "remove_layers"),
+        (changed(of_layers(state(), [0, 2, 3]), torch.Tensor.half, "."), "remove_layers"),
         (noisy(changed(state(), halved)), "prune_weights"),
         (noisy(mean_of_experts(state())), "average_experts"),
         (
