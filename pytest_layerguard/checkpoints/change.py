@@ -159,6 +159,10 @@ class _Tally:
                 theirs = theirs.masked_fill(_next_to_zero(theirs), 0)
             more = zeros - base_zeros > _MORE_ZEROS
             pruned = more and _unexplained(ours, theirs) > least
+            if grid is not None and zeros == 0:
+                at_level, unexplained = _next_to_zero_on_grid(ours, theirs)
+                if unexplained > least:
+                    pruned, zeros = True, at_level
         norms = sqrt(self._square * self._base_square)
         return Change(
             pruned=pruned,
@@ -181,6 +185,23 @@ def _grid(candidate: Piece, base: Tensor, values: Tensor) -> Grid | None:
     if scheme is not None:
         return Grid(scheme.levels, scheme.group, floats="FP8" in scheme.number)
     return find_grid(values, base, _PRECISION.get(candidate.dtype, 2.0**-24))
+
+
+def _next_to_zero_on_grid(base: Tensor, candidate: Tensor) -> tuple[float, float]:
+    """Return the share of values on the level next to zero of a grid that has no zero.
+
+    Returns:
+        The share, and that of values which rounding would not have put there.
+    """
+    whole = candidate.numel() // _RUN * _RUN
+    values, before = (each.flatten()[:whole].reshape(-1, _RUN) for each in (candidate, base))
+    level = values.gather(1, values.abs().argmin(1, keepdim=True))
+    apart = values.sort(1).values.diff(dim=1)
+    least = 1e-3 * values.abs().amax(1, keepdim=True)
+    step = apart.masked_fill(apart <= least, float("inf")).amin(1, keepdim=True)
+    there = (values == level) & (2 * level.abs() <= step)
+    away = there & ((before - level).abs() > _ROUNDED * step)
+    return float(there.float().mean()), float(away.float().mean())
 
 
 def _unexplained(base: Tensor, candidate: Tensor) -> float:

@@ -581,6 +581,21 @@ def test_what_was_done_is_recognised_in_disguise(
     assert expected in recognised(candidate)
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_pruned_weights_are_seen_on_a_grid_that_has_no_zero(
+    recognised: Callable[..., dict[str, str]], bits: int
+) -> None:
+    def between(tensor: torch.Tensor) -> torch.Tensor:
+        grouped = tensor.reshape(-1, 32)
+        least = grouped.amin(1, keepdim=True)
+        step = (grouped.amax(1, keepdim=True) - least) / (2**bits - 1)
+        return (((grouped - least) / step).round() * step + least).reshape(tensor.shape)
+
+    assert recognised(changed(state(), between)).keys() == {"quantize_weights"}
+    pruned = recognised(changed(changed(state(), halved), between))
+    assert pruned.keys() == {"quantize_weights", "prune_weights"}
+
+
 def test_a_matrix_that_is_small_is_made_up_for_by_the_one_before(
     recognised: Callable[..., dict[str, str]],
 ) -> None:
