@@ -57,13 +57,15 @@ criteria: {{lenient: all(perplexity_ratio <= 3)}}
 def logging(conditions: Conditions, registry: Registry) -> CachingLaboratory:
     """Open the laboratory of a node, as a run does, and let it write down each bet that it measures."""
 
-    class Logging(Laboratory):
+    class Logging(laboratory.Laboratory):
         def measure(self, document: BetDocument, *, bets: Path) -> BetResult:
             with (bets.parent / "measured").open("a", encoding="utf-8") as file:
                 file.write(f"{document.bet.id}\n")
             return super().measure(document, bets=bets)
 
-    laboratory.Laboratory = Logging
+    # A worker of Ray runs several tasks in one process.
+    if laboratory.Laboratory.__name__ != Logging.__name__:
+        laboratory.Laboratory = Logging
     return CachingLaboratory(conditions, registry)
 
 
