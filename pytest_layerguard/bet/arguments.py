@@ -482,7 +482,9 @@ class QuantizeKvCache(LayersArguments):
 
     The levels go evenly from the least to the largest number of a group, as in KIVI. Values, and by default keys, have
     groups of one token each; the last group of a head may be shorter. ``keys: channel`` is KIVI's other half: the
-    groups of keys are ``group_size`` tokens of one channel, and tokens are exact until their group is whole.
+    groups of keys are ``group_size`` tokens of one channel, and tokens are exact until their group is whole. Layers
+    without attention stay as they are, as do the indexes of sparse attention; a layer whose cache is of the model's
+    own code, as DeepSeek V4's, is an error.
     """
 
     layers: LayersTarget = Field(

@@ -237,9 +237,14 @@ class Workbench:
                 "layers of this model read keys and values that other layers keep, so all of these are read alike; "
                 "allowed: keys: token, without residual"
             )
+        block = self.parts(layer).module
+        if own := kv_cache.unknown_cache(block):
+            raise InterventionError(
+                f"layer {layer} has a cache of the model's own, {own}, from which it reads more than keys and values"
+            )
         frame = self._runner.begin(self._batches[0].input_ids[:1])
         copies = kv_cache.reading(
-            self.parts(layer).module, lambda keys, values: (keys.clone(), values.clone()), changed
+            block, lambda keys, values: (keys.clone(), values.clone()), changed
         )
         far = math.inf
         with suppress(MeasurementError), self._runner.bound(layer, Weights(layer)):

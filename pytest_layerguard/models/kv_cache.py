@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, cache_utils
 
 from pytest_layerguard.models import binding
 from pytest_layerguard.models.plan import InterventionError
@@ -45,6 +45,26 @@ def attentions(block: nn.Module) -> dict[nn.Module, str]:
 def borrows(block: nn.Module) -> bool:
     """Return whether a block reads keys and values that another one keeps, as Gemma's last layers do."""
     return any(map(_borrows, block.modules()))
+
+
+def unknown_cache(block: nn.Module) -> str | None:
+    """Return the class of the cache of a block where it is the model's own, as DeepSeek V4's is.
+
+    Such a cache holds more than keys and values, which attention reads, too.
+    """
+    for module in attentions(block):
+        layers = DynamicCache(config=getattr(module, "config", None)).layers
+        place = _place(module)
+        # Zamba's one attention is given the place of each of its blocks.
+        for layer in layers if place is None else layers[place : place + 1]:
+            if type(layer).__module__ != cache_utils.__name__:
+                return type(layer).__name__
+    return None
+
+
+def _place(module: nn.Module) -> int | None:
+    place: int | None = next(getattr(module, name) for name in _PLACE if hasattr(module, name))
+    return place
 
 
 def _borrows(module: nn.Module) -> bool:
@@ -86,8 +106,7 @@ def _forward(
             cache = DynamicCache(config=getattr(module, "config", None))
         if changed is not None:
             queries = next(value for value in given.values() if isinstance(value, Tensor)).shape[1]
-            place = next(getattr(module, each) for each in _PLACE if hasattr(module, each))
-            before = cache.get_seq_length(place)
+            before = cache.get_seq_length(_place(module))
             given["attention_mask"] = _of_both(
                 given.get("attention_mask"), before, queries, changed
             )

@@ -128,6 +128,14 @@ def test_layers_without_attention_are_left_as_they_are() -> None:
         ("gemma3n_text", {"layers": 3}, "layer 3 keeps no keys and values of its own"),
         ("gemma3n_text", {"residual": 4}, "other layers keep.*allowed: keys: token, without resid"),
         ("bloom", {"residual": 4}, "layer 0 cannot be given other.*allowed: keys: token, without"),
+        pytest.param(
+            "deepseek_v4",
+            {},
+            "layer 0 has a cache of the model's own, DeepseekV4HCACache, from which it reads more",
+            marks=pytest.mark.skipif(
+                "deepseek_v4" not in causal_families.ALL, reason="transformers is too old"
+            ),
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused(
