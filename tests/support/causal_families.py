@@ -91,7 +91,8 @@ _SIZES: dict[str, int] = {
     **dict.fromkeys(("linear_num_heads", "linear_num_value_heads"), 4),
     "linear_num_key_heads": 2,
     "index_topk": 8,
-    "index_n_heads": 2,
+    # So many that few scores are sums of zeros, which choose positions by the length of the text alone.
+    "index_n_heads": 16,
     "index_head_dim": 16,
 }
 _OPTIONAL = (

@@ -277,19 +277,20 @@ def with_rounded_cache(
 
     def forward(input_ids: Tensor, **_: Any) -> SimpleNamespace:
         config = model.config.get_text_config(decoder=True)
-        kinds = {type(each) for each in DynamicCache(config=config).layers}
-        # It keeps all, so that groups begin with the text, but where layers keep something else.
-        cache = (
-            Rounded()
-            if kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
-            else Rounded(config=config)
-        )
-        named = {
-            "cache" if "cache" in inspect.signature(own).parameters else "past_key_values": cache
-        }
-        rows = [
-            own(input_ids=token, use_cache=True, **named).logits for token in input_ids.split(1, 1)
+        cache = Rounded(config=config)
+        # It keeps all, so that groups begin with the text.
+        cache.layers = [
+            DynamicLayer() if type(layer) is DynamicSlidingWindowLayer else layer
+            for layer in cache.layers
         ]
+        taken = inspect.signature(own).parameters
+        rows = []
+        for place, token in enumerate(input_ids.split(1, 1)):
+            named: dict[str, Any] = {"cache" if "cache" in taken else "past_key_values": cache}
+            if hasattr(config, "rope_parameters") and "position_ids" in taken:
+                # Bamba rotates every token as the first otherwise.
+                named["position_ids"] = torch.tensor([[place]])
+            rows.append(own(input_ids=token, use_cache=True, **named).logits)
         return SimpleNamespace(logits=torch.cat(rows, 1))
 
     changed.forward = forward
