@@ -126,6 +126,7 @@ def pytest_report_teststatus(
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the reports that were asked for."""
     reporting.write(session)
+    reporting.fold_warnings(session.config)
 
 
 def pytest_terminal_summary(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from pytest_layerguard import LayerguardWarning
 from pytest_layerguard.environment.secrets import without_secrets
 from pytest_layerguard.pytest_plugin.bet_items import (
     REPORT,
@@ -307,6 +308,19 @@ def summarise(terminal: pytest.TerminalReporter, config: pytest.Config) -> None:
         terminal.line(f"ERROR: {error}", red=True)
     if results.bets or results.unreadable:
         _report_to_github(terminal, config)
+
+
+def fold_warnings(config: pytest.Config) -> None:
+    """Take the warnings of undecided bets out of pytest's list, unless `-v` asks for it: the table notes them."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is None or config.get_verbosity() > 0 or not config.stash[RESULTS].bets:
+        return
+    warnings = terminal.stats.get("warnings", [])
+    others = [each for each in warnings if f"{LayerguardWarning.__name__}: " not in each.message]
+    if others:
+        terminal.stats["warnings"] = others
+    else:
+        terminal.stats.pop("warnings", None)
 
 
 def _fold_skips(terminal: pytest.TerminalReporter) -> None:

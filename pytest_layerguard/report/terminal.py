@@ -31,6 +31,8 @@ _ENOUGH: Final = 24
 """Columns that show what decided with its interval; the status goes before these do."""
 _LEAST: Final = 8
 """Columns that the cell on what decided is never cut below."""
+_ROWS: Final = 24
+"""Rows that a table has before bets of one file that are as expected share one."""
 
 
 class Marks(NamedTuple):
@@ -106,12 +108,17 @@ def summary(
 ) -> Iterator[MarkedLine]:
     """Yield a table of the bets that were judged, no wider than `width`, and below it what to note.
 
-    What failed stands apart, at the end of the table. Skipped bets are summed up by what was wanting; with
-    `verbose` they are named, and every bet has its variants and published figures.
+    What failed stands apart, at the end of the table. In a long table the bets of a file that are as expected share a
+    row. Skipped bets are summed up by what was wanting; with `verbose` they are named, and every bet has a row, its
+    variants and published figures.
     """
     judged = sorted((bet for bet in bets if bet.outcome != "skipped"), key=lambda bet: bet.failed)
-    if judged:
-        yield from _table(judged, width, marks)
+    few = verbose or len(judged) <= _ROWS
+    rows = [(bet, 1) for bet in judged] if few else _by_file(judged)
+    if rows:
+        yield from _table(rows, width, marks)
+    if len(rows) < len(judged):
+        yield MarkedLine("", "+N: so many more of the same file, as expected; -v shows them")
     skipped = [bet for bet in bets if bet.outcome == "skipped"]
     if any(bet.cached for bet in judged):
         yield MarkedLine("", "* kept from an earlier run; --layerguard-fresh measures anew")
@@ -153,8 +160,27 @@ def _details(bet: BetReport) -> Iterator[str]:
         yield from (f"  {printable(line)}" for line in detail.split("\n"))
 
 
-def _table(bets: Sequence[BetReport], width: int, marks: Marks) -> Iterator[MarkedLine]:
-    rows = [_row(bet, marks) for bet in bets]
+def _by_file(judged: Sequence[BetReport]) -> list[tuple[BetReport, int]]:
+    """Return the bets that have a row, each with the number of bets that it stands for."""
+    rows: list[tuple[BetReport, int]] = []
+    places: dict[tuple[str, bool], int] = {}
+    for bet in judged:
+        if bet.failed or bet.word == "INCONCLUSIVE":
+            rows.append((bet, 1))
+            continue
+        place = places.setdefault((bet.file, bet.cached), len(rows))
+        if place == len(rows):
+            rows.append((bet, 0))
+        first, count = rows[place]
+        rows[place] = (first, count + 1)
+    return rows
+
+
+def _table(
+    counted: Sequence[tuple[BetReport, int]], width: int, marks: Marks
+) -> Iterator[MarkedLine]:
+    bets = [bet for bet, _ in counted]
+    rows = [_row(bet, count, marks) for bet, count in counted]
     heading, *lines = _fit(rows, width)
     yield MarkedLine("", heading)
     apart = any(bet.failed for bet in bets) and not bets[0].failed
@@ -171,20 +197,22 @@ class _Row(NamedTuple):
 
     mark: str
     bet: str
+    more: str
     status: str
     word: str
     decided: Sequence[str]
     bar: str
 
 
-def _row(bet: BetReport, marks: Marks) -> _Row:
+def _row(bet: BetReport, count: int, marks: Marks) -> _Row:
     mark = (
         marks.failed if bet.failed else marks.open if bet.word == "INCONCLUSIVE" else marks.passed
     )
     decided = bet.deciding
     decider = decided.decider if decided is not None and bet.word != "UNRECORDED" else None
     forms, bar = (_decided(decider), decider.bar) if decider else ([failure.brief(bet)], "")
-    return _Row(mark + "*" * bet.cached, bet.id, bet.status, bet.word, forms, bar)
+    more = f" +{count - 1}" if count > 1 else ""
+    return _Row(mark + "*" * bet.cached, bet.id, more, bet.status, bet.word, forms, bar)
 
 
 def _decided(decider: Decider) -> list[str]:
@@ -222,9 +250,10 @@ def _fit(rows: Sequence[_Row], width: int) -> list[str]:
     """
     gap = 2 if width >= _ROOMY else 1
     for enough, status, limit in product((None, _ENOUGH, _LEAST), (True, False), _IDS):
-        ids = [text.clip(row.bet, limit) for row in rows]
+        ids = [text.clip_middle(row.bet, limit) for row in rows]
         if len(set(ids)) < len({row.bet for row in rows}) and limit != _IDS[-1]:
             continue
+        ids = [id_ + row.more for id_, row in zip(ids, rows, strict=True)]
         names = [name for name in _HEADINGS if status or name != "status"]
         cells = [names] + [
             [row.mark, id_, *([row.status] if status else []), row.word, "", row.bar]

@@ -47,6 +47,15 @@ def clip(text: str, width: int) -> str:
     return (kept + CUT)[:width] if width < len(CUT) else kept + CUT
 
 
+def clip_middle(text: str, width: int) -> str:
+    """Shorten text to at most `width` columns in its middle: names that begin alike often end otherwise."""
+    if columns(text) <= width or width <= 2 * len(CUT):
+        return clip(text, width)
+    kept = width - len(CUT)
+    # From characters of one column each, as all names of bets are.
+    return f"{text[: kept - kept // 2]}{CUT}{text[len(text) - kept // 2 :]}"
+
+
 def clip_path(path: str, width: int) -> str:
     """Shorten a path or a name of the hub to its last parts: they show which one it is."""
     if columns(path) <= width:

@@ -132,11 +132,20 @@ class TestWarnings:
 
     def test_it_passes_with_a_warning_at_the_bet(self, project: Project) -> None:
         project.bet("bet-40", "INCONCLUSIVE", status="falsified")
-        result = project.run("bets/")
+        result = project.run("bets/", "-v")
         assert result.ret == 0
         result.stdout.fnmatch_lines(
             ["*bets/bet-40.yaml:1: LayerguardWarning: the falsification could neither be *"]
         )
+
+    def test_without_v_it_is_noted_once(self, project: Project) -> None:
+        project.bet("bet-40", "INCONCLUSIVE", status="falsified")
+        project.bet("bet-41", warning="this is going away")
+        result = project.run("bets/")
+        printed = result.stdout.str()
+        assert printed.count("the falsification could neither be") == 1
+        assert "LayerguardWarning" not in printed
+        result.assert_outcomes(passed=2, warnings=1)
 
     def test_as_an_error_it_fails_without_a_traceback(self, project: Project) -> None:
         project.bet("bet-40", "INCONCLUSIVE", status="falsified")

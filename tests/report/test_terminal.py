@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -157,6 +158,23 @@ def test_bets_that_begin_alike_can_be_told_apart() -> None:
     lines = table(*(told(id=name, criteria=criterion()) for name in names), width=80)
     assert max(map(text.columns, lines)) <= 80
     assert len({line.split()[1] for line in lines[1:]}) == 3
+
+
+def test_in_a_long_table_bets_of_a_file_that_are_as_expected_share_a_row() -> None:
+    bets = [
+        told(id=f"bet-{file}-{bet}", file=f"bets/{file}.yaml", criteria=criterion())
+        for file in range(5)
+        for bet in range(5)
+    ]
+    bets[7] = replace(bets[7], word="INCONCLUSIVE")
+    bets[8] = replace(bets[8], outcome="failed")
+    _, *rows = table(*bets)
+    shared = ["bet-0-0 +4", "bet-1-0 +2", "bet-1-2", "bet-2-0 +4", "bet-3-0 +4", "bet-4-0 +4"]
+    assert [row[3:15].strip() for row in rows[:6]] == shared
+    assert rows[6:7] == [""]
+    assert rows[7].split()[1] == "bet-1-3"
+    assert rows[8].startswith("+N: ")
+    assert len(table(*bets, verbose=True)) > len(bets)
 
 
 def test_skipped_bets_are_summed_up_by_what_was_wanting() -> None:
