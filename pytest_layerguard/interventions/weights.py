@@ -262,13 +262,28 @@ def layers_with(bench: Bench, arguments: Any, kind: str) -> list[int]:
 
 
 def _names(plan: Plan, arguments: Any, bench: Bench, kind: str) -> dict[int, tuple[str, ...]]:
-    """Return the chosen weights of each slot of a plan."""
+    """Return the weights of each slot of a plan that are chosen to be changed by what their inputs are.
+
+    Raises:
+        InterventionError: If layers share one of them, which has the inputs of each.
+    """
     layers = layers_with(bench, arguments, kind)
-    return {
-        step.slot: chosen_weights(bench.parts(step.weights.layer), arguments.parts)
-        for step in plan.steps
-        if step.slot in layers
-    }
+    names: dict[int, tuple[str, ...]] = {}
+    owners: dict[int, tuple[Tensor, int]] = {}
+    for step in plan.steps:
+        if step.slot not in layers:
+            continue
+        parts = bench.parts(step.weights.layer)
+        names[step.slot] = chosen_weights(parts, arguments.parts)
+        for name in names[step.slot]:
+            tensor = parts.tensors[name]
+            _, owner = owners.setdefault(id(tensor), (tensor, parts.index))
+            if owner != parts.index:
+                raise InterventionError(
+                    f"{kind}: layers {owner} and {parts.index} share the weight {name}, which would be changed by "
+                    "the inputs that it has in each; name one of them, or choose a rule that asks for no inputs"
+                )
+    return names
 
 
 def _calibrated_key(

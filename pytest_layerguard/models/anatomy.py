@@ -150,14 +150,24 @@ def _parts(index: int, layer: nn.Module, width: int) -> LayerParts:
     blocks = {bank.module for bank in banks} | {_block(name) for name in unknown}
     routers = {name for block in blocks for name in _routing(tensors, block)}
     routers |= {name for bank in banks for name in bank.router}
-    experts = {name for bank in banks for name in bank.fused if tensors[name].dim() == 3}
+    stacks = {name for bank in banks for name in bank.fused if tensors[name].dim() == 3}
+    stacks |= _shared_stacks(layer)
     linear = tuple(
         name
         for name, tensor in tensors.items()
-        if name in experts
-        or (tensor.dim() == 2 and name not in routers and _is_linear(layer, name))
+        if name in stacks or (tensor.dim() == 2 and name not in routers and _is_linear(layer, name))
     )
     return LayerParts(index, layer, tensors, banks, linear, _post_norms(tensors), unknown)
+
+
+def _shared_stacks(layer: nn.Module) -> set[str]:
+    """Return the weights ``[count, out, in]`` of experts that every token goes through, where they are one stack."""
+    return {
+        f"{path}.{name}"
+        for path, module in layer.named_modules()
+        for name, tensor in module.named_parameters(recurse=False)
+        if tensor.dim() == 3 and tensor.shape[0] == vars(module).get("n_shared_experts")
+    }
 
 
 def _block(expert: str) -> str:

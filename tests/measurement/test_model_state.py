@@ -10,6 +10,7 @@ import pytest
 import torch
 from hub.tiny import WORDS, tokenizer
 from support import causal_families, family_matrix, plain
+from support.workshop import bench_of, carried_out
 
 from pytest_layerguard.bet.reader import BetDocument, parse_bets
 from pytest_layerguard.environment.conditions import Conditions
@@ -20,7 +21,7 @@ from pytest_layerguard.measurement.generation import generate, greedy
 from pytest_layerguard.measurement.laboratory import Laboratory
 from pytest_layerguard.measurement.sanity_checks import check_model
 from pytest_layerguard.models.anatomy import Anatomy
-from pytest_layerguard.models.plan import Plan
+from pytest_layerguard.models.plan import InterventionError, Plan
 from pytest_layerguard.models.runner import Runner
 from pytest_layerguard.texts.windows import Batch
 
@@ -53,6 +54,21 @@ def test_blocks_that_are_given_the_embeddings_of_their_tokens() -> None:
     ]
     assert [text for (text,) in generate(runner, plans, [prompt], 4, greedy)] == wanted
     assert len(set(map(tuple, wanted))) == len(wanted)
+
+
+def test_a_weight_that_layers_share_is_not_changed_by_the_inputs_of_each() -> None:
+    bench = bench_of(Runner(Anatomy.of(causal_families.model("zamba"))))
+    with pytest.raises(InterventionError, match="layers 1 and 3 share the weight shared_transf"):
+        carried_out(bench, ("prune_weights", {"sparsity": 0.5, "by": "wanda"}))
+
+
+def test_shared_experts_in_one_stack_are_linear_maps() -> None:
+    model = causal_families.model("inkling_text")
+    parts = Anatomy.of(model).parts[0]
+    stack = "mlp.shared_experts.down_proj"
+    assert stack in parts.linear
+    assert stack not in parts.expert_weights
+    assert parts.transposed(stack) is False
 
 
 def test_a_cache_forgets_nothing_that_the_model_still_reads() -> None:
