@@ -35,7 +35,7 @@ def refused(outcomes: dict[str, str]) -> dict[str, str]:
 def test_layers_that_share_keys_and_values() -> None:
     """Gemma's later layers use the keys and values of earlier ones, from a container of the forward pass."""
     found = refused(family_matrix.outcomes("gemma4_text"))
-    assert set(found) == {"skip-0", "skip-1", "interchange-1-2"}
+    assert set(found) == {"skip-0", "skip-1", "interchange-1-2", "cache-channel"}
     for name, key in (("skip-0", "sliding_attention"), ("skip-1", "full_attention")):
         assert found[name] == (
             "refused: the model cannot run like this: its own code fails with "
@@ -83,8 +83,9 @@ def test_blocks_that_hand_on_more_than_hidden_states() -> None:
     """GLM's blocks say which tokens they attended to, and later ones attend to the same."""
     types = {"indexer_types": ["full", "full", "shared", "shared"]}
     found = refused(family_matrix.outcomes("glm_moe_dsa", **types))
-    assert set(found) == {"interchange-1-2"}
+    assert set(found) == {"interchange-1-2", "cache", "cache-channel"}
     assert "indexer" in found["interchange-1-2"]
+    assert "cannot be given other keys and values" in found["cache"]
 
 
 @pytest.mark.slow
