@@ -75,9 +75,14 @@ class Measured:
         Raises:
             ImportError: Without pandas, which the extra `pandas` installs.
         """
-        from pandas import DataFrame
-
         from pytest_layerguard.report.rows import COLUMNS, rows
+
+        try:
+            from pandas import DataFrame
+        except ImportError:
+            raise ImportError(
+                "to_frame() needs pandas; pip install 'pytest-layerguard[pandas]'"
+            ) from None
 
         return DataFrame(list(rows(self.document.bet.id, self.result)), columns=list(COLUMNS))
 

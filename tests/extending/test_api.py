@@ -12,6 +12,7 @@ import pytest
 
 import pytest_layerguard
 from pytest_layerguard import reference
+from pytest_layerguard.api import Measured
 from pytest_layerguard.bet.errors import BetFileError
 from pytest_layerguard.bet.reader import read_bets
 from pytest_layerguard.environment.measurement_errors import MeasurementError
@@ -55,6 +56,12 @@ def test_a_mapping_gives_numbers_and_a_verdict(tmp_path: Path) -> None:
     assert (row.value, row.low, row.high) == (ratio.value, ratio.low, ratio.high)
     again = pytest_layerguard.measure(BET, device="cpu", cache=tmp_path)
     assert again.result.cached
+
+
+def test_a_frame_without_pandas_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r"pip install 'pytest-layerguard\[pandas\]'"):
+        object.__new__(Measured).to_frame()
 
 
 def test_without_criteria_there_are_numbers_and_no_verdict(tmp_path: Path) -> None:
