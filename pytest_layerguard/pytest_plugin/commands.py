@@ -10,7 +10,7 @@ import pytest
 from pytest_layerguard.pytest_plugin import bet_items, options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from pytest_layerguard.catalogue.bet_folders import Catalogue
@@ -138,20 +138,28 @@ def _catalogue(config: pytest.Config) -> Catalogue:
 
 
 def _folders(config: pytest.Config) -> Iterator[Path]:
-    """Yield the bet folders that the arguments name, lie in or hold."""
+    """Yield the bet folders that the arguments name, lie in or hold; of the root, where nothing is named."""
+    named = config.args_source is pytest.Config.ArgsSource.ARGS
+    found = _found(bet_items.asked_paths(config), config)
+    if not found and not named:
+        found = _found([config.rootpath], config)
+    if not found:
+        option = next(each for each in (ASK, WRITE, CHECK, AUDIT) if config.getoption(each))
+        example = f"{option} IDEA" if option == ASK else option
+        raise pytest.UsageError(f"no bet folder there; name one, as in 'pytest bets/ {example}'")
+    yield from found
+
+
+def _found(paths: Iterable[Path], config: pytest.Config) -> dict[Path, None]:
     found: dict[Path, None] = {}
-    for asked in list(bet_items.asked_paths(config)) or [config.rootpath]:
+    for asked in paths:
         path = asked.resolve()
         inside = bet_items.bet_folder(path / "bet.yaml", config)
         below = (path / name for name in config.stash[options.SETTINGS].bets)
         for folder in [inside] if inside is not None else below:
             if folder.is_dir():
                 found[folder] = None
-    if not found:
-        raise pytest.UsageError(
-            "no bet folder there; name one, as in 'pytest bets/ --layerguard-audit'"
-        )
-    yield from found
+    return found
 
 
 def _print(line: str) -> None:

@@ -62,10 +62,34 @@ def test_a_question_in_words_finds_the_bets_that_have_them(
     )
 
 
-def test_where_there_are_no_bets_that_is_told(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest_inprocess("--layerguard-ask", "skip_layers on reference")
+@pytest.mark.parametrize(
+    ("given", "example"),
+    [
+        (["--layerguard-ask", "skip_layers on reference"], "--layerguard-ask IDEA"),
+        (["--layerguard-summary"], "--layerguard-summary"),
+    ],
+)
+def test_where_there_are_no_bets_that_is_told(
+    pytester: pytest.Pytester, given: list[str], example: str
+) -> None:
+    result = pytester.runpytest_inprocess(*given)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: no bet folder there; name one*"])
+    result.stderr.fnmatch_lines(
+        [f"ERROR: no bet folder there; name one, as in 'pytest bets/ {example}'"]
+    )
+
+
+def test_the_bets_of_the_root_are_asked_where_testpaths_leave_them_out(
+    pytester: pytest.Pytester, folder: Path
+) -> None:
+    pytester.makeini("[pytest]\ntestpaths = tests\n")
+    pytester.mkdir("tests")
+    question = ["--layerguard-ask", "skip_layers on reference"]
+    result = pytester.runpytest_inprocess(*question)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["CLOSED by bet-40"])
+    named = pytester.runpytest_inprocess("tests", *question)
+    assert named.ret == pytest.ExitCode.USAGE_ERROR
 
 
 def test_the_summary_is_written_and_checked(pytester: pytest.Pytester, folder: Path) -> None:
