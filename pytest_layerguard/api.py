@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.bet.bet import Bet, Exploration
 from pytest_layerguard.bet.criteria.evaluate import NoCriteria
-from pytest_layerguard.bet.errors import many
+from pytest_layerguard.bet.errors import BetFileError, many
 from pytest_layerguard.bet.reader import BetDocument, parse_bets, read_bets
 from pytest_layerguard.bet.verdict import judge
 from pytest_layerguard.catalogue.bet_folders import bets_of
@@ -221,7 +221,14 @@ def read(
         text = json.dumps({**_DEFAULTS, **bet}, indent=2, ensure_ascii=False)
         path = start / "a mapping"
         form = Bet if "criteria" in bet else Exploration
-        return parse_bets(text, path, kinds=known.arguments, metrics=known.metrics, form=form)[0]
+        try:
+            return parse_bets(text, path, kinds=known.arguments, metrics=known.metrics, form=form)[
+                0
+            ]
+        except BetFileError as error:
+            # The lines are of a text that only this function has.
+            problems = (replace(each, path=None, excerpt="") for each in error.problems)
+            raise BetFileError(problems) from None
     path = start / Path(bet).expanduser()
     documents = read_bets(path, kinds=known.arguments, metrics=known.metrics)
     found = [each for each in documents if id is None or each.bet.id == id]

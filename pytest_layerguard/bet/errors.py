@@ -62,9 +62,9 @@ def excerpt(line_text: str, line: int, column: int) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """One error with its place. Line and column count from 1."""
+    """One error with its place, whose path is None for a mapping in Python. Line and column count from 1."""
 
-    path: Path
+    path: Path | None
     line: int
     column: int
     key: str
@@ -74,7 +74,11 @@ class Problem:
     def __str__(self) -> str:
         """Return ``path:line:column: key.path: what is wrong; what is allowed``, the line and a caret."""
         key = f"{printable(self.key)}: " if self.key else ""
-        place = f"{printable(str(self.path))}:{self.line}:{self.column}"
+        place = (
+            "the mapping"
+            if self.path is None
+            else f"{printable(str(self.path))}:{self.line}:{self.column}"
+        )
         head = f"{place}: {key}{printable(self.message)}"
         return f"{head}\n{self.excerpt}" if self.excerpt else head
 

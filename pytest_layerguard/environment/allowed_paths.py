@@ -82,7 +82,8 @@ class AllowedPaths:
         if not self.holds(path):
             raise MeasurementError(
                 f"{key}: {quoted(written)} leads outside the tree that holds the bet folder "
-                f"({self.allowed[0]}). If bets may read there, allow it with {ROOT_FLAG}=DIR."
+                f"({self.allowed[0]}). If bets may read there, allow it with {ROOT_FLAG}=DIR, "
+                "or in Python with roots=[DIR]."
             )
         return path
 

@@ -118,7 +118,15 @@ def test_a_mapping_reads_from_where_it_is_measured(
 def test_all_that_is_wrong_with_a_mapping_is_told() -> None:
     with pytest.raises(BetFileError, match="did you mean 'intervention'") as told:
         pytest_layerguard.measure({"interventoin": {}, **BET, "model": "refernce"})
-    assert len(told.value.problems) == 2
+    unknown, misspelt = sorted(str(told.value).splitlines())
+    assert unknown.startswith("the mapping: interventoin: ")
+    assert misspelt.startswith("the mapping: model: ")
+
+
+def test_a_path_that_leads_outside_names_the_argument_that_allows_it() -> None:
+    measure = {**BET["measure"], "text": {"file": "/outside/text.txt"}}
+    with pytest.raises(MeasurementError, match=r"in Python with roots=\[DIR\]"):
+        pytest_layerguard.measure({**BET, "measure": measure}, device="cpu")
 
 
 def test_nothing_is_imported_before_it_is_asked_for() -> None:
