@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -169,7 +170,7 @@ def answer(idea: Idea, catalogue: Catalogue, lookup: ModelLookup, root: Path) ->
         yield ""
         by_name = ", if the size in its name is right" if idea.hinted and concerned else ""
         yield f"OPEN: no falsification of the catalogue rules this out{by_name}"
-    yield from _near(idea, catalogue, [*closed, *maybe], root)
+    yield from _near(idea, catalogue, [*closed, *maybe], lookup, root)
     yield ""
     if closed:
         bars = dict.fromkeys(f"'{cut(str(each))}'" for entry in closed for each in entry.bars)
@@ -213,20 +214,20 @@ def _unknown(entry: Entry, model: KnownModel) -> str:
 
 
 def _near(
-    idea: Idea, catalogue: Catalogue, shown_already: list[Entry], root: Path
+    idea: Idea,
+    catalogue: Catalogue,
+    shown_already: list[Entry],
+    lookup: ModelLookup,
+    root: Path,
 ) -> Iterator[str]:
-    """Yield bets with the same interventions, on this model or on others."""
+    """Yield bets with the same interventions, on this model or on others, the nearest first."""
     like = {each for kind in idea.kinds for each in kinds_like(kind)}
     near = [
         entry
         for entry in catalogue.entries
-        if entry not in shown_already
-        and any(
-            part.kind in like
-            for done in entry.document.bet.arm_interventions.values()
-            for part in done
-        )
+        if entry not in shown_already and not like.isdisjoint(_kinds(entry))
     ]
+    near.sort(key=lambda entry: _distance(entry, idea, lookup))
     if near:
         yield ""
         yield "Tried near it:"
@@ -235,6 +236,26 @@ def _near(
         on = cut(bet.model.name)
         yield f"  {bet.id} ({cut(bet.title)}), {bet.status}, on {on}, {entry.place(root)}"
         yield from (f"    {line}" for line in describe_numbers(entry))
+
+
+def _kinds(entry: Entry) -> set[str]:
+    return {part.kind for done in entry.document.bet.arm_interventions.values() for part in done}
+
+
+def _distance(entry: Entry, idea: Idea, lookup: ModelLookup) -> tuple[int, int, float]:
+    """Return how far a bet is from an idea: by interventions, by words of the model's family, by its size."""
+    name = entry.document.bet.model.name
+    by_name = ModelFacts(parameters=parameters_in_name(name))
+    facts = lookup.named(name).facts if name in REFERENCE_NAMES else by_name
+    alike = _family_words(name, facts) & _family_words(idea.model.shown, idea.model.facts)
+    sizes = (facts.parameters, idea.model.facts.parameters)
+    apart = abs(math.log(sizes[0] / sizes[1])) if sizes[0] and sizes[1] else math.inf
+    return -len(_kinds(entry) & set(idea.kinds)), -len(alike), apart
+
+
+def _family_words(name: str, facts: ModelFacts) -> set[str]:
+    words = _words(" ".join((name, *facts.families)))
+    return {word for word in words if word.isalpha() and len(word) > 1}
 
 
 def by_words(text: str, catalogue: Catalogue, root: Path) -> Iterator[str]:

@@ -84,6 +84,32 @@ def test_an_answer_has_the_claim_the_numbers_and_the_place(bets: Bets) -> None:
         assert said in text
 
 
+@pytest.mark.parametrize(
+    ("question", "first"),
+    [
+        ("skip_layers on ORG/Qwen3-30B-A3B", "same"),
+        ("skip_layers on a Qwen 14B", "family"),
+        ("skip_layers on parameters=8e9 family=llama", "size"),
+        ("zero_layers on ORG/Qwen3-30B-A3B", "other-intervention"),
+    ],
+)
+def test_what_was_tried_nearest_comes_first(bets: Bets, question: str, first: str) -> None:
+    def hub(name: str) -> dict[str, str]:
+        return {"hub": name, "revision": "0" * 40}
+
+    bets.put(id="small")
+    bets.put(
+        id="other-intervention",
+        model=hub("Org/Qwen3-30B-A3B"),
+        intervention={"zero_layers": {"layers": 0}},
+    )
+    bets.put(id="size", model=hub("meta-llama/Llama-3-8B"))
+    bets.put(id="family", model=hub("Qwen/Qwen3-8B"))
+    bets.put(id="same", model=hub("Qwen/Qwen3-30B-A3B"))
+    tried = asked(bets, question).partition("Tried near it:\n  ")[2]
+    assert tried.startswith(f"{first} (")
+
+
 def test_an_answer_names_what_could_not_be_read(bets: Bets) -> None:
     bets.put(BET_40)
     (bets.path / "broken.yaml").write_text("id: [", encoding="utf-8")
