@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.bet import REFERENCE_NAMES
 from pytest_layerguard.bet.criteria.interval import Truth
-from pytest_layerguard.bet.errors import printable, suggestion
+from pytest_layerguard.bet.errors import listed, printable, suggestion
 from pytest_layerguard.catalogue.crossing.doors import challenging, closed_to, covers, kinds_like
 from pytest_layerguard.catalogue.model_facts import (
     NUMBERS,
@@ -66,9 +67,16 @@ _COMMON: Final = frozenset(
 )
 _HUB: Final = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[0-9a-f]{40}))?")
 
+_NEAREST: Final = 5
+"""How many bets are listed that have only some of the words."""
+
 
 class AskError(ValueError):
     """A question that cannot be understood; the text says what is allowed."""
+
+
+class NoIdeaError(AskError):
+    """A question that names no intervention; it may consist of the words of bets."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ def read_idea(text: str, kinds: Iterable[str], lookup: ModelLookup, start: Path)
     """
     match = _IDEA.fullmatch(text)
     if match is None:
-        raise AskError(f"{printable(text)!r} is not a question; allowed: {FORM}")
+        raise NoIdeaError(f"{printable(text)!r} is not a question; allowed: {FORM}")
     done = tuple(_kind(word, tuple(kinds)) for word in _BETWEEN.split(match["done"]))
     return _model(done, match["model"], lookup, start)
 
@@ -95,8 +103,11 @@ def read_idea(text: str, kinds: Iterable[str], lookup: ModelLookup, start: Path)
 def _kind(word: str, kinds: tuple[str, ...]) -> str:
     name = re.sub(r"[\s-]+", "_", word.strip().lower())
     if name not in kinds:
-        close = suggestion(name, kinds) or ";"
-        raise AskError(f"{printable(word)!r} is no intervention{close} allowed: {', '.join(kinds)}")
+        close = suggestion(name, kinds)
+        error = AskError if close else NoIdeaError
+        raise error(
+            f"{printable(word)!r} is no intervention{close or ';'} allowed: {', '.join(kinds)}"
+        )
     return name
 
 
@@ -273,6 +284,27 @@ def by_words(text: str, catalogue: Catalogue, root: Path) -> Iterator[str]:
         if entry.closes is not None:
             yield f"  it closes: {describe_closes(entry.closes)}"
         yield from (f"  {line}" for line in describe_numbers(entry))
+
+
+def nearest(text: str, catalogue: Catalogue, root: Path) -> Iterator[str]:
+    """Yield lines with the bets that have at least half of the words of a question, or none.
+
+    The bets with most of them come first; of those with as many, the bets whose words fewer bets have.
+    """
+    words = _words(text)
+    held = [(entry, words & _words(_text(entry))) for entry in catalogue.entries]
+    bets_with = Counter(word for _, found in held for word in found)
+    near = [(entry, found) for entry, found in held if found and 2 * len(found) >= len(words)]
+    near.sort(key=lambda each: (-len(each[1]), sum(bets_with[word] for word in each[1])))
+    if near:
+        yield "no bet has all these words; nearest:"
+    for entry, found in near[:_NEAREST]:
+        bet = entry.document.bet
+        lacking = listed(word for word in _WORD.findall(text.lower()) if _words(word) - found)
+        on = cut(bet.model.name)
+        yield f"  {bet.id} ({cut(bet.title)}), {bet.status}, on {on}, {entry.place(root)}, without {cut(lacking)}"
+    if near:
+        yield f"What else can be asked: {FORM}"
 
 
 def _words(text: str) -> frozenset[str]:

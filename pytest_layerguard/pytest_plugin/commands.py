@@ -65,7 +65,14 @@ def main(config: pytest.Config) -> int | None:
 
 
 def _ask(config: pytest.Config) -> int:
-    from pytest_layerguard.catalogue.ask import AskError, answer, by_words, read_idea
+    from pytest_layerguard.catalogue.ask import (
+        AskError,
+        NoIdeaError,
+        answer,
+        by_words,
+        nearest,
+        read_idea,
+    )
     from pytest_layerguard.catalogue.model_facts import ModelLookup
 
     scout = ModelLookup(bet_items.conditions_of(config))
@@ -78,7 +85,10 @@ def _ask(config: pytest.Config) -> int:
         except AskError as error:
             lines = list(by_words(question, catalogue, config.rootpath))
             if not lines:
-                raise pytest.UsageError(f"{ASK}: {error}") from None
+                in_words = isinstance(error, NoIdeaError)
+                near = nearest(question, catalogue, config.rootpath) if in_words else ()
+                text = "\n".join(near) or str(error)
+                raise pytest.UsageError(f"{ASK}: {text}") from None
         if place:
             _print("")
         for line in lines:

@@ -11,7 +11,7 @@ from support.catalogue import BET_40
 
 from pytest_layerguard import reference
 from pytest_layerguard.bet.arguments import BUILTIN_KINDS
-from pytest_layerguard.catalogue.ask import AskError, answer, by_words, read_idea
+from pytest_layerguard.catalogue.ask import AskError, answer, by_words, nearest, read_idea
 from pytest_layerguard.catalogue.bet_folders import Catalogue
 from pytest_layerguard.catalogue.model_facts import ModelLookup
 
@@ -185,6 +185,27 @@ def test_every_bet_of_the_field_names_its_source_and_needs_a_machine(ours: Catal
         assert bet.evidence, bet.id
         assert bet.links, bet.id
         assert bet.needs is not None, bet.id
+
+
+@pytest.mark.parametrize(
+    ("question", "first", "lacking"),
+    [
+        ("merge neighbouring layers", "merge-experts", "neighbouring"),
+        ("gptq on olmoe", "experts-olmoe-1b-7b", "gptq"),
+        ("reap on mixtral", "drop-by-reap", "mixtral"),
+        ("kv cache 4 bits on llama", "kv-cache-4", "llama"),
+        ("kv cache 3 bits of mixtral", "kv-cache-4", "3 and mixtral"),
+    ],
+)
+def test_bets_with_most_of_the_words_are_the_nearest(
+    ours: Catalogue, question: str, first: str, lacking: str
+) -> None:
+    assert not list(by_words(question, ours, BETS.parent))
+    head, best, *_, form = nearest(question, ours, BETS.parent)
+    assert head == "no bet has all these words; nearest:"
+    assert best.startswith(f"  {first} (")
+    assert best.endswith(f", without {lacking}")
+    assert "INTERVENTION on MODEL" in form
 
 
 @pytest.mark.parametrize("question", ["", "on the", "skip_layers on referense", "fly on reference"])

@@ -49,6 +49,20 @@ def test_a_question_that_means_nothing_is_a_usage_error(
     )
 
 
+def test_a_question_with_words_that_no_bet_has_names_the_nearest(
+    pytester: pytest.Pytester, folder: Path
+) -> None:
+    result = pytester.runpytest_inprocess("bets", "--layerguard-ask", "saving much bandwidth")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        [
+            "ERROR: --layerguard-ask: no bet has all these words; nearest:",
+            "  drop-one (*), proposed, on reference, *new.yaml:1, without much",
+            "What else can be asked: INTERVENTION on MODEL, *",
+        ]
+    )
+
+
 def test_a_question_in_words_finds_the_bets_that_have_them(
     pytester: pytest.Pytester, folder: Path
 ) -> None:
