@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from typing_extensions import override
 
@@ -186,22 +186,14 @@ class GgufCheckpoint(Checkpoint):
             MissingLibraryError: If gguf is not installed.
             CheckpointError: If the file is damaged, or transformers does not map its architecture.
         """
-        gguf = library("gguf", "gguf", name)
         self.name = name
         self.path = path
         self.files = (path,)
-        try:
-            reader = gguf.GGUFReader(path)
-            architecture = reader.fields["general.architecture"].contents()
-        except Exception as error:  # the reader checks nothing: a damaged file fails anywhere
-            raise CheckpointError(
-                f"{name}: {path.name} is truncated or no GGUF file ({error}); copy or download it again"
-            ) from None
-        self.architecture = str(architecture)
-        self.config = _gguf_config(path, name, self.architecture)
-        # The reader itself, which holds two arrays for each token of a vocabulary, is let go of.
-        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
-        self.has_tokenizer = "tokenizer.ggml.tokens" in reader.fields
+        header = _gguf_header(path, name)
+        self.architecture = header.architecture
+        self.config = header.config
+        self.has_tokenizer = header.has_tokenizer
+        self._tensors = header.tensors
         self.weights = {key: _gguf_weight(tensor, path) for key, tensor in self._tensors.items()}
         self.format = Format(name)
         sizes: Counter[str] = Counter()
@@ -339,6 +331,39 @@ def _check_shards(
                     f"{name}: {tensor} is in {file.name} and in {tensors[tensor].file.name}, and libraries differ "
                     "in which they load; save the model again"
                 )
+
+
+class _GgufHeader(NamedTuple):
+    architecture: str
+    config: Mapping[str, Any]
+    has_tokenizer: bool
+    tensors: Mapping[str, Any]
+
+
+_known_headers: dict[tuple[Path, int, int, int], _GgufHeader] = {}
+
+
+def _gguf_header(path: Path, name: str) -> _GgufHeader:
+    """Return the header of a GGUF file; one whose size and time are those of the last call is not read again."""
+    gguf = library("gguf", "gguf", name)
+    status = path.stat()
+    key = (path.resolve(), status.st_ino, status.st_size, status.st_mtime_ns)
+    if key not in _known_headers:
+        try:
+            reader = gguf.GGUFReader(path)
+            architecture = str(reader.fields["general.architecture"].contents())
+        except Exception as error:  # the reader checks nothing: a damaged file fails anywhere
+            raise CheckpointError(
+                f"{name}: {path.name} is truncated or no GGUF file ({error}); copy or download it again"
+            ) from None
+        # The reader itself, which holds two arrays for each token of a vocabulary, is let go of.
+        _known_headers[key] = _GgufHeader(
+            architecture,
+            _gguf_config(path, name, architecture),
+            "tokenizer.ggml.tokens" in reader.fields,
+            {tensor.name: tensor for tensor in reader.tensors},
+        )
+    return _known_headers[key]
 
 
 def _gguf_config(path: Path, name: str, architecture: str) -> Mapping[str, Any]:

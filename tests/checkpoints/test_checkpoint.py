@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import sys
@@ -352,6 +353,29 @@ def test_a_gguf_file_that_is_damaged_or_of_an_unknown_architecture_is_refused(
     writer.close()
     with pytest.raises(CheckpointError, match="does not map the GGUF architecture 'rwkv7'"):
         open_checkpoint(tmp_path / "rwkv.gguf")
+
+
+def test_the_header_of_a_gguf_file_is_read_once_until_the_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf = pytest.importorskip("gguf")
+    made: list[Path] = []
+
+    class Counted(gguf.GGUFReader):
+        def __init__(self, path: Path, *more: object) -> None:
+            made.append(path)
+            super().__init__(path, *more)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counted)
+    file = shutil.copy(FILES / "stories-Q4_0.gguf", tmp_path / "stories.gguf")
+    first, second = open_checkpoint(file, "model"), open_checkpoint(file, "candidate")
+    # One reader is ours, the other that of transformers.
+    assert len(made) == 2
+    assert (first.name, second.name) == ("model", "candidate")
+    assert (first.weights, first.config) == (second.weights, second.config)
+    os.utime(file, ns=(0, 0))
+    open_checkpoint(file)
+    assert len(made) == 4
 
 
 def test_opening_reads_headers_alone(save: Saver) -> None:
