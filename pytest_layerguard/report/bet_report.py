@@ -42,7 +42,12 @@ class Criterion:
     truth: str | None = None
     filled: str | None = None
     decided: bool = False
-    decider: Decider | None = None
+    deciders: tuple[Decider, ...] = ()
+
+    @property
+    def decider(self) -> Decider | None:
+        """The first comparison that its truth rests on."""
+        return next(iter(self.deciders), None)
 
 
 @dataclass(frozen=True)

@@ -76,10 +76,11 @@ def _criteria(bet: BetReport) -> Iterator[str]:
 def _to_hold(bet: BetReport) -> Iterator[str]:
     """Yield what would have to be otherwise for the claim to hold."""
     lenient = next((each for each in bet.criteria if each.level == "lenient"), None)
-    decider = lenient.decider if lenient is not None and lenient.truth == "false" else None
-    if decider is not None and bet.status != "falsified":
+    if lenient is None or lenient.truth != "false" or bet.status == "falsified":
+        return
+    for place, decider in enumerate(lenient.deciders):
         must = f"must be {decider.bar}; it is {decider.interval}"
-        yield cut(f"to hold:  {_whose(decider)} {must}", _PROSE)
+        yield cut(f"{'and:' if place else 'to hold:':<9} {_whose(decider)} {must}", _PROSE)
 
 
 def _whose(decider: Decider) -> str:

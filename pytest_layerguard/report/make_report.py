@@ -138,7 +138,7 @@ def _criteria(criteria: Criteria, outcome: Outcome) -> Iterator[Criterion]:
                 # The evaluation repeats the criterion before its numbers.
                 filled=cut(evaluation.filled.split("  ->  ", 1)[-1], _PROSE),
                 decided=level == outcome.decided_by,
-                decider=evaluation.decider,
+                deciders=evaluation.deciders,
             )
         yield criterion
 

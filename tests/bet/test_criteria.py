@@ -536,3 +536,20 @@ def test_one_comparison_decides(text, decider):
     found = Expression.parse(text).evaluate(rows).decider
     shown = (found.variant, found.among, found.metric, found.interval.value, found.bar)
     assert shown == decider
+
+
+@pytest.mark.parametrize(
+    ("text", "truth", "bars"),
+    [
+        ("any(ratio <= 1 and kl <= 1)", "false", [("ratio", "<= 1"), ("kl", "<= 1")]),
+        ("any(ratio <= 1 and kl <= 9)", "false", [("ratio", "<= 1")]),
+        ("any(ratio <= 1 or kl <= 1)", "false", [("ratio", "<= 1")]),
+        ("any(ratio <= 9 or kl <= 9)", "true", [("ratio", "<= 9"), ("kl", "<= 9")]),
+        ("min(ratio) <= 1 and min(kl) <= 1", "false", [("ratio", "<= 1"), ("kl", "<= 1")]),
+    ],
+)
+def test_every_comparison_that_would_have_to_turn_is_named(text, truth, bars):
+    metrics = {"ratio": Interval.point(2.0), "kl": Interval.point(3.0)}
+    found = Expression.parse(text).evaluate([Row("skip-0", "", None, None, None, metrics)])
+    assert found.truth.value == truth
+    assert [(each.metric.strip("min()"), each.bar) for each in found.deciders] == bars

@@ -12,7 +12,7 @@ from pytest_layerguard.bet.criteria.evaluate import Decider
 from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.environment.measurement_errors import Lack
 from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
-from pytest_layerguard.report import terminal, text
+from pytest_layerguard.report import failure, terminal, text
 from pytest_layerguard.report.bet_report import BetReport, Criterion
 from pytest_layerguard.report.terminal import Marks
 
@@ -77,7 +77,7 @@ def criterion(
     among: str = "best of 4",
 ) -> tuple[Criterion, ...]:
     decider = Decider(variant, among, metric, number, bar)
-    return (Criterion("lenient", "", "false", "filled", decided=True, decider=decider),)
+    return (Criterion("lenient", "", "false", "filled", decided=True, deciders=(decider,)),)
 
 
 def table(*bets: BetReport, width: int = 160, verbose: bool = False) -> list[str]:
@@ -87,6 +87,17 @@ def table(*bets: BetReport, width: int = 160, verbose: bool = False) -> list[str
 
 def skipped(id_: str, lack: Lack | None = None, why: str = "no GPU") -> BetReport:
     return told(id=id_, result=None, word="SKIPPED", outcome="skipped", lack=lack, messages=(why,))
+
+
+def test_every_bar_that_was_missed_is_named() -> None:
+    ratio = Decider("quantize-3", "", "perplexity_ratio", NUMBER, "<= 1.1")
+    deciders = (ratio, Decider("quantize-3", "", "kl", Interval.point(0.4), "<= 0.1"))
+    missed = Criterion("lenient", "", "false", "filled", decided=True, deciders=deciders)
+    lines = list(failure.lines(told(criteria=(missed,), status="proposed"), short=True))
+    place = lines.index(
+        "to hold:  perplexity_ratio of quantize-3 must be <= 1.1; it is " + str(NUMBER)
+    )
+    assert lines[place + 1] == "and:      kl of quantize-3 must be <= 0.1; it is 0.4"
 
 
 def test_a_row_has_what_decided_and_its_bar() -> None:

@@ -30,6 +30,8 @@ _GATHERED: Final[Mapping[str, Callable[[Sequence[Interval]], Interval]]] = {
     "mean": arithmetic.mean,
 }
 
+_SETTLES: Final = {"all": Truth.FALSE, "any": Truth.TRUE}
+"""The truth of one part that is the truth of the whole."""
 _AMONG: Final = {"min": "least", "max": "greatest", "mean": "mean"}
 
 
@@ -87,8 +89,14 @@ class Evaluation:
 
     truth: Truth
     filled: str
-    decider: Decider
+    deciders: tuple[Decider, ...]
+    """The comparisons that would all have to turn for the truth to turn, or the first of those of which one would."""
     straddling: tuple[Straddle, ...] = ()
+
+    @property
+    def decider(self) -> Decider:
+        """The first of them."""
+        return self.deciders[0]
 
 
 class Expression(Parsed):
@@ -119,7 +127,7 @@ class Expression(Parsed):
         filled = f"{self}  ->  {finding.filled}"
         if len(filled) > _LONGEST_FILLED:
             filled = f"{filled[: _LONGEST_FILLED - 4]} ..."
-        return Evaluation(finding.truth, filled, finding.decider, finding.straddling)
+        return Evaluation(finding.truth, filled, finding.deciders, finding.straddling)
 
 
 class Criteria(BetPart):
@@ -156,7 +164,7 @@ def _spans_arms(name: Name) -> bool:
 class _Finding:
     truth: Truth
     filled: str
-    decider: Decider
+    deciders: tuple[Decider, ...]
     straddling: tuple[Straddle, ...] = ()
     distance: float = math.inf
 
@@ -289,7 +297,12 @@ class _Evaluator(RowWalker[Interval, _Finding]):
 
     def joined(self, word: str, operands: Sequence[_Finding]) -> _Finding:
         decide = Truth.all if word == "all" else Truth.any
-        return _joined(decide(each.truth for each in operands), operands)
+        finding = _joined(decide(each.truth for each in operands), operands)
+        if finding.truth is _SETTLES[word]:
+            deciding = [each for each in operands if each.truth is finding.truth]
+            every = tuple(decider for each in deciding for decider in each.deciders)
+            finding = replace(finding, deciders=every)
+        return finding
 
     def quantified(self, word: str, parts: Sequence[tuple[Binding, _Finding]]) -> _Finding:
         labelled = [
@@ -298,12 +311,12 @@ class _Evaluator(RowWalker[Interval, _Finding]):
         finding = self.joined(word, labelled)
         deciding = [part for part in labelled if part.truth is finding.truth]
         # The best of those that met the bar lies farthest from it, the best of those that missed it closest.
-        farthest = finding.truth is (Truth.TRUE if word == "any" else Truth.FALSE)
-        decider = (max if farthest else min)(deciding, key=lambda part: part.distance).decider
+        farthest = finding.truth is _SETTLES[word]
+        deciders = (max if farthest else min)(deciding, key=lambda part: part.distance).deciders
         if len(parts) > 1:
             which = "best" if word == "any" else "worst"
-            decider = replace(decider, among=f"{which} of {len(parts)}")
-        return replace(finding, decider=decider)
+            deciders = tuple(replace(each, among=f"{which} of {len(parts)}") for each in deciders)
+        return replace(finding, deciders=deciders)
 
     def compared(
         self, node: parse.Comparison, sides: Sequence[Interval], binding: Binding | None
@@ -321,7 +334,7 @@ class _Evaluator(RowWalker[Interval, _Finding]):
             filled = f"{filled} {sign} {self._filled(operand, side, binding)}"
         undecided = tuple(straddling) if truth is Truth.UNDECIDED else ()
         decider = self._decider(node, truths.index(truth), sides, binding)
-        return _Finding(truth, f"{filled} is {truth.value}", decider, undecided, distance)
+        return _Finding(truth, f"{filled} is {truth.value}", (decider,), undecided, distance)
 
     def _decider(
         self,
@@ -456,5 +469,5 @@ def _joined(truth: Truth, parts: Sequence[_Finding]) -> _Finding:
     if len(deciding) > _MOST_FILLED:
         filled.append(f"and {len(deciding) - _MOST_FILLED} more")
     straddling = tuple(straddle for part in deciding for straddle in part.straddling)
-    decider = next(part.decider for part in parts if part.truth is truth)
-    return _Finding(truth, "; ".join(filled), decider, straddling, deciding[0].distance)
+    deciders = next(part.deciders for part in parts if part.truth is truth)
+    return _Finding(truth, "; ".join(filled), deciders, straddling, deciding[0].distance)
