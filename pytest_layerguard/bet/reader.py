@@ -216,6 +216,11 @@ class _ErrorCollector:
         return line, column
 
 
+def key_of(loc: Location, document: Document, *above: str) -> str:
+    """Return how messages name a location: ``intervention.quantize_weights.bits`` with ``above`` intervention."""
+    return _dotted((*above, *_written(loc, document)))
+
+
 def _written(loc: Location, document: Document) -> Location:
     """Return a location as in the file, without the steps that pydantic inserts."""
     at: list[str | int] = []

@@ -145,6 +145,7 @@ def intervention(text: str, known: Registry) -> tuple[str, tuple[str, ...], bool
     from pydantic import TypeAdapter, ValidationError
 
     from pytest_layerguard.bet.arguments import Interventions
+    from pytest_layerguard.bet.reader import key_of
     from pytest_layerguard.bet.yaml import read_documents
 
     text = " ".join(text.split())
@@ -161,7 +162,9 @@ def intervention(text: str, known: Registry) -> tuple[str, tuple[str, ...], bool
             documents[0].data, context={"kinds": known.arguments}
         )
     except ValidationError as error:
-        raise UserError(f"intervention: {error.errors()[0]['msg']}") from None
+        first = error.errors()[0]
+        key = key_of(first["loc"], documents[0], "intervention")
+        raise UserError(f"{key}: {first['msg']}") from None
     swept = any(each.arguments.is_sweep for each in done)
     return text, tuple(each.kind for each in done), swept
 

@@ -255,6 +255,14 @@ def test_a_hub_model_is_pinned(commit: str) -> None:
     [
         (["--intervention", "skip_layer"], "did you mean 'skip_layers'?"),
         (["--intervention", "skip_layers: {layer: 3}"], "unknown key"),
+        (
+            ["--intervention", "quantize_weights: {bits: 4, group_size: 32}"],
+            "intervention.quantize_weights.group_size: has no meaning here; allowed with scale: group",
+        ),
+        (
+            ["--intervention", "[cast: {dtype: float16}, quantize_weights: {bits: 1}]"],
+            "intervention[1].quantize_weights.bits: must be at least 2, not 1",
+        ),
         (["--intervention", "[}"], "intervention: "),
         (["--intervention", ""], "intervention: "),
         (["--model", "refernce"], "did you mean 'reference'?"),
