@@ -407,6 +407,7 @@ class CataloguedBet:
             undecided=_ids(each for each in self.unnamed if each.absent),
             challenged=_ids(self.challenged),
             mistaken=self.mistaken if broken is None else (broken,),
+            placeholders=bool(self.bet.placeholders),
             require_records=self.require_records,
             recording=self.recording,
         )

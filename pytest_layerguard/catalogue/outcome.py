@@ -118,6 +118,7 @@ class Case:
             `inside` or `challenged`.
         clear: Once measured, whether it stays clear of the catastrophic criterion of each
             falsification that it acknowledges.
+        placeholders: Whether its bars are placeholders, so that it cannot be recorded.
         require_records: Whether an upheld or falsified bet must have a record.
         recording: Whether a record is about to be written.
     """
@@ -136,6 +137,7 @@ class Case:
     mistaken: tuple[str, ...] = ()
     bars: Mapping[str, Truth] = field(default_factory=dict)
     clear: Mapping[str, Truth] = field(default_factory=dict)
+    placeholders: bool = False
     require_records: bool = False
     recording: bool = False
 
@@ -246,6 +248,12 @@ def _measured(case: Case, verdict: Verdict) -> Decision:
 def _proposed(case: Case, verdict: Verdict) -> Decision:
     if case.bars and (verdict.fails or case.bar is Truth.FALSE):
         return _failed(Word.CROSSED, *_lost(case, verdict))
+    if verdict.fails and case.placeholders:
+        return _failed(
+            Word(verdict),
+            "the claim does not hold by bars that are placeholders; write the bars that you would accept, and "
+            "take the key placeholders out: only then can it be recorded",
+        )
     if verdict.fails:
         return _failed(
             Word(verdict),

@@ -246,6 +246,10 @@ def test_bars_that_are_still_placeholders_are_not_recorded(bets: Bets) -> None:
     outcome = bets.judge("bet-40", 80, recording=True)
     assert (str(outcome.word), outcome.passed) == ("ERROR", False)
     assert "cannot be recorded: lenient still placeholders" in "\n".join(outcome.messages)
+    bets.put(BET_40, status="proposed", placeholders=["lenient"], closes=None)
+    (message,) = bets.judge("bet-40", 80).messages
+    assert "take the key placeholders out" in message
+    assert "--layerguard-record" not in message
     assert not path_of(bets.path, "bet-40").exists()
     # The word is not part of what a record binds.
     bets.put(BET_40)
