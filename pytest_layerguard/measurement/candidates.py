@@ -167,9 +167,9 @@ class CandidateBench:
         self, files: CandidateFiles, dtype: str, made_with: dict[str, Any]
     ) -> MeasuredCandidate:
         loaded = load_candidate(files, self._bet.model, self.source, dtype, self.conditions)
-        runner = Runner(Anatomy.of(loaded.model), loaded.store)
         # Some formats unpack their weights when they first run, and draw a progress bar of their own.
         with redirect_stderr(StringIO()):
+            runner = Runner(Anatomy.of(loaded.model), loaded.store)
             self._check(files, loaded, runner)
         measure = self._bet.measure
         # With the tokenizer and the ends of text of the base.

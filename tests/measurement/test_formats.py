@@ -17,7 +17,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_format_is_served_by_its_own_library(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     modules, make = MAKERS[name]
     for module in modules:
@@ -28,6 +31,7 @@ def test_a_format_is_served_by_its_own_library(
     tokenizer().save_pretrained(tmp_path / "candidate")
     letters = random.Random(0).choices(WORDS[3:], k=300)
     (tmp_path / "text.txt").write_text(" ".join(letters), encoding="utf-8")
+    capfd.readouterr()
 
     def judged(form: str) -> dict[str, Any]:
         bet = {
@@ -49,6 +53,8 @@ def test_a_format_is_served_by_its_own_library(
 
     served, stored = judged("served"), judged("stored")
 
+    # No progress bar of the library.
+    assert "%|" not in capfd.readouterr().err
     assert "quantize_weights" in served["kinds"]
     assert stored["kl"] > 0
     if name == "w8a8":
