@@ -65,9 +65,10 @@ def _fact(value: Fact) -> str:
 
 
 def describe_door(entry: Entry) -> Iterator[str]:
-    """Yield lines with the claim that failed, what it closes, and the numbers."""
+    """Yield lines with the claim that failed, what was done, what it closes, and the numbers."""
     assert entry.closes is not None
     yield f"claim that failed: {cut(entry.document.bet.claim_line)}"
+    yield f"what was done: {cut('; '.join(describe_interventions(entry.document.bet)))}"
     yield f"it closes: {describe_closes(entry.closes)}"
     yield from describe_numbers(entry)
 

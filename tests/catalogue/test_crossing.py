@@ -224,6 +224,7 @@ def test_all_that_is_told_of_a_door(bets: Bets) -> None:
     told = [
         "bet-40 (Skip each layer), bets/bet-40.yaml:1",
         "  claim that failed: At least one layer can be skipped at no more than 3x the perplexity.",
+        "  what was done: skip_layers {layers: {each: all}}",
         "  it closes: skip_layers, train on models with parameters <= 1e8",
         "  its evidence (published, not measured here): Bet 40, Skip-each-layer ablation, "
         "FractalMoE 30M: CATASTROPHIC; base perplexity 89; skip-0 perplexity 7120; "
@@ -242,14 +243,14 @@ def test_all_that_is_told_of_a_door(bets: Bets) -> None:
 def test_both_bars_and_the_doubt_are_told(bets: Bets) -> None:
     entry = recorded(door(bets, evidence=None), "any(perplexity_ratio <= 2)")
     told = lines(replace(stands(entry), doubt="who knows"), bets, "bet-40")
-    assert told[5:] == [
+    assert told[6:] == [
         "  on: ",
         "  which cannot be excluded: who knows",
         "  what you can do: another intervention; a model outside 'parameters <= 1e8'; or "
         "'challenges: [bet-40]', which is measured and must also meet "
         "'any(perplexity_ratio <= 3)' and 'any(perplexity_ratio <= 2)'",
     ]
-    assert told[3].startswith("  its record: CATASTROPHIC: all(perplexity_ratio >= 10)")
+    assert told[4].startswith("  its record: CATASTROPHIC: all(perplexity_ratio >= 10)")
 
 
 def test_no_text_of_a_door_is_too_long_or_obeyed(bets: Bets) -> None:
@@ -257,11 +258,16 @@ def test_no_text_of_a_door_is_too_long_or_obeyed(bets: Bets) -> None:
     models = " or ".join(f"layers == {place}" for place in range(40))
     lenient = " or ".join(f"any(kl <= {place}.25)" for place in range(30))
     criteria = {"lenient": lenient}
-    entry = door(bets, models, title=evil, claim=f"{evil} {long}", criteria=criteria)
+    done = {"skip_layers": {"layers": [*range(300)]}}
+    entry = door(
+        bets, models, title=evil, claim=f"{evil} {long}", criteria=criteria, intervention=done
+    )
     told = lines(stands(entry), bets, "bet-40")
     assert told[0] == "bet-40 (## [error]), bets/bet-40.yaml:1"
     assert told[1].startswith("  claim that failed: ## [error] xxx")
-    assert told[2] == f"  it closes: skip_layers on models with {models[:400]}..."
+    assert told[2].startswith("  what was done: skip_layers {layers: [0, 1, ")
+    assert len(told[2]) < 450
+    assert told[3] == f"  it closes: skip_layers on models with {models[:400]}..."
     assert told[-1] == (
         f"  what you can do: another intervention; a model outside '{models[:400]}...'; or "
         f"'challenges: [bet-40]', which is measured and must also meet '{lenient[:400]}...'"
