@@ -65,8 +65,15 @@ class Idea:
     """Whether it is one intervention by its name, which `--layerguard-ask` can be asked about."""
 
 
+OF_FILES = ("load_checkpoint", "load_results")
+"""What asks for files that a name alone does not bring."""
+
 IDEAS = (
-    *(Idea(kind, TOLD.get(kind, kind), alone=True) for kind in BUILTIN_KINDS),
+    *(
+        Idea(kind, TOLD.get(kind, kind), alone=True)
+        for kind in BUILTIN_KINDS
+        if kind not in OF_FILES
+    ),
     Idea("skip_layers, then train", f"[skip_layers: {{layers: 2}}, {FEW_STEPS}]"),
     Idea(
         "quantize_weights, then ternary_weights",
