@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from pytest_layerguard.checkpoints.formats import Weight
 
 _EXPERT: Final = re.compile(r"(?<!shared_)experts?\.|_exps\.")
-_EXPERT_COUNTS: Final = (
-    "num_local_experts",
+STATED_EXPERTS: Final = (
     "num_experts",
+    "num_local_experts",
     "n_routed_experts",
     "moe_num_experts",
     "num_routed_experts",
 )
+"""The names by which modules and configurations state how many experts a layer has."""
 EXPERTS_LEFT_OUT: Final = "experts: not quantised"
 _DTYPES: Final = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -153,7 +154,7 @@ def _first(config: Mapping[str, Any], *keys: str) -> int | None:
 
 def expert_count(config: Mapping[str, Any]) -> int:
     """Return how many experts a layer has by a configuration; 0 for a dense model."""
-    counts = [config[key] for key in _EXPERT_COUNTS if isinstance(config.get(key), int)]
+    counts = [config[key] for key in STATED_EXPERTS if isinstance(config.get(key), int)]
     return max(counts, default=0)
 
 

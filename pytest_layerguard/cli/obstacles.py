@@ -16,10 +16,11 @@ from pytest_layerguard.bet.arguments import (
 )
 from pytest_layerguard.bet.targets import TargetError
 from pytest_layerguard.bet.task_sources import QuestionFile
+from pytest_layerguard.checkpoints.facts import STATED_EXPERTS
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.measurement.tasks.sample_files import read_results
-from pytest_layerguard.models.layer_parts import STATED_EXPERTS, RouterChoice
+from pytest_layerguard.models.layer_parts import RouterChoice
 from pytest_layerguard.models.loading import locate, locate_candidate
 from pytest_layerguard.texts.questions import read_questions
 from pytest_layerguard.texts.sources import Texts

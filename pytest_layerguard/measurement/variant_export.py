@@ -9,9 +9,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
+from pytest_layerguard.checkpoints.facts import STATED_EXPERTS
 from pytest_layerguard.environment.captured_output import quiet
 from pytest_layerguard.environment.measurement_errors import MeasurementError
-from pytest_layerguard.models.layer_parts import STATED_EXPERTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

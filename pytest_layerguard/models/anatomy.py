@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from torch import nn
 
+from pytest_layerguard.checkpoints.facts import STATED_EXPERTS
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.models.binding import Sites
 from pytest_layerguard.models.layer_parts import (
-    STATED_EXPERTS,
     ExpertBank,
     LayerParts,
     RouterChoice,

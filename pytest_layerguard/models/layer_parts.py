@@ -12,13 +12,6 @@ if TYPE_CHECKING:
 Tensors = Mapping[str, "Tensor"]
 
 
-STATED_EXPERTS: Final = (
-    "num_experts",
-    "num_local_experts",
-    "n_routed_experts",
-    "moe_num_experts",
-    "num_routed_experts",
-)
 STATED_CHOICES: Final = {
     "chosen": (
         "top_k",
