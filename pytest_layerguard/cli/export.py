@@ -44,12 +44,16 @@ def run(given: argparse.Namespace) -> int:
     laboratory = Laboratory(Conditions(roots=tuple(given.root)), known)
     bets = bets_of(document.path)
     try:
-        made = laboratory.export(document, bets=bets, variant=given.variant, folder=given.to)
-        text = "\n".join(_readme(document, bets, made))
-        (given.to / "README.md").write_text(text, encoding="utf-8")
+        variant = laboratory.export(
+            document,
+            bets=bets,
+            variant=given.variant,
+            folder=given.to,
+            readme=lambda made: "\n".join(_readme(document, bets, made)),
+        )
     except (MeasurementError, UnavailableError) as error:
         raise UserError(f"{document.path}:{document.line}: {error}") from None
-    echo(f"wrote {given.to}: {made.variant} of {document.bet.id}")
+    echo(f"wrote {given.to}: {variant} of {document.bet.id}")
     echo(f"judge it: python -m pytest_layerguard new --candidate {given.to}")
     return 0
 

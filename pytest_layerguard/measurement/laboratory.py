@@ -33,7 +33,7 @@ from pytest_layerguard.texts.sources import Texts
 from pytest_layerguard.texts.windowed_text import WindowedText, contract_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from pytest_layerguard.bet.bet import Bet
@@ -142,8 +142,14 @@ class Laboratory:
         )
 
     def export(
-        self, document: BetDocument, *, bets: Path, variant: str | None, folder: Path
-    ) -> Exported:
+        self,
+        document: BetDocument,
+        *,
+        bets: Path,
+        variant: str | None,
+        folder: Path,
+        readme: Callable[[Exported], str],
+    ) -> str:
         """Write a variant of a bet as a checkpoint.
 
         Args:
@@ -151,6 +157,10 @@ class Laboratory:
             bets: The bet folder.
             variant: The variant's name, or None for the only one.
             folder: The folder to write, which must not exist.
+            readme: Returns the text of its README.md.
+
+        Returns:
+            The variant's name, after its arm where there are several.
 
         Raises:
             MeasurementError: If there is no such variant, or it cannot be written.
@@ -169,8 +179,10 @@ class Laboratory:
                 texts, next(iter(bet.measure.named_texts.values())), bet.measure
             )
             found = chosen(self._plan(bet, session, texts, first), variant)
-            write_variant(session, found, folder)
-        return Exported(full_name(found), dict(session.loaded.provenance))
+            name = full_name(found)
+            text = readme(Exported(name, dict(session.loaded.provenance)))
+            write_variant(session, found, folder, first.batches[0].input_ids[:1, :32], text)
+        return name
 
     def _measure_checkpoint(
         self,

@@ -99,6 +99,35 @@ def _final(runner: Runner, plan: Plan, frame: ForwardState) -> Tensor:
 
 
 @torch.inference_mode()
+def predictions(runner: Runner, plan: Plan, ids: Tensor) -> Tensor:
+    """Return the log-probabilities ``[T, V]`` of a plan run by itself on tokens ``[1, T]``."""
+    final = _final(runner, plan, runner.begin(ids))
+    return runner.logits(final).float().log_softmax(-1)
+
+
+def check_written(runner: Runner, ids: Tensor, wanted: Tensor) -> None:
+    """Check that a variant that was written and loaded again predicts what it did, bit for bit on a CPU.
+
+    A layer can do another thing in another place, or among fewer layers, by rules that stand in no weights.
+
+    Args:
+        runner: What was loaded.
+        ids: Tokens ``[1, T]``.
+        wanted: The variant's log-probabilities on them, ``[T, V]``.
+
+    Raises:
+        MeasurementError: If it does not.
+    """
+    given = predictions(runner, Plan.untouched(len(runner.anatomy)), ids)
+    missed = float((given - wanted).nan_to_num().abs().max())
+    if missed > (0.0 if runner.device.type == "cpu" else _tolerance(runner)):
+        raise MeasurementError(
+            "its architecture cannot be written: a model of its configuration gives other numbers, since what its "
+            "layers compute depends on their place or on how many there are"
+        )
+
+
+@torch.inference_mode()
 def check_forward(runner: Runner, batch: Batch) -> None:
     """Check that a candidate is causal, and that slot by slot it gives what its own forward pass gives.
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import copy
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from pytest_layerguard.checkpoints.facts import STATED_EXPERTS
-from pytest_layerguard.environment.captured_output import quiet
+from pytest_layerguard.environment.captured_output import first_line, quiet
 from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.measurement.sanity_checks import check_written, predictions
+from pytest_layerguard.models.anatomy import Anatomy
+from pytest_layerguard.models.runner import Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from pytest_layerguard.measurement.planning import PlannedVariant
     from pytest_layerguard.measurement.session import ModelSession
@@ -60,13 +65,19 @@ def full_name(variant: PlannedVariant) -> str:
     return variant.name if variant.arm is None else f"{variant.arm}.{variant.name}"
 
 
-def write_variant(session: ModelSession, variant: PlannedVariant, folder: Path) -> None:
+def write_variant(
+    session: ModelSession, variant: PlannedVariant, folder: Path, ids: Tensor, readme: str
+) -> None:
     """Write a variant into a new folder, whole or not at all.
+
+    The layers of the session are released, so that what was written can be loaded in their place and run.
 
     Args:
         session: The base.
         variant: The variant.
         folder: The folder, which must not exist.
+        ids: Tokens ``[1, T]`` on which what was written must predict what the variant does.
+        readme: The text of its README.md.
 
     Raises:
         MeasurementError: If the variant is no one model with weights of its own, or cannot be written.
@@ -78,8 +89,12 @@ def write_variant(session: ModelSession, variant: PlannedVariant, folder: Path) 
     made = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         with quiet():
+            wanted = predictions(session.runner, plan, ids)
             _save(session, plan, made)
+            session.release_layers()
+            check_written(_loaded(session, made), ids, wanted)
             session.loaded.tokenizer.save_pretrained(made)
+        (made / "README.md").write_text(readme, encoding="utf-8")
         made.chmod(0o755)
         made.rename(folder)
     except OSError as error:
@@ -108,17 +123,12 @@ def _one_model(variant: PlannedVariant, parts: Sequence[LayerParts]) -> Plan:
 
 
 def _save(session: ModelSession, plan: Plan, folder: Path) -> None:
-    import torch
-
     runner, model = session.runner, session.loaded.model
     anatomy = runner.anatomy
     config = copy.deepcopy(model.config)
     decoder = config.get_text_config(decoder=True)
     decoder.num_hidden_layers = len(plan.steps)
-    slots = [step.slot for step in plan.steps]
-    kinds = getattr(decoder, "layer_types", None)
-    if kinds is not None:
-        decoder.layer_types = [kinds[slot] for slot in slots]
+    vars(decoder).update(_for_layers(decoder, [step.slot for step in plan.steps], len(anatomy)))
     weights: dict[str, Tensor] = {**anatomy.shell, **plan.shell.tensors}
     experts: set[tuple[int, int]] = set()
     for place, step in enumerate(plan.steps):
@@ -130,8 +140,35 @@ def _save(session: ModelSession, plan: Plan, folder: Path) -> None:
         banks = anatomy.parts[step.weights.layer].banks
         experts |= {(bank.count, len(tensors[bank.fused[0]])) for bank in banks if bank.fused}
     _state_experts(decoder, experts)
+    with _errors_of_transformers():
+        made = _laid(type(model), config, weights)
+        made.generation_config = model.generation_config
+        made.save_pretrained(folder)
+
+
+def _for_layers(decoder: Any, slots: Sequence[int], layers: int) -> dict[str, list[Any]]:
+    """Return the lists of a configuration of ``layers`` layers that speak of each of them, for those of ``slots``.
+
+    Such a list has an entry for each layer, as ``layer_types`` has, or is of indices, as ``attn_layer_indices`` is.
+    What is taken for one and is none makes another model, which is found when it is run.
+    """
+    found: dict[str, list[Any]] = {}
+    for name, value in vars(decoder).items():
+        if not isinstance(value, list) or name.endswith("token_id"):
+            continue
+        if "layer" in name and value == [layer for layer in range(layers) if layer in value]:
+            found[name] = [place for place, slot in enumerate(slots) if slot in value]
+        elif len(value) == layers:
+            found[name] = [value[slot] for slot in slots]
+    return found
+
+
+def _laid(kind: type[PreTrainedModel], config: Any, weights: dict[str, Tensor]) -> PreTrainedModel:
+    """Return a model of a configuration with these weights."""
+    import torch
+
     with torch.device("meta"):
-        made = type(model)(config)
+        made = kind(config)
     empty = made.state_dict()
     misfits = [
         name
@@ -151,8 +188,33 @@ def _save(session: ModelSession, plan: Plan, folder: Path) -> None:
     left = [name for name, tensor in made.named_parameters() if tensor.is_meta]
     if left:
         raise MeasurementError(f"its architecture cannot be written: nothing gives {left[0]}")
-    made.generation_config = model.generation_config
-    made.save_pretrained(folder)
+    return made
+
+
+def _loaded(session: ModelSession, folder: Path) -> Runner:
+    model = session.loaded.model
+    with _errors_of_transformers():
+        made: Any = type(model).from_pretrained(
+            folder, dtype=model.dtype, attn_implementation=model.config._attn_implementation
+        )
+        return Runner(Anatomy.of(made.to(session.runner.device).eval()))
+
+
+@contextmanager
+def _errors_of_transformers() -> Iterator[None]:
+    """Raise what a configuration with rules of its own raises as an error in one line.
+
+    Raises:
+        MeasurementError: If there is one.
+    """
+    try:
+        yield
+    except (MeasurementError, OSError):
+        raise
+    except Exception as error:
+        raise MeasurementError(
+            f"its architecture cannot be written with these layers: {first_line(error)}"
+        ) from None
 
 
 def _state_experts(decoder: Any, experts: set[tuple[int, int]]) -> None:

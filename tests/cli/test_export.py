@@ -8,7 +8,6 @@ import json
 import random
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,10 +19,6 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import pytest_layerguard
 from pytest_layerguard.cli.main import main
-from pytest_layerguard.environment.measurement_errors import MeasurementError
-from pytest_layerguard.measurement.planning import PlannedVariant
-from pytest_layerguard.measurement.variant_export import write_variant
-from pytest_layerguard.models.plan import Edit, Plan, Step, Weights
 
 CRITERIA = {"lenient": "max(perplexity_ratio) <= 1e9"}
 MEASURE = {
@@ -250,13 +245,3 @@ def test_what_cannot_be_written_is_said_in_one_line(
     assert message in error
     assert error.count("\n") == 1
     assert {each.name for each in here.iterdir()} == {"bets"}
-
-
-def test_attributes_that_another_package_sets_are_not_left_out(here: Path) -> None:
-    edit = Edit(("alone",), lambda tensors, parts: {}, settings=lambda parts: {"mlp:top_k": 2})
-    plan = Plan((Step(0, Weights(0, (edit,))),))
-    variant = PlannedVariant(None, "alone", "0", ("alone",), (plan,), {})
-    session: Any = SimpleNamespace(runner=SimpleNamespace(anatomy=SimpleNamespace(parts=[None])))
-    with pytest.raises(MeasurementError, match="alone changes what its layers do while they run"):
-        write_variant(session, variant, here / "made")
-    assert not (here / "made").exists()
