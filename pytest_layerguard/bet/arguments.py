@@ -359,6 +359,14 @@ class MergeExperts(WeightsArguments):
     )
     text: Calibration = None
 
+    @model_validator(mode="after")
+    def _a_text_is_run(self) -> Self:
+        if self.text is not None and (self.by, self.weighted) == ("weights", "uniform"):
+            raise invalid(
+                "has no meaning here; allowed with by: output or weighted: frequency", "text"
+            )
+        return self
+
     def slug(self) -> str:
         """Return ``merge-experts-into-8`` or ``merge-experts-into-8-3``."""
         return self._named(f"merge-experts-into-{self.count}")

@@ -390,7 +390,9 @@ class Measure(BetPart):
         if self.text is not None and self.texts is not None:
             problems.append((("texts",), "does not go with text; one, or several by name"))
         if self.preset is not None:
-            fixed = [key for key in ("stride", "bos") if key in self.model_fields_set]
+            fixed: list[str] = [key for key in ("stride", "bos") if key in self.model_fields_set]
+            if self.positions == "last" and not self.preset.startswith("nfs-"):
+                fixed.append("positions")
             message = f"is fixed by preset {self.preset}; leave one of the two out"
             problems.extend(((key,), message) for key in fixed)
             if self.window is not None and self.window < 4:

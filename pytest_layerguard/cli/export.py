@@ -37,9 +37,11 @@ def run(given: argparse.Namespace) -> int:
     except BetFileError as error:
         raise UserError(str(error)) from None
     found = [each for each in documents if given.id in (None, each.bet.id)]
-    if len(found) != 1:
-        there = ", ".join(each.bet.id for each in documents)
-        raise UserError(f"{given.file} holds {len(documents)} bets; say which with --id: {there}")
+    there = ", ".join(each.bet.id for each in documents)
+    if not found:
+        raise UserError(f"{given.file} has no bet {given.id!r}; --id is one of: {there}")
+    if len(found) > 1:
+        raise UserError(f"{given.file} holds {len(found)} bets; say which with --id: {there}")
     (document,) = found
     laboratory = Laboratory(Conditions(roots=tuple(given.root)), known)
     bets = bets_of(document.path)

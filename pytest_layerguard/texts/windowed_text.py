@@ -204,7 +204,13 @@ def _windows(
 ) -> list[Window]:
     if measure.preset is None:
         window = default_window(measure, loaded, start)
-        return _own(ids, measure, window, measure.stride or window, start)
+        stride = measure.stride or window
+        if stride > window:
+            raise MeasurementError(
+                f"measure.stride is {stride} and the window is the model's context, {window} tokens; "
+                f"allowed: 1 to {window}"
+            )
+        return _own(ids, measure, window, stride, start)
     if measure.preset == "lm-eval":
         return _rolling(ids, measure, loaded, start)
     if measure.preset == "nfs-512-256":

@@ -230,7 +230,11 @@ def test_its_readme_names_the_bet(here: Path, capsys: pytest.CaptureFixture[str]
         ({"quantize_activations": {"bits": 8}}, (), "changes what its layers do while they run"),
         ({"cast": {"dtype": "bfloat16"}}, (), "is a checkpoint already"),
         ({"skip_layers": {"layers": 1}}, ("--to", "bets"), "bets exists and is not overwritten"),
-        ({"skip_layers": {"layers": 1}}, ("--id", "other"), "say which with --id: tried"),
+        (
+            {"skip_layers": {"layers": 1}},
+            ("--id", "other"),
+            "bets/tried.yaml has no bet 'other'; --id is one of: tried",
+        ),
     ],
 )
 def test_what_cannot_be_written_is_said_in_one_line(

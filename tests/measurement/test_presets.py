@@ -139,6 +139,14 @@ def test_a_shorter_context_asks_for_a_window_and_gets_by_with_it(
         measured(tmp_path / "beyond", preset, 64, 200, ", window: 65")
 
 
+def test_a_stride_beyond_a_shorter_context_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        MeasurementError,
+        match=r"measure\.stride is 80 and the window is the model's context, 64 tokens; allowed: 1 to 64",
+    ):
+        measured(tmp_path, "null", 64, 400, ", tokens: 300, stride: 80")
+
+
 def test_chunks_of_gptq_in_another_window(tmp_path: Path) -> None:
     text = [BOS, *ids_of(200)]
     model = fresh(64)

@@ -166,7 +166,7 @@ def quantile(windows: int, comparisons: int = 1) -> float:
 
 def short(value: float) -> str:
     """Return a number with four significant digits, without an exponent from 10,000 up to 1e9."""
-    return f"{value:,.0f}" if 10_000 <= abs(value) < 1e9 else f"{value:.4g}"
+    return f"{value:,.0f}" if 9_999.5 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def _decided(yes: bool, no: bool) -> Truth:
