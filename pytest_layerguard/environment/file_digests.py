@@ -8,6 +8,8 @@ import sys
 from array import array
 from typing import TYPE_CHECKING
 
+from pytest_layerguard.environment.measurement_errors import MeasurementError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -29,6 +31,22 @@ def of_file(path: Path) -> str:
     return _known[key]
 
 
+def check(digest: str, stated: str | None, what: str) -> None:
+    """Raise MeasurementError if a file's digest is not the one that a bet states.
+
+    Args:
+        digest: The digest, with ``sha256:`` before it.
+        stated: The 64 hex digits in the bet, or None if it states none.
+        what: The bet's key and the file, for the message.
+    """
+    found = digest.removeprefix("sha256:")
+    if stated not in (None, found):
+        raise MeasurementError(
+            f"{what} has changed: its sha256 is {found}, and the bet says {stated}. Bring the old file back, or make a "
+            "new bet on the new one."
+        )
+
+
 def of_files(files: Mapping[str, Path]) -> str:
     """Return the digest of one file as it is, or of several by name and content."""
     if len(files) == 1:
@@ -37,9 +55,14 @@ def of_files(files: Mapping[str, Path]) -> str:
     return of_text(lines)
 
 
+def of_bytes(content: bytes) -> str:
+    """Return the digest of bytes."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
 def of_text(text: str) -> str:
     """Return the digest of a text in UTF-8."""
-    return f"sha256:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
+    return of_bytes(text.encode("utf-8", "surrogatepass"))
 
 
 def of_ids(ids: Sequence[int]) -> str:
@@ -47,4 +70,4 @@ def of_ids(ids: Sequence[int]) -> str:
     numbers = array("q", ids)
     if sys.byteorder == "big":
         numbers.byteswap()
-    return f"sha256:{hashlib.sha256(numbers.tobytes()).hexdigest()}"
+    return of_bytes(numbers.tobytes())

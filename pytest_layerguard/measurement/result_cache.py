@@ -22,7 +22,7 @@ from pytest_layerguard.bet.digest import criteria, measured
 from pytest_layerguard.bet.task_sources import LmEvalTask, ReferenceQuestions
 from pytest_layerguard.bet.text_sources import UNPINNED, DatasetText, ReferenceText
 from pytest_layerguard.environment import file_digests
-from pytest_layerguard.environment.allowed_paths import AllowedPaths
+from pytest_layerguard.environment.allowed_paths import AllowedPaths, quoted
 from pytest_layerguard.environment.atomic_write import write_whole
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.environment.versions import versions
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.bet import Bet
     from pytest_layerguard.bet.model_source import ModelSource
     from pytest_layerguard.bet.reader import BetDocument
-    from pytest_layerguard.bet.task_sources import TaskSource
-    from pytest_layerguard.bet.text_sources import TextSource
+    from pytest_layerguard.bet.task_sources import QuestionFile, TaskSource
+    from pytest_layerguard.bet.text_sources import FileText, LocalDatasetText, TextSource
     from pytest_layerguard.environment.conditions import Conditions
     from pytest_layerguard.interventions.registry import Registry
     from pytest_layerguard.measurement.laboratory import Laboratory
@@ -215,7 +215,10 @@ def identity(
     ]
     reach = AllowedPaths.of(document.path, bets, conditions)
     texts = [_text_key(text, reach, conditions) for text in _texts(bet)]
-    tasks = [_task_key(task, reach, conditions) for task in (bet.measure.tasks or {}).values()]
+    tasks = [
+        _task_key(task, f"measure.tasks.{name}", reach, conditions)
+        for name, task in (bet.measure.tasks or {}).items()
+    ]
     if None in models or None in texts or None in tasks:
         return None
     content = {
@@ -290,21 +293,20 @@ def _texts(bet: Bet) -> Iterator[TextSource]:
             yield from each.arguments.texts
 
 
-def _task_key(task: TaskSource, reach: AllowedPaths, conditions: Conditions) -> Any:
+def _task_key(task: TaskSource, key: str, reach: AllowedPaths, conditions: Conditions) -> Any:
     plain = task.model_dump(mode="json")
     if isinstance(task, ReferenceQuestions):
         return [plain, reference.manifest()["questions"]["sha256"]]
     if isinstance(task, LmEvalTask):
         if not task.is_pinned or task.path is None:
             return plain if task.is_pinned else None
-        folder = reach.directory(task.path, "measure.tasks")
+        folder = reach.directory(task.path, f"{key}.path")
         files = {each.relative_to(folder).as_posix(): each for each in sorted(folder.rglob("*"))}
         content = {
             name: file_digests.of_file(file) for name, file in files.items() if file.is_file()
         }
         return [{**plain, "path": None}, content]
-    path = reach.file(task.file, "measure.tasks", largest=conditions.budget.text_bytes)
-    return [{**plain, "file": None, "sha256": None}, file_digests.of_file(path)]
+    return _file_key(task, f"{key}.file", reach, conditions)
 
 
 def _text_key(text: TextSource, reach: AllowedPaths, conditions: Conditions) -> Any:
@@ -313,6 +315,17 @@ def _text_key(text: TextSource, reach: AllowedPaths, conditions: Conditions) -> 
         return [plain, reference.manifest()["heldout"]["sha256"]]
     if isinstance(text, DatasetText):
         return None if text.revision == UNPINNED else plain
-    path = reach.file(text.file, "file", largest=conditions.budget.text_bytes)
-    # Where it lies decides nothing.
-    return [{**plain, "file": None, "sha256": None}, file_digests.of_file(path)]
+    return _file_key(text, "file", reach, conditions)
+
+
+def _file_key(
+    source: FileText | LocalDatasetText | QuestionFile,
+    key: str,
+    reach: AllowedPaths,
+    conditions: Conditions,
+) -> Any:
+    """Return what a local file decides: where it lies decides nothing."""
+    path = reach.file(source.file, key, largest=conditions.budget.text_bytes)
+    digest = file_digests.of_file(path)
+    file_digests.check(digest, source.sha256, f"{key}: {quoted(source.file)}")
+    return [{**source.model_dump(mode="json"), "file": None, "sha256": None}, digest]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard import reference
 from pytest_layerguard.bet.task_sources import ReferenceQuestions
+from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.allowed_paths import quoted
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 
@@ -52,31 +52,27 @@ def read_questions(
         MeasurementError: If the file is missing, has another digest than the bet says, or a line is no question.
     """
     if isinstance(source, ReferenceQuestions):
-        name, content = "questions", reference.QUESTIONS.read_bytes()
-        stated = str(reference.manifest()["questions"]["sha256"]).removeprefix("sha256:")
+        what = f"{key}: the package's questions"
+        content = reference.QUESTIONS.read_bytes()
+        digest = file_digests.of_bytes(content)
+        if digest != reference.manifest()["questions"]["sha256"]:
+            raise MeasurementError(f"{what} are not those shipped; reinstall pytest-layerguard")
     else:
-        key = f"{key}.file"
-        name, stated = source.file, source.sha256 or ""
-        content = reach.file(name, key, largest=largest).read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    if stated and digest != stated:
-        raise MeasurementError(
-            f"{key}: {quoted(name)} has changed: its sha256 is {digest}, and {stated} is expected. Bring the old file "
-            "back, or make a new bet on the new one."
-        )
+        what = f"{key}.file: {quoted(source.file)}"
+        content = reach.file(source.file, f"{key}.file", largest=largest).read_bytes()
+        digest = file_digests.of_bytes(content)
+        file_digests.check(digest, source.sha256, what)
     try:
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise MeasurementError(
-            f"{key}: {quoted(name)} is not UTF-8: byte {error.start:,}"
-        ) from None
+        raise MeasurementError(f"{what} is not UTF-8: byte {error.start:,}") from None
     found: list[ChoiceQuestion] = []
     for number, line in enumerate(lines, 1):
         if line.strip() and (source.limit is None or len(found) < source.limit):
-            found.append(_question(line, f"{key}: {quoted(name)}, line {number}"))
+            found.append(_question(line, f"{what}, line {number}"))
     if not found:
-        raise MeasurementError(f"{key}: {quoted(name)} has no question; one a line, {_EXAMPLE}")
-    return QuestionSet(tuple(found), f"sha256:{digest}")
+        raise MeasurementError(f"{what} has no question; one a line, {_EXAMPLE}")
+    return QuestionSet(tuple(found), digest)
 
 
 def _question(line: str, place: str) -> ChoiceQuestion:

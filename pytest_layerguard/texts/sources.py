@@ -14,7 +14,6 @@ on the text, the tokenizer and N.
 
 from __future__ import annotations
 
-import hashlib
 from io import StringIO
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -148,7 +147,7 @@ class Texts:
 
     def _digest(self, source: FileText | LocalDatasetText) -> str:
         digest = file_digests.of_file(self._path(source))
-        _check_digest(digest, source.sha256, source.file)
+        file_digests.check(digest, source.sha256, f"file: {quoted(source.file)}")
         return digest
 
     def _path(self, source: FileText | LocalDatasetText) -> Path:
@@ -157,7 +156,8 @@ class Texts:
     def _file(self, source: FileText) -> str:
         # The digest is that of the very bytes that are measured.
         content = self._path(source).read_bytes()
-        _check_digest(f"sha256:{hashlib.sha256(content).hexdigest()}", source.sha256, source.file)
+        digest = file_digests.of_bytes(content)
+        file_digests.check(digest, source.sha256, f"file: {quoted(source.file)}")
         try:
             # A byte order mark is of the file, not of its text, and would be scored as a token.
             return content.decode("utf-8-sig")
@@ -184,10 +184,7 @@ def joined(rows: Iterable[str], join: str | None) -> Iterator[str]:
 def _reference(source: ReferenceText) -> Iterator[str]:
     if source.reference == "heldout":
         content = reference.HELDOUT.read_bytes()
-        if (
-            f"sha256:{hashlib.sha256(content).hexdigest()}"
-            != reference.manifest()["heldout"]["sha256"]
-        ):
+        if file_digests.of_bytes(content) != reference.manifest()["heldout"]["sha256"]:
             raise MeasurementError(
                 "reference: heldout is not the text that was shipped; reinstall pytest-layerguard"
             )
@@ -207,11 +204,3 @@ def _taken(pieces: Iterator[str], text: str, size: int) -> tuple[str, bool]:
         if length > size:
             return "".join(taken), False
     return "".join(taken), True
-
-
-def _check_digest(found: str, stated: str | None, written: str) -> None:
-    if stated is not None and found != f"sha256:{stated}":
-        raise MeasurementError(
-            f"file: {quoted(written)} has changed: its sha256 is {found.removeprefix('sha256:')}, and "
-            f"the bet says {stated}. Bring the old file back, or make a new bet on the new one."
-        )

@@ -19,7 +19,6 @@ import torch
 from pytest_layerguard import reference
 from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.bet.reader import parse_bets
-from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Kind, Registry
@@ -259,12 +258,27 @@ def test_a_changed_model_file_is_measured_anew(bench: Bench, local_model: Path, 
 def test_a_changed_text_is_measured_anew(bench: Bench) -> None:
     text = bench.bets / "text.txt"
     text.write_text("Once upon a time\n", encoding="utf-8")
-    sha = file_digests.of_file(text).removeprefix("sha256:")
-    bet = bench.bet(text=f"{{file: text.txt, sha256: {sha}}}")
+    bet = bench.bet(text="{file: text.txt}")
     bench.measure(bet)
     assert bench.measure(bet).cached
     text.write_text("Once upon a mime\n", encoding="utf-8")
     assert not bench.measure(bet).cached
+
+
+@pytest.mark.parametrize("source", ["{dataset: text, file: a.txt%s}", "{file: a.txt%s}"])
+def test_a_text_of_another_digest_is_no_cached_result(bench: Bench, source: str) -> None:
+    (bench.bets / "a.txt").write_text("Once upon a time\n", encoding="utf-8")
+    bench.measure(bench.bet(text=source % ""))
+    with pytest.raises(MeasurementError, match=r"file: 'a\.txt' has changed"):
+        bench.measure(bench.bet(text=source % f", sha256: {'f' * 64}"))
+
+
+def test_questions_of_another_digest_are_no_cached_result(bench: Bench) -> None:
+    (bench.bets / "q.jsonl").write_text("{}", encoding="utf-8")
+    tasks = "  tasks: {q: {file: q.jsonl%s}}\n"
+    bench.measure(bench.bet(speak=tasks % ""))
+    with pytest.raises(MeasurementError, match=r"measure\.tasks\.q\.file: 'q\.jsonl' has changed"):
+        bench.measure(bench.bet(speak=tasks % f", sha256: {'f' * 64}"))
 
 
 def test_another_version_is_measured_anew(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

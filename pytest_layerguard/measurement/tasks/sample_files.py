@@ -153,11 +153,7 @@ def _read(
         )
     path = reach.file(given.file, f"{key}.file", largest=conditions.budget.text_bytes)
     digest = file_digests.of_file(path)
-    if given.sha256 is not None and digest != f"sha256:{given.sha256}":
-        raise MeasurementError(
-            f"{key}: {quoted(given.file)} has changed: its sha256 is {digest.removeprefix('sha256:')}, and the bet "
-            f"says {given.sha256}"
-        )
+    file_digests.check(digest, given.sha256, f"{key}: {quoted(given.file)}")
     metric, _, filter_name = (task.metric or "").partition(",")
     found: dict[int, _Sample] = {}
     with path.open(encoding="utf-8", errors="replace") as lines:
