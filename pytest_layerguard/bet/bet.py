@@ -557,6 +557,11 @@ class Bet(BetPart):
         return dict((self.arms or {}).items())
 
     @property
+    def interventions(self) -> tuple[Intervention, ...]:
+        """The interventions of all arms."""
+        return tuple(each for done in self.arm_interventions.values() for each in done)
+
+    @property
     def results(self) -> tuple[arguments.LoadResults, str, LmEvalTask] | None:
         """What was measured elsewhere, with its task and the task's name, or None if the bet is measured here."""
         alone = self.intervention[0].arguments if self.intervention else None
@@ -569,9 +574,7 @@ class Bet(BetPart):
     @property
     def is_sweep(self) -> bool:
         """Whether an arm is applied to each of several targets in turn."""
-        return any(
-            each.arguments.is_sweep for done in self.arm_interventions.values() for each in done
-        )
+        return any(each.arguments.is_sweep for each in self.interventions)
 
     @model_validator(mode="wrap")
     @classmethod

@@ -250,7 +250,7 @@ def _near(
 
 
 def _kinds(entry: Entry) -> set[str]:
-    return {part.kind for done in entry.document.bet.arm_interventions.values() for part in done}
+    return {each.kind for each in entry.document.bet.interventions}
 
 
 def _distance(entry: Entry, idea: Idea, lookup: ModelLookup) -> tuple[int, int, float]:
@@ -316,7 +316,7 @@ def _words(text: str) -> frozenset[str]:
 def _text(entry: Entry) -> str:
     bet = entry.document.bet
     parts = [bet.id, bet.title, bet.claim, bet.model.name, bet.notes or ""]
-    parts += [each.kind for done in bet.arm_interventions.values() for each in done]
+    parts += [each.kind for each in bet.interventions]
     for each in bet.evidence:
         parts += [each.source, each.model or "", each.text or "", *(each.variants or {})]
     return " ".join(parts)

@@ -34,7 +34,7 @@ from pytest_layerguard.checkpoints.checkpoint import open_checkpoint
 from pytest_layerguard.checkpoints.checkpoint_errors import CheckpointError
 from pytest_layerguard.checkpoints.files import CONFIG, read_header, read_json, weight_files
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
-from pytest_layerguard.environment.atomic_write import write_whole
+from pytest_layerguard.environment.atomic_write import write_if_possible
 from pytest_layerguard.environment.measurement_errors import (
     Lack,
     MeasurementError,
@@ -401,7 +401,7 @@ def facts_of_config(config: Mapping[str, Any], cache: Path | None) -> ModelFacts
     _refuse_deep(config)
     facts = _built(config)
     if kept is not None:
-        _remember(kept, facts)
+        write_if_possible(kept, json.dumps(asdict(facts)))
     return facts
 
 
@@ -417,15 +417,6 @@ def _remembered(path: Path) -> ModelFacts | None:
         return ModelFacts(**{**data, "families": tuple(data["families"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def _remember(path: Path, facts: ModelFacts) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(asdict(facts)))
-    except OSError:
-        # A full or read-only disk costs the next run a few seconds and nothing else.
-        return
 
 
 def _refuse_deep(config: Mapping[str, Any]) -> None:

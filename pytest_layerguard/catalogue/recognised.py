@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard import reference
@@ -14,7 +14,7 @@ from pytest_layerguard.checkpoints.facts import CheckpointFacts
 from pytest_layerguard.checkpoints.files import CONFIG, read_json
 from pytest_layerguard.checkpoints.recognition import recognise_configs, recognise_once
 from pytest_layerguard.environment import file_digests
-from pytest_layerguard.environment.atomic_write import write_whole
+from pytest_layerguard.environment.atomic_write import write_if_possible
 from pytest_layerguard.environment.measurement_errors import UnavailableError
 from pytest_layerguard.models.hub import Repository, whole_in_cache
 
@@ -121,7 +121,7 @@ def _of_pair(
             findings, facts = recognise_configs(*configs).findings, ()
         made = RecognisedCandidate(facts, tuple((each.kind, each.sentence) for each in findings))
         if kept is not None and facts:
-            _remember(kept, made)
+            write_if_possible(kept, json.dumps(asdict(made)))
     known[one, other] = made
     return made
 
@@ -156,12 +156,3 @@ def _remembered(path: Path) -> RecognisedCandidate | None:
         return RecognisedCandidate(tuple(map(str, data["facts"])), findings)
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def _remember(path: Path, found: RecognisedCandidate) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps({"facts": found.facts, "findings": found.findings}))
-    except OSError:
-        # A full or read-only disk costs the next run a comparison and nothing else.
-        return

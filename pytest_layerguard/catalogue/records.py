@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import stat
@@ -27,6 +26,7 @@ from pytest_layerguard.catalogue.staleness import (
     measured_on,
     trained_on,
 )
+from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.atomic_write import write_whole
 from pytest_layerguard.measurement.results import BetResult
 
@@ -207,7 +207,7 @@ def _adapter() -> TypeAdapter[Record]:
 def digest_of(bet: Mapping[str, Any]) -> str:
     """Return the digest of a bet's canonical data, as `bet.digest` makes it of a bet."""
     text = json.dumps(bet, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return f"sha256:{hashlib.sha256(text.encode('utf-8')).hexdigest()}"
+    return file_digests.of_text(text)
 
 
 def closes_of(bet: Bet) -> dict[str, Any] | None:

@@ -107,9 +107,7 @@ def _lines(entry: Entry) -> Iterator[str]:
     yield f"- [{bet.id}]({quote(file)}#L{entry.document.line}), on {code(bet.model.name)}"
     claims = {"falsified": "claim that failed", "upheld": "claim that holds"}
     yield f"- {claims.get(bet.status, 'claim')}: {literal(bet.claim_line)}"
-    done = dict.fromkeys(
-        each.kind for interventions in bet.arm_interventions.values() for each in interventions
-    )
+    done = dict.fromkeys(each.kind for each in bet.interventions)
     yield f"- done: {', '.join(map(code, done))}"
     if entry.closes is not None:
         kinds = ", ".join(map(code, entry.closes.interventions))

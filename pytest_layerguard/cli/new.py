@@ -298,8 +298,7 @@ def outside(document: BetDocument) -> tuple[Path, ...]:
     sources = [*bet.model.checkpoints().values()]
     sources += [
         each.arguments.source
-        for interventions in bet.arm_interventions.values()
-        for each in interventions
+        for each in bet.interventions
         if isinstance(each.arguments, LoadCheckpoint)
     ]
     folders += [

@@ -40,6 +40,15 @@ def write_whole(path: Path, text: str) -> None:
     _sync(path.parent)
 
 
+def write_if_possible(path: Path, text: str) -> None:
+    """Write what is kept only to save time, as `write_whole`; nothing where the disk is full or read-only."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text)
+    except OSError:
+        return
+
+
 def _sweep(path: Path) -> None:
     """Remove the temporary files that killed writers of this file left."""
     left = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}{re.escape(_SUFFIX)}")

@@ -63,9 +63,16 @@ def expected(wanted: str) -> str:
         return "auto (cpu)"
     if sys.platform != "linux" or any(Path(node).exists() for node in _OTHER_GPUS):
         return wanted
-    cards = [_MODEL.search(file.read_text()) for file in sorted(_NVIDIA.glob("*/information"))]
-    names = [found[1].strip() for found in cards if found]
-    return f"auto ({', '.join(names) or 'cpu'})"
+    return f"auto ({', '.join(nvidia_cards() or ()) or 'cpu'})"
+
+
+def nvidia_cards() -> list[str] | None:
+    """Return the names of NVIDIA's GPUs as their driver lists them, without importing torch; None without a driver."""
+    if not _NVIDIA.is_dir():
+        return None
+    files = sorted(_NVIDIA.glob("*/information"))
+    found = (_MODEL.search(file.read_text("utf-8", "replace")) for file in files)
+    return [each[1].strip() for each in found if each]
 
 
 def identity(gpu: str) -> str:

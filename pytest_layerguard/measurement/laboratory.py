@@ -377,8 +377,7 @@ class Laboratory:
         """Return whether a bet's variants can be planned without running the model."""
         return all(
             self._registry[each.kind].light and not each.arguments.runs_the_model
-            for interventions in bet.arm_interventions.values()
-            for each in interventions
+            for each in bet.interventions
         )
 
     def _key(self, document: BetDocument, source: ModelSource) -> tuple[Any, ...]:
@@ -429,8 +428,7 @@ def _training_files(bet: Bet, texts: Texts) -> dict[str, list[str]]:
     """Return the digests of the files that interventions train or calibrate on, in order, if any."""
     digests = [
         digest
-        for interventions in bet.arm_interventions.values()
-        for each in interventions
+        for each in bet.interventions
         for text in each.arguments.texts
         if (digest := texts.digest(text)) is not None
     ]

@@ -23,7 +23,8 @@ from pytest_layerguard.bet.task_sources import LmEvalTask, ReferenceQuestions
 from pytest_layerguard.bet.text_sources import UNPINNED, DatasetText, ReferenceText
 from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.allowed_paths import AllowedPaths, quoted
-from pytest_layerguard.environment.atomic_write import write_whole
+from pytest_layerguard.environment.atomic_write import write_if_possible
+from pytest_layerguard.environment.devices import nvidia_cards
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.environment.versions import versions
 from pytest_layerguard.measurement.results import FIRST_CRITERIA, BetResult
@@ -45,8 +46,6 @@ _FORMAT: Final = 2
 
 _DECIDES_NO_NUMBER: Final = ("catalogue", "cli", "pytest_plugin", "report")
 """Folders of this package whose code measures nothing."""
-
-_NVIDIA: Final = Path("/proc/driver/nvidia/gpus")
 
 
 class CachingLaboratory:
@@ -169,12 +168,7 @@ class ResultCache:
             "result": result.to_json(),
         }
         entry = {**content, "digest": _checksum(content)}
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path(key), json.dumps(entry, sort_keys=True))
-        except OSError:
-            # A cache is a convenience: a full disk must not turn a sound measurement into an error.
-            return
+        write_if_possible(self._path(key), json.dumps(entry, sort_keys=True))
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key.removeprefix('sha256:')}.json"
@@ -246,14 +240,8 @@ def on_request(bet: Bet) -> frozenset[str]:
 
 def device_kind(conditions: Conditions) -> str:
     """Return the kind of the device, on which numbers may depend; equal GPUs are one kind."""
-    if conditions.device != "cpu" and _NVIDIA.is_dir():
-        cards = sorted(
-            line.partition(":")[2].strip()
-            for file in _NVIDIA.glob("*/information")
-            for line in file.read_text(encoding="utf-8", errors="replace").splitlines()
-            if line.startswith("Model:")
-        )
-        return f"{conditions.device} {cards}"
+    if conditions.device != "cpu" and (cards := nvidia_cards()) is not None:
+        return f"{conditions.device} {sorted(cards)}"
     # A named device that is missing must not get the numbers of another.
     return "cpu" if conditions.device == "auto" and sys.platform != "darwin" else conditions.device
 
@@ -274,23 +262,20 @@ def code_digest() -> str:
 def _is_builtin(bet: Bet, registry: Registry) -> bool:
     return all(
         registry[each.kind].implementation.startswith("pytest_layerguard.")
-        for interventions in bet.arm_interventions.values()
-        for each in interventions
+        for each in bet.interventions
     )
 
 
 def _candidates(bet: Bet) -> Iterator[ModelSource]:
-    for interventions in bet.arm_interventions.values():
-        for each in interventions:
-            if isinstance(each.arguments, CandidateArguments) and each.arguments.source is not None:
-                yield each.arguments.source
+    for each in bet.interventions:
+        if isinstance(each.arguments, CandidateArguments) and each.arguments.source is not None:
+            yield each.arguments.source
 
 
 def _texts(bet: Bet) -> Iterator[TextSource]:
     yield from bet.measure.named_texts.values()
-    for interventions in bet.arm_interventions.values():
-        for each in interventions:
-            yield from each.arguments.texts
+    for each in bet.interventions:
+        yield from each.arguments.texts
 
 
 def _task_key(task: TaskSource, key: str, reach: AllowedPaths, conditions: Conditions) -> Any:

@@ -160,7 +160,7 @@ class BetItem(pytest.Item):
         super().__init__(**kwargs)
         self.document = document
         bet = document.bet
-        kinds = (each.kind for done in bet.arm_interventions.values() for each in done)
+        kinds = (each.kind for each in bet.interventions)
         self.extra_keyword_matches.update([bet.status, bet.model.name, *kinds])
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_layerguard.bet.text_sources import UNPINNED
 from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.allowed_paths import quoted
+from pytest_layerguard.environment.atomic_write import write_if_possible
 from pytest_layerguard.environment.captured_output import first_line, quiet
 from pytest_layerguard.environment.conditions import UNPINNED_FLAG
 from pytest_layerguard.environment.measurement_errors import (
@@ -97,13 +97,7 @@ def _split(repository: Repository, source: DatasetText) -> Split:
         if note.is_file():
             return _from_note(note)
         raise
-    draft = note.with_suffix(f".{os.getpid()}.draft")
-    try:
-        draft.write_text(json.dumps(dataclasses.asdict(split)), encoding="utf-8")
-        draft.replace(note)
-    except OSError:
-        # The next run asks the hub again.
-        draft.unlink(missing_ok=True)
+    write_if_possible(note, json.dumps(dataclasses.asdict(split)))
     return split
 
 

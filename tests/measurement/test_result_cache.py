@@ -19,6 +19,7 @@ import torch
 from pytest_layerguard import reference
 from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.bet.reader import parse_bets
+from pytest_layerguard.environment import atomic_write
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Kind, Registry
@@ -390,7 +391,7 @@ def test_a_folder_that_cannot_be_written(
     def refused(path: Path, text: str) -> None:
         raise OSError(reason, os.strerror(reason), str(path))
 
-    monkeypatch.setattr(result_cache, "write_whole", refused)
+    monkeypatch.setattr(atomic_write, "write_whole", refused)
     for _ in range(2):
         assert not bench.measure(bench.bet()).cached
 

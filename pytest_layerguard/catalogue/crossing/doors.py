@@ -164,11 +164,7 @@ def crossings(
 
 def has_candidates(bet: Bet) -> bool:
     """Return whether a bet loads a checkpoint in the place of its model."""
-    return any(
-        isinstance(each.arguments, LoadCheckpoint)
-        for interventions in bet.arm_interventions.values()
-        for each in interventions
-    )
+    return any(isinstance(each.arguments, LoadCheckpoint) for each in bet.interventions)
 
 
 def _crossing(
