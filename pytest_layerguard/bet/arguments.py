@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from pytest_layerguard.bet.errors import suggestion
-from pytest_layerguard.bet.model_source import ModelSource
+from pytest_layerguard.bet.model_source import Dtype, ModelSource
 from pytest_layerguard.bet.targets import (
     ALL_LAYERS,
     LAYERS_FORMS,
@@ -138,6 +138,11 @@ class PairsArguments(Arguments):
 
 def _branch(part: str | None) -> str:
     return f"{part.replace('_', '-')}-" if part else ""
+
+
+def _percent(share: float) -> str:
+    """Return a share as a slug has it: ``12p5`` for 0.125."""
+    return f"{share * 100:.4g}".replace(".", "p").replace("e-", "e")
 
 
 class SkipLayers(LayersArguments):
@@ -306,10 +311,9 @@ class RemoveLayers(Arguments):
         return [each for each in super()._targets() if each[0] == "layers"]
 
 
-class WeightsArguments(LayersArguments):
-    """Arguments of an intervention on how weights are stored, by default in all layers."""
+class _AllLayersArguments(LayersArguments):
+    """Arguments of an intervention on layers, by default on all of them."""
 
-    measures: ClassVar[frozenset[str]] = frozenset({"size_ratio"})
     layers: LayersTarget = Field(
         default=ALL_LAYERS,
         description=f"the layers: {LAYERS_FORMS}",
@@ -318,6 +322,12 @@ class WeightsArguments(LayersArguments):
 
     def _named(self, name: str) -> str:
         return name if self.layers.indices is None else f"{name}-{self.layers.label()}"
+
+
+class WeightsArguments(_AllLayersArguments):
+    """Arguments of an intervention on how weights are stored."""
+
+    measures: ClassVar[frozenset[str]] = frozenset({"size_ratio"})
 
 
 class AverageExperts(WeightsArguments):
@@ -452,17 +462,12 @@ class QuantizeWeights(_Grouped):
         return self._named(f"quantize-{self.bits or self.format}")
 
 
-class QuantizeActivations(LayersArguments):
+class QuantizeActivations(_AllLayersArguments):
     """The inputs of linear maps are rounded as they come, each token with a scale of its own.
 
     Integers are symmetric, with the scale of ``quantize_weights``; ``fp8`` is E4M3.
     """
 
-    layers: LayersTarget = Field(
-        default=ALL_LAYERS,
-        description=f"the layers: {LAYERS_FORMS}",
-        json_schema_extra={"default": "all"},
-    )
     parts: Parts = "linear"
     format: Literal["int", "fp8"] = Field(
         default="int", description="the number format: int or fp8"
@@ -481,11 +486,10 @@ class QuantizeActivations(LayersArguments):
 
     def slug(self) -> str:
         """Return ``quantize-activations-8`` or ``quantize-activations-fp8-3``."""
-        slug = f"quantize-activations-{self.bits or self.format}"
-        return slug if self.layers.indices is None else f"{slug}-{self.layers.label()}"
+        return self._named(f"quantize-activations-{self.bits or self.format}")
 
 
-class QuantizeKvCache(LayersArguments):
+class QuantizeKvCache(_AllLayersArguments):
     """Keys and values are rounded as a cache would keep them, and each position reads them so from the first on.
 
     The levels go evenly from the least to the largest number of a group, as in KIVI. Values, and by default keys, have
@@ -495,11 +499,6 @@ class QuantizeKvCache(LayersArguments):
     own code, as DeepSeek V4's, is an error.
     """
 
-    layers: LayersTarget = Field(
-        default=ALL_LAYERS,
-        description=f"the layers: {LAYERS_FORMS}",
-        json_schema_extra={"default": "all"},
-    )
     bits: Annotated[Whole, Field(ge=2, le=8)] = Field(description="bits per number, 2 to 8")
     group_size: GroupSize | None = Field(
         default=None, description="how many numbers share one scale; by default all of a head"
@@ -523,9 +522,8 @@ class QuantizeKvCache(LayersArguments):
 
     def slug(self) -> str:
         """Return ``quantize-kv-cache-4`` or ``quantize-kv-cache-2-by-channel-3``."""
-        slug = f"quantize-kv-cache-{self.bits}"
-        slug += "-by-channel" if self.keys == "channel" else ""
-        return slug if self.layers.indices is None else f"{slug}-{self.layers.label()}"
+        by = "-by-channel" if self.keys == "channel" else ""
+        return self._named(f"quantize-kv-cache-{self.bits}{by}")
 
 
 class PruneWeights(WeightsArguments):
@@ -582,10 +580,7 @@ class PruneWeights(WeightsArguments):
 
     def slug(self) -> str:
         """Return ``prune-magnitude-50`` or ``prune-wanda-2-4``."""
-        if self.sparsity is None:
-            share = "-".join(map(str, self.kept))
-        else:
-            share = f"{self.sparsity * 100:.4g}".replace(".", "p").replace("e-", "e")
+        share = "-".join(map(str, self.kept)) if self.pattern else _percent(self.share)
         return self._named(f"prune-{self.by}-{share}")
 
 
@@ -632,8 +627,7 @@ class LowRank(WeightsArguments):
         """Return ``low-rank-16`` or ``low-rank-50-percent``."""
         if self.ratio is None:
             return self._named(f"low-rank-{self.rank}")
-        share = f"{self.ratio * 100:.4g}".replace(".", "p").replace("e-", "e")
-        return self._named(f"low-rank-{share}-percent")
+        return self._named(f"low-rank-{_percent(self.ratio)}-percent")
 
 
 def _one_or_several(value: Any) -> Any:
@@ -683,9 +677,6 @@ class Train(Arguments):
     def slug(self) -> str:
         """Return ``train-200``."""
         return f"train-{self.steps}"
-
-
-Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class CandidateArguments(Arguments):

@@ -32,7 +32,7 @@ from pytest_layerguard.bet.criteria.metrics import METRICS
 from pytest_layerguard.bet.criteria.parse import RESERVED
 from pytest_layerguard.bet.criteria.scope import ModelScope  # noqa: TC001 - pydantic reads it
 from pytest_layerguard.bet.errors import closest, suggestion
-from pytest_layerguard.bet.model_source import ModelSource
+from pytest_layerguard.bet.model_source import Dtype, ModelSource
 from pytest_layerguard.bet.task_sources import LmEvalTask, TaskSource
 from pytest_layerguard.bet.text_sources import (
     HUB_NAME,
@@ -165,7 +165,7 @@ class ModelSpec(BetPart):
         description="a GGUF file of llama.cpp, relative to the bet file, dequantised as it is loaded",
     )
     sha256: Sha256 = None
-    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+    dtype: Dtype | None = Field(
         default=None,
         description="the dtype that the model computes in: float32, bfloat16 or float16",
     )

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Dtype = Literal["float32", "bfloat16", "float16"]
+"""What a model may compute in."""
+
 
 @dataclass(frozen=True)
 class ModelSource:

@@ -243,10 +243,15 @@ def _near(
         yield ""
         yield "Tried near it:"
     for entry in near:
-        bet = entry.document.bet
-        on = cut(bet.model.name)
-        yield f"  {bet.id} ({cut(bet.title)}), {bet.status}, on {on}, {entry.place(root)}"
+        yield f"  {_heading(entry, root)}"
         yield from (f"    {line}" for line in describe_numbers(entry))
+
+
+def _heading(entry: Entry, root: Path) -> str:
+    bet = entry.document.bet
+    return (
+        f"{bet.id} ({cut(bet.title)}), {bet.status}, on {cut(bet.model.name)}, {entry.place(root)}"
+    )
 
 
 def _kinds(entry: Entry) -> set[str]:
@@ -276,11 +281,9 @@ def by_words(text: str, catalogue: Catalogue, root: Path) -> Iterator[str]:
     if found:
         yield f"{cut(text)}: {'this bet has' if len(found) == 1 else 'these bets have'} the words"
     for entry in found:
-        bet = entry.document.bet
         yield ""
-        on = cut(bet.model.name)
-        yield f"{bet.id} ({cut(bet.title)}), {bet.status}, on {on}, {entry.place(root)}"
-        yield f"  claim: {cut(bet.claim_line)}"
+        yield _heading(entry, root)
+        yield f"  claim: {cut(entry.document.bet.claim_line)}"
         if entry.closes is not None:
             yield f"  it closes: {describe_closes(entry.closes)}"
         yield from (f"  {line}" for line in describe_numbers(entry))
@@ -299,10 +302,8 @@ def nearest(text: str, catalogue: Catalogue, root: Path) -> Iterator[str]:
     if near:
         yield "no bet has all these words; nearest:"
     for entry, found in near[:_NEAREST]:
-        bet = entry.document.bet
         lacking = listed(word for word in _WORD.findall(text.lower()) if _words(word) - found)
-        on = cut(bet.model.name)
-        yield f"  {bet.id} ({cut(bet.title)}), {bet.status}, on {on}, {entry.place(root)}, without {cut(lacking)}"
+        yield f"  {_heading(entry, root)}, without {cut(lacking)}"
     if near:
         yield f"What else can be asked: {FORM}"
 

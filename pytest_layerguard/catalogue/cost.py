@@ -226,7 +226,6 @@ class _Bench:
     compared: int = 0
     training: int = 0
     trained: int = 0
-    noted: dict[str, Any] = field(default_factory=dict)
     _done: set[Hashable] = field(default_factory=set)
 
     def _again(self, *what: Hashable) -> bool:
@@ -358,4 +357,4 @@ class _Bench:
         return replace(plan, steps=tuple(steps))
 
     def note(self, name: str, value: Any) -> None:
-        self.noted[name] = value
+        """Keep nothing: no variant has a result."""

@@ -178,14 +178,14 @@ def _compared(level: str, node: parse.Comparison, bet: Bet) -> Iterator[Threshol
     for place, sign in enumerate(node.operators):
         sides = node.operands[place : place + 2]
         if isinstance(sides[0], parse.Number):
-            sides, sign = sides[::-1], parse.MIRRORED.get(sign, sign)
+            sides, sign = sides[::-1], parse.MIRRORED[sign]
         metric, number = sides
         while isinstance(metric, parse.Quantifier):
             metric = metric.operand
         if (
             isinstance(metric, parse.Name)
             and isinstance(number, parse.Number)
-            and sign in parse.MIRRORED
+            and sign not in ("==", "!=")
         ):
             yield Threshold(level, *_key(metric, bet), sign, number.value)
 

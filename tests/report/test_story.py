@@ -46,6 +46,7 @@ def test_numbers_that_json_does_not_know_travel_too() -> None:
             [((), "perplexity_ratio", "<=", 3.0), ((), "kl", "<", 1.0)],
         ),
         ("any(perplexity * 2 <= base_perplexity)", []),
+        ("any(unique_tokens != 5 and kl < 1)", [((), "kl", "<", 1.0)]),
     ],
 )
 def test_bars_are_read_off_a_criterion(

@@ -351,7 +351,7 @@ class _Evaluator(RowWalker[Interval, _Finding]):
         )
         if not any(names(operand)):
             operand, side, bar = node.operands[place + 1], bar, side
-            sign = parse.MIRRORED.get(sign, sign)
+            sign = parse.MIRRORED[sign]
         variant, among, metric = self._compared(operand, binding)
         # A bar that was measured itself is no number that its author chose.
         number = arithmetic.short(bar.value) if bar.is_point else f"{bar.value:.3g}"

@@ -8,6 +8,7 @@ from typing import Final
 
 from pytest_layerguard.bet.criteria.expression import COMPARISONS
 from pytest_layerguard.bet.criteria.parse import (
+    MIRRORED,
     Arithmetic,
     Comparison,
     Junction,
@@ -19,7 +20,6 @@ from pytest_layerguard.bet.criteria.parse import (
     is_truth,
 )
 
-_MIRROR: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
 _NEGATED: Final = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}
 _DUAL: Final = {"any": "all", "all": "any", "and": "or", "or": "and"}
 
@@ -73,7 +73,7 @@ def _quantified(word: str, operand: Node) -> Node:
 
 def _pair(left: Node, sign: str, right: Node) -> Node:
     if isinstance(left, Number):
-        left, sign, right = right, _MIRROR[sign], left
+        left, sign, right = right, MIRRORED[sign], left
     if isinstance(left, Quantifier) and isinstance(right, Number) and sign in "<=>=":
         inner = Comparison((left.operand, right), (sign,))
         smaller = sign[0] == "<"

@@ -48,7 +48,8 @@ _HINTS: Final = {
 
 QuantifierWord = Literal["any", "all", "min", "max", "mean"]
 QUANTIFIERS: Final[tuple[QuantifierWord, ...]] = ("any", "all", "min", "max", "mean")
-MIRRORED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+MIRRORED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}
+"""The sign of a comparison whose sides are exchanged."""
 OVER_TRUTHS: Final = frozenset({"any", "all"})
 RESERVED: Final = frozenset({*QUANTIFIERS, *keyword.kwlist})
 
