@@ -292,6 +292,16 @@ class Laboratory:
                 bases.append(builder.base())
                 results += builder.variants(variants, own_metrics)
         alone = evaluations([session.base, *plans])
+        where_there_are_any = {
+            "tasks": [{"name": name, **each.provenance} for name, each in answers.items()],
+            "candidates": [
+                {"arm": variant.arm, "variant": variant.name, **measured[plan].provenance}
+                for variant in variants
+                for plan in variant.plans
+                if plan in measured
+            ],
+            "training": _training_files(bet, source_texts),
+        }
         return _CheckpointResult(
             texts=tuple(texts.values()),
             bases=tuple(bases),
@@ -302,28 +312,7 @@ class Laboratory:
                 "micro_batch": session.micro_batch,
                 "layer_evaluations": alone * sum(len(text.batches) for text in texts.values()),
                 "texts": [{"name": name, **text.provenance} for name, text in texts.items()],
-                **(
-                    {"tasks": [{"name": name, **each.provenance} for name, each in answers.items()]}
-                    if answers
-                    else {}
-                ),
-                **(
-                    {
-                        "candidates": [
-                            {
-                                "arm": variant.arm,
-                                "variant": variant.name,
-                                **measured[plan].provenance,
-                            }
-                            for variant in variants
-                            for plan in variant.plans
-                            if plan in measured
-                        ]
-                    }
-                    if measured
-                    else {}
-                ),
-                **_training_files(bet, source_texts),
+                **{key: listed for key, listed in where_there_are_any.items() if listed},
             },
         )
 
@@ -424,12 +413,7 @@ class Laboratory:
         self._lock.end()
 
 
-def _training_files(bet: Bet, texts: Texts) -> dict[str, list[str]]:
-    """Return the digests of the files that interventions train or calibrate on, in order, if any."""
-    digests = [
-        digest
-        for each in bet.interventions
-        for text in each.arguments.texts
-        if (digest := texts.digest(text)) is not None
-    ]
-    return {"training": digests} if digests else {}
+def _training_files(bet: Bet, texts: Texts) -> list[str]:
+    """Return the digests of the files that interventions train or calibrate on, in order."""
+    digests = (texts.digest(text) for each in bet.interventions for text in each.arguments.texts)
+    return [digest for digest in digests if digest is not None]
