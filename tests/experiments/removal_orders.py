@@ -1,10 +1,10 @@
 """Computes the scores and the order of removed layers by plain loops over deep copies, for every score.
 
 Run from the root of a checkout; without arguments on the embedded reference model, whose figures stand in
-``tests/interventions/test_layers.py``. With the folder of small real models beside the checkout:
+``tests/interventions/test_layers.py``. On another model and text:
 
-    PYTHONPATH=tests python tests/experiments/removal_orders.py ../shared/models/stories260k \\
-        ../shared/data/tinystories/validation.txt --tokens 4096 --window 256
+    PYTHONPATH=tests python tests/experiments/removal_orders.py models/stories260k \\
+        models/data/tinystories/validation.txt --tokens 4096 --window 256
 
 On stories260k: block influence 0.116811611 for layer 2, and the order 2, 3, 1, 4, 0, as ShortGPT's own code has them;
 swap-KL takes 2, 4, 0 with spacing 2. SLEB's own code takes 2, 1, 3. So does the loop on 8,192 tokens and more; on

@@ -1,6 +1,6 @@
 """How much of a re-initialised layer's damage is undone by training it towards the original's output.
 
-Run from the root of a checkout, with the folder of small real models beside it as ``../shared``:
+Run from the root of a checkout, the second with the model in ``models/stories260k`` and the texts in ``models/data``:
 
     python tests/experiments/retraining.py retraining-reference
     python tests/experiments/retraining.py retraining-stories260k
@@ -22,7 +22,7 @@ from pytest_layerguard.measurement.laboratory import Laboratory
 from pytest_layerguard.measurement.results import BetResult
 
 HERE = Path(__file__).parent
-SHARED = HERE.parents[2] / "shared"
+MODELS = HERE.parents[1] / "models"
 
 
 def damage(result: BetResult, arm: str, layer: str) -> float:
@@ -65,7 +65,7 @@ def main(wanted: str) -> None:
     registry = Registry.of()
     documents = read_bets(HERE / "retraining.yaml", kinds=registry.arguments)
     (document,) = (each for each in documents if each.bet.id == wanted)
-    laboratory = Laboratory(Conditions(roots=(SHARED,)), registry)
+    laboratory = Laboratory(Conditions(roots=(MODELS,)), registry)
     result = laboratory.measure(document, bets=HERE)
     verdict = judge(document.bet.criteria, result.rows()).verdict
     print(*table(result), "", f"verdict {verdict}", "", *curves(result), sep="\n")

@@ -1,6 +1,6 @@
 """Measures the bets of a file and prints their tables, as they stand in the documentation.
 
-Run from the root of a checkout, with the folder of small real models beside it as ``../shared``:
+Run from the root of a checkout, with the model in ``models/stories260k`` and the texts in ``models/data``:
 
     python tests/experiments/tables.py tests/experiments/stories260k/no-free-swap.yaml
 """
@@ -18,7 +18,7 @@ from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement.laboratory import Laboratory
 from pytest_layerguard.measurement.results import BetResult
 
-SHARED = Path(__file__).parents[3] / "shared"
+MODELS = Path(__file__).parents[2] / "models"
 SHOWN = ("perplexity", "perplexity_ratio", "kl", "protocol_gap", "size_ratio", "top1_agreement")
 
 
@@ -62,7 +62,7 @@ def table(result: BetResult) -> list[str]:
 
 def main(path: Path) -> None:
     registry = Registry.of()
-    laboratory = Laboratory(Conditions(roots=(SHARED,)), registry)
+    laboratory = Laboratory(Conditions(roots=(MODELS,)), registry)
     for document in read_bets(path, kinds=registry.arguments):
         result = laboratory.measure(document, bets=path.parent)
         verdict = judge(document.bet.criteria, result.rows()).verdict
