@@ -147,7 +147,7 @@ def _from_facts(facts: dict[str, str], text: str) -> KnownModel:
     facts = {key: value.strip("\"',") for key, value in facts.items()}
     known: dict[str, Fact] = {key: _number(key, facts[key]) for key in NUMBERS if key in facts}
     found = ModelFacts.of({**known, "family": facts.get("family")})
-    return KnownModel(facts.get("name"), text, found, missing="it was not asked about")
+    return KnownModel(facts.get("name"), text, found, missing="only these facts are known")
 
 
 def _number(key: str, text: str) -> int:

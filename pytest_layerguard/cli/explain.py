@@ -105,16 +105,16 @@ def _together(bets: Sequence[Bet], operations: Sequence[float | None]) -> str:
     parts = [
         f"{many(len(bets), 'bet')}: about {sum(known):.1g} floating-point operations at most, "
         f"{_seconds(sum(known) / _SPEED)} of one CPU core and {_seconds(sum(known) / _GPU_SPEED)} on a GPU, "
-        "loading and what was kept aside"
+        "loading and kept results aside"
     ]
     if len(known) < len(bets):
-        parts.append(f"of {many(len(bets) - len(known), 'bet')} it is not known")
+        parts.append(f"the cost of {many(len(bets) - len(known), 'bet')} is not known")
     wanted = [bet.needs.gpu for bet in bets if bet.needs is not None and bet.needs.gpu is not None]
     if wanted:
-        largest = _bytes(max(wanted))
-        parts.append(f"{many(len(wanted), 'bet')} with needs of a GPU, the largest of {largest}")
+        need = "needs" if len(wanted) == 1 else "need"
+        parts.append(f"{many(len(wanted), 'bet')} {need} a GPU, of up to {_bytes(max(wanted))}")
     else:
-        parts.append("none says that it needs a GPU")
+        parts.append("none needs a GPU")
     return "; ".join(parts)
 
 
@@ -435,7 +435,7 @@ def _costs(
             f"{_seconds(operations / _SPEED)} of one CPU core, loading aside."
         )
     if bet.needs is not None and bet.needs.gpu is not None:
-        yield f"It says that it needs a GPU of {_bytes(bet.needs.gpu)}."
+        yield f"It needs a GPU of {_bytes(bet.needs.gpu)}."
 
 
 def _width(bet: Bet, parameters: int) -> int:

@@ -113,7 +113,7 @@ def merge_layers(plan: Plan, arguments: args.MergeLayers, bench: Bench) -> tuple
     (layers,) = arguments.layers.resolve(bench.layers)
     dropped: set[int] = set()
     edits: dict[int, Edit] = {}
-    for layer in layers:
+    for layer in sorted(layers):
         after = range(layer + 1, layer + 1 + arguments.count)
         if after.stop > bench.layers or dropped & {layer, *after}:
             raise InterventionError(

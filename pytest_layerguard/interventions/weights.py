@@ -290,10 +290,10 @@ def _calibrated_key(
     kind: str, arguments: Any, moments: Mapping[str, Tensor]
 ) -> tuple[str, str, str]:
     """Return the key of an edit that depends on what a calibration found."""
-    told = hashlib.sha256()
+    hashed = hashlib.sha256()
     for name, each in moments.items():
-        told.update(name.encode() + each.cpu().numpy().tobytes())
-    return kind, arguments.model_dump_json(exclude={"layers"}), told.hexdigest()
+        hashed.update(name.encode() + each.cpu().numpy().tobytes())
+    return kind, arguments.model_dump_json(exclude={"layers"}), hashed.hexdigest()
 
 
 def _edit(

@@ -400,7 +400,7 @@ def test_explain_ends_with_what_the_bets_of_a_folder_cost(
     main(["explain", "bets"])
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("3 bets: about ")
-    assert last.endswith("aside; none says that it needs a GPU")
+    assert last.endswith("aside; none needs a GPU")
     (one,), (all_,) = operations.findall(alone), operations.findall(last)
     assert 2.5 <= float(all_) / float(one) <= 3.5
     assert "bets:" not in alone
@@ -413,7 +413,7 @@ def test_explain_ends_with_what_the_bets_of_a_folder_cost(
     three.write_text(whole, encoding="utf-8")
     main(["explain", "bets"])
     last = capsys.readouterr().out.splitlines()[-1]
-    assert "; of 1 bet it is not known; 2 bets with needs of a GPU, the largest of 24.0 GiB" in last
+    assert "; the cost of 1 bet is not known; 2 bets need a GPU, of up to 24.0 GiB" in last
 
 
 def test_explain_says_that_a_claim_is_weaker_and_what_then(

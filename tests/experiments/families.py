@@ -20,7 +20,6 @@ import transformers  # noqa: E402
 from support import causal_families, family_matrix  # noqa: E402
 
 PAGE = ROOT / "docs" / "families.md"
-CHECKS = ("alone", "together", "reversed", "sample", "base after all", "stream")
 
 
 def main(names: list[str]) -> int:

@@ -202,6 +202,7 @@ def test_layers_merge_with_what_interventions_before_made_of_the_others() -> Non
     [
         ({"layers": 3}, "layer 3 has no 1 layer of its own after it"),
         ({"layers": 1, "count": 3}, "layer 1 has no 3 layers of its own after it"),
+        ({"layers": [1, 0]}, "layer 1 has no 1 layer of its own after it"),
         ({"layers": [0, 1]}, "layer 1 has no 1 layer of its own after it"),
     ],
 )

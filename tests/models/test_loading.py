@@ -37,13 +37,11 @@ from pytest_layerguard.environment.captured_output import quiet, scrubbed
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.models import loading
-from pytest_layerguard.models.loading import LoadedModel, load, model_key
+from pytest_layerguard.models.loading import load, model_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    Load = Callable[..., LoadedModel]
 
 ENCODER_DECODER = {
     **dict.fromkeys(("d_model", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim"), 16),
