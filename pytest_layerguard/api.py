@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pytest_layerguard.bet.bet import Bet, Exploration
 from pytest_layerguard.bet.criteria.evaluate import NoCriteria
 from pytest_layerguard.bet.errors import BetFileError, many
-from pytest_layerguard.bet.reader import BetDocument, parse_bets, read_bets
+from pytest_layerguard.bet.reader import BetDocument, one_bet, parse_bets, read_bets
 from pytest_layerguard.bet.verdict import judge
 from pytest_layerguard.catalogue.bet_folders import bets_of
 
@@ -231,11 +231,7 @@ def read(
             raise BetFileError(problems) from None
     path = start / Path(bet).expanduser()
     documents = read_bets(path, kinds=known.arguments, metrics=known.metrics)
-    found = [each for each in documents if id is None or each.bet.id == id]
-    if len(found) != 1:
-        there = ", ".join(each.bet.id for each in documents)
-        raise ValueError(f"{path} holds {len(documents)} bets; say which by id: {there}")
-    return found[0]
+    return one_bet(documents, path, id)
 
 
 def measured(document: BetDocument, laboratory: AnyLaboratory) -> Measured:

@@ -18,7 +18,7 @@ from pytest_layerguard.bet.validation import KEY, LIMITS, Location
 from pytest_layerguard.bet.yaml import Document, Fault, read_documents, split_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 _ORDER = ("line", "column", "key", "message")
@@ -104,6 +104,17 @@ def parse_bets(
     if collector.problems:
         raise BetFileError(sorted(set(collector.problems), key=attrgetter(*_ORDER)))
     return tuple(found)
+
+
+def one_bet(documents: Sequence[BetDocument], path: Path, id_: str | None) -> BetDocument:
+    """Return the bet of an id, or the only one of a file. Raises ValueError if there is none, or several."""
+    found = [each for each in documents if id_ in (None, each.bet.id)]
+    there = ", ".join(each.bet.id for each in documents)
+    if not found:
+        raise ValueError(f"{path} has no bet {id_!r}; its bets: {there}")
+    if len(found) > 1:
+        raise ValueError(f"{path} has {len(found)} bets; say which one by its id: {there}")
+    return found[0]
 
 
 def duplicate_ids(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_layerguard.bet.digest import digest
 from pytest_layerguard.bet.errors import BetFileError
-from pytest_layerguard.bet.reader import read_bets
+from pytest_layerguard.bet.reader import one_bet, read_bets
 from pytest_layerguard.catalogue.bet_folders import bets_of
 from pytest_layerguard.catalogue.records import RecordError, path_of, read_record
 from pytest_layerguard.catalogue.wording import code, describe_interventions, literal
@@ -34,15 +34,9 @@ def run(given: argparse.Namespace) -> int:
     known = registry()
     try:
         documents = read_bets(given.file, kinds=known.arguments, metrics=known.metrics)
-    except BetFileError as error:
+        document = one_bet(documents, given.file, given.id)
+    except (BetFileError, ValueError) as error:
         raise UserError(str(error)) from None
-    found = [each for each in documents if given.id in (None, each.bet.id)]
-    there = ", ".join(each.bet.id for each in documents)
-    if not found:
-        raise UserError(f"{given.file} has no bet {given.id!r}; --id is one of: {there}")
-    if len(found) > 1:
-        raise UserError(f"{given.file} holds {len(found)} bets; say which with --id: {there}")
-    (document,) = found
     laboratory = Laboratory(Conditions(roots=tuple(given.root)), known)
     bets = bets_of(document.path)
     try:

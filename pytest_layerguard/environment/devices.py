@@ -42,9 +42,7 @@ def resolve(conditions: Conditions) -> str:
         wanted = "cuda" if gpus else "mps" if metal else "cpu"
     if wanted == "cuda" and gpus:
         return f"cuda:{conditions.worker % gpus}"
-    if wanted.startswith("cuda:") and int(wanted.removeprefix("cuda:")) < gpus:
-        return wanted
-    if wanted == "cpu" or (wanted == "mps" and metal):
+    if wanted in ("cpu", *(["mps"] if metal else []), *(f"cuda:{each}" for each in range(gpus))):
         return wanted
     raise UnavailableError(
         f"{DEVICE_FLAG} {conditions.device}: there is no such device here. There is: "

@@ -217,8 +217,6 @@ def identity(
         return None
     content = {
         "bet": measured(bet),
-        # Shown, not judged, and so no part of the bet's canonical form.
-        "speak": bet.measure.speak and bet.measure.speak.model_dump(mode="json"),
         "models": models,
         "texts": texts,
         "tasks": tasks,

@@ -53,10 +53,11 @@ def chosen(variants: Sequence[PlannedVariant], name: str | None) -> PlannedVaria
         MeasurementError: If there is none of that name, or several.
     """
     found = [each for each in variants if name in (None, each.name, full_name(each))]
-    if len(found) != 1:
-        listed = ", ".join(full_name(each) for each in variants[:20])
-        wanted = "say which" if name is None else f"{name!r} is none or several of them"
-        raise MeasurementError(f"the bet has {len(variants)} variants, {wanted}: {listed}")
+    listed = ", ".join(full_name(each) for each in (found or variants)[:20])
+    if not found:
+        raise MeasurementError(f"the bet has no variant {name!r}; its variants: {listed}")
+    if len(found) > 1:
+        raise MeasurementError(f"the bet has {len(found)} variants; say which one: {listed}")
     return found[0]
 
 

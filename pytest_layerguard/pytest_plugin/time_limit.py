@@ -95,7 +95,7 @@ class HangWatch:
         lines = [f"{item.nodeid}: {text}"]
         if later and not reporting.is_worker(self._config):
             lines.append(
-                f"{later} more bets were not measured; with pytest-xdist (-n 1) they would have been"
+                f"bets left unmeasured: {later}; pytest-xdist (-n 1) would go on with them"
             )
         os.write(self._stderr, ("\n\nERROR: " + "\n".join(lines) + "\n").encode())
         bet = reporting.lost(item.document, text, self._config)

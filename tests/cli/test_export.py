@@ -218,9 +218,13 @@ def test_its_readme_names_the_bet(here: Path, capsys: pytest.CaptureFixture[str]
         (
             {"skip_layers": {"layers": {"each": "all"}}},
             (),
-            "the bet has 4 variants, say which: skip-0",
+            "the bet has 4 variants; say which one: skip-0",
         ),
-        ({"skip_layers": {"layers": 1}}, ("--variant", "skip-2"), "'skip-2' is none or several"),
+        (
+            {"skip_layers": {"layers": 1}},
+            ("--variant", "skip-2"),
+            "has no variant 'skip-2'; its variants: skip-1",
+        ),
         ({"replace_layers": {"pairs": [[0, 1]]}}, (), "is 2 directed changes and no one model"),
         (
             {"drop_experts": {"count": 2, "layers": [1]}},
@@ -233,7 +237,7 @@ def test_its_readme_names_the_bet(here: Path, capsys: pytest.CaptureFixture[str]
         (
             {"skip_layers": {"layers": 1}},
             ("--id", "other"),
-            "bets/tried.yaml has no bet 'other'; --id is one of: tried",
+            "bets/tried.yaml has no bet 'other'; its bets: tried",
         ),
     ],
 )

@@ -101,7 +101,7 @@ def test_a_file_and_a_document_are_one_bet(tmp_path: Path) -> None:
     assert measured.document.bet.id == "two"
     document = read_bets(path)[1]
     assert pytest_layerguard.measure(document, device="cpu", cache=kept).result.cached
-    with pytest.raises(ValueError, match="holds 2 bets; say which by id: one, two"):
+    with pytest.raises(ValueError, match="has 2 bets; say which one by its id: one, two"):
         pytest_layerguard.measure(path)
 
 
