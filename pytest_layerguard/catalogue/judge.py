@@ -478,10 +478,9 @@ def _with_first_criteria(result: BetResult, recorded: BetResult) -> BetResult:
 
 def _left_out(result: BetResult) -> Iterator[str]:
     """Yield the candidates whose format left their experts as they were."""
-    for made in result.provenance.get("checkpoints", ()):
-        for each in made.get("candidates", ()):
-            if EXPERTS_LEFT_OUT in each.get("facts", ()):
-                yield f"{printable(str(each['variant']))}: {EXPERTS_LEFT_OUT}"
+    for each in result.candidates():
+        if EXPERTS_LEFT_OUT in each.get("facts", ()):
+            yield f"{printable(str(each['variant']))}: {EXPERTS_LEFT_OUT}"
 
 
 def _bars_after(bet: Bet, result: BetResult) -> Iterator[str]:

@@ -83,13 +83,10 @@ def recognised(
 def recorded(bet: Bet, result: BetResult) -> Recognised:
     """Return what a result says of every candidate of its bet."""
     found: Recognised = {}
-    for made in result.provenance.get("checkpoints", ()):
-        for each in made.get("candidates", ()):
-            if each["arm"] in bet.arm_interventions:
-                findings = ((one["kind"], one["sentence"]) for one in each.get("recognised", ()))
-                found[each["arm"]] = RecognisedCandidate(
-                    tuple(each.get("facts", ())), tuple(findings)
-                )
+    for each in result.candidates():
+        if each["arm"] in bet.arm_interventions:
+            findings = ((one["kind"], one["sentence"]) for one in each.get("recognised", ()))
+            found[each["arm"]] = RecognisedCandidate(tuple(each.get("facts", ())), tuple(findings))
     return found
 
 

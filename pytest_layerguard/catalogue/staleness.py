@@ -56,12 +56,7 @@ def trained_on(result: BetResult) -> bool:
 
 def candidates_known(result: BetResult) -> bool:
     """Return whether a result has the digests of its candidates; those of a cast are the model's."""
-    found = [
-        each.get("digests")
-        for made in result.provenance.get("checkpoints", ())
-        for each in made.get("candidates", ())
-        if each["model"]["kind"] != "cast"
-    ]
+    found = [each.get("digests") for each in result.candidates() if each["model"]["kind"] != "cast"]
     return bool(found) and all(found)
 
 

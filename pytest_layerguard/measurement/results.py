@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -197,6 +197,11 @@ class BetResult:
             Row(each.name, each.target, each.arm, each.text, each.checkpoint, each.metrics)
             for each in self.variants
         )
+
+    def candidates(self) -> Iterator[Mapping[str, Any]]:
+        """Yield what the provenance has of each candidate, checkpoint by checkpoint."""
+        for made in self.provenance.get("checkpoints", ()):
+            yield from made.get("candidates", ())
 
     def base_of(self, variant: VariantResult) -> BaseResult:
         """The base that a variant was compared with."""

@@ -234,24 +234,23 @@ def _door(crossing: Crossing, bet: Bet, root: Path, challenge: Sequence[str]) ->
 
 
 def _candidates(result: BetResult) -> Iterator[CandidateReport]:
-    for made in result.provenance.get("checkpoints", ()):
-        for each in made.get("candidates", ()):
-            if each["model"]["kind"] == "cast":
-                continue
-            floor = each.get("floor")
-            yield CandidateReport(
-                cut(".".join(name for name in (each["arm"], each["variant"]) if name), 200),
-                tuple(cut(line, _LINE) for line in each["facts"][:20]),
-                tuple(
-                    (cut(one["kind"], 80), cut(one["sentence"], _LINE))
-                    for one in each.get("recognised", ())[:20]
-                ),
-                floor
-                and (
-                    f"computes in {floor['dtype']}, and so does its floor: the base in {floor['dtype']} has a "
-                    f"perplexity ratio of {short(floor['perplexity_ratio'])} and a KL of {short(floor['kl'])}"
-                ),
-            )
+    for each in result.candidates():
+        if each["model"]["kind"] == "cast":
+            continue
+        floor = each.get("floor")
+        yield CandidateReport(
+            cut(".".join(name for name in (each["arm"], each["variant"]) if name), 200),
+            tuple(cut(line, _LINE) for line in each["facts"][:20]),
+            tuple(
+                (cut(one["kind"], 80), cut(one["sentence"], _LINE))
+                for one in each.get("recognised", ())[:20]
+            ),
+            floor
+            and (
+                f"computes in {floor['dtype']}, and so does its floor: the base in {floor['dtype']} has a "
+                f"perplexity ratio of {short(floor['perplexity_ratio'])} and a KL of {short(floor['kl'])}"
+            ),
+        )
 
 
 def _mildest_and_worst(result: BetResult, bet: Bet) -> tuple[int, ...]:
