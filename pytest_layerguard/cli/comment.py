@@ -85,7 +85,7 @@ def _event() -> dict[str, Any]:
 def _pulls(github: GitHub, event: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the open pull requests whose head is the commit of the run.
 
-    GitHub tells the event nothing of pull requests from forks.
+    The event has nothing on pull requests from forks.
     """
     source = event["head_repository"]
     if source is None:

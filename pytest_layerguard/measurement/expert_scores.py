@@ -97,7 +97,7 @@ class Saliency:
     counts: dict[Place, Tensor] = field(default_factory=dict)
 
     def see(self, place: Place, routed: Routed) -> None:
-        """Add what one micro-batch tells."""
+        """Add one micro-batch."""
         experts = routed.bank.count
         sums = self.sums.setdefault(place, torch.zeros(experts, dtype=torch.double))
         counts = self.counts.setdefault(place, torch.zeros(experts, dtype=torch.long))
@@ -124,7 +124,7 @@ class MeanOutput:
     tokens: dict[Place, int] = field(default_factory=dict)
 
     def see(self, place: Place, routed: Routed) -> None:
-        """Add what one micro-batch tells."""
+        """Add one micro-batch."""
         every = torch.arange(len(routed.hidden), device=routed.hidden.device)
         outputs = [routed.output(expert, every) for expert in range(routed.bank.count)]
         sums = torch.stack([output.double().sum(0) for output in outputs]).cpu()

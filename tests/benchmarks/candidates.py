@@ -197,20 +197,20 @@ def anonymous() -> Iterator[list[int]]:
         watcher.join()
 
 
-def measured(told: argparse.Namespace) -> dict[str, Any]:
+def measured(given: argparse.Namespace) -> dict[str, Any]:
     """Run one side in this process."""
-    base, candidate = files(told.case, told.models, told.made)
-    cut = windows(told.models, told.text, told.tokens)
+    base, candidate = files(given.case, given.models, given.made)
+    cut = windows(given.models, given.text, given.tokens)
     judge = {
-        "together": lambda: judged(base, candidate, told.text, told.tokens),
-        "in turn": lambda: judged(base, candidate, told.text, told.tokens),
-        "streamed": lambda: judged(base, candidate, told.text, told.tokens, placement="stream"),
+        "together": lambda: judged(base, candidate, given.text, given.tokens),
+        "in turn": lambda: judged(base, candidate, given.text, given.tokens),
+        "streamed": lambda: judged(base, candidate, given.text, given.tokens, placement="stream"),
         "base": lambda: alone(base, cut),
         "candidate": lambda: alone(candidate, cut),
         "loop": lambda: looped(base, candidate, cut),
-    }[told.side]
+    }[given.side]
     found: dict[str, Any] = {}
-    free = 0 if told.side == "in turn" else 2**40
+    free = 0 if given.side == "in turn" else 2**40
     with mock.patch.object(devices, "free_memory", return_value=free), anonymous() as held:
         before, used = held[0], time.process_time()
         found["peak"] = resident(lambda: found.update(judge()))
@@ -230,30 +230,30 @@ def main() -> None:
     parser.add_argument("--sides", nargs="*", choices=SIDES, default=SIDES)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
-    told = parser.parse_args()
-    told.models, told.text = told.models.resolve(), told.text.resolve()
-    if told.side is not None:
-        print(json.dumps(measured(told)))
+    given = parser.parse_args()
+    given.models, given.text = given.models.resolve(), given.text.resolve()
+    if given.side is not None:
+        print(json.dumps(measured(given)))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        made = (told.made or Path(scratch)).resolve()
+        made = (given.made or Path(scratch)).resolve()
         made.mkdir(exist_ok=True)
-        make(told.models, made)
+        make(given.models, made)
         alone_in_memory = []
         for name in ("base", "candidate"):
             each = side(GGUF_BASE, name, made)
             assert each is not None
             alone_in_memory.append(each)
             print(
-                f"{files(GGUF_BASE, told.models, made)[name == 'candidate'].name} alone, in float32: "
+                f"{files(GGUF_BASE, given.models, made)[name == 'candidate'].name} alone, in float32: "
                 f"{each['seconds']:.1f} s of the processor, perplexity {each['perplexity']:.4f}, "
                 f"weights {each['weights'] / 2**20:,.0f} MiB, peak {each['peak'] / 2**20:,.0f} MiB "
                 f"({each['anonymous'] / 2**20:,.0f} MiB of no file)",
                 flush=True,
             )
-        for case in told.only:
+        for case in given.only:
             # The safetensors are the larger model of every case: what they take alone is the least of both.
-            report(case, told.sides, min(alone_in_memory, key=lambda each: each["peak"]), made)
+            report(case, given.sides, min(alone_in_memory, key=lambda each: each["peak"]), made)
 
 
 def side(case: str, name: str, made: Path) -> dict[str, Any] | None:

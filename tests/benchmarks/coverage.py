@@ -170,8 +170,8 @@ def measured(model: Path, text: Path) -> Mapping[str, tuple[Array, Array, Array]
     base = Plan.untouched(len(runner.anatomy))
 
     def plan(kind: str, **arguments: object) -> Plan:
-        told = BUILTIN_KINDS[kind].model_validate(arguments)
-        return Registry.of()[kind].load()(base, told, bench)[0]
+        given = BUILTIN_KINDS[kind].model_validate(arguments)
+        return Registry.of()[kind].load()(base, given, bench)[0]
 
     plans = {
         f"{model.name}, skip-{k}": plan("skip_layers", layers=k)

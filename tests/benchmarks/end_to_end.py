@@ -216,9 +216,11 @@ def report(took: dict[str, list[Took]]) -> None:
         }
         ours = medians["pytest bets"]
         for name, times in took.items():
-            told = ", ".join(f"{each[at]:.1f}" for each in times)
+            listed = ", ".join(f"{each[at]:.1f}" for each in times)
             ratio = medians[name] / ours
-            print(f"{clock:9}  {name:28} median {medians[name]:7.1f} s  x {ratio:5.2f}   [{told}]")
+            print(
+                f"{clock:9}  {name:28} median {medians[name]:7.1f} s  x {ratio:5.2f}   [{listed}]"
+            )
 
 
 def compare(folder: Path, words: int, tokens: int) -> None:

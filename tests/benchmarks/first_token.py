@@ -59,8 +59,8 @@ def main() -> None:
     )
     parser.add_argument("bets", nargs="?", default="bets/40-skip-each-layer.yaml")
     parser.add_argument("--rounds", type=int, default=5)
-    told = parser.parse_args()
-    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", told.bets]
+    given = parser.parse_args()
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", given.bets]
     sides = {
         "first scored token": [*pytest, "--layerguard-fresh", "-p", "layerguard_probe"],
         "import and from_pretrained": [
@@ -69,13 +69,13 @@ def main() -> None:
             BY_HAND,
             str(reference.folder("reference")),
         ],
-        "explain": [sys.executable, "-m", "pytest_layerguard", "explain", told.bets],
+        "explain": [sys.executable, "-m", "pytest_layerguard", "explain", given.bets],
         "--layerguard-ask": [*pytest, "--layerguard-ask", "skip_layers on reference"],
     }
     found: dict[str, list[float]] = {name: [] for name in sides}
     with tempfile.TemporaryDirectory() as plugins:
         (Path(plugins) / "layerguard_probe.py").write_text(PROBE, encoding="utf-8")
-        for turn in range(told.rounds + 1):
+        for turn in range(given.rounds + 1):
             for name, command in sides.items():
                 seconds = took(command, plugins)
                 if turn:

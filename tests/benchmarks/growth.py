@@ -3,7 +3,7 @@
     python tests/benchmarks/growth.py [--rounds 2] [--svg docs/pictures/growth.svg]
 
 One size at a time is changed, the others stay at their middle. Both sides skip layers and score the same; they take
-turns, and the least time of the processor of each is told, which other work on the machine stretches little.
+turns, and the least time of the processor of each is printed, which other work on the machine stretches little.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--svg", type=Path, default=Path("docs/pictures/growth.svg"))
-    told = parser.parse_args()
+    given = parser.parse_args()
     # As a subject does; both sides share it.
     reuse_freed_memory()
     known: dict[Size, tuple[float, float, int]] = {}
@@ -107,7 +107,7 @@ def main() -> None:
         ours, theirs = [], []
         for size in sizes(name):
             if size not in known:
-                known[size] = measured(size, told.rounds)
+                known[size] = measured(size, given.rounds)
             here, there, counted = known[size]
             ours.append(here)
             theirs.append(there)
@@ -122,8 +122,8 @@ def main() -> None:
             Line("sweep", "ours", tuple(zip(values, ours, strict=True))),
         )
         panels.append(Panel(name, lines))
-    told.svg.write_text(drawn(panels, "seconds of the processor"), encoding="utf-8")
-    print(f"written to {told.svg}")
+    given.svg.write_text(drawn(panels, "seconds of the processor"), encoding="utf-8")
+    print(f"written to {given.svg}")
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ class Shares:
         """Run a sweep; return its seconds."""
         runs = {"step": "layers", "logits": "heads", "finish": "norm", "begin": "embeddings"}
         with mock.patch.multiple(
-            runner, **{name: self.of(told, getattr(runner, name)) for name, told in runs.items()}
+            runner, **{name: self.of(given, getattr(runner, name)) for name, given in runs.items()}
         ):
             compare = self.of("losses, KL, agreement", sweeping.compare)
             with mock.patch.object(sweeping, "compare", compare):
@@ -117,15 +117,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--model", type=Path)
-    told = parser.parse_args()
+    given = parser.parse_args()
     # As a session does; the sweep and the limit share it.
     reuse_freed_memory()
-    if told.model is not None:
-        loaded = AutoModelForCausalLM.from_pretrained(told.model, dtype=torch.float32)
-        report(loaded.eval().requires_grad_(False), told.tokens, told.rounds)
+    if given.model is not None:
+        loaded = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32)
+        report(loaded.eval().requires_grad_(False), given.tokens, given.rounds)
         return
     for layers, vocabulary in SHAPES:
-        report(of_shape(layers, vocabulary), told.tokens, told.rounds)
+        report(of_shape(layers, vocabulary), given.tokens, given.rounds)
 
 
 if __name__ == "__main__":

@@ -35,24 +35,24 @@ from pytest_layerguard.texts.windows import Contract, batched, cut
 WINDOW = 128
 
 
-def measured(told: argparse.Namespace) -> dict[str, int]:
+def measured(given: argparse.Namespace) -> dict[str, int]:
     """What one side holds beyond the loaded model, in bytes, measured in this process."""
     # As a subject does.
     reuse_freed_memory()
-    model = built(told.layers, told.width, told.vocabulary).to(told.device)
-    drawn = torch.randint(3, told.vocabulary, (told.tokens + 1,)).tolist()
-    windows = cut(drawn, Contract(told.tokens, WINDOW, WINDOW, start=()))
-    batches = batched(windows, MICRO_BATCH[told.device] // WINDOW)
+    model = built(given.layers, given.width, given.vocabulary).to(given.device)
+    drawn = torch.randint(3, given.vocabulary, (given.tokens + 1,)).tolist()
+    windows = cut(drawn, Contract(given.tokens, WINDOW, WINDOW, start=()))
+    batches = batched(windows, MICRO_BATCH[given.device] // WINDOW)
     runner = Runner(Anatomy.of(model))
-    base = Plan.untouched(told.layers)
-    plans = [base.without(frozenset([layer])) for layer in range(told.layers)]
+    base = Plan.untouched(given.layers)
+    plans = [base.without(frozenset([layer])) for layer in range(given.layers)]
     sides: dict[str, Callable[[], object]] = {
-        "sweep": lambda: sweep(runner, batches, base, plans, told.vocabulary),
+        "sweep": lambda: sweep(runner, batches, base, plans, given.vocabulary),
         "loop": lambda: skipping_loop(model, batches),
     }
-    work = sides[told.side]
+    work = sides[given.side]
     found: dict[str, int] = {}
-    if told.device == "cuda":
+    if given.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         work()
@@ -61,7 +61,7 @@ def measured(told: argparse.Namespace) -> dict[str, int]:
         found["resident"] = resident(work)
         took = allocated(work)
         found |= {"counted": took.peak, "largest": took.largest}
-    found["chunk"] = chunk_rows(told.vocabulary, told.device) * told.vocabulary * 4
+    found["chunk"] = chunk_rows(given.vocabulary, given.device) * given.vocabulary * 4
     found["model"] = sum(each.nbytes for each in model.parameters())
     return found
 
@@ -76,9 +76,9 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=262_144)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--side", help=argparse.SUPPRESS)
-    told = parser.parse_args()
-    if told.side is not None:
-        print(json.dumps(measured(told)))
+    given = parser.parse_args()
+    if given.side is not None:
+        print(json.dumps(measured(given)))
         return
     found: dict[str, dict[str, int]] = {"sweep": {}, "loop": {}}
     for side, results in found.items():
@@ -86,7 +86,7 @@ def main() -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
         results |= json.loads(done.stdout.splitlines()[-1])
     ours, theirs = found["sweep"], found["loop"]
-    logits = told.tokens * told.vocabulary * 4
+    logits = given.tokens * given.vocabulary * 4
     print(
         f"model {_mib(ours['model'])}, all logits of one variant {_mib(logits)}, "
         f"a chunk of them {_mib(ours['chunk'])}"

@@ -76,14 +76,14 @@ def main() -> None:
     parser.add_argument("--variants", type=int, default=30)
     parser.add_argument("--tokens", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
-    told = parser.parse_args()
-    tokenizer = AutoTokenizer.from_pretrained(told.model)
-    model = AutoModelForCausalLM.from_pretrained(told.model, dtype=torch.float32).eval()
+    given = parser.parse_args()
+    tokenizer = AutoTokenizer.from_pretrained(given.model)
+    model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32).eval()
     runner = Counting(Anatomy.of(model.requires_grad_(False)))
     base = Plan.untouched(len(runner.anatomy))
-    plans = [base, *(base.without(frozenset([layer])) for layer in range(told.variants))]
+    plans = [base, *(base.without(frozenset([layer])) for layer in range(given.variants))]
     for prompt in PROMPTS:
-        report(model, runner, plans, tokenizer(prompt).input_ids, told.tokens, told.rounds)
+        report(model, runner, plans, tokenizer(prompt).input_ids, given.tokens, given.rounds)
 
 
 if __name__ == "__main__":

@@ -92,8 +92,8 @@ def main() -> None:
             took, heavy = run(bets, folder, probe)
             second.append(took)
             nothing.append(run(["-c", os.devnull, *empty], folder, probe)[0])
-        told = json.loads(report.read_text(encoding="utf-8"))["bets"]
-        measured = [bet for bet in told if bet["variants"]]
+        given = json.loads(report.read_text(encoding="utf-8"))["bets"]
+        measured = [bet for bet in given if bet["variants"]]
         cached = sum(bet["cached"] for bet in measured)
         tell("second run", second, heavy)
         tell("empty pytest run", nothing, [])

@@ -3,7 +3,7 @@
     python tests/benchmarks/streaming.py [--layers 16] [--width 1024] [--tokens 128] [--folder /tmp]
 
 Each side runs in a process of its own. Bytes are counted where accelerate reads them for either side. The peak is
-the resident memory that the kernel tells, pages of mapped files included; limits of a process (RLIMIT_DATA,
+the resident memory by the kernel's count, pages of mapped files included; limits of a process (RLIMIT_DATA,
 RLIMIT_AS) would be of no use, because they count a mapped file whole, however little of it is in memory.
 """
 
@@ -68,11 +68,11 @@ def stored(folder: Path) -> tuple[int, int]:
     return layers, sum(each.numel() * 4 for each in model.parameters())
 
 
-def measured(told: argparse.Namespace, folder: Path, scratch: str) -> dict[str, float]:
+def measured(given: argparse.Namespace, folder: Path, scratch: str) -> dict[str, float]:
     """Loads and runs one side."""
     layers, weights = stored(folder)
     config = AutoConfig.from_pretrained(folder)
-    batches = text(told.tokens)
+    batches = text(given.tokens)
     # As a subject does.
     reuse_freed_memory()
     reads = Reads()
@@ -93,18 +93,18 @@ def measured(told: argparse.Namespace, folder: Path, scratch: str) -> dict[str, 
     def streamed() -> None:
         model, _, store = load_streamed(AutoModelForCausalLM, config, "cpu", load)
         runner = Runner(Anatomy.of(model.eval().requires_grad_(False)), store)
-        base = Plan.untouched(told.layers)
-        plans = [base.without(frozenset([layer])) for layer in range(told.layers)]
+        base = Plan.untouched(given.layers)
+        plans = [base.without(frozenset([layer])) for layer in range(given.layers)]
         timed(lambda: sweep(runner, batches, base, plans, VOCABULARY))
 
     def looped() -> None:
         places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
         places |= {"model.rotary_emb": "cpu"}
-        places |= {f"model.layers.{layer}": "disk" for layer in range(told.layers)}
+        places |= {f"model.layers.{layer}": "disk" for layer in range(given.layers)}
         model, _ = load(device_map=places, offload_folder=scratch)
         timed(lambda: skipping_loop(model.eval().requires_grad_(False), batches))
 
-    peak = resident(streamed if told.side == "sweep" else looped)
+    peak = resident(streamed if given.side == "sweep" else looped)
     return {**took, "read": reads.bytes, "peak": peak, "layers": layers, "weights": weights}
 
 
@@ -118,14 +118,14 @@ def main() -> None:
     parser.add_argument("--folder", default=tempfile.gettempdir())
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
-    told = parser.parse_args()
-    if told.side is not None:
-        with tempfile.TemporaryDirectory(dir=told.folder) as scratch:
-            print(json.dumps(measured(told, told.model, scratch)))
+    given = parser.parse_args()
+    if given.side is not None:
+        with tempfile.TemporaryDirectory(dir=given.folder) as scratch:
+            print(json.dumps(measured(given, given.model, scratch)))
         return
     found: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory(dir=told.folder) as folder:
-        built(told.layers, told.width, VOCABULARY).save_pretrained(folder)
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        built(given.layers, given.width, VOCABULARY).save_pretrained(folder)
         for side in ("sweep", "loop"):
             command = [sys.executable, *sys.argv, "--side", side, "--model", folder]
             done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
@@ -133,7 +133,7 @@ def main() -> None:
     ours, theirs = found["sweep"], found["loop"]
     weights = ours["weights"]
     print(
-        f"weights {weights / 2**20:,.0f} MiB, {told.layers} layers; "
+        f"weights {weights / 2**20:,.0f} MiB, {given.layers} layers; "
         f"a quarter of them is {weights / 4 / 2**20:,.0f} MiB"
     )
     for side, each in found.items():

@@ -171,25 +171,25 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--vocabulary", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=5)
-    told = parser.parse_args()
+    given = parser.parse_args()
     # As a subject does; both sides and the limit share it.
     reuse_freed_memory()
-    model = built(told.layers, told.width, told.vocabulary)
-    base = Plan.untouched(told.layers)
-    skips = [base.without(frozenset([layer])) for layer in range(told.layers)]
-    report("skip each layer", model, skips, skipping_loop, told.rounds)
-    model = built(told.pair_layers, told.width, told.vocabulary)
-    base = Plan.untouched(told.pair_layers)
+    model = built(given.layers, given.width, given.vocabulary)
+    base = Plan.untouched(given.layers)
+    skips = [base.without(frozenset([layer])) for layer in range(given.layers)]
+    report("skip each layer", model, skips, skipping_loop, given.rounds)
+    model = built(given.pair_layers, given.width, given.vocabulary)
+    base = Plan.untouched(given.pair_layers)
     pairs = [
         plan
-        for i, j in combinations(range(told.pair_layers), 2)
+        for i, j in combinations(range(given.pair_layers), 2)
         for plan in (
             base.rebound({i: Weights(j)}),
             base.rebound({j: Weights(i)}),
             base.rebound({i: Weights(j), j: Weights(i)}),
         )
     ]
-    report("all pairs, both protocols", model, pairs, pair_loop, max(1, told.rounds // 2))
+    report("all pairs, both protocols", model, pairs, pair_loop, max(1, given.rounds // 2))
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ def main() -> None:
             named = max(each.tokens_to_decide(*ground) or 0 for each in judgement.straddling)
             later = judge(CRITERIA, measured(random, gaps, named // WINDOW))
             decided.append(later.verdict is not Verdict.INCONCLUSIVE)
-        told = ", ".join(f"{gap:g}" for gap in gaps)
-        print(f"| {told} | {np.mean(decided):.0%} |", flush=True)
+        listed = ", ".join(f"{gap:g}" for gap in gaps)
+        print(f"| {listed} | {np.mean(decided):.0%} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def test_positions_are_those_of_keys_and_items(good, read):
     assert document.position("nothing") == (3, 1)
 
 
-# What is replaced, by what, the place and key that are told, and what is said there.
+# What is replaced, by what, the place and key of the error, and its message.
 SINGLE = [
     # keys
     ("title:", "titel:", (2, 1), "titel", "unknown key, did you mean 'title'? allowed: id, title"),

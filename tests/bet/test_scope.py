@@ -85,7 +85,7 @@ def test_what_is_not_known_is_undecided(text, truth):
             1,
             f"'layers.a' is not known of a model, did you mean 'layers'? allowed: {ALLOWED}",
         ),
-        # A name that is not known is told before what a known one may be compared with.
+        # A name that is not known is reported before what a known one may be compared with.
         ("family < 3 and zzz < 3", 15, f"'zzz' is not known of a model; allowed: {ALLOWED}"),
         (" layers", 1, f"is a number or text, neither true nor false; {EXAMPLE}"),
         ("family", 0, f"is a number or text, neither true nor false; {EXAMPLE}"),

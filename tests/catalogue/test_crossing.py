@@ -1,4 +1,4 @@
-"""Doors: who stands in one, what of it is told, and what a challenge must meet, to the letter."""
+"""Doors: who stands in one, what is reported of it, and what a challenge must meet, to the letter."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ HIDDEN = KnownModel("ORG/a", "ORG/a", missing="ORG/a: not in the cache", absent=
 
 @dataclass
 class ScoredTokens:
-    """Sees what it was told, and remembers what it was asked."""
+    """Finds what it was given, and remembers what it was asked for."""
 
     models: KnownModels = field(default_factory=lambda: {None: REFERENCE})
     others: Mapping[str, KnownModel] = field(default_factory=dict)
@@ -348,7 +348,7 @@ CLOSED = 'name == "closed"'
         (CLOSED, replace(FOLDER, name="open"), {}, Truth.FALSE),
         (f"{CLOSED} and layers == 5", FOLDER, {}, Truth.FALSE),
         (f"{CLOSED} or layers == 4", FOLDER, {}, Truth.TRUE),
-        # Only the name decides: a folder may be any model that it cannot be told from.
+        # Only the name decides: a folder may be any model that it cannot be distinguished from.
         (CLOSED, FOLDER, {}, Truth.UNDECIDED),
         (CLOSED, FOLDER, {"closed": SMALL}, Truth.UNDECIDED),
         (CLOSED, FOLDER, {"closed": LARGE}, Truth.FALSE),
@@ -545,7 +545,7 @@ def test_a_challenge_names_the_metrics_of_plugins_that_its_bar_names(bets: Bets)
 
 
 def unnamed(bets: Bets, *challenges: str, **changes: Any) -> list[str]:
-    """Return what names are asked for; what the named arms must be is told besides."""
+    """Return what names are asked for; what the named arms must be is reported besides."""
     return [each for each in wrong(bets, *challenges, **changes) if "; name an arm" in each]
 
 

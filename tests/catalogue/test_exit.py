@@ -117,7 +117,7 @@ def test_combinations_through_pytest(
     for id_, key in chosen.items():
         word, passed, _ = expected(key)
         if CELLS[key] == "has-lost" and "-challenge-" in id_:
-            # A recorded challenge that lost is told as one that loses is.
+            # A recorded challenge that lost is reported as one that loses is.
             word = "CROSSED"
         found = (told[id_]["word"], told[id_]["outcome"])
         if found != (word, "passed" if passed else "failed"):

@@ -1,4 +1,4 @@
-"""An INCONCLUSIVE bet is told how many tokens would decide it."""
+"""The message of an INCONCLUSIVE bet says how many tokens would decide it."""
 
 from __future__ import annotations
 

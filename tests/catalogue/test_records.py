@@ -138,7 +138,7 @@ def test_an_edited_record_is_refused(
     change(data)
     path.write_text(json.dumps(data), encoding="utf-8")
     if said is None:
-        # The verdict stands without that variant; only the history tells.
+        # The verdict stands without that variant; only the history shows it.
         read_record(path)
         return
     with pytest.raises(RecordError, match=r"records.bet-40\.json: ") as error:

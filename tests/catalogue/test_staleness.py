@@ -1,4 +1,4 @@
-"""What a bet was measured on: told where it is not there any more, and nothing else told of where it is."""
+"""What a bet was measured on: reported where it has changed, and wherever it lies."""
 
 from __future__ import annotations
 

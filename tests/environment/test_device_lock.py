@@ -71,7 +71,7 @@ def test_the_callers_list_is_only_read(gpus: list[str], monkeypatch: pytest.Monk
     import os
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3,7")
-    # Older versions of torch do not tell the identity.
+    # Older versions of torch do not have the identity.
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: object())
     worker = Conditions(device="auto", worker=1)
     assert devices.identity(devices.resolve(worker)) == "3"

@@ -49,7 +49,7 @@ criteria:
   lenient: fewer.perplexity_ratio <= 3 and shorter.perplexity_ratio <= 3
 """
 FEW_STEPS = "train: {steps: 2, text: {reference: training}}"
-TOLD = {"train": FEW_STEPS}
+INSTEAD = {"train": FEW_STEPS}
 """What is proposed where a name alone would take long."""
 
 
@@ -70,7 +70,7 @@ OF_FILES = ("load_checkpoint", "load_results")
 
 IDEAS = (
     *(
-        Idea(kind, TOLD.get(kind, kind), alone=True)
+        Idea(kind, INSTEAD.get(kind, kind), alone=True)
         for kind in BUILTIN_KINDS
         if kind not in OF_FILES
     ),
@@ -198,10 +198,10 @@ def proposals(clone: Clone, model: str, column: int) -> list[Knock]:
 
 
 def explain(clone: Clone, knocks: list[Knock], model: str) -> None:
-    _, told = clone.run(
+    _, printed = clone.run(
         f"{Path(model).name}-explain", "pytest_layerguard", "explain", *files(knocks)
     )
-    for each, said in zip(knocks, re.split(r"\n\n(?=tried-)", told), strict=True):
+    for each, said in zip(knocks, re.split(r"\n\n(?=tried-)", printed), strict=True):
         each.explained = " ".join(said.split())
 
 
@@ -209,8 +209,8 @@ def ask(clone: Clone, knocks: list[Knock], model: str) -> None:
     where = model if model in reference.NAMES else f"./{model}"
     alone = [each for each in knocks if each.idea.alone]
     questions = [f"--layerguard-ask={each.idea.name} on {where}" for each in alone]
-    _, told = clone.run(f"{Path(model).name}-ask", "pytest", "bets", *questions)
-    for each, said in zip(alone, re.split(r"\n\n(?=\w+ on )", told), strict=True):
+    _, printed = clone.run(f"{Path(model).name}-ask", "pytest", "bets", *questions)
+    for each, said in zip(alone, re.split(r"\n\n(?=\w+ on )", printed), strict=True):
         each.asked = said
 
 
@@ -218,9 +218,9 @@ def judge(clone: Clone, knocks: list[Knock], model: str) -> None:
     seen = clone.kept / f"{Path(model).name}.json"
     name = f"{Path(model).name}-pytest"
     clone.run(name, "pytest", *files(knocks), "--layerguard-json", str(seen))
-    told = json.loads(seen.read_text(encoding="utf-8"))["bets"]
+    printed = json.loads(seen.read_text(encoding="utf-8"))["bets"]
     for each in knocks:
-        (each.seen,) = (bet for bet in told if bet["id"] == each.id)
+        (each.seen,) = (bet for bet in printed if bet["id"] == each.id)
 
 
 def exit_codes(clone: Clone, knocks: list[Knock], outcome: str) -> None:

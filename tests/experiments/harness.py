@@ -132,14 +132,14 @@ def main() -> int:
             found = ours(model, text, "lm-eval", folder).bases[0].metrics
             wanted = harness(model, text, folder)
             for name, value in wanted.items():
-                wrong += told(model, f"{name}, lm-eval", found[name].value, value, 1e-4)
+                wrong += is_off(model, f"{name}, lm-eval", found[name].value, value, 1e-4)
             long = longer(model, folder)
             mine = ours(long, text, "gptq-2048", folder).bases[0].metrics["perplexity"].value
-            wrong += told(model, "perplexity, gptq-2048", mine, gptq(long, text), 1e-5)
+            wrong += is_off(model, "perplexity, gptq-2048", mine, gptq(long, text), 1e-5)
     return 1 if wrong else 0
 
 
-def told(model: Path, figure: str, found: float, wanted: float, allowed: float) -> bool:
+def is_off(model: Path, figure: str, found: float, wanted: float, allowed: float) -> bool:
     difference = abs(found / wanted - 1)
     print(
         f"| {model.name} | {figure} | {found:.6f} | {wanted:.6f} | {difference:.1e} |", flush=True

@@ -63,7 +63,7 @@ def tensors() -> int:
 
 
 def main() -> int:
-    """Measure as many as was asked; tell bytes as JSON."""
+    """Measure as many as were asked for; print bytes as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--bets", type=int, default=200)
     parser.add_argument("--models", type=int, default=20)
@@ -78,13 +78,13 @@ def main() -> int:
         one = (root / "models" / "m0" / "model.safetensors").stat().st_size
         each = asked.bets // asked.models
         for number in range(asked.bets):
-            told = BET.format(
+            written = BET.format(
                 number=number,
                 model=f"m{number // each}",
                 does=DONE[number % len(DONE)],
                 more=SPOKEN[number % len(SPOKEN)],
             )
-            (bets / f"{number:03}.yaml").write_text(told)
+            (bets / f"{number:03}.yaml").write_text(written)
         documents = [read_bets(path)[0] for path in sorted(bets.iterdir())]
         laboratory = Laboratory(Conditions(device="cpu"), Registry.of())
         laboratory.expect((document, bets) for document in documents)

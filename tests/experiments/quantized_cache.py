@@ -65,8 +65,8 @@ def main(folder: str, text: str) -> None:
             scored = labels != -100
             logs = torch.cat(rows)[scored].double().log_softmax(-1)
             losses.append(plain.losses_of(logs, labels[scored]))
-        told = {"bits": bits, "residual": 1}
-        (plan,) = carried_out(bench, ("quantize_kv_cache", told))
+        arguments = {"bits": bits, "residual": 1}
+        (plan,) = carried_out(bench, ("quantize_kv_cache", arguments))
         (ours,) = sweep(runner, batches, base, [plan], model.config.vocab_size).variants
         theirs = float(torch.cat(losses).mean().exp())
         print(f"{bits} bits: {float(ours.losses.double().mean().exp()):.5f}, cache {theirs:.5f}")

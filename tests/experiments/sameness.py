@@ -82,8 +82,8 @@ def compared(usual: dict[str, Any], other: dict[str, Any]) -> tuple[list[str], b
                 moved_by = math.log(changed / value) if by_ratio else changed - value
                 worst[name] = max(worst[name], abs(moved_by))
     same = "bit for bit" if usual == other else "no"
-    told = [f"{each:.1e}" for each in list(worst.values())[:3]]
-    row = [same, *told, f"{worst['unique_tokens']:.0f}", "; ".join(moved) or "none"]
+    largest = [f"{each:.1e}" for each in list(worst.values())[:3]]
+    row = [same, *largest, f"{worst['unique_tokens']:.0f}", "; ".join(moved) or "none"]
     return row, not moved
 
 

@@ -22,7 +22,7 @@ MODELS = Path(__file__).parents[2] / "models"
 SHOWN = ("perplexity", "perplexity_ratio", "kl", "protocol_gap", "size_ratio", "top1_agreement")
 
 
-def told(found: Interval | None) -> str:
+def number(found: Interval | None) -> str:
     if found is None:
         return ""
     if found.low == found.high:
@@ -33,7 +33,7 @@ def told(found: Interval | None) -> str:
 def table(result: BetResult) -> list[str]:
     metrics = [m for m in SHOWN if any(m in v.metrics for v in result.variants)]
     lines = [
-        f"base perplexity{f' ({base.text})' if base.text else ''} {told(base.metrics['perplexity'])}"
+        f"base perplexity{f' ({base.text})' if base.text else ''} {number(base.metrics['perplexity'])}"
         for base in result.bases
     ]
     lines += [
@@ -43,7 +43,7 @@ def table(result: BetResult) -> list[str]:
     ]
     for v in result.variants:
         name = ", ".join(filter(None, (v.arm, v.name, v.text, v.checkpoint)))
-        cells = [told(v.metrics.get(metric)) for metric in metrics]
+        cells = [number(v.metrics.get(metric)) for metric in metrics]
         chosen = ", ".join(map(str, v.diagnostics.get("removed", ())))
         lines.append(f"| {name} | {' | '.join(cells)} | {chosen} |")
     said = [(b.text or "", "base", s.text) for b in result.bases[:1] for s in b.spoken]

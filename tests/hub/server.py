@@ -224,7 +224,7 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         repository = self.server.hub.repositories.get((kind, name))
         if repository is None or (repository.private and given is None):
-            # An unknown caller is not told whether it exists.
+            # An unknown caller does not learn whether it exists.
             self._error(404 if given else 401, "RepoNotFound", "Repository not found")
             return None
         return repository

@@ -1,4 +1,4 @@
-"""A process of its own that loads models and texts when it is told to.
+"""A process of its own that loads models and texts on request.
 
 The client libraries read where the hub is, where their cache is and whether they are offline when they are
 imported, so a test that wants them otherwise needs a fresh process. One answers many questions: a line of JSON

@@ -53,7 +53,7 @@ measure:
 
 
 class FakeLaboratory:
-    """Measures whatever it is told to, and notes it."""
+    """Returns made-up results, and notes what it was asked for."""
 
     measured: list[str]
     expected: list[str]

@@ -47,7 +47,7 @@ BETS = [
 
 
 def results(folder: Path, order: Sequence[int], *, expected: bool) -> dict[str, Any]:
-    """What is measured of bets in an order; told beforehand, they share what they can."""
+    """What is measured of bets in an order; announced beforehand, they share what they can."""
     bets = folder / "bets"
     bets.mkdir(parents=True, exist_ok=True)
     documents = []

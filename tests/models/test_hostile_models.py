@@ -41,7 +41,7 @@ def model(tmp_path: Path, tiny_folder: Path) -> Path:
 
 
 def told(model: Path) -> str:
-    """What a bet on a model is told."""
+    """Return the error of a bet on a model."""
     bets = model.parent / "bets"
     (document,) = parse_bets(BET, bets / "bet.yaml")
     with pytest.raises(MeasurementError) as caught:

@@ -1,4 +1,4 @@
-"""A project with bets, and a laboratory that returns what a test tells it to."""
+"""A project with bets, and a laboratory that returns what a test asks for."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ MEASURED: dict[str, dict[str, Any]] = {
 
 
 class Project:
-    """A folder in which pytest runs, with a laboratory that does as it is told."""
+    """A folder in which pytest runs, with a laboratory that returns what a test asks for."""
 
     def __init__(self, pytester: pytest.Pytester) -> None:
         self.pytester = pytester

@@ -1,4 +1,4 @@
-"""What pytest is told of an outcome: passed, failed, skipped or warned of, and by which word."""
+"""An outcome as pytest reports it: passed, failed, skipped or with a warning, and by which word."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Clock:
 
 
 class TestStatus:
-    """What is told: what is done, how far it is, how long it will take."""
+    """What is shown: what is done, how far it is, how long it will take."""
 
     def test_work_that_counts_nothing_says_how_long_it_took(self) -> None:
         clock = Clock()

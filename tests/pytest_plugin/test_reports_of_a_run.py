@@ -1,4 +1,4 @@
-"""The page, the Markdown summary and what GitHub Actions is told, of whole runs."""
+"""The page, the Markdown summary and the commands for GitHub Actions, of whole runs."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def test_it_tells_a_story(loaded, measured):
     assert len(spoken) == 100
     assert 0 not in spoken
     assert len(set(spoken)) >= 30
-    # Another processor may take another way at a near tie, and tells another story then.
+    # Another processor may take another way at a near tie, and then writes another story.
     assert len(set(spoken)) == pytest.approx(measured["base"]["unique_tokens"], abs=20)
     known = set(re.findall(r"\w+", HELDOUT.read_text(encoding="utf-8")))
     words = re.findall(r"\w+", tokenizer.decode(spoken))[:-1]

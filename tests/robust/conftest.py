@@ -1,4 +1,4 @@
-"""A project whose laboratory comes to grief as the claim of a bet tells it to."""
+"""A project whose laboratory fails in the way that the claim of a bet names."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ RECORDS: Final = ("none", *VERDICTS, "short")
 """The verdict of the record; `short`: held by its own criteria, short of the bar it challenged."""
 CHALLENGES: Final = ("none", "won", "undecided", "lost", "inside", "inside-won", "unknown")
 """`won` to `lost`: a challenge and its bar. `inside`: in a closed door without a challenge, where
-the bar would be missed, or (`inside-won`) met. `unknown`: whether it is inside cannot be told."""
+the bar would be missed, or (`inside-won`) met. `unknown`: whether it is inside is not known."""
 
 GROUPS: Final = {
     "*": RECORDS,
@@ -96,7 +96,7 @@ ENDS: Final[dict[str, tuple[str, bool, str]]] = {
     "new-short": (MEASURED, True, "short of the bar (the lenient criterion) of bet-40"),
 }
 REFUSED: Final = frozenset({"crossed", "crossed-new", "skip", "has-lost", "never-held", "has-won"})
-"""Cells that are told without measuring."""
+"""Cells that are decided without measuring."""
 
 Key = tuple[str, str, str, str]
 

@@ -88,7 +88,7 @@ def _listens(port: int) -> bool:
 
 
 def _start(folder: str, processors: int, *args: str) -> subprocess.Popen[bytes]:
-    """Start a node in a process of its own, which ends all that it started when it is told to end."""
+    """Start a node in a process of its own, which on a signal ends all that it started."""
     command = [
         sys.executable,
         "-c",

@@ -1,4 +1,4 @@
-"""Bets of every kind with made-up measurements, as reports are told of them."""
+"""Bets of every kind with made-up measurements, for tests of reports."""
 
 from __future__ import annotations
 
@@ -338,7 +338,7 @@ def candidate() -> BetReport:
 
 
 def doubtful() -> BetReport:
-    """A proposal that was skipped before anybody could tell whether a door is closed to it."""
+    """A proposal that was skipped because it is not known whether a door is closed to it."""
     text = SWEEP.replace("id: sweep", "id: doubtful").replace(
         "status: falsified", "status: proposed"
     )
