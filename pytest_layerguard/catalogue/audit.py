@@ -151,6 +151,11 @@ class _HistoryReader:
         metrics: Mapping[str, Metric] | None,
     ) -> None:
         root = Path(repository.root).resolve()
+        for folder in folders:
+            if not folder.resolve().is_relative_to(root):
+                raise GitError(
+                    f"{folder} is not in the checkout of {folders[0]}; audit one after the other"
+                )
         self._repository = repository
         self._under = [folder.resolve().relative_to(root).as_posix() for folder in folders]
         self._kinds = kinds
@@ -287,6 +292,3 @@ def _of_record(
         changed = changed_digests(before[0].files, now.files)
         # The run that recorded it failed as STALE, and the record shows it.
         yield Finding(id_, commit, "recorded anew on other files", changed, openly=True)
-
-
-__all__ = ["Audit", "Finding", "GitError", "audit"]

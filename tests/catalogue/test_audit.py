@@ -282,6 +282,15 @@ def test_where_there_is_no_history_that_is_told(
         audit([bets.path])
 
 
+def test_bet_folders_of_two_checkouts_are_audited_one_by_one(
+    bets: Bets, recorded: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("other") / "bets"
+    other.mkdir()
+    with pytest.raises(GitError, match=f"{other} is not in the checkout of {bets.path}"):
+        audit([bets.path, other])
+
+
 def test_a_hook_or_filter_of_the_repository_is_not_run(
     bets: Bets, recorded: Callable[..., None]
 ) -> None:
