@@ -168,7 +168,7 @@ def read_limit(word: str, _start: Path) -> tuple[tuple[str, int]]:
         raise ValueError(
             f"{word!r} is not a limit; allowed: NAME=NUMBER, where NAME is {', '.join(NAMES)}"
         )
-    return ((name, int(number)),)
+    return ((name, int(number.replace("_", ""))),)
 
 
 def read_shard(word: str, _start: Path) -> tuple[int, int]:
