@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_layerguard.bet.arguments import SWAP_SCORES
 from pytest_layerguard.bet.errors import many
@@ -174,7 +174,7 @@ def remove_layers(plan: Plan, arguments: args.RemoveLayers, bench: Bench) -> tup
         (layers,) = arguments.layers.resolve(bench.layers)
         return (plan.without(frozenset(layers)),)
     assert arguments.count is not None
-    count, by = arguments.count, str(arguments.guided_by)
+    count = arguments.count
     slots = [step.slot for step in plan.steps]
     if slots != [*range(bench.layers)]:
         raise InterventionError(
@@ -185,20 +185,23 @@ def remove_layers(plan: Plan, arguments: args.RemoveLayers, bench: Bench) -> tup
         protected = frozenset(arguments.protect.resolve(bench.layers)[0])
     rounds: list[Mapping[int, float]] = []
     if arguments.contiguous:
-        rounds.append(_block_scores(plan, count, protected, by, arguments, bench))
+        rounds.append(_block_scores(plan, count, protected, arguments, bench))
         first = min(rounds[0], key=lambda slot: (rounds[0][slot], slot), default=None)
         chosen = [] if first is None else [*range(first, first + count)]
     else:
 
         def score(gone: Sequence[int]) -> Mapping[int, float]:
             if not rounds or arguments.rescored:
-                rounds.append(_scores(plan, gone, protected, by, arguments, bench))
+                rounds.append(_scores(plan, gone, protected, arguments, bench))
             return rounds[-1]
 
         chosen = in_order(score, count, arguments.least_spacing, protected)
     if len(chosen) < count:
+        rule = "in one block"
+        if not arguments.contiguous:
+            rule = f"with spacing above {arguments.least_spacing - 1}"
         raise InterventionError(
-            f"remove_layers: {count} layers {_rule(arguments)} cannot be taken from "
+            f"remove_layers: {count} layers {rule} cannot be taken from "
             f"{len(slots) - len(protected)}; lower count, or name the layers yourself (layers: [...])"
         )
     bench.note("removed", sorted(chosen))
@@ -237,30 +240,24 @@ def in_order(
     return chosen
 
 
-def _rule(arguments: args.RemoveLayers) -> str:
-    if arguments.contiguous:
-        return "in one block"
-    return f"with spacing above {arguments.least_spacing - 1}"
-
-
 def _scores(
     plan: Plan,
     gone: Sequence[int],
     protected: frozenset[int],
-    by: str,
-    arguments: Any,
+    arguments: args.RemoveLayers,
     bench: Bench,
 ) -> Mapping[int, float]:
     """Return the score of each layer of a plan where some are gone already."""
+    by, text = str(arguments.guided_by), arguments.text
     current = plan.without(frozenset(gone))
     slots = [step.slot for step in current.steps]
     if by in ("perplexity", "kl"):
         left = [slot for slot in slots if slot not in protected]
         tried = [current.without(frozenset({slot})) for slot in left]
-        return dict(zip(left, bench.plan_scores(plan, tried, by, arguments.text), strict=True))
+        return dict(zip(left, bench.plan_scores(plan, tried, by, text), strict=True))
     if by not in SWAP_SCORES:
-        return bench.block_distances(current, by, text=arguments.text)
-    distances = bench.pair_distances(current, by, arguments.text)
+        return bench.block_distances(current, by, text=text)
+    distances = bench.pair_distances(current, by, text)
     return {
         slot: min((each for pair, each in distances.items() if slot in pair), default=math.inf)
         for slot in slots
@@ -268,19 +265,17 @@ def _scores(
 
 
 def _block_scores(
-    plan: Plan, count: int, protected: frozenset[int], by: str, arguments: Any, bench: Bench
+    plan: Plan, count: int, protected: frozenset[int], arguments: args.RemoveLayers, bench: Bench
 ) -> Mapping[int, float]:
     """Return the score of each block of so many layers without a protected one, by its first layer."""
-    firsts = [
-        first
-        for first in range(bench.layers - count + 1)
-        if not protected & {*range(first, first + count)}
-    ]
+    by, text = str(arguments.guided_by), arguments.text
+    blocks = {first: range(first, first + count) for first in range(bench.layers - count + 1)}
+    blocks = {first: block for first, block in blocks.items() if not protected & {*block}}
     if by in ("perplexity", "kl"):
-        tried = [plan.without(frozenset(range(first, first + count))) for first in firsts]
-        return dict(zip(firsts, bench.plan_scores(plan, tried, by, arguments.text), strict=True))
-    distances = bench.block_distances(plan, by, count, arguments.text) if firsts else {}
-    return {first: distances[first] for first in firsts}
+        tried = [plan.without(frozenset(block)) for block in blocks.values()]
+        return dict(zip(blocks, bench.plan_scores(plan, tried, by, text), strict=True))
+    distances = bench.block_distances(plan, by, count, text) if blocks else {}
+    return {first: distances[first] for first in blocks}
 
 
 def _weights(plan: Plan, slot: int, what: str = "exchange") -> Weights:
