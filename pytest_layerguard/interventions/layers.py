@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_layerguard.bet.arguments import SWAP_SCORES
 from pytest_layerguard.bet.errors import many
+from pytest_layerguard.models import stored_size
 from pytest_layerguard.models.plan import Edit, InterventionError, Plan, Weights
 
 if TYPE_CHECKING:
@@ -122,7 +123,9 @@ def merge_layers(plan: Plan, arguments: args.MergeLayers, bench: Bench) -> tuple
             )
         dropped.update(after)
         others = tuple(_weights(plan, slot, "merge") for slot in after)
-        edits[layer] = Edit(("merge_layers", *others), _taking_up(others, bench))
+        edits[layer] = Edit(
+            ("merge_layers", *others), _taking_up(others, bench), stored=_of_a_sum(others, bench)
+        )
     return (plan.edited(edits).without(frozenset(dropped)),)
 
 
@@ -142,6 +145,21 @@ def _taking_up(others: Sequence[Weights], bench: Bench) -> Callable[[Tensors, La
         return {name: tensor.to(own[name].dtype) for name, tensor in merged.items()}
 
     return apply
+
+
+def _of_a_sum(others: Sequence[Weights], bench: Bench) -> Callable[[Forms, LayerParts], Forms]:
+    """Store a layer that took others up as plain numbers, for as many experts as differ in any of them."""
+
+    def stored(forms: Forms, parts: LayerParts) -> Forms:
+        item = next(iter(forms.values())).item
+        taken = [stored_size.forms(bench.parts(each.layer), each.edits, item) for each in others]
+        matrices = {name: max(each[name].matrices for each in (forms, *taken)) for name in forms}
+        return {
+            name: replace(form, matrices=matrices[name], encoded=None)
+            for name, form in forms.items()
+        }
+
+    return stored
 
 
 def replace_layers(plan: Plan, arguments: args.ReplaceLayers, bench: Bench) -> tuple[Plan, ...]:

@@ -5,6 +5,7 @@ Every formula counts what a file must hold to restore the weights, and nothing e
 ========================  ==================================================================================
 average_experts           one expert instead of E; the router is not touched and not counted
 drop_experts              ``E - count`` of E experts, and as many rows of the router
+merge_layers              plain numbers, whatever encoded the layers before
 merge_experts             ``count`` of E experts; the router, and which expert is whose, are not counted
 prune_weights             of each matrix of n weights the k that stay, in the dtype of the model's files, and where
                           they stand: n bits, or ``ceil(log2 n)`` bits for each of the k, whichever is fewer, in whole
@@ -125,6 +126,15 @@ def untouched(parts: LayerParts, item: int) -> Forms:
             rows, columns = columns, rows
         forms[name] = Form(experts, rows, columns, item)
     return forms
+
+
+def forms(parts: LayerParts, edits: Iterable[Edit], item: int) -> Forms:
+    """Return the stored forms of a layer's tensors after edits; ``item`` as in `untouched`."""
+    made = untouched(parts, item)
+    for edit in edits:
+        if edit.stored is not None:
+            made = made | edit.stored(made, parts)
+    return made
 
 
 def trained(edits: Sequence[Edit], free: int) -> Callable[[Forms, LayerParts], Forms]:

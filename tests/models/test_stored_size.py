@@ -83,6 +83,23 @@ def test_a_format_takes_its_bits_and_its_own_scales(
     assert found == pytest.approx(of_each(LLAMA, stored), rel=1e-12)
 
 
+def test_a_sum_of_rounded_layers_is_stored_as_plain_numbers() -> None:
+    quantize = ("quantize_weights", {"bits": 4})
+    alone, merged = (
+        ratio("llama", quantize),
+        ratio("llama", quantize, ("merge_layers", {"layers": 1})),
+    )
+    assert alone is not None
+    assert merged == pytest.approx((2 * alone + 1) / 3, rel=1e-12)
+
+
+def test_a_mean_of_experts_that_takes_up_other_experts_is_stored_as_all_of_them() -> None:
+    average = ("average_experts", {"layers": 0})
+    assert ratio("mixtral", average, ("merge_layers", {"layers": 0})) == 1.0
+    both = ("average_experts", {"layers": [0, 1]})
+    assert ratio("mixtral", both, ("merge_layers", {"layers": 0})) == pytest.approx(0.25)
+
+
 def test_five_trits_fit_a_byte() -> None:
     assert 3**5 <= 2**8 < 3**6
     assert [trits(n) for n in (0, 1, 5, 6)] == [0, 1, 1, 2]
