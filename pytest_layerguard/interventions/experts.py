@@ -349,7 +349,8 @@ def _without_rows(kept: dict[str, list[int]]) -> Callable[[Forms, LayerParts], F
         for bank in parts.banks:
             count = len(kept[bank.module])
             for name in bank.fused:
-                fewer[name] = replace(forms[name], matrices=min(forms[name].matrices, count))
+                left = min(forms[name].matrices, count)
+                fewer[name] = replace(forms[name], matrices=left, present=count)
             for name in bank.router:
                 in_a_row = parts.tensors[name].shape[0] == 1
                 cut = {"columns": count} if in_a_row else {"rows": count}

@@ -92,7 +92,9 @@ def reinitialize_layers(
         return drawn
 
     def stored(forms: Forms, parts: LayerParts) -> Forms:
-        return {name: replace(form, encoded=None) for name, form in forms.items()}
+        return {
+            name: replace(form, matrices=form.present, encoded=None) for name, form in forms.items()
+        }
 
     edit = Edit(("reinitialize_layers", arguments.seed), apply, stored=stored)
     return (plan.edited(dict.fromkeys(layers, edit)),)

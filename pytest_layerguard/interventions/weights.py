@@ -64,6 +64,7 @@ def prune_weights(plan: Plan, arguments: args.PruneWeights, bench: Bench) -> tup
         prune,
         masked,
         lambda form: stored_size.pruned(form, arguments),
+        each_its_own=arguments.by == "random",
     )
 
 
@@ -80,6 +81,7 @@ def _by_wanda(plan: Plan, arguments: args.PruneWeights, bench: Bench) -> tuple[P
             prune,
             masked,
             lambda form: stored_size.pruned(form, arguments),
+            each_its_own=True,
         )
 
     names = _names(plan, arguments, bench, "prune_weights")
@@ -217,6 +219,7 @@ def low_rank(plan: Plan, arguments: args.LowRank, bench: Bench) -> tuple[Plan, .
             lambda name, matrices, _: truncate(matrices, roots[name]),
             None,
             encoded,
+            each_its_own=True,
         )
 
     names = _names(plan, arguments, bench, "low_rank")
@@ -237,10 +240,12 @@ def _matrix_wise(
     change: Change,
     held: Callable[[Apply], Held] | None,
     encoded: Callable[[Form], int],
+    *,
+    each_its_own: bool = False,
 ) -> tuple[Plan, ...]:
     """Edit every chosen weight as a stack of matrices ``[n, out, in]``; n is 1 but for fused experts."""
     layers = layers_with(bench, arguments, key[0])
-    edit = _edit(arguments, key, change, held, encoded)
+    edit = _edit(arguments, key, change, held, encoded, each_its_own=each_its_own)
     return (plan.edited(dict.fromkeys(layers, edit)),)
 
 
@@ -302,7 +307,11 @@ def _edit(
     change: Change,
     held: Callable[[Apply], Held] | None,
     encoded: Callable[[Form], int],
+    *,
+    each_its_own: bool = False,
 ) -> Edit:
+    """Return the edit of the chosen weights; ``each_its_own`` says that equal experts do not stay equal."""
+
     def apply(tensors: Tensors, parts: LayerParts) -> Tensors:
         def changed(name: str) -> Tensor:
             return _in_rows(parts, name, tensors[name], lambda rows: change(name, rows, parts))
@@ -310,9 +319,14 @@ def _edit(
         return {name: changed(name) for name in chosen_weights(parts, arguments.parts)}
 
     def stored(forms: Forms, parts: LayerParts) -> Forms:
+        chosen = {name: forms[name] for name in chosen_weights(parts, arguments.parts)}
         return {
-            name: replace(forms[name], encoded=encoded(forms[name]))
-            for name in chosen_weights(parts, arguments.parts)
+            name: replace(
+                form,
+                matrices=form.present if each_its_own else form.matrices,
+                encoded=encoded(form),
+            )
+            for name, form in chosen.items()
         }
 
     return Edit(key, apply, held=held(apply) if held is not None else None, stored=stored)

@@ -176,6 +176,7 @@ class Form:
         columns: Inputs of a matrix.
         item: Bytes of a weight in the model's files.
         encoded: Bytes of one matrix if it is encoded, else None.
+        present: The number of matrices in the tensor, equal ones included.
     """
 
     matrices: int
@@ -183,6 +184,7 @@ class Form:
     columns: int
     item: int
     encoded: int | None = None
+    present: int = 1
 
     @property
     def weights(self) -> int:

@@ -124,7 +124,7 @@ def untouched(parts: LayerParts, item: int) -> Forms:
         rows = tensor.numel() // (experts * columns)
         if parts.transposed(name):
             rows, columns = columns, rows
-        forms[name] = Form(experts, rows, columns, item)
+        forms[name] = Form(experts, rows, columns, item, present=experts)
     return forms
 
 

@@ -100,6 +100,30 @@ def test_a_mean_of_experts_that_takes_up_other_experts_is_stored_as_all_of_them(
     assert ratio("mixtral", both, ("merge_layers", {"layers": 0})) == pytest.approx(0.25)
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        ("prune_weights", {"sparsity": 0.5, "by": "random", "parts": "experts"}),
+        ("prune_weights", {"sparsity": 0.5, "by": "wanda", "parts": "experts"}),
+        ("low_rank", {"rank": 4, "by": "activations", "parts": "experts"}),
+    ],
+    ids=str,
+)
+def test_what_treats_each_expert_otherwise_leaves_no_single_mean(
+    step: tuple[str, dict[str, object]],
+) -> None:
+    drop = ("drop_experts", {"count": 1})
+    for before in ((), (drop,)):
+        assert ratio("mixtral", *before, ("average_experts", {}), step) == ratio(
+            "mixtral", *before, step
+        )
+
+
+def test_experts_that_are_drawn_anew_are_no_single_mean() -> None:
+    anew = ("reinitialize_layers", {"layers": "all"})
+    assert ratio("mixtral", ("average_experts", {}), anew) == 1.0
+
+
 def test_five_trits_fit_a_byte() -> None:
     assert 3**5 <= 2**8 < 3**6
     assert [trits(n) for n in (0, 1, 5, 6)] == [0, 1, 1, 2]
