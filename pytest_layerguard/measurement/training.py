@@ -152,7 +152,7 @@ def train_on_text(runner: Runner, plan: Plan, arguments: Train, windows: Windows
             losses.append(_stepped(optimiser, loss, len(losses)))
     key = _key(plan, arguments)
     with torch.no_grad():
-        edits = {slot: _frozen(key, each) for slot, each in slots.items()}
+        edits = {slot: _frozen((*key, slot), each) for slot, each in slots.items()}
         laid = {
             name: leaf.detach().to(held_shell[name].dtype) for name, leaf in shell_leaves.items()
         }

@@ -214,6 +214,20 @@ def test_experts_that_are_one_mean_are_trained_as_one(family: str) -> None:
     same_weights(runner, plan, trained)
 
 
+def test_two_slots_with_one_layers_weights_are_trained_apart() -> None:
+    model, runner = families.model("llama"), runner_of("llama")
+    replace = ("replace_layers", {"pairs": [[1, 2]]})
+    plans = carried_out(bench_of(runner), replace, ("train", TRAIN))
+    trained = []
+    for slot, layer in ((1, 2), (2, 1)):
+        trained.append(plain.replaced(model, slot, layer))
+        loop(trained[-1].parameters(), lambda: text_loss(trained[-1]))
+    ours = swept(runner, *plans).variants
+    for scores, copied in zip(ours, trained, strict=True):
+        wanted = plain.losses(copied, WINDOWS).mean()
+        assert float(scores.losses.mean()) == pytest.approx(float(wanted), rel=1e-5)
+
+
 def test_training_again_is_the_same_training() -> None:
     runner = runner_of("llama")
     (one,) = carried_out(bench_of(runner), ("train", TRAIN))
