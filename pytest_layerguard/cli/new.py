@@ -16,6 +16,7 @@ from pytest_layerguard.catalogue.bet_folders import Catalogue, bets_of
 from pytest_layerguard.cli.bet_template import ARGUMENTS, TASK, NewBet
 from pytest_layerguard.cli.command_output import UserError, echo, registry
 from pytest_layerguard.environment import file_digests
+from pytest_layerguard.environment.atomic_write import write_whole
 from pytest_layerguard.environment.conditions import ROOT_FLAG, Conditions
 
 if TYPE_CHECKING:
@@ -275,9 +276,10 @@ def write(path: Path, text: str, known: Registry) -> BetDocument:
             file.write(text)
         beside = path.parent / _SCHEMA
         if _schema_line(path) == _SCHEMA and not beside.exists():
-            beside.write_text(written(bet_schema(known.arguments)), encoding="utf-8")
+            write_whole(beside, written(bet_schema(known.arguments)))
     except FileExistsError:
         _free(path)
+        raise UserError(f"{path} cannot be written: {path.parent} is no folder") from None
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
     return document

@@ -272,12 +272,14 @@ def test_a_hub_model_is_pinned(commit: str) -> None:
         (["--lenient", "perplexity <"], "nothing was written"),
         (["--tokens", "0"], "nothing was written"),
         (["bets/mine.txt"], "a name that ends in .yaml"),
+        (["a-file/mine.yaml"], "a-file/mine.yaml cannot be written: a-file is no folder"),
         (["--challenges", "X"], "nothing was written"),
     ],
 )
 def test_what_cannot_be_is_told_and_nothing_is_written(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Path("a-file").touch()
     assert new(*arguments) == 1
     assert message in capsys.readouterr().err
     assert not list(Path().rglob("*.yaml"))
