@@ -268,7 +268,7 @@ NEEDS: Mapping[str, str] = {
     "protocols": "two arms, a replacement and an interchange of the same pairs",
     "weights": "an intervention that stores weights otherwise",
     "generate": "`measure.generate`",
-    "tasks": "`measure.tasks`, whose name stands before it: `NAME.accuracy`",
+    "tasks": "`measure.tasks`; the name of a task stands before it, as in `NAME.accuracy`",
     "criterion": "a criterion that names it",
     "registered": "",
 }

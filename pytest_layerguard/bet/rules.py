@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.bet.arguments import InterchangeLayers, LoadResults, ReplaceLayers
 from pytest_layerguard.bet.criteria import consistency, parse
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.criteria.evaluate import Criteria, Expression
     from pytest_layerguard.bet.validation import Location
 
+_OF_ANSWERS: Final = ("accuracy", "accuracy_change", "flips")
 Parts = dict[str, Any]
 Arms = dict[str | None, tuple["Intervention", ...]]
 
@@ -37,6 +38,8 @@ class _Names:
     sample_tokens: int | None
     generates: bool
     metrics: Mapping[str, Metric]
+    choices: Collection[str] = ()
+    """The tasks that are questions with choices."""
 
     @classmethod
     def of(cls, parts: Parts, metrics: Mapping[str, Metric]) -> _Names:
@@ -46,16 +49,22 @@ class _Names:
             arms = parts["arms"] if alone is None else {None: alone}
         texts: list[str | None] | None = None
         tasks: list[str] | None = None
+        choices: list[str] = []
         sample_tokens: int | None = None
         generates = True
         if "measure" in parts:
             measure = parts["measure"]
             texts = list(measure.named_texts) or [None]
             tasks = list(measure.tasks or ())
+            choices = [
+                name
+                for name, task in (measure.tasks or {}).items()
+                if not isinstance(task, LmEvalTask)
+            ]
             sample_tokens = measure.sample.tokens if measure.sample else 0
             generates = measure.generate is not None
         checkpoints = list(parts["model"].checkpoints()) if "model" in parts else None
-        return cls(arms, texts, checkpoints, tasks, sample_tokens, generates, metrics)
+        return cls(arms, texts, checkpoints, tasks, sample_tokens, generates, metrics, choices)
 
     @property
     def complete(self) -> bool:
@@ -272,10 +281,12 @@ def _measured(named: parse.Name, names: _Names) -> str | None:
             return f"'{named.metric}' is not measured; it needs measure.tasks"
         listed = ", ".join(f"'{task}.{named.metric}'" for task in names.tasks)
         return f"'{named.metric}' is measured on a task; write {listed}"
-    if metric.needs != "tasks" and tasks:
+    if tasks and metric.needs != "tasks" and not metric.of_tasks:
         return (
             f"'{named.metric}' is not measured on the task '{tasks[0]}'; write it without the task"
         )
+    if tasks and tasks[0] in names.choices and not metric.name.endswith(_OF_ANSWERS):
+        return f"'{named}' is not measured; the questions of '{tasks[0]}' give accuracy and flips"
     if names.arms is None:
         return None
     if metric.needs == "protocols":
@@ -287,7 +298,7 @@ def _measured(named: parse.Name, names: _Names) -> str | None:
                 "one with interchange_layers, on the same pairs"
             )
         return None
-    if metric.needs != "tasks" and any(map(_is_elsewhere, names.arms.values())):
+    if not tasks and any(map(_is_elsewhere, names.arms.values())):
         return f"'{named.metric}' is not measured; load_results gives the metrics of its task"
     for name, done in names.arms_of(named).items():
         arguments = [each.arguments for each in done]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from pytest_layerguard.bet.text_sources import UNPINNED, Revision, Sha256
-from pytest_layerguard.bet.validation import LIMITS, BetPart, RelativePath, Whole, invalid
+from pytest_layerguard.bet.validation import KEY, LIMITS, BetPart, RelativePath, Whole, invalid
 
 _FORMS: Final = "{lm_eval: TASK, revision: <40 hex>}, {file: QUESTIONS.jsonl, sha256: ...} or {reference: questions}"
 
@@ -52,9 +52,21 @@ class LmEvalTask(BetPart):
     metric: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,60}(,[A-Za-z0-9_-]{1,60})?$")] | None = (
         Field(
             default=None,
-            description="which of the task's measures says whether an answer is right, such as acc_norm or "
-            "'exact_match,strict-match'; by default acc or exact_match",
+            description="which of the task's measures counts: one of right and wrong, such as acc_norm or "
+            "'exact_match,strict-match', or a perplexity, such as byte_perplexity; by default acc, exact_match, "
+            "word_perplexity or byte_perplexity, the first that it has",
         )
+    )
+    chat: bool = Field(
+        default=False, description="whether the model's chat template is applied to the prompts"
+    )
+    multiturn: bool = Field(
+        default=True,
+        description="beside chat: whether examples are turns before the question, or stand in its message",
+    )
+    system: Annotated[str, Field(min_length=1, max_length=4_000)] | None = Field(
+        default=None,
+        description="an instruction before everything else, beside chat the system's message",
     )
     revision: Revision | None = Field(
         default=None,
@@ -66,9 +78,11 @@ class LmEvalTask(BetPart):
     )
 
     @model_validator(mode="after")
-    def _one_place(self) -> LmEvalTask:
+    def _goes_together(self) -> LmEvalTask:
         if self.revision is not None and self.path is not None:
             raise invalid("does not go with path; the hub's data set, or a local copy", "revision")
+        if "multiturn" in self.model_fields_set and not self.chat:
+            raise invalid("has no meaning without chat", "multiturn", KEY)
         return self
 
     @property

@@ -495,15 +495,14 @@ def _bars_after(bet: Bet, result: BetResult) -> Iterator[str]:
 
 
 def _straddles(straddling: Sequence[Straddle], result: BetResult) -> Iterator[str]:
-    asked = {name: each.questions for name, each in result.variants[0].tasks.items()}
+    first = result.variants[0]
+    asked = {name: (each.questions, "questions") for name, each in first.tasks.items()}
+    asked |= {name: (count, "documents") for name, count in first.documents.items()}
     for straddle in straddling[:_STRADDLES]:
-        of_tasks = (count for name, count in asked.items() if f"{name}." in straddle.metric)
-        questions = next(of_tasks, None)
-        what = "tokens" if questions is None else "questions"
-        measured = questions or result.tokens
-        needed = straddle.tokens_to_decide(
-            measured, questions or result.windows, len(result.variants)
-        )
+        of_tasks = (of for name, of in asked.items() if f"{name}." in straddle.metric)
+        measured, what = next(of_tasks, (result.tokens, "tokens"))
+        clusters = result.windows if what == "tokens" else measured
+        needed = straddle.tokens_to_decide(measured, clusters, len(result.variants))
         enough = "it is not known how many" if needed is None else f"about {needed:,} {what}"
         at = f" ({straddle.variant})" if straddle.variant else ""
         yield printable(

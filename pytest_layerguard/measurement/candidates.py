@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.environment.conditions import Conditions
     from pytest_layerguard.measurement.metrics.free_text import FreeText
-    from pytest_layerguard.measurement.metrics.task_metrics import Answer
     from pytest_layerguard.measurement.planning import PlannedVariant
     from pytest_layerguard.measurement.results import Continuation
     from pytest_layerguard.measurement.session import ModelSession
@@ -74,7 +73,7 @@ class MeasuredCandidate:
     samples: tuple[Continuation, ...]
     eye_test: tuple[Continuation, ...]
     free: tuple[FreeText, ...]
-    answers: Mapping[str, tuple[Answer, ...]]
+    answers: Mapping[str, tuple[Any, ...]]
     size_ratio: float | None
     provenance: dict[str, Any]
 

@@ -207,7 +207,7 @@ class Laboratory:
         }
         every = [plan for variant in variants for plan in variant.plans]
         plans = [plan for plan in every if plan.candidate is None]
-        tasks = BetTasks.of(bet.measure.tasks, document.path, bets, self._conditions)
+        tasks = BetTasks.of(bet, session.loaded.tokenizer, document.path, bets, self._conditions)
         with naming(names):
             spoken = sample(session.runner, session.loaded, plans, bet.measure.sample)
             eye_test = sample(session.runner, session.loaded, plans, bet.measure.speak)
@@ -254,13 +254,7 @@ class Laboratory:
             eye_test |= {plan: each.eye_test for plan, each in measured.items()}
             free |= {plan: each.free for plan, each in measured.items()}
             answers = {
-                name: replace(
-                    asked,
-                    answers={
-                        **asked.answers,
-                        **{plan: each.answers[name] for plan, each in measured.items()},
-                    },
-                )
+                name: asked.beside({plan: each.answers[name] for plan, each in measured.items()})
                 for name, asked in answers.items()
             }
             for name, text in texts.items():

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.measurement import sanity_checks
 from pytest_layerguard.measurement.generation import Samples, fewest_unique
-from pytest_layerguard.measurement.metrics import task_metrics, variant_metrics
+from pytest_layerguard.measurement.metrics import variant_metrics
 from pytest_layerguard.measurement.metrics.own_metrics import ScoredTokens, measured
+from pytest_layerguard.measurement.metrics.task_metrics import TaskAnswers
 from pytest_layerguard.measurement.results import BaseResult, LossProfile, TaskChange, VariantResult
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.bet import Measure
     from pytest_layerguard.bet.criteria.metrics import OwnMetric
     from pytest_layerguard.measurement.metrics.free_text import FreeTexts
-    from pytest_layerguard.measurement.metrics.task_metrics import TaskAnswers
+    from pytest_layerguard.measurement.metrics.task_perplexity import TaskLikelihoods
     from pytest_layerguard.measurement.planning import PlannedVariant
     from pytest_layerguard.measurement.results import Continuation
     from pytest_layerguard.measurement.session import ModelSession
@@ -60,7 +61,7 @@ class ResultBuilder:
     samples: Samples
     eye_test: Samples
     free: FreeTexts | None
-    tasks: Mapping[str, TaskAnswers]
+    tasks: Mapping[str, TaskAnswers | TaskLikelihoods]
     losses: Tensor
     scores: Mapping[Plan, TokenScores]
     comparisons: int
@@ -87,7 +88,8 @@ class ResultBuilder:
         if self.free is not None:
             metrics |= self.free.base_metrics()
         for name, task in self.tasks.items():
-            metrics[f"{name}.accuracy"] = task_metrics.accuracy(task.answers[self.session.base])
+            of_base = task.base_metrics(self.session.base)
+            metrics |= {f"{name}.{metric}": value for metric, value in of_base.items()}
         return BaseResult(
             self.text_name,
             self.checkpoint,
@@ -139,12 +141,14 @@ class ResultBuilder:
         if self.free is not None:
             metrics |= self.free.metrics(index)
         changes: dict[str, TaskChange] = {}
+        documents: dict[str, int] = {}
         for name, task in self.tasks.items():
-            before = task.answers[self.session.base]
-            after = [task.answers[plan] for plan in variant.plans]
-            found = task_metrics.metrics(before, after, self.comparisons)
+            found = task.metrics(self.session.base, variant.plans, self.comparisons)
             metrics |= {f"{name}.{metric}": value for metric, value in found.items()}
-            changes[name] = task_metrics.change(task.questions, before, after)
+            if isinstance(task, TaskAnswers):
+                changes[name] = task.change(self.session.base, variant.plans)
+            else:
+                documents[name] = len(task.documents)
         metrics |= variant_metrics.size_metrics(
             variant.plans,
             self.session.runner.anatomy,
@@ -178,6 +182,7 @@ class ResultBuilder:
             note,
             self.free.shown(self.session.decode, index) if self.free is not None else (),
             variant_metrics.kl_tail(scores) if note is None else {},
+            documents,
         )
 
     def _overflow(self, variant: PlannedVariant) -> str | None:

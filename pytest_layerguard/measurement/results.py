@@ -146,6 +146,7 @@ class VariantResult:
         diagnostics: Notes of the intervention (expert variance, layers chosen, training losses).
         note: A condition under which to read these numbers, such as an overflow.
         kl_tail: Percentiles and the maximum over tokens of KL(base || variant), in nats: ``p50`` to ``max``.
+        documents: The number of documents of each task of perplexity, by the name of the task.
     """
 
     name: str
@@ -162,6 +163,7 @@ class VariantResult:
     note: str | None = None
     generated: tuple[GeneratedText, ...] = ()
     kl_tail: Mapping[str, float] = field(default_factory=dict)
+    documents: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

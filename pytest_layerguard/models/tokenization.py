@@ -68,16 +68,19 @@ def encode_pairs(
     ]
 
 
+def check_chat(tokenizer: PreTrainedTokenizerBase, key: str) -> None:
+    """Refuse a tokenizer without a chat template, for a bet that asks for one by `key`."""
+    if tokenizer.chat_template is None:
+        raise MeasurementError(f"{key}: the tokenizer has no chat template; leave chat out")
+
+
 def encode_chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     """Tokenise a prompt as a user's message by the model's chat template, up to where the answer starts.
 
     Raises:
         MeasurementError: If there is no chat template, or it fails on the prompt.
     """
-    if tokenizer.chat_template is None:
-        raise MeasurementError(
-            "measure.generate.chat: the tokenizer has no chat template; leave chat out"
-        )
+    check_chat(tokenizer, "measure.generate.chat")
     with quiet():
         try:
             made: Any = tokenizer.apply_chat_template(

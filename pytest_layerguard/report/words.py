@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from pytest_layerguard.bet.criteria.interval import short
 from pytest_layerguard.bet.errors import many
 from pytest_layerguard.catalogue.wording import cut
+from pytest_layerguard.measurement.metrics.statistics import FEWEST_WINDOWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -129,14 +130,24 @@ def how_measured(result: BetResult) -> str:
         if result.descriptive
         else "95 % intervals, clustered by window"
     )
-    asked = "; ".join(
+    asked = [
         f"{many(change.questions, 'question')} of {name}, exact intervals, paired by question"
         for variant in result.variants[:1]
         for name, change in variant.tasks.items()
-    )
+    ]
+    asked += [
+        f"{many(count, 'document')} of {name}, "
+        + (
+            "intervals clustered by document"
+            if count >= FEWEST_WINDOWS
+            else "too few for intervals"
+        )
+        for variant in result.variants[:1]
+        for name, count in variant.documents.items()
+    ]
     scored = f"{result.tokens:,} tokens in {many(result.windows, 'window')}; {intervals}"
     # Nothing was scored of results that were measured elsewhere.
-    return "; ".join(part for part in (scored if result.tokens else "", asked) if part)
+    return "; ".join([*([scored] if result.tokens else []), *asked])
 
 
 def task_changes(variants: Sequence[VariantResult]) -> Iterator[str]:

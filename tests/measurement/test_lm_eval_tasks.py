@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -11,21 +12,27 @@ from typing import Any
 
 import pytest
 import torch
+from jinja2 import TemplateError
 from support import plain
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from pytest_layerguard import reference
 from pytest_layerguard.bet.reader import parse_bets
+from pytest_layerguard.bet.task_sources import LmEvalTask
+from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.metrics.task_metrics import TaskAnswers
 from pytest_layerguard.measurement.results import BetResult
 from pytest_layerguard.measurement.session import ModelSession
 from pytest_layerguard.measurement.tasks import lm_eval_task
 from pytest_layerguard.measurement.tasks.asked_model import AskedModel
+from pytest_layerguard.measurement.tasks.lm_eval_task import load_task
 from pytest_layerguard.models.loading import LoadedModel
 from pytest_layerguard.models.plan import Plan
+from pytest_layerguard.report.words import how_measured
 
 lm_eval = pytest.importorskip("lm_eval", reason="the extra tasks is not installed")
 pytestmark = [
@@ -36,6 +43,7 @@ pytestmark = [
 
 SKIPPED = (0, 2)
 ASKED = 8
+DOCUMENTS = 9
 
 
 def copies(folder: Path, answers: Mapping[str, str]) -> None:
@@ -60,8 +68,9 @@ def copies(folder: Path, answers: Mapping[str, str]) -> None:
             for each in asked
         ],
         ("wiki", "wikitext-2-raw-v1", "train validation test"): [
-            {"page": "\n".join(each["context"] for each in asked[place : place + 4])}
-            for place in range(0, ASKED, 4)
+            {"page": "\n".join(each["context"] for each in asked[place:] * times)}
+            # The last one is longer than the model's context.
+            for place, times in [*((place, 1) for place in range(ASKED)), (0, 3)]
         ],
     }
     for (name, config, splits), content in rows.items():
@@ -102,6 +111,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, model: PreTrainedModel) -> 
     made = tmp_path_factory.mktemp("lm-eval")
     model.save_pretrained(made / "model")
     tokenizer = AutoTokenizer.from_pretrained(reference.folder("reference"))
+    tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(made / "model")
     copies(made / "bets", {})
     # Half of the answers to generate are what the model says, so that it is right on those.
@@ -133,17 +143,20 @@ def config_of(folder: Path, task: str) -> dict[str, Any]:
 FILTERS = {"nq_open": "remove_whitespace"}
 
 
-def evaluated(model: PreTrainedModel, folder: Path, task: str, lm: Any = None) -> Any:
-    """What lm-evaluation-harness itself finds, by default with its own model of transformers."""
+def evaluated(model: PreTrainedModel, folder: Path, task: str, **given: Any) -> Any:
+    """What lm-evaluation-harness itself finds, with its own model of transformers."""
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    tokenizer = AutoTokenizer.from_pretrained(reference.folder("reference"))
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    # Its cache of logits takes two windows of the same tokens for one, also where they score other parts of them.
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, device="cpu", logits_cache=False)
     return lm_eval.simple_evaluate(
-        model=lm or HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, device="cpu"),
+        model=lm,
         tasks=[config_of(folder, task)],
         task_manager=TaskManager(include_defaults=False),
         bootstrap_iters=0,
+        **given,
     )
 
 
@@ -160,6 +173,11 @@ def saved(model: PreTrainedModel, layer: int, folder: Path) -> PreTrainedModel:
     return LlamaForCausalLM.from_pretrained(folder / f"without-{layer}", dtype=torch.float32).eval()
 
 
+TEMPLATE = (
+    "{{ eos_token }}{% for m in messages %}"
+    "{% if m.role == 'system' and 'no system' in messages[-1].content %}{{ raise_exception('none') }}{% endif %}"
+    "[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
 BET = """\
 id: asked
 title: Tasks
@@ -173,13 +191,13 @@ measure:
   window: 8
   max_base_perplexity: none
   tasks: {{{tasks}}}
-criteria: {{lenient: any({name}.accuracy_change >= -0.1)}}
+criteria: {{lenient: any({criterion})}}
 """
 
 
-def measured(folder: Path, **tasks: str) -> BetResult:
+def measured(folder: Path, of: str = "accuracy_change >= -0.1", **tasks: str) -> BetResult:
     written = ", ".join(f"{name}: {source}" for name, source in tasks.items())
-    text = BET.format(tasks=written, name=next(iter(tasks)))
+    text = BET.format(tasks=written, criterion=f"{next(iter(tasks))}.{of}")
     (document,) = parse_bets(text, folder / "bets" / "bet.yaml")
     return Laboratory(Conditions(device="cpu"), Registry.of()).measure(
         document, bets=folder / "bets"
@@ -189,6 +207,7 @@ def measured(folder: Path, **tasks: str) -> BetResult:
 ARC = "{lm_eval: arc_easy, path: ai2_arc}"
 NORM = "{lm_eval: arc_easy, path: ai2_arc, metric: acc_norm}"
 OPEN = "{lm_eval: nq_open, path: nq_open}"
+WIKI = "{lm_eval: wikitext, path: wiki}"
 
 
 @pytest.fixture(scope="module")
@@ -223,36 +242,113 @@ def test_base_and_variants_answer_as_on_saved_copies(
 
 
 def test_rolling_perplexity_is_that_of_saved_copies(folder: Path, model: PreTrainedModel) -> None:
-    from pytest_layerguard.measurement.tasks.variants_lm import VariantsLM
-
-    loaded = LoadedModel(
-        model=model,
-        tokenizer=AutoTokenizer.from_pretrained(reference.folder("reference")),
-        provenance={},
-    )
-    base = Plan.untouched(4)
-    skips = tuple(base.without(frozenset([layer])) for layer in SKIPPED)
-    asked = AskedModel(
-        runner=ModelSession(loaded).runner, loaded=loaded, variants=skips, micro_batch=2048
-    )
-
-    class OnePlan(VariantsLM):
-        """Returns the responses of one of the plans."""
-
-        plan = base
-
-        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-            super().loglikelihood_rolling(requests)
-            return list(self.responses[self.plan])
-
+    byte = "{lm_eval: wikitext, path: wiki, metric: byte_perplexity}"
+    result = measured(folder, wiki=WIKI, byte=byte, of="perplexity_ratio <= 3")
     models = [model, *(saved(model, layer, folder) for layer in SKIPPED)]
-    for plan, one in zip((base, *skips), models, strict=True):
-        lm = OnePlan(asked)
-        lm.plan = plan
-        ours = evaluated(model, folder, "wikitext", lm)["results"]["wikitext"]
-        theirs = evaluated(one, folder, "wikitext")["results"]["wikitext"]
-        for metric in ("word_perplexity,none", "byte_perplexity,none", "bits_per_byte,none"):
-            assert ours[metric] == pytest.approx(theirs[metric], rel=1e-6)
+    theirs = [evaluated(one, folder, "wikitext")["results"]["wikitext"] for one in models]
+    rows = [result.bases[0].metrics, *(each.metrics for each in result.variants)]
+    for ours, expected in zip(rows, theirs, strict=True):
+        for name, metric in (
+            ("wiki.perplexity", "word_perplexity"),
+            ("byte.perplexity", "byte_perplexity"),
+            ("wiki.bits_per_byte", "bits_per_byte"),
+            ("byte.bits_per_byte", "bits_per_byte"),
+        ):
+            assert ours[name].value == pytest.approx(expected[f"{metric},none"], rel=1e-6)
+    for ours, expected in zip(rows[1:], theirs[1:], strict=True):
+        ratio = expected["word_perplexity,none"] / theirs[0]["word_perplexity,none"]
+        found = ours["wiki.perplexity_ratio"]
+        assert found.value == pytest.approx(ratio, rel=1e-6)
+        assert found.low < found.value < found.high
+        assert ours["wiki.base_perplexity"] == rows[0]["wiki.perplexity"]
+    assert result.variants[0].documents == {"wiki": DOCUMENTS, "byte": DOCUMENTS}
+    assert "9 documents of wiki, intervals clustered by document" in how_measured(result)
+    made = result.provenance["checkpoints"][0]["tasks"][0]
+    assert (made["documents"], made["metric"]) == (DOCUMENTS, "word_perplexity,none")
+    assert BetResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "asked"),
+    [
+        ("arc_easy", {}, {"fewshot_as_multiturn": True}),
+        ("arc_easy", {"multiturn": False}, {"fewshot_as_multiturn": False}),
+        ("arc_easy", {"system": "Be kind."}, {"system_instruction": "Be kind."}),
+        ("arc_easy", {"chat": False, "system": "Be kind."}, {"system_instruction": "Be kind."}),
+        ("nq_open", {"system": "Be kind."}, {"system_instruction": "Be kind."}),
+    ],
+)  # fmt: skip
+def test_a_chat_template_is_applied_as_it_does(
+    folder: Path, model: PreTrainedModel, task: str, given: dict[str, Any], asked: dict[str, Any]
+) -> None:
+    path = {"arc_easy": "bets/ai2_arc", "nq_open": "bets/nq_open"}[task]
+    source = LmEvalTask.model_validate(
+        {"lm_eval": task, "path": path, "shots": 2, "chat": True, **given}
+    )
+    asked_model = with_chat(folder, model)
+    loaded = load_task(
+        source, "key", AllowedPaths(folder, (folder,)), Conditions(), asked_model.loaded.tokenizer
+    )
+    ours = loaded.ask(asked_model)
+    theirs = evaluated(model, folder, task, apply_chat_template=source.chat, num_fewshot=2, **asked)
+    prompts = [[list(each.args) for each in requests] for requests in loaded._by_question]
+    samples = theirs["samples"][task]
+    assert prompts == [[list(each) for each in sample["arguments"]] for sample in samples]
+    text = prompts[0][0][0]
+    assert ("[user] " in text, "Be kind." in text) == (source.chat, source.system is not None)
+    assert text.count("[user] ") == (3 if source.chat and source.multiturn else int(source.chat))
+    assert isinstance(ours, TaskAnswers)
+    metric = loaded.metric
+    assert [each.right for each in ours.answers[asked_model.base]] == [
+        each[metric] for each in samples
+    ]
+    for answer, sample in zip(ours.answers[asked_model.base], samples, strict=True):
+        if task == "arc_easy":
+            found = [ast.literal_eval(each) for each in answer.evidence]
+            for (one, greedy), (other, same) in zip(found, sample["filtered_resps"], strict=True):
+                assert one == pytest.approx(other, rel=1e-5)
+                assert greedy == same
+        else:
+            assert list(answer.evidence) == [str(each) for each in sample["filtered_resps"]]
+    assert ours.provenance.get("chat") == (
+        None
+        if not source.chat
+        else "examples as turns"
+        if source.multiturn
+        else "examples in one message"
+    )
+    assert ours.provenance.get("system") == source.system
+
+
+def with_chat(folder: Path, model: PreTrainedModel) -> AskedModel:
+    loaded = LoadedModel(
+        model=model, tokenizer=AutoTokenizer.from_pretrained(folder / "model"), provenance={}
+    )
+    return AskedModel(
+        runner=ModelSession(loaded).runner, loaded=loaded, variants=(), micro_batch=2048
+    )
+
+
+def test_a_template_that_takes_no_system_message_leaves_out_but_the_bets_own(
+    folder: Path, model: PreTrainedModel
+) -> None:
+    tokenizer = with_chat(folder, model).loaded.tokenizer
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "no system"}]
+    assert lm_eval_task._apply(tokenizer, None, messages).endswith("[user] no system\n[assistant]")
+    with pytest.raises(TemplateError):
+        lm_eval_task._apply(tokenizer, "s", messages)
+    tokenizer.chat_template = None
+    reach = AllowedPaths(folder, (folder,))
+    source = LmEvalTask(lm_eval="arc_easy", path="bets/ai2_arc", chat=True)
+    with pytest.raises(MeasurementError, match=r"^key.chat: the tokenizer has no chat template"):
+        load_task(source, "key", reach, Conditions(), tokenizer)
+
+
+def test_criteria_name_what_a_task_gives(folder: Path) -> None:
+    with pytest.raises(MeasurementError, match=r"'arc.perplexity' is not measured; .* accuracy, "):
+        measured(folder, arc=ARC, of="perplexity <= 30")
+    with pytest.raises(MeasurementError, match="the task gives perplexity, base_perplexity, "):
+        measured(folder, wiki=WIKI)
 
 
 def test_what_was_asked_is_in_the_provenance(result: BetResult, folder: Path) -> None:
@@ -280,8 +376,6 @@ def test_what_was_asked_is_in_the_provenance(result: BetResult, folder: Path) ->
         ("{lm_eval: arc_easy, path: elsewhere}", "names files elsewhere"),
         ("{lm_eval: arc_easy, path: ai2_arc, metric: f1}", "has no measure 'f1'; allowed: acc"),
         ("{lm_eval: arc_easy, path: ai2_arc, metric: 'acc,strict'}", "has no filter 'strict'"),
-        ("{lm_eval: wikitext, path: wiki}", "score its text by measure.text"),
-        ("{lm_eval: wikitext, path: wiki, metric: word_perplexity}", "and not 0 or 1"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked_is_an_error_with_its_place(
@@ -321,10 +415,6 @@ def test_each_plan_is_asked_once(folder: Path, model: PreTrainedModel) -> None:
     )
     base = Plan.untouched(4)
     skips = tuple(base.without(frozenset([layer])) for layer in range(4))
-    from pytest_layerguard.bet.task_sources import LmEvalTask
-    from pytest_layerguard.environment.allowed_paths import AllowedPaths
-    from pytest_layerguard.measurement.tasks.lm_eval_task import load_task
-
     source = LmEvalTask(lm_eval="arc_easy", path="bets/ai2_arc")
     task = load_task(source, "key", AllowedPaths(folder, (folder,)), Conditions())
     asked = AskedModel(
@@ -344,13 +434,10 @@ def test_each_plan_is_asked_once(folder: Path, model: PreTrainedModel) -> None:
 def test_a_local_copy_that_holds_something_else_is_read_anew(tmp_path: Path) -> None:
     from pyarrow import parquet
 
-    from pytest_layerguard.bet.task_sources import LmEvalTask
-    from pytest_layerguard.environment.allowed_paths import AllowedPaths
-
     copies(tmp_path, {})
     source = LmEvalTask(lm_eval="arc_easy", path="ai2_arc")
     reach = AllowedPaths(tmp_path, (tmp_path,))
-    assert lm_eval_task.load_task(source, "key", reach, Conditions()).questions == ASKED
+    assert load_task(source, "key", reach, Conditions()).questions == ASKED
     file = tmp_path / "ai2_arc" / "test.parquet"
     parquet.write_table(parquet.read_table(file).slice(0, 3), file)
-    assert lm_eval_task.load_task(source, "key", reach, Conditions()).questions == 3
+    assert load_task(source, "key", reach, Conditions()).questions == 3

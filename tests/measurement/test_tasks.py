@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hub import tiny
@@ -16,13 +18,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from pytest_layerguard import reference
 from pytest_layerguard.bet.criteria.interval import Interval
+from pytest_layerguard.bet.errors import BetFileError
 from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement import result_cache
 from pytest_layerguard.measurement.laboratory import Laboratory
-from pytest_layerguard.measurement.metrics import task_metrics
+from pytest_layerguard.measurement.metrics import task_metrics, task_perplexity
+from pytest_layerguard.measurement.metrics.statistics import clustered
 from pytest_layerguard.measurement.metrics.task_metrics import Answer, Question
 from pytest_layerguard.measurement.results import BetResult
 from pytest_layerguard.measurement.session import MICRO_BATCH, ModelSession
@@ -219,6 +223,63 @@ def test_no_flip_is_known_where_nothing_changed_and_estimated_where_something_di
     found = task_metrics.metrics(base, [moved], 1)
     assert found["flips"].low == found["flips"].value == 0 < found["flips"].high < 1
     assert found["accuracy_change"].low < 0 < found["accuracy_change"].high
+
+
+def test_a_perplexity_is_paired_by_document() -> None:
+    sizes, base = (
+        [3.0, 5.0, 4.0, 6.0, 2.0, 5.0, 3.0, 4.0],
+        [-6.0, -9.0, -8.0, -14.0, -3.0, -9.0, -7.0, -8.0],
+    )
+    worse = [
+        value - size * (0.1 + 0.01 * place)
+        for place, (value, size) in enumerate(zip(base, sizes, strict=True))
+    ]
+    documents = task_perplexity.Documents(tuple(sizes), tuple(5 * each for each in sizes))
+    found = task_perplexity.metrics(documents, base, [base, worse], 1)
+    assert found["base_perplexity"].value == pytest.approx(math.exp(64 / 32))
+    assert found["perplexity"].value == pytest.approx(math.exp(-sum(worse) / 32))
+    assert found["bits_per_byte"].value == pytest.approx(-sum(worse) / 160 / math.log(2))
+    assert found["base_bits_per_byte"].value == pytest.approx(64 / 160 / math.log(2))
+    # As if each word were a token, and had its share of the document's loss.
+    lost = [
+        (before - after) / size
+        for before, after, size in zip(base, worse, sizes, strict=True)
+        for _ in range(int(size))
+    ]
+    of = [place for place, size in enumerate(sizes) for _ in range(int(size))]
+    mean = clustered(np.array(lost), np.array(of)).interval(2)
+    ratio = found["perplexity_ratio"]
+    for one, other in zip(
+        (ratio.value, ratio.low, ratio.high), (mean.value, mean.low, mean.high), strict=True
+    ):
+        assert math.log(one) == pytest.approx(other, rel=1e-9)
+    alone = task_perplexity.metrics(
+        task_perplexity.Documents((2.0,), None), [-4.0], [[math.nan]], 1
+    )
+    assert alone["base_perplexity"] == Interval.point(math.exp(2))
+    assert alone["perplexity"].value == alone["perplexity_ratio"].value == math.inf
+    assert "bits_per_byte" not in alone
+
+
+@pytest.mark.parametrize(
+    ("criterion", "what"),
+    [
+        ("asked.kl <= 1", "'kl' is not measured on the task 'asked'"),
+        ("bits_per_byte <= 1", "'bits_per_byte' is measured on a task; write 'asked.bits_per_byte'"),
+        ("asked.perplexity_ratio <= 1.1", "the questions of 'asked' give accuracy and flips"),
+    ],
+)  # fmt: skip
+def test_criteria_of_questions_name_what_they_give(criterion: str, what: str) -> None:
+    text = BET.format(
+        model="reference", intervention="{skip_layers: {layers: 1}}", task="{reference: questions}"
+    )
+    text = text.replace("stories:", "asked:").replace(
+        "any(stories.accuracy_change >= -0.1 and kl <= 5)", criterion
+    )
+    with pytest.raises(BetFileError, match=what):
+        parse_bets(text, Path("bet.yaml"))
+    of_documents = text.replace("{reference: questions}", "{lm_eval: wikitext}")
+    parse_bets(of_documents.replace(criterion, "asked.perplexity_ratio <= 1.1"), Path("bet.yaml"))
 
 
 def test_without_lm_eval_a_bet_is_skipped_with_the_command_that_helps(

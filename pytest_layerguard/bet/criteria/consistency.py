@@ -239,15 +239,16 @@ def _slot(metric: str, row: Row) -> Slot:
 def _derived(slots: Mapping[Slot, int], shape: Shape) -> Iterator[tuple[int, Function]]:
     """Yield the numbers that the definition of the metrics derives from others."""
     for (metric, arm, text, checkpoint, target), place in slots.items():
-        base = slots.get(("base_perplexity", None, text, checkpoint, ""))
-        ratio = slots.get(("perplexity_ratio", arm, text, checkpoint, target))
+        task, dot, name = metric.rpartition(".")
+        of = f"{task}{dot}"
+        base = slots.get((f"{of}base_perplexity", None, text, checkpoint, ""))
+        ratio = slots.get((f"{of}perplexity_ratio", arm, text, checkpoint, target))
         swap = slots.get(("swap_kl", arm, text, checkpoint, target))
-        task, _, name = metric.rpartition(".")
-        before = slots.get((f"{task}.base_accuracy", None, text, checkpoint, ""))
-        change = slots.get((f"{task}.accuracy_change", arm, text, checkpoint, target))
+        before = slots.get((f"{of}base_accuracy", None, text, checkpoint, ""))
+        change = slots.get((f"{of}accuracy_change", arm, text, checkpoint, target))
         if name == "accuracy" and before is not None and change is not None:
             yield place, _sum(before, change)
-        elif metric == "perplexity" and base is not None and ratio is not None:
+        elif name == "perplexity" and base is not None and ratio is not None:
             yield place, _product(base, ratio)
         elif metric == "kl" and arm in shape.interchanges and swap is not None:
             yield place, itemgetter(swap)

@@ -31,7 +31,8 @@ class Metric:
     """A metric that a criterion may name.
 
     ``needs`` names what a bet must hold for the metric to be measured. ``low`` and ``high`` are the bounds by
-    its definition. ``whole`` means that it is a count, ``spans_arms`` that a pair of arms has one value.
+    its definition. ``whole`` means that it is a count, ``spans_arms`` that a pair of arms has one value, ``of_tasks``
+    that a task may have one of its own.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Metric:
     high: float = float("inf")
     whole: bool = False
     spans_arms: bool = False
+    of_tasks: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +67,27 @@ class OwnMetric(Metric):
 
 
 _TABLE: Final = (
-    Metric("perplexity", "1", "exp of the mean token loss", low=1),
-    Metric("base_perplexity", "1", "exp of the mean token loss of the untouched model", low=1),
+    Metric(
+        "perplexity",
+        "1",
+        "exp of the mean token loss; of a task, by the word or the byte of its documents",
+        low=1,
+        of_tasks=True,
+    ),
+    Metric(
+        "base_perplexity",
+        "1",
+        "perplexity of the untouched model",
+        low=1,
+        of_tasks=True,
+    ),
     Metric(
         "perplexity_ratio",
         "1",
-        "exp of the mean difference of token losses, variant minus base, on identical tokens",
+        "exp of the mean difference of token losses, variant minus base, on identical tokens; of a task, its "
+        "perplexity over base_perplexity, paired by document",
         low=0,
+        of_tasks=True,
     ),
     Metric(
         "unique_tokens",
@@ -198,6 +214,20 @@ _TABLE: Final = (
         needs="tasks",
         low=0,
         high=1,
+    ),
+    Metric(
+        "bits_per_byte",
+        "bits",
+        "log2 of the perplexity by byte of the documents of a task",
+        needs="tasks",
+        low=0,
+    ),
+    Metric(
+        "base_bits_per_byte",
+        "bits",
+        "bits_per_byte of the untouched model",
+        needs="tasks",
+        low=0,
     ),
     Metric(
         "size_ratio",

@@ -85,9 +85,30 @@ def clustered(values: NDArray[np.float64], windows: NDArray[np.int64]) -> Mean:
     mean = float(values.mean())
     if count < 2 or not math.isfinite(mean):
         return Mean(mean, 0.0, count)
-    residuals = np.bincount(windows, weights=values - mean)
+    return _mean_of(
+        mean, np.bincount(windows, weights=values - mean).astype(np.float64), len(values)
+    )
+
+
+def ratio(sums: NDArray[np.float64], sizes: NDArray[np.float64]) -> Mean:
+    """Return the mean over the units of independent texts with its clustered standard error.
+
+    Args:
+        sums: The sum of the quantity over each text, ``[n]``.
+        sizes: The number of units of each text, ``[n]``.
+    """
+    total = float(sizes.sum())
+    mean = float(sums.sum()) / total
+    if len(sums) < 2 or not math.isfinite(mean):
+        return Mean(mean, 0.0, len(sums))
+    return _mean_of(mean, sums - mean * sizes, total)
+
+
+def _mean_of(mean: float, residuals: NDArray[np.float64], total: float) -> Mean:
+    """Return a mean over ``total`` units with its standard error, from the residual of each cluster, ``[g]``."""
+    count = len(residuals)
     variance = float((residuals**2).sum()) / (count - 1)
-    error = math.sqrt(count * variance) / len(values)
+    error = math.sqrt(count * variance) / total
     if count < 3 or variance == 0:
         return Mean(mean, error, count)
     third = count * float((residuals**3).sum()) / ((count - 1) * (count - 2))

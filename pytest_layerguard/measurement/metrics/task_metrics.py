@@ -12,8 +12,8 @@ Medicine 17, 1998; Zou and Donner, "Construction of confidence limits about effe
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from pytest_layerguard.bet.criteria.interval import CONFIDENCE, Interval
 from pytest_layerguard.measurement.metrics.statistics import exact_share
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.models.plan import Plan
 
+ACCURACY: Final = ("accuracy", "base_accuracy", "accuracy_change", "flips")
+"""What a task of right and wrong answers gives."""
 _EXAMPLES: Final = 3
 """Questions lost, and as many gained, that a result keeps."""
 _LONGEST_QUESTION: Final = 300
@@ -66,6 +68,26 @@ class TaskAnswers:
     questions: tuple[Question, ...]
     answers: Mapping[Plan, tuple[Answer, ...]]
     provenance: Mapping[str, Any]
+
+    def beside(self, answers: Mapping[Plan, tuple[Any, ...]]) -> Self:
+        """Return the task with the answers of other models beside these."""
+        return replace(self, answers={**self.answers, **answers})
+
+    def base_metrics(self, base: Plan) -> dict[str, Interval]:
+        """Return the metrics of the untouched model."""
+        return {"accuracy": accuracy(self.answers[base])}
+
+    def metrics(
+        self, base: Plan, directions: Sequence[Plan], comparisons: int
+    ) -> dict[str, Interval]:
+        """Return the metrics of a variant, as the function :func:`metrics` has them."""
+        return metrics(self.answers[base], [self.answers[plan] for plan in directions], comparisons)
+
+    def change(self, base: Plan, directions: Sequence[Plan]) -> TaskChange:
+        """Return how a variant's answers differ from the base's."""
+        return change(
+            self.questions, self.answers[base], [self.answers[plan] for plan in directions]
+        )
 
 
 def accuracy(answers: Sequence[Answer], comparisons: int = 1) -> Interval:

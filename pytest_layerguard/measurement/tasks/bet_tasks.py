@@ -8,48 +8,63 @@ from typing import TYPE_CHECKING
 
 from pytest_layerguard.bet.task_sources import LmEvalTask
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
+from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.measurement.tasks import question_task
 from pytest_layerguard.texts.questions import read_questions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
-    from pytest_layerguard.bet.task_sources import TaskSource
+    from transformers import PreTrainedTokenizerBase
+
+    from pytest_layerguard.bet.bet import Bet
     from pytest_layerguard.environment.conditions import Conditions
     from pytest_layerguard.measurement.metrics.task_metrics import TaskAnswers
+    from pytest_layerguard.measurement.metrics.task_perplexity import TaskLikelihoods
     from pytest_layerguard.measurement.tasks.asked_model import AskedModel
+
+    TaskResult = TaskAnswers | TaskLikelihoods
 
 
 @dataclass(frozen=True)
 class BetTasks:
     """The tasks of a bet, read and ready to be asked, by their names."""
 
-    asking: Mapping[str, Callable[[AskedModel], TaskAnswers]]
+    asking: Mapping[str, Callable[[AskedModel], TaskResult]]
 
     @classmethod
     def of(
         cls,
-        sources: Mapping[str, TaskSource] | None,
+        bet: Bet,
+        tokenizer: PreTrainedTokenizerBase,
         bet_file: Path,
         bets: Path,
         conditions: Conditions,
     ) -> BetTasks:
-        """Read the tasks of a bet file.
+        """Read the tasks of a bet.
+
+        Args:
+            bet: The bet.
+            tokenizer: The base's, whose chat template is applied to the prompts of tasks that ask for it.
+            bet_file: The file that the bet stands in.
+            bets: Its bet folder.
+            conditions: What the user allows.
 
         Raises:
-            MeasurementError: If a task is missing, is not what the bet says, or has no right answers.
+            MeasurementError: If a task is missing, is not what the bet says, or does not give what a criterion names.
             UnavailableError: If a task needs a package or a network that is not here.
         """
         reach = AllowedPaths.of(bet_file, bets, conditions)
-        asking: dict[str, Callable[[AskedModel], TaskAnswers]] = {}
-        for name, source in (sources or {}).items():
+        asking: dict[str, Callable[[AskedModel], TaskResult]] = {}
+        for name, source in (bet.measure.tasks or {}).items():
             key = f"measure.tasks.{name}"
             if isinstance(source, LmEvalTask):
                 from pytest_layerguard.measurement.tasks.lm_eval_task import load_task
 
-                task = load_task(source, key, reach, conditions)
+                task = load_task(source, key, reach, conditions, tokenizer)
                 conditions.budget.check("questions", task.questions, f"{key}, questions")
+                check_criteria(bet, name, task.gives)
                 asking[name] = task.ask
             else:
                 found = read_questions(source, key, reach, conditions.budget.text_bytes)
@@ -57,6 +72,25 @@ class BetTasks:
                 asking[name] = partial(question_task.ask, asked=found)
         return cls(asking)
 
-    def ask(self, model: AskedModel) -> dict[str, TaskAnswers]:
+    def ask(self, model: AskedModel) -> dict[str, TaskResult]:
         """Return the answers of a model and its variants, by the name of the task."""
         return {name: ask(model) for name, ask in self.asking.items()}
+
+
+def check_criteria(bet: Bet, task: str, given: Collection[str]) -> None:
+    """Refuse criteria that name what a task does not give.
+
+    Args:
+        bet: The bet.
+        task: The task's name in the bet.
+        given: The metrics that it gives.
+
+    Raises:
+        MeasurementError: If a criterion names another.
+    """
+    for level, expression in bet.criteria:
+        for named in expression.references if expression is not None else ():
+            if task in named.prefix and named.metric not in given:
+                raise MeasurementError(
+                    f"criteria.{level}: '{named}' is not measured; the task gives {', '.join(given)}"
+                )

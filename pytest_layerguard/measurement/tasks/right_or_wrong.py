@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-USUAL: Final = ("acc", "exact_match")
-"""The measures that say whether an answer is right, the usual one first."""
+USUAL: Final = ("acc", "exact_match", "word_perplexity", "byte_perplexity")
+"""The measures by which a task is judged by default: the first of them that it has."""
 
 
 def shown(choices: Sequence[str], responses: Sequence[Any]) -> str:
