@@ -285,13 +285,19 @@ class _Bench:
     ) -> Mapping[tuple[int, str], Sequence[float]]:
         return self.expert_use(plan, text)
 
-    def expert_outputs(
-        self, plan: Plan, text: TextSource | None = None
-    ) -> Mapping[tuple[int, str], Tensor]:
-        import torch
-
-        used = self.expert_use(plan, text)
-        return {place: torch.arange(self.experts).unsqueeze(1) for place in used}
+    def expert_groups(
+        self,
+        plan: Plan,
+        layers: Sequence[int],
+        count: int,
+        by: str,
+        text: TextSource | None = None,
+    ) -> Mapping[tuple[int, str], tuple[tuple[int, ...], ...]]:
+        if by == "output":
+            self.expert_use(plan, text)
+        first = self.experts - count + 1
+        groups = (tuple(range(first)), *((each,) for each in range(first, self.experts)))
+        return {(layer, "mlp"): groups for layer in layers}
 
     def pair_distances(
         self, plan: Plan, protocol: str, text: TextSource | None = None

@@ -6,14 +6,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pytest_layerguard.environment.measurement_errors import MeasurementError
-from pytest_layerguard.interventions import rounding
 from pytest_layerguard.interventions.weights import chosen_weights, layers_with
-from pytest_layerguard.models import kv_cache
-from pytest_layerguard.models.linear_inputs import LinearInputs
 from pytest_layerguard.models.plan import Edit, InterventionError, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from torch import Tensor
 
@@ -32,6 +30,8 @@ def quantize_activations(
     bits = arguments.bits
 
     def rounded(name: str, given: Tensor, expert: int | None, ends: Tensor | None) -> Tensor:
+        from pytest_layerguard.interventions import rounding
+
         del name, expert, ends
         return _straight_through(
             given,
@@ -42,6 +42,8 @@ def quantize_activations(
 
     @contextmanager
     def running(tensors: Tensors, parts: LayerParts) -> Iterator[None]:
+        from pytest_layerguard.models.linear_inputs import LinearInputs
+
         names = chosen_weights(parts, arguments.parts)
         inputs = LinearInputs({name: tensors[name] for name in names}, rounded)
         with inputs:
@@ -84,6 +86,8 @@ def quantize_kv_cache(
     )
 
     def rounded(values: Tensor) -> Tensor:
+        from pytest_layerguard.interventions import rounding
+
         def levels(groups: Tensor) -> Tensor:
             return rounding.to_levels(groups, arguments.bits)
 
@@ -102,12 +106,18 @@ def quantize_kv_cache(
 
     changed = first if residual or by_channel else None
 
+    def running(tensors: Tensors, parts: LayerParts) -> AbstractContextManager[None]:
+        from pytest_layerguard.models import kv_cache
+
+        del tensors
+        return kv_cache.reading(parts.module, change, changed)
+
     key = (kind, arguments.model_dump_json(exclude={"layers"}))
     edit = Edit(
         key,
         lambda tensors, parts: {},
         held=lambda tensors, parts: lambda current: {},
-        running=lambda tensors, parts: kv_cache.reading(parts.module, change, changed),
+        running=running,
     )
     (named,) = arguments.layers.resolve(bench.layers)
     try:

@@ -67,10 +67,19 @@ class Bench(Protocol):
     ) -> Mapping[tuple[int, str], Sequence[float]]:
         """Return REAP's score of each expert (Lasby et al., arXiv 2510.13999), by slot and mixture."""
 
-    def expert_outputs(
-        self, plan: Plan, text: TextSource | None = None
-    ) -> Mapping[tuple[int, str], Tensor]:
-        """Return the mean of what each expert makes of every token, ``[E, H]``, by slot and mixture."""
+    def expert_groups(
+        self,
+        plan: Plan,
+        layers: Sequence[int],
+        count: int,
+        by: str,
+        text: TextSource | None = None,
+    ) -> Mapping[tuple[int, str], tuple[tuple[int, ...], ...]]:
+        """Return the experts of each mixture in ``count`` groups, those that are alike together, by slot and mixture.
+
+        They are alike by ``output``, the mean of what each makes of every token, or by ``weights``. Groups are joined
+        in order of the mean distance over their pairs.
+        """
 
     def pair_distances(
         self, plan: Plan, protocol: str, text: TextSource | None = None

@@ -92,7 +92,7 @@ def merge_experts(plan: Plan, arguments: args.MergeExperts, bench: Bench) -> tup
     uniform = arguments.weighted == "uniform"
     try:
         use = {} if uniform else bench.expert_use(plan, arguments.text)
-        outputs = bench.expert_outputs(plan, arguments.text) if arguments.by == "output" else {}
+        groups = bench.expert_groups(plan, layers, arguments.count, arguments.by, arguments.text)
     except InterventionError as error:
         raise InterventionError(f"merge_experts: {error}") from None
     edits: dict[int, Edit] = {}
@@ -101,9 +101,8 @@ def merge_experts(plan: Plan, arguments: args.MergeExperts, bench: Bench) -> tup
         merged: dict[str, _Merged] = {}
         for bank in bench.parts(layer).banks:
             place = (layer, bank.module)
-            traits = outputs[place] if outputs else _weights(plan, layer, bank, bench)
             counts = [1] * bank.count if uniform else list(use[place])
-            merged[bank.module] = _Merged(_groups(traits, arguments.count), tuple(counts))
+            merged[bank.module] = _Merged(groups[place], tuple(counts))
         noted[str(layer)] = {name: [*map(list, each.groups)] for name, each in merged.items()}
         edits[layer] = _merging(merged, arguments.count)
     bench.note("merged_experts", noted)
@@ -147,30 +146,6 @@ class _Merged:
         first = experts[:1].float()
         others = (experts.float() - first) * shares.view(-1, *(1,) * (experts.dim() - 1))
         return (first + others.sum(0, keepdim=True)).to(experts.dtype)
-
-
-def _weights(plan: Plan, layer: int, bank: ExpertBank, bench: Bench) -> Tensor:
-    """Return the weights of each expert, ``[E, n]``."""
-    import torch
-
-    weights = plan.weights_at(layer)
-    assert weights is not None
-    tensors = bench.tensors(weights)
-    return torch.cat([tensors[name].float().flatten(1) for name in bank.fused], dim=1)
-
-
-def _groups(traits: Tensor, count: int) -> tuple[tuple[int, ...], ...]:
-    """Group experts by traits ``[E, n]`` into ``count`` by average linkage."""
-    from scipy.cluster.hierarchy import cut_tree, linkage
-
-    if len(traits) == 1:
-        return ((0,),)
-    tree = linkage(traits.double().cpu().numpy(), method="average")
-    labels = cut_tree(tree, n_clusters=count).flatten().tolist()
-    return tuple(
-        tuple(expert for expert, label in enumerate(labels) if label == each)
-        for each in dict.fromkeys(labels)
-    )
 
 
 def _merging(merged: dict[str, _Merged], count: int) -> Edit:

@@ -134,3 +134,17 @@ class MeanOutput:
     def means(self) -> dict[Place, Tensor]:
         """Return the means ``[E, H]`` by slot and mixture."""
         return {place: sums / self.tokens[place] for place, sums in self.sums.items()}
+
+
+def linked(traits: Tensor, count: int) -> tuple[tuple[int, ...], ...]:
+    """Group experts by traits ``[E, n]`` into ``count`` by average linkage."""
+    from scipy.cluster.hierarchy import cut_tree, linkage
+
+    if len(traits) == 1:
+        return ((0,),)
+    tree = linkage(traits.double().cpu().numpy(), method="average")
+    labels = cut_tree(tree, n_clusters=count).flatten().tolist()
+    return tuple(
+        tuple(expert for expert, label in enumerate(labels) if label == each)
+        for each in dict.fromkeys(labels)
+    )

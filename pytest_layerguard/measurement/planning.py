@@ -20,7 +20,13 @@ from pytest_layerguard.bet.targets import TargetError
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.environment.progress_listener import counted
 from pytest_layerguard.interventions.experts import expert_variance
-from pytest_layerguard.measurement.expert_scores import MeanOutput, Place, Saliency, watching
+from pytest_layerguard.measurement.expert_scores import (
+    MeanOutput,
+    Place,
+    Saliency,
+    linked,
+    watching,
+)
 from pytest_layerguard.measurement.sweep import Work, sweep
 from pytest_layerguard.measurement.training import (
     Trained,
@@ -331,6 +337,31 @@ class Workbench:
             for _ in self._states(plan, self._on(text)):
                 pass
         return outputs.means()
+
+    def expert_groups(
+        self,
+        plan: Plan,
+        layers: Sequence[int],
+        count: int,
+        by: str,
+        text: TextSource | None = None,
+    ) -> Mapping[Place, tuple[tuple[int, ...], ...]]:
+        """Group the experts of each mixture by the distances of their mean outputs or of their weights."""
+        outputs = self.expert_outputs(plan, text) if by == "output" else {}
+        found: dict[Place, tuple[tuple[int, ...], ...]] = {}
+        for layer in layers:
+            weights = plan.weights_at(layer)
+            assert weights is not None
+            tensors = {} if outputs else self.tensors(weights)
+            for bank in self.parts(layer).banks:
+                place = (layer, bank.module)
+                traits = (
+                    outputs[place]
+                    if outputs
+                    else torch.cat([tensors[name].float().flatten(1) for name in bank.fused], dim=1)
+                )
+                found[place] = linked(traits, count)
+        return found
 
     def pair_distances(
         self, plan: Plan, protocol: str, text: TextSource | None = None
