@@ -783,15 +783,45 @@ class SampleFile(BetPart):
     sha256: Sha256 = None
 
 
+class ResultFiles(BetPart):
+    """What lm-evaluation-harness wrote of one model: a file of samples, one for each task, or a whole folder."""
+
+    file: RelativePath | None = Field(
+        default=None,
+        description="of one task, a samples_*.jsonl of lm-evaluation-harness, relative to the bet file",
+    )
+    sha256: Sha256 = None
+    files: dict[str, SampleFile] | None = Field(
+        default=None,
+        min_length=1,
+        description="of several tasks, such a file for each, by its name in measure.tasks",
+    )
+    folder: RelativePath | None = Field(
+        default=None,
+        description="its folder of output, with the samples and results of one run, relative to the bet file",
+    )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        given = [key for key in ("file", "files", "folder") if getattr(self, key) is not None]
+        if not given:
+            raise invalid("must name samples; allowed: one of file, files, folder")
+        if len(given) > 1:
+            raise invalid(f"does not go with {given[0]}; one of the two", given[1], KEY)
+        if self.sha256 is not None and self.file is None:
+            raise invalid("has no meaning here; allowed with file only", "sha256", KEY)
+        return self
+
+
 class LoadResults(Arguments):
     """What another engine measured of base and candidate, from the sample files of lm-evaluation-harness.
 
-    No model is loaded: `model` is named for doors. The one task of `measure.tasks` says what was asked, and both
-    files must hold the same questions and prompts. It stands alone.
+    No model is loaded: `model` is named for doors. The tasks of `measure.tasks` say what was asked, and the files of
+    both must hold the same questions and prompts. Arms have a candidate each, and one base.
     """
 
-    base: SampleFile = Field(description="the base's samples: a file, and its sha256")
-    candidate: SampleFile = Field(description="the candidate's samples: a file, and its sha256")
+    base: ResultFiles = Field(description="the base's samples: a file, files or a folder")
+    candidate: ResultFiles = Field(description="the candidate's samples: a file, files or a folder")
 
     def slug(self) -> str:
         """Return ``load-results``."""
@@ -918,7 +948,8 @@ def _in_step(interventions: tuple[Intervention, ...]) -> tuple[Intervention, ...
             )
         if isinstance(each.arguments, LoadResults) and len(interventions) > 1:
             raise invalid(
-                "load_results judges what was measured elsewhere, and stands alone; take it out of the list",
+                "load_results judges what was measured elsewhere, and stands alone or in an arm; take it out of "
+                "the list",
                 place,
                 each.kind,
                 KEY,

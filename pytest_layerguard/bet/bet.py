@@ -33,7 +33,7 @@ from pytest_layerguard.bet.criteria.parse import RESERVED
 from pytest_layerguard.bet.criteria.scope import ModelScope  # noqa: TC001 - pydantic reads it
 from pytest_layerguard.bet.errors import closest, suggestion
 from pytest_layerguard.bet.model_source import Dtype, ModelSource
-from pytest_layerguard.bet.task_sources import LmEvalTask, TaskSource
+from pytest_layerguard.bet.task_sources import TaskSource  # noqa: TC001 - pydantic resolves it
 from pytest_layerguard.bet.text_sources import (
     HUB_NAME,
     UNPINNED,
@@ -562,14 +562,14 @@ class Bet(BetPart):
         return tuple(each for done in self.arm_interventions.values() for each in done)
 
     @property
-    def results(self) -> tuple[arguments.LoadResults, str, LmEvalTask] | None:
-        """What was measured elsewhere, with its task and the task's name, or None if the bet is measured here."""
-        alone = self.intervention[0].arguments if self.intervention else None
-        if not isinstance(alone, arguments.LoadResults):
-            return None
-        ((name, task),) = (self.measure.tasks or {}).items()
-        assert isinstance(task, LmEvalTask)
-        return alone, name, task
+    def results(self) -> Mapping[str | None, arguments.LoadResults] | None:
+        """What was measured elsewhere, by arm, or None if the bet is measured here."""
+        found = {
+            arm: done[0].arguments
+            for arm, done in self.arm_interventions.items()
+            if isinstance(done[0].arguments, arguments.LoadResults)
+        }
+        return found or None
 
     @property
     def is_sweep(self) -> bool:

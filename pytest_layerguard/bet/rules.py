@@ -122,34 +122,59 @@ def _one_of_intervention_and_arms(parts: Parts) -> Iterator[ValidationError]:
 
 
 def _measured_here_or_elsewhere(parts: Parts) -> Iterator[ValidationError]:
-    """Ask for a text, or for one task and nothing else where results of another engine are judged."""
+    """Ask for a text, or for tasks and nothing else where results of another engine are judged."""
     if "measure" not in parts:
         return
     measure = parts["measure"]
-    for arm, done in (parts.get("arms") or {}).items():
-        if _is_elsewhere(done):
-            message = "load_results compares its own two files, and stands alone; no arms"
-            yield invalid(message, "arms", arm, "load_results", KEY)
-    if "intervention" in parts and _is_elsewhere(parts["intervention"] or ()):
-        for key in sorted(measure.model_fields_set - {"tasks"}):
-            message = "has no meaning beside load_results, which loads no model; tasks alone"
-            yield invalid(message, "measure", key, KEY)
-        tasks = list((measure.tasks or {}).items())
-        if len(tasks) != 1 or not isinstance(tasks[0][1], LmEvalTask):
-            message = (
-                "must name the one task that both files are of, such as {arc: {lm_eval: arc_easy}}"
-            )
-            yield invalid(message, "measure", *(("tasks",) if tasks else ()))
-        else:
-            name, task = tasks[0]
-            for key in sorted(task.model_fields_set - {"lm_eval", "metric"}):
-                message = "has no meaning beside load_results; what was asked stands in the files"
-                yield invalid(message, "measure", "tasks", name, key, KEY)
+    arms: Arms = dict(parts.get("arms") or {})
+    if parts.get("intervention"):
+        arms[None] = parts["intervention"]
+    elsewhere = {arm: done for arm, done in arms.items() if _is_elsewhere(done)}
+    if elsewhere:
+        yield from _without_model(measure)
+        for arm, done in arms.items():
+            where: Location = ("intervention",) if arm is None else ("arms", arm)
+            if arm in elsewhere:
+                yield from _one_file_a_task(done[0].arguments, where, list(measure.tasks or ()))
+            else:
+                yield invalid("is measured here, and does not go with load_results", *where)
         return
     if measure.text is None and measure.texts is None:
         yield invalid("is missing; allowed: text, or texts for several by name", "measure", "text")
     if measure.tokens is None and measure.preset is None:
         yield invalid("is missing; how many tokens are scored", "measure", "tokens")
+
+
+def _without_model(measure: Any) -> Iterator[ValidationError]:
+    """Refuse what only a model could be asked for."""
+    for key in sorted(measure.model_fields_set - {"tasks"}):
+        message = "has no meaning beside load_results, which loads no model; tasks alone"
+        yield invalid(message, "measure", key, KEY)
+    if not measure.tasks:
+        message = "must name the tasks that the files are of, such as {arc: {lm_eval: arc_easy}}"
+        yield invalid(message, "measure")
+    for name, task in (measure.tasks or {}).items():
+        if not isinstance(task, LmEvalTask):
+            message = "must be a task of lm-evaluation-harness beside load_results, such as {lm_eval: arc_easy}"
+            yield invalid(message, "measure", "tasks", name)
+            continue
+        for key in sorted(task.model_fields_set - {"lm_eval", "metric"}):
+            message = "has no meaning beside load_results; what was asked stands in the files"
+            yield invalid(message, "measure", "tasks", name, key, KEY)
+
+
+def _one_file_a_task(
+    arguments: Any, where: Location, tasks: Sequence[str]
+) -> Iterator[ValidationError]:
+    for side in ("base", "candidate"):
+        given = getattr(arguments, side)
+        place = (*where, "load_results", side)
+        if given.file is not None and len(tasks) > 1:
+            message = f"is of one task, and the bet has {len(tasks)}; write files, one for each by name, or folder"
+            yield invalid(message, *place, "file", KEY)
+        if given.files is not None and set(given.files) != set(tasks):
+            message = f"must have one file for each task of the bet: {', '.join(tasks)}"
+            yield invalid(message, *place, "files")
 
 
 def _is_elsewhere(done: Sequence[Intervention]) -> bool:
@@ -299,7 +324,7 @@ def _measured(named: parse.Name, names: _Names) -> str | None:
             )
         return None
     if not tasks and any(map(_is_elsewhere, names.arms.values())):
-        return f"'{named.metric}' is not measured; load_results gives the metrics of its task"
+        return f"'{named.metric}' is not measured; load_results gives the metrics of its tasks"
     for name, done in names.arms_of(named).items():
         arguments = [each.arguments for each in done]
         arm = "this bet" if name is None else f"arm '{name}'"

@@ -19,7 +19,7 @@ from pytest_layerguard.bet.task_sources import QuestionFile
 from pytest_layerguard.checkpoints.facts import STATED_EXPERTS
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
-from pytest_layerguard.measurement.tasks.sample_files import read_results
+from pytest_layerguard.measurement.tasks.results_elsewhere import read_results
 from pytest_layerguard.models.layer_parts import RouterChoice
 from pytest_layerguard.models.loading import locate, locate_candidate
 from pytest_layerguard.texts.questions import read_questions
@@ -93,10 +93,8 @@ def obstacles(
 
 
 def _of_results(document: BetDocument, bets: Path, conditions: Conditions) -> Iterator[Obstacle]:
-    assert document.bet.results is not None
-    results, _, task = document.bet.results
     try:
-        read_results(results, task, AllowedPaths.of(document.path, bets, conditions), conditions)
+        read_results(document, AllowedPaths.of(document.path, bets, conditions), conditions)
     except MeasurementError as error:
         key = str(error).partition(":")[0]
         yield Obstacle(tuple(key.split(".")), str(error))

@@ -25,7 +25,7 @@ from pytest_layerguard.measurement.results import BaseResult, BetResult, Variant
 from pytest_layerguard.measurement.session import ModelSession
 from pytest_layerguard.measurement.tasks.asked_model import AskedModel
 from pytest_layerguard.measurement.tasks.bet_tasks import BetTasks
-from pytest_layerguard.measurement.tasks.sample_files import judge_results
+from pytest_layerguard.measurement.tasks.results_elsewhere import judge_results
 from pytest_layerguard.measurement.variant_export import Exported, chosen, full_name, write_variant
 from pytest_layerguard.models.loading import load
 from pytest_layerguard.models.plan import evaluations

@@ -177,8 +177,8 @@ def where_and_name(variant: VariantResult) -> str:
 
 
 def name_of(each: BaseResult | VariantResult) -> str:
-    """Return the name of a base or a variant, with its text and checkpoint where there are several."""
-    parts = [getattr(each, "name", "base"), each.text, each.checkpoint]
+    """Return the name of a base or a variant, with its arm, text and checkpoint where there are several."""
+    parts = [getattr(each, "name", "base"), getattr(each, "arm", None), each.text, each.checkpoint]
     return ", ".join(cut(part, 60) for part in parts if part is not None)
 
 

@@ -195,6 +195,21 @@ criteria: {{lenient: any({criterion})}}
 """
 
 
+ELSEWHERE = """\
+id: elsewhere
+title: Tasks
+claim: Layers can be skipped without a wrong answer.
+status: proposed
+model: {{path: ../model}}
+intervention:
+  load_results:
+    base: {{folder: ../out/{task}/base}}
+    candidate: {{folder: ../out/{task}/without}}
+measure: {{tasks: {{asked: {{lm_eval: {task}}}}}}}
+criteria: {{lenient: asked.{criterion}}}
+"""
+
+
 def measured(folder: Path, of: str = "accuracy_change >= -0.1", **tasks: str) -> BetResult:
     written = ", ".join(f"{name}: {source}" for name, source in tasks.items())
     text = BET.format(tasks=written, criterion=f"{next(iter(tasks))}.{of}")
@@ -349,6 +364,34 @@ def test_criteria_name_what_a_task_gives(folder: Path) -> None:
         measured(folder, arc=ARC, of="perplexity <= 30")
     with pytest.raises(MeasurementError, match="the task gives perplexity, base_perplexity, "):
         measured(folder, wiki=WIKI)
+
+
+def test_a_folder_that_it_wrote_is_judged_with_its_numbers(
+    folder: Path, model: PreTrainedModel
+) -> None:
+    from lm_eval.loggers import EvaluationTracker
+
+    found: dict[str, Any] = {}
+    for name, one in (("base", model), ("without", saved(model, 2, folder))):
+        found[name] = {task: evaluated(one, folder, task) for task in ("arc_easy", "wikitext")}
+        for task, results in found[name].items():
+            tracker = EvaluationTracker(output_path=str(folder / "out" / task / name))
+            tracker.general_config_tracker.model_name_sanitized = "model"
+            samples = results.pop("samples")
+            tracker.save_results_aggregated(results=results, samples=samples)
+            tracker.save_results_samples(task, samples[task])
+    for task, metric, ours, criterion in (
+        ("arc_easy", "acc,none", "accuracy", "accuracy_change >= 0"),
+        ("wikitext", "word_perplexity,none", "perplexity", "perplexity_ratio <= 3"),
+    ):
+        text = ELSEWHERE.format(task=task, criterion=criterion)
+        (document,) = parse_bets(text, folder / "bets" / "bet.yaml")
+        result = Laboratory(Conditions(device="cpu"), Registry.of()).measure(
+            document, bets=folder / "bets"
+        )
+        before, after = (found[each][task]["results"][task][metric] for each in found)
+        assert result.bases[0].metrics[f"asked.{ours}"].value == pytest.approx(before, rel=1e-9)
+        assert result.variants[0].metrics[f"asked.{ours}"].value == pytest.approx(after, rel=1e-9)
 
 
 def test_what_was_asked_is_in_the_provenance(result: BetResult, folder: Path) -> None:

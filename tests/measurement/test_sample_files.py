@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,10 +178,16 @@ def test_a_file_of_another_task_or_digest_is_refused_and_one_that_is_no_sample(
     [
         ({"measure": "{tasks: {arc: {lm_eval: arc_easy}}, tokens: 9}"}, "tokens: has no meaning beside load_results"),
         ({"measure": "{tasks: {arc: {lm_eval: arc_easy, limit: 9}}}"}, "limit: has no meaning beside"),
-        ({"measure": "{tasks: {arc: {reference: questions}}}"}, "measure.tasks: must name the one task"),
-        ({"lenient": "kl <= 3"}, "'kl' is not measured; load_results gives the metrics of its task"),
+        ({"measure": "{tasks: {arc: {reference: questions}}}"}, "tasks.arc: must be a task of lm-evaluation-harness"),
+        ({"measure": "{}", "lenient": "kl <= 3"}, "measure: must name the tasks that the files are of"),
+        ({"measure": "{tasks: {arc: {lm_eval: a}, two: {lm_eval: b}}}"}, "is of one task, and the bet has 2"),
+        ({"files": "{base: {files: {b: {file: a}}}, candidate: {file: b}}"}, "one file for each task of the bet: arc"),
+        ({"files": "{base: {file: a, folder: b}, candidate: {file: b}}"}, "folder: does not go with file"),
+        ({"files": f"{{base: {{folder: b, sha256: {64 * 'a'}}}, candidate: {{file: b}}}}"}, "allowed with file only"),
+        ({"files": "{base: {}, candidate: {file: b}}"}, "must name samples; allowed: one of file, files, folder"),
+        ({"lenient": "kl <= 3"}, "'kl' is not measured; load_results gives the metrics of its tasks"),
         ({"intervention": "intervention: [{{load_results: {files}}}, {{cast: {{dtype: float32}}}}]"}, "stands alone"),
-        ({"intervention": "arms: {{one: {{load_results: {files}}}}}"}, "stands alone; no arms"),
+        ({"intervention": "arms: {{a: {{load_results: {files}}}, b: {{cast: {{dtype: float16}}}}}}"}, "measured here"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_with_results_is_refused(
@@ -189,3 +196,174 @@ def test_what_does_not_go_with_results_is_refused(
     with pytest.raises(BetFileError) as caught:
         bet(tmp_path, **given)
     assert what in str(caught.value)
+
+
+DATE = "2026-11-28T07-00-00.123456"
+LEAVES = {"animals": [0, 1, 2, 0], "plants": [1, 1, 0, 0, 2, 2]}
+"""The choice of the base in each question of the two tasks of a group; the question's number modulo 3 is right."""
+
+
+def document(place: int, likelihood: float, words: int) -> dict[str, Any]:
+    line = sample(
+        place,
+        0,
+        0,
+        arguments={"gen_args_0": {"arg_0": "a text"}},
+        filtered_resps=[str(likelihood)],
+        metrics=["word_perplexity", "byte_perplexity", "bits_per_byte"],
+        word_perplexity=[likelihood, words],
+        byte_perplexity=[likelihood, 5 * words],
+        bits_per_byte=[likelihood, 5 * words],
+        target="a text",
+    )
+    return {name: value for name, value in line.items() if not name.startswith("acc")}
+
+
+def write_run(
+    folder: Path,
+    worse: int = 0,
+    results: Callable[[dict[str, Any]], object] = lambda results: None,
+    name: str = "org__model",
+    date: str = DATE,
+) -> None:
+    """Write what a run of a group and a task of documents leaves; ``worse`` questions are answered otherwise."""
+    run = folder / name
+    run.mkdir(parents=True, exist_ok=True)
+    lines = {
+        task: [
+            sample(place, (each + (place < worse)) % 3, place % 3)
+            for place, each in enumerate(chosen)
+        ]
+        for task, chosen in LEAVES.items()
+    }
+    rights = {task: [line["acc"] for line in each] for task, each in lines.items()}
+    lines["docs"] = [document(place, -20.0 - place - worse, 10) for place in range(9)]
+    for task, samples in lines.items():
+        content = "".join(f"{json.dumps(line)}\n" for line in samples)
+        (run / f"samples_{task}_{date}.jsonl").write_text(content)
+    flat = [each for right in rights.values() for each in right]
+    found: dict[str, Any] = {
+        "results": {
+            **{task: {"acc,none": sum(right) / len(right)} for task, right in rights.items()},
+            "docs": {"word_perplexity,none": math.exp((20 + 4 + worse) / 10)},
+        },
+        "groups": {"living": {"acc,none": sum(flat) / len(flat)}},
+        "group_subtasks": {"living": ["animals", "plants"]},
+        "versions": {"living": "1.0", "docs": 1.0},
+        "n-shot": {"living": 0, "docs": 0},
+        "n-samples": {task: {"effective": len(each)} for task, each in lines.items()},
+    }
+    results(found)
+    (run / f"results_{date}.json").write_text(json.dumps(found))
+
+
+FOLDERS = "{base: {folder: ../out/base}, candidate: {folder: ../out/candidate}}"
+RUN = "{tasks: {living: {lm_eval: living}, docs: {lm_eval: docs}}}"
+
+
+def test_a_folder_of_output_has_the_samples_of_groups_and_documents(tmp_path: Path) -> None:
+    write_run(tmp_path / "out" / "base")
+    write_run(
+        tmp_path / "out" / "candidate", worse=1, name="other__model", date=DATE.replace("07", "08")
+    )
+    result = judged(tmp_path, files=FOLDERS, measure=RUN, lenient="docs.perplexity_ratio <= 2")
+    (variant,) = result.variants
+    chosen = [(place, each) for task in LEAVES.values() for place, each in enumerate(task)]
+    before = [each == place % 3 for place, each in chosen]
+    after = [(each + (place < 1)) % 3 == place % 3 for place, each in chosen]
+    assert result.bases[0].metrics["living.accuracy"].value == sum(before) / 10
+    assert variant.metrics["living.accuracy"].value == sum(after) / 10
+    assert variant.tasks["living"].questions == 10
+    assert variant.metrics["docs.perplexity_ratio"].value == pytest.approx(math.exp(1 / 10))
+    assert variant.metrics["docs.bits_per_byte"].value == pytest.approx(25 / 50 / math.log(2))
+    assert variant.documents == {"docs": 9}
+    names = {each["name"] for each in result.provenance["checkpoints"][0]["results"]}
+    assert names == {"base on living", "candidate on living", "base on docs", "candidate on docs"}
+    assert BetResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
+def arms(**candidates: str) -> str:
+    written = (
+        f"{name}: {{{{load_results: {{{{base: {{{{folder: ../out/{base}}}}}, "
+        f"candidate: {{{{folder: ../out/{name}}}}}}}}}}}}}"
+        for name, base in candidates.items()
+    )
+    return f"arms: {{{{{', '.join(written)}}}}}"
+
+
+def test_arms_have_a_candidate_each_and_one_base(tmp_path: Path) -> None:
+    for name, worse in (("base", 0), ("one", 1), ("two", 2)):
+        write_run(tmp_path / "out" / name, worse=worse)
+    given = {"measure": RUN, "lenient": "one.living.accuracy >= two.living.accuracy - 1"}
+    result = judged(tmp_path, intervention=arms(one="base", two="base"), **given)
+    assert [each.arm for each in result.variants] == ["one", "two"]
+    ratios = [each.metrics["docs.perplexity_ratio"].value for each in result.variants]
+    assert ratios == pytest.approx([math.exp(0.1), math.exp(0.2)])
+    what = r"^arms.two.load_results.base: its samples of living are not those of arms.one.load_results.base"
+    with pytest.raises(MeasurementError, match=what):
+        judged(tmp_path, intervention=arms(one="base", two="one"), **given)
+
+
+def test_files_of_several_tasks_stand_by_their_names(tmp_path: Path) -> None:
+    write(tmp_path)
+    base = "{arc: {file: base.jsonl}, norm: {file: base.jsonl}}"
+    candidate = base.replace("norm: {file: base", "norm: {file: candidate")
+    (variant,) = judged(
+        tmp_path,
+        files=f"{{base: {{files: {base}}}, candidate: {{files: {candidate}}}}}",
+        measure="{tasks: {arc: {lm_eval: arc_easy}, norm: {lm_eval: arc_easy, metric: acc_norm}}}",
+    ).variants
+    assert variant.metrics["arc.accuracy_change"].value == 0
+    assert variant.metrics["norm.accuracy"].value == 1 / 6
+    assert variant.tasks["norm"].lost == variant.tasks["norm"].gained == 0
+
+
+def rewrite(folder: Path, task: str, change: Callable[[list[str]], list[str]]) -> None:
+    (path,) = folder.glob(f"*/samples_{task}_*.jsonl")
+    path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
+
+
+def edit(folder: Path, task: str, old: str, new: str) -> None:
+    rewrite(folder, task, lambda lines: [lines[0].replace(old, new), *lines[1:]])
+
+
+def unweighted(found: dict[str, Any]) -> None:
+    found["groups"]["living"]["acc,none"] = 0.6
+
+
+def five(found: dict[str, Any]) -> None:
+    found["n-shot"]["living"] = 5
+
+
+@pytest.mark.parametrize(
+    ("broken", "what"),
+    [
+        (lambda out: rewrite(out, "plants", lambda lines: lines[:-1]), "the samples of plants are not whole: 5 of 6"),
+        (lambda out: edit(out, "plants", '"acc": 0.0', '"acc": 1.0'), "0.666667, and the results of the same run 0.5"),
+        (lambda out: write_run(out, results=unweighted), "living give .* count alike is judged by its tasks"),
+        (lambda out: write_run(out, results=five), "with 5 examples, and the base version 1.0 with 0"),
+        (lambda out: write_run(out, date=DATE.replace("07", "09")), "has samples of 2 runs"),
+        (lambda out: next(out.glob("*/results*")).unlink(), r"has no results_.* beside its samples; name the files"),
+        (lambda out: next(out.glob("*/results*")).write_text("[]"), "is no results of lm-evaluation-harness"),
+        (lambda out: next(out.glob("*/samples_plants*")).unlink(), "samples of plants; it has those of animals, docs"),
+        (lambda out: [each.unlink() for each in out.glob("*/samples*")], "run lm_eval with --output_path"),
+        (lambda out: edit(out, "docs", "[-20.0, 10]", '"none"'), "line 1: word_perplexity is no log-likelihood"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_is_not_one_whole_run_is_an_error(
+    tmp_path: Path, broken: Callable[[Path], object], what: str
+) -> None:
+    write_run(tmp_path / "out" / "base")
+    write_run(tmp_path / "out" / "candidate")
+    broken(tmp_path / "out" / "candidate")
+    with pytest.raises(MeasurementError, match=what) as caught:
+        judged(tmp_path, files=FOLDERS, measure=RUN, lenient="docs.perplexity <= 9")
+    assert str(caught.value).startswith("intervention.load_results.candidate: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_criteria_name_what_the_samples_give(tmp_path: Path) -> None:
+    write_run(tmp_path / "out" / "base")
+    write_run(tmp_path / "out" / "candidate")
+    with pytest.raises(MeasurementError, match=r"^criteria.lenient: 'docs.flips' is not measured"):
+        judged(tmp_path, files=FOLDERS, measure=RUN, lenient="docs.flips <= 0.1")

@@ -22,7 +22,6 @@ from pytest_layerguard.measurement.results import ChangedAnswer, TaskChange
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_layerguard.models.plan import Plan
 
 ACCURACY: Final = ("accuracy", "base_accuracy", "accuracy_change", "flips")
 """What a task of right and wrong answers gives."""
@@ -61,29 +60,29 @@ class TaskAnswers:
 
     Attributes:
         questions: The questions.
-        answers: Each model's answers, in the order of the questions.
+        answers: Each model's answers, in the order of the questions, by its plan; by a name where it is not run here.
         provenance: Plain data: what was asked, its digest, and how.
     """
 
     questions: tuple[Question, ...]
-    answers: Mapping[Plan, tuple[Answer, ...]]
+    answers: Mapping[Any, tuple[Answer, ...]]
     provenance: Mapping[str, Any]
 
-    def beside(self, answers: Mapping[Plan, tuple[Any, ...]]) -> Self:
+    def beside(self, answers: Mapping[Any, tuple[Any, ...]]) -> Self:
         """Return the task with the answers of other models beside these."""
         return replace(self, answers={**self.answers, **answers})
 
-    def base_metrics(self, base: Plan) -> dict[str, Interval]:
+    def base_metrics(self, base: Any) -> dict[str, Interval]:
         """Return the metrics of the untouched model."""
         return {"accuracy": accuracy(self.answers[base])}
 
     def metrics(
-        self, base: Plan, directions: Sequence[Plan], comparisons: int
+        self, base: Any, directions: Sequence[Any], comparisons: int
     ) -> dict[str, Interval]:
         """Return the metrics of a variant, as the function :func:`metrics` has them."""
         return metrics(self.answers[base], [self.answers[plan] for plan in directions], comparisons)
 
-    def change(self, base: Plan, directions: Sequence[Plan]) -> TaskChange:
+    def change(self, base: Any, directions: Sequence[Any]) -> TaskChange:
         """Return how a variant's answers differ from the base's."""
         return change(
             self.questions, self.answers[base], [self.answers[plan] for plan in directions]

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pytest_layerguard.models.plan import Plan
 
 PERPLEXITY: Final = ("perplexity", "base_perplexity", "perplexity_ratio")
 """What a task of perplexity gives."""
@@ -52,24 +51,24 @@ class TaskLikelihoods:
 
     Attributes:
         documents: The documents.
-        answers: Each model's log-likelihood of each document, in nats.
+        answers: Each model's log-likelihood of each document, in nats, by its plan; by a name where it is not run here.
         provenance: Plain data: what was asked, its digest, and how.
     """
 
     documents: Documents
-    answers: Mapping[Plan, tuple[float, ...]]
+    answers: Mapping[Any, tuple[float, ...]]
     provenance: Mapping[str, Any]
 
-    def beside(self, answers: Mapping[Plan, tuple[Any, ...]]) -> Self:
+    def beside(self, answers: Mapping[Any, tuple[Any, ...]]) -> Self:
         """Return the task with the answers of other models beside these."""
         return replace(self, answers={**self.answers, **answers})
 
-    def base_metrics(self, base: Plan) -> dict[str, Interval]:
+    def base_metrics(self, base: Any) -> dict[str, Interval]:
         """Return the metrics of the untouched model."""
         return base_metrics(self.documents, self.answers[base])
 
     def metrics(
-        self, base: Plan, directions: Sequence[Plan], comparisons: int
+        self, base: Any, directions: Sequence[Any], comparisons: int
     ) -> dict[str, Interval]:
         """Return the metrics of a variant, as the function :func:`metrics` has them."""
         return metrics(

@@ -1,7 +1,7 @@
-"""Judge what another engine measured, from two files of samples that lm-evaluation-harness wrote.
+"""Read files of samples that lm-evaluation-harness wrote.
 
 It writes one line for each question and filter, with digests of the question (``doc_hash``) and of the prompt
-(``prompt_hash``). Questions are joined by ``doc_id``, and must be the same in both files.
+(``prompt_hash``).
 """
 
 from __future__ import annotations
@@ -13,172 +13,117 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.environment import file_digests
-from pytest_layerguard.environment.allowed_paths import AllowedPaths, quoted
+from pytest_layerguard.environment.allowed_paths import quoted
 from pytest_layerguard.environment.measurement_errors import MeasurementError
-from pytest_layerguard.measurement.metrics import task_metrics
 from pytest_layerguard.measurement.metrics.task_metrics import Answer, Question
-from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
 from pytest_layerguard.measurement.tasks.right_or_wrong import USUAL, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
-    from pytest_layerguard.bet.arguments import LoadResults, SampleFile
-    from pytest_layerguard.bet.reader import BetDocument
-    from pytest_layerguard.bet.task_sources import LmEvalTask
+    from pytest_layerguard.environment.allowed_paths import AllowedPaths
     from pytest_layerguard.environment.conditions import Conditions
 
-KEY: Final = "intervention.load_results"
-_NAMED: Final = re.compile(r"samples_(?P<task>.+)_\d{4}-\d{2}-\d{2}T[\d.:-]+\.jsonl")
+NAMED: Final = re.compile(r"samples_(?P<task>.+)_(?P<date>\d{4}-\d{2}-\d{2}T[\d.:-]+)\.jsonl")
 """How lm-evaluation-harness names a file of samples."""
-_HASHES: Final = {
+HASHES: Final = {
     "doc_hash": "the question",
     "prompt_hash": "the prompt",
     "target_hash": "the right answer",
 }
+"""What must be equal in the samples of two models, and what it is a digest of."""
+_BITS: Final = "bits_per_byte"
+_PERPLEXITIES: Final = ("word_perplexity", "byte_perplexity", _BITS, "perplexity")
 
 
 @dataclass(frozen=True)
-class _Sample:
+class Sample:
+    """What a model made of one question.
+
+    Attributes:
+        question: The question.
+        answer: The answer, with whether it is right.
+        likelihood: Of a document, its log-likelihood in nats.
+        units: Of a document, how many words or bytes it has.
+        bytes: Of a document, how many bytes it has, where the file says so.
+        hashes: Digests, by the names of ``HASHES``.
+    """
+
     question: Question
     answer: Answer
+    likelihood: float
+    units: float
+    bytes: float | None
     hashes: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Samples:
-    """The samples of a file by question, and the measure and filter that they were read by."""
+class SampleFileContent:
+    """The samples of a file by the number of the question, and the measure and filter that they were read by."""
 
-    by_question: Mapping[int, _Sample]
+    by_question: Mapping[int, Sample]
     measure: str
     digest: str
 
-
-def judge_results(document: BetDocument, bets: Path, conditions: Conditions) -> BetResult:
-    """Return the result of a bet with `load_results`.
-
-    Raises:
-        MeasurementError: If a file is missing or no file of samples, or the two are not of the same questions.
-    """
-    bet = document.bet
-    assert bet.results is not None
-    results, name, task = bet.results
-    reach = AllowedPaths.of(document.path, bets, conditions)
-    before, after = read_results(results, task, reach, conditions)
-    order = sorted(before.by_question)
-    questions = [before.by_question[place].question for place in order]
-    base, candidate = (
-        [samples.by_question[place].answer for place in order] for samples in (before, after)
-    )
-    found = task_metrics.metrics(base, [candidate], 1)
-    change = task_metrics.change(questions, base, [candidate])
-    hashes = [dict(before.by_question[place].hashes) for place in order]
-    return BetResult(
-        bases=(BaseResult(None, None, {f"{name}.accuracy": task_metrics.accuracy(base)}),),
-        variants=(
-            VariantResult(
-                results.slug(),
-                "",
-                None,
-                None,
-                None,
-                {f"{name}.{metric}": value for metric, value in found.items()},
-                tasks={name: change},
-            ),
-        ),
-        tokens=0,
-        windows=0,
-        descriptive=False,
-        provenance={
-            "checkpoints": [
-                {
-                    "checkpoint": None,
-                    "model": {"name": bet.model.name, "kind": "named, not loaded"},
-                    "tasks": [
-                        {
-                            "name": name,
-                            "digest": file_digests.of_text(json.dumps(hashes)),
-                            "questions": len(order),
-                            "metric": before.measure,
-                        }
-                    ],
-                    "results": [
-                        {"name": "base", "digest": before.digest},
-                        {"name": "candidate", "digest": after.digest},
-                    ],
-                }
-            ]
-        },
-    )
+    @property
+    def is_perplexity(self) -> bool:
+        """Whether the measure is a perplexity, and not one of right and wrong."""
+        return self.measure.partition(",")[0] in _PERPLEXITIES
 
 
-def read_results(
-    results: LoadResults, task: LmEvalTask, reach: AllowedPaths, conditions: Conditions
-) -> tuple[Samples, Samples]:
-    """Return the samples of base and candidate, which are of the same questions.
+def read_samples(
+    file: str,
+    sha256: str | None,
+    task: str,
+    metric: str | None,
+    key: str,
+    reach: AllowedPaths,
+    conditions: Conditions,
+) -> SampleFileContent:
+    """Read a file of samples.
+
+    Args:
+        file: The file, relative to the bet file.
+        sha256: The digest that it must have, if any.
+        task: The task that it must be of, by its name in lm-evaluation-harness.
+        metric: The measure, and the filter after a comma; by default the usual one, and the first filter.
+        key: The bet's key, for messages.
+        reach: The folders that may be read.
+        conditions: What the user allows.
 
     Raises:
-        MeasurementError: If a file is missing or no file of samples, or the two are not of the same questions.
+        MeasurementError: If it is missing, of another task or digest, or no file of samples.
     """
-    before = _read(results.base, task, f"{KEY}.base", reach, conditions)
-    after = _read(results.candidate, task, f"{KEY}.candidate", reach, conditions)
-    key = f"{KEY}.candidate"
-    if before.measure != after.measure:
-        raise MeasurementError(f"{key}: has {after.measure}, and the base {before.measure}")
-    for one, other, where in ((before, after, "base"), (after, before, "candidate")):
-        alone = sorted(one.by_question.keys() - other.by_question.keys())
-        if alone:
-            raise MeasurementError(
-                f"{key}: question {alone[0]} (doc_id) is in the {where}'s file alone, as are {len(alone) - 1} others; "
-                "ask both models the same questions"
-            )
-    for place, sample in sorted(before.by_question.items()):
-        for name, what in _HASHES.items():
-            if sample.hashes[name] != after.by_question[place].hashes[name]:
-                raise MeasurementError(
-                    f"{key}: {what} with doc_id {place} is not the base's ({name} differs); ask both models with the "
-                    "same task, examples and chat template"
-                )
-    return before, after
-
-
-def _read(
-    given: SampleFile, task: LmEvalTask, key: str, reach: AllowedPaths, conditions: Conditions
-) -> Samples:
-    named = _NAMED.fullmatch(PurePosixPath(given.file).name)
-    if named is not None and named["task"] != task.lm_eval:
+    named = NAMED.fullmatch(PurePosixPath(file).name)
+    if named is not None and named["task"] != task:
         raise MeasurementError(
-            f"{key}: {quoted(given.file)} is of the task {named['task']}, not of {task.lm_eval}"
+            f"{key}: {quoted(file)} is of the task {named['task']}, not of {task}"
         )
-    path = reach.file(given.file, f"{key}.file", largest=conditions.budget.text_bytes)
+    path = reach.file(file, f"{key}.file", largest=conditions.budget.text_bytes)
     digest = file_digests.of_file(path)
-    file_digests.check(digest, given.sha256, f"{key}: {quoted(given.file)}")
-    metric, _, filter_name = (task.metric or "").partition(",")
-    found: dict[int, _Sample] = {}
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    file_digests.check(digest, sha256, f"{key}: {quoted(file)}")
+    measure, _, filter_name = (metric or "").partition(",")
+    found: dict[int, Sample] = {}
+    with path.open(encoding="utf-8-sig", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
-            place = f"{key}: {quoted(given.file)}, line {number}"
+            place = f"{key}: {quoted(file)}, line {number}"
+            if not line.strip():
+                continue
             data = _object(line, place)
             filter_name = filter_name or str(data["filter"])
             if data["filter"] != filter_name:
                 continue
-            metric = metric or next((each for each in USUAL if each in data), "")
-            if data.get(metric) not in (0, 1):
-                listed = ", ".join(map(str, data["metrics"]))
-                raise MeasurementError(
-                    f"{place}: no measure {metric!r} that is 0 or 1; name one of {listed} with the task's metric"
-                    if metric
-                    else f"{place}: none of {listed} is known to say whether an answer is right; name one with the "
-                    "task's metric"
-                )
+            measure = measure or next((each for each in USUAL if each in data), "")
             if data["doc_id"] in found:
                 raise MeasurementError(f"{place}: doc_id {data['doc_id']} was there before")
-            found[data["doc_id"]] = _sample(data, metric)
+            found[data["doc_id"]] = _sample(data, measure, place)
             conditions.budget.check("questions", len(found), f"{key}, questions")
     if not found:
-        raise MeasurementError(f"{key}: {quoted(given.file)} has no sample of {task.lm_eval}")
-    return Samples(found, f"{metric},{filter_name}", digest)
+        raise MeasurementError(
+            f"{key}: {quoted(file)} has no sample of {task}"
+            + (f" with the filter {filter_name}" if filter_name else "")
+        )
+    return SampleFileContent(found, f"{measure},{filter_name}", digest)
 
 
 def _object(line: str, place: str) -> dict[str, Any]:
@@ -186,9 +131,13 @@ def _object(line: str, place: str) -> dict[str, Any]:
         data = json.loads(line)
     except (ValueError, RecursionError):
         data = None
-    wanted = ("doc_id", "filter", "filtered_resps", "arguments", "metrics", "target", *_HASHES)
+    wanted = ("doc_id", "filter", "filtered_resps", "arguments", "metrics", "target", *HASHES)
     missing = [name for name in wanted if not isinstance(data, dict) or name not in data]
-    if missing or not isinstance(data["doc_id"], int):
+    if (
+        missing
+        or not isinstance(data["doc_id"], int)
+        or not all(isinstance(data[name], list) for name in ("filtered_resps", "metrics"))
+    ):
         raise MeasurementError(
             f"{place}: is no sample that lm-evaluation-harness 0.4.13 or newer writes with --log_samples"
             + (f" ({missing[0]} is missing)" if isinstance(data, dict) and missing else "")
@@ -196,18 +145,46 @@ def _object(line: str, place: str) -> dict[str, Any]:
     return dict(data)
 
 
-def _sample(data: Mapping[str, Any], metric: str) -> _Sample:
+def _sample(data: Mapping[str, Any], measure: str, place: str) -> Sample:
+    value = data.get(measure)
+    likelihood, units, of_bytes = 0.0, 1.0, None
+    if measure in _PERPLEXITIES:
+        likelihood, units = _sized(value, measure, place)
+        of_bytes = _sized(data[_BITS], _BITS, place)[1] if _BITS in data else None
+        value = 0
+    if value not in (0, 1):
+        listed = ", ".join(map(str, data["metrics"]))
+        raise MeasurementError(
+            f"{place}: no measure {measure!r} that is 0 or 1; name one of {listed} with the task's metric"
+            if measure
+            else f"{place}: none of {listed} is known to say whether an answer is right; name one with the "
+            "task's metric"
+        )
     given = data["arguments"]
     # As written to a file, arguments are objects by name; in memory they are lists.
-    listed = given.values() if isinstance(given, dict) else given
-    requests = [list(each.values()) if isinstance(each, dict) else list(each) for each in listed]
+    listed_ = given.values() if isinstance(given, dict) else given
+    requests = [list(each.values()) if isinstance(each, dict) else list(each) for each in listed_]
     responses = data["filtered_resps"]
     target = str(data["target"])
     choices = [str(each[1]) for each in requests if len(each) > 1]
     is_place = target.isdecimal() and int(target) < len(choices) > 1
     right = choices[int(target)] if is_place else target
-    return _Sample(
-        Question(str(requests[0][0]), right.strip()),
-        Answer(bool(data[metric]), shown(choices, responses), (json.dumps(responses),)),
-        {name: str(data[name]) for name in _HASHES},
+    return Sample(
+        Question(str(requests[0][0]) if requests else "", right.strip()),
+        Answer(bool(value), shown(choices, responses), (json.dumps(responses),)),
+        likelihood,
+        units,
+        of_bytes,
+        {name: str(data[name]) for name in HASHES},
     )
+
+
+def _sized(value: Any, measure: str, place: str) -> tuple[float, float]:
+    """Return a log-likelihood and the number of units that it is of, 1 where the task does not say it."""
+    try:
+        likelihood, units = value if isinstance(value, list) else (value, 1)
+        return float(likelihood), float(units)
+    except (TypeError, ValueError):
+        raise MeasurementError(
+            f"{place}: {measure} is no log-likelihood with the size of the document"
+        ) from None
