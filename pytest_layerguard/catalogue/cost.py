@@ -88,8 +88,12 @@ class Cost:
     training: int = 0
     trained: int = 0
 
-    def work(self, measure: Measure, facts: ModelFacts) -> float:
-        """Return tokens times the weights that they meet, at most, on all texts.
+    def work(
+        self, measure: Measure, facts: ModelFacts, asked: int = 0, generated: int = 0
+    ) -> float:
+        """Return tokens times the weights that they meet, at most, on all texts and in tasks.
+
+        ``asked`` tokens are of the texts of tasks, and ``generated`` tokens the most that a model writes in them.
 
         A token that is generated reads all weights for itself, which costs more than to multiply by them.
         Where the vocabulary is not known, a head counts as a part of the layers.
@@ -98,15 +102,16 @@ class Cost:
         head = (facts.hidden_size or 0) * (facts.vocabulary or 0)
         scored, texts = scored_tokens(measure), len(measure.named_texts)
         window = measure.window or _WINDOW
-        through = scored * (texts * self.shared + self.choosing) + window * self.trained
-        generated = sum(
+        through = (scored * texts + asked) * self.shared + scored * self.choosing
+        through += window * self.trained
+        generated += sum(
             spec.tokens * len(spec.prompts)
             for spec in (measure.sample, measure.generate, measure.speak)
             if spec is not None
         )
         return (
             (parameters - head) * through / self.layers
-            + head * scored * (texts * self.heads + self.compared)
+            + head * ((scored * texts + asked) * self.heads + scored * self.compared)
             + _READ * parameters * generated * (1 + len(self.variants))
         )
 

@@ -54,6 +54,7 @@ class NewBet:
     text: str
     tokens: int
     window: int
+    tasks: Mapping[str, str]
     lenient: str
     strict: str | None
     catastrophic: str | None
@@ -113,13 +114,17 @@ class NewBet:
 
     def _measure(self) -> list[str]:
         if self.intervention.startswith("load_results"):
-            return [_line(f"  tasks: {{{TASK}: {{lm_eval: arc_easy}}}}", "what both files are of")]
-        return [
+            tasks = [f"    {name}: {source}" for name, source in self.tasks.items()]
+            return [_line("  tasks:", "what both files are of"), *tasks]
+        lines = [
             _line(f"  text: {self.text}", _others(self.text, _TEXTS)),
             _line(f"  tokens: {self.tokens}", "scored tokens"),
             _line(f"  window: {self.window}", "of them per window; 8 windows give intervals"),
             _line('  sample: {prompts: ["Once upon a time"], tokens: 100}', "gives unique_tokens"),
         ]
+        if self.tasks:
+            lines.append(_line("  tasks:", "questions with known answers"))
+        return [*lines, *(f"    {name}: {source}" for name, source in self.tasks.items())]
 
 
 TASK: Final = "task"

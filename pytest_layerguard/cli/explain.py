@@ -32,13 +32,17 @@ from pytest_layerguard.cli.command_output import (
     registry,
 )
 from pytest_layerguard.cli.obstacles import Obstacle, obstacles
+from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
+from pytest_layerguard.measurement.metrics.task_metrics import ACCURACY
+from pytest_layerguard.measurement.tasks.bet_tasks import check_criteria
+from pytest_layerguard.measurement.tasks.task_size import TaskSize, size_of
 from pytest_layerguard.models.loading import LARGEST_IN_FP32
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pytest_layerguard.bet.arguments import Intervention
@@ -56,6 +60,8 @@ _KEPT: Final = ".pytest_cache/d/layerguard"
 _LABEL: Final = 12
 _WIDTH: Final = 100
 _FEWEST_WINDOWS: Final = 8
+_CHARACTERS: Final = 2
+"""The characters of a token, at least: small vocabularies have about 2.5 in English, large ones 4."""
 _SPEED: Final = 5e10
 """Floating-point operations per second of one CPU core."""
 _GPU_SPEED: Final = 1_000 * _SPEED
@@ -197,9 +203,9 @@ class _Explanation:
             names = f"{many(len(cost.variants), 'variant')}: {_few(cost.variants)}"
             yield from _paragraph("", [names])
         variants = len(cost.variants) if cost else 1
-        yield from _paragraph("measures", _measurement(bet.measure, variants))
+        yield from _paragraph("measures", _measurement(bet.measure, variants, self.sizes))
         yield from _paragraph("judges", _criteria(bet))
-        costs = _costs(bet, cost, why, model, self.operations())
+        costs = _costs(bet, cost, why, model, self.sizes, self.operations())
         yield from _paragraph("costs", (*costs, *self._took()))
         yield from _paragraph("doors", self._doors())
 
@@ -212,7 +218,8 @@ class _Explanation:
         if self.catalogued.case.tampered:
             yield f"{file}:{self.document.line}: TAMPERED: {CHANGED}"
         found_here = [
-            *obstacles(self.document, self.bets, self.conditions, depths, dense=dense)
+            *obstacles(self.document, self.bets, self.conditions, depths, dense=dense),
+            *self._of_tasks(),
         ] or [*self._impossible()]
         for each in found_here:
             line, column = self.document.position(*each.key)
@@ -224,8 +231,41 @@ class _Explanation:
         cost, _ = self.cost
         if cost is None or facts.parameters is None or bet.measure.tokens is None:
             return None
+        known = [each for each in self.sizes.values() if isinstance(each, TaskSize)]
+        work = cost.work(
+            bet.measure,
+            facts,
+            sum(map(_tokens, known)),
+            sum(each.generated for each in known) * (1 + len(cost.variants)),
+        )
         # 2 operations for each parameter and token, all experts counted.
-        return 2 * cost.work(bet.measure, facts) * len(bet.model.checkpoints())
+        return 2 * work * len(bet.model.checkpoints())
+
+    @cached_property
+    def sizes(self) -> Mapping[str, TaskSize | Exception]:
+        """What each task asks, or why that is not known."""
+        reach = AllowedPaths.of(self.document.path, self.bets, self.conditions)
+        found: dict[str, TaskSize | Exception] = {}
+        if self.document.bet.results is not None:
+            return found
+        for name, source in (self.document.bet.measure.tasks or {}).items():
+            try:
+                found[name] = size_of(source, f"measure.tasks.{name}", reach, self.conditions)
+            except (MeasurementError, UnavailableError, OSError) as error:
+                found[name] = error
+        return found
+
+    def _of_tasks(self) -> Iterator[Obstacle]:
+        """Yield the tasks that cannot be asked, and criteria that name what a task does not give."""
+        for name, found in self.sizes.items():
+            try:
+                if isinstance(found, TaskSize):
+                    check_criteria(self.document.bet, name, found.gives)
+                elif not isinstance(found, UnavailableError):
+                    raise found
+            except (MeasurementError, OSError) as error:
+                key = str(error).partition(":")[0]
+                yield Obstacle(tuple(key.split(".")), str(error))
 
     def _impossible(self) -> Iterator[Obstacle]:
         """Yield what an intervention refuses of a model of so many layers and experts."""
@@ -333,7 +373,14 @@ def _meaning(intervention: Intervention) -> str:
     return f"{meaning[:1].lower()}{meaning[1:]}".rstrip(".").replace("``", "'")
 
 
-def _measurement(measure: Measure, variants: int) -> Iterator[str]:
+def _tokens(size: TaskSize) -> int:
+    """Return about how many tokens the texts of a task have, at most."""
+    return size.characters // _CHARACTERS
+
+
+def _measurement(
+    measure: Measure, variants: int, sizes: Mapping[str, TaskSize | Exception]
+) -> Iterator[str]:
     from pytest_layerguard.catalogue.cost import windows
 
     texts = list(measure.named_texts.items())
@@ -361,10 +408,20 @@ def _measurement(measure: Measure, variants: int) -> Iterator[str]:
         prompts = many(len(measure.generate.prompts), "prompt")
         yield f"free-running text of up to {measure.generate.tokens} tokens after {prompts}"
     for name, task in (measure.tasks or {}).items():
-        limit = f"the first {many(task.limit, 'question')}" if task.limit else "all questions"
-        yield (
-            f"{name}, {limit} of {_task(task)}: accuracy, with exact 95 % intervals, the change paired by question"
+        asked = sizes.get(name)
+        gives = asked.gives if isinstance(asked, TaskSize) else ACCURACY
+        unit, what = (
+            ("question", "accuracy, with exact 95 % intervals, the change paired by question")
+            if gives == ACCURACY
+            else ("document", "perplexity, with 95 % intervals, the ratio paired by document")
         )
+        if isinstance(asked, TaskSize):
+            of = many(asked.questions, unit)
+        else:
+            of = f"the first {many(task.limit, unit)}" if task.limit else f"all {unit}s"
+            if isinstance(task, LmEvalTask):
+                what = "accuracy or perplexity, with 95 % intervals, the change paired"
+        yield f"{name}, {of} of {_task(task)}: {what}"
     if measure.speak is not None:
         yield "the eye test: shown, never judged"
 
@@ -379,7 +436,8 @@ def _text(text: TextSource) -> str:
 def _task(task: TaskSource) -> str:
     if isinstance(task, LmEvalTask):
         shots = "" if task.shots is None else f", {many(task.shots, 'example')} before each"
-        return f"{task.lm_eval} by lm-evaluation-harness{shots}"
+        chat = ", by the model's chat template" if task.chat else ""
+        return f"{task.lm_eval} by lm-evaluation-harness{shots}{chat}"
     return task.file if isinstance(task, QuestionFile) else "the package's own"
 
 
@@ -395,7 +453,12 @@ def _criteria(bet: Bet) -> Iterator[str]:
 
 
 def _costs(
-    bet: Bet, cost: Cost | None, why: str, model: KnownModel, operations: float | None
+    bet: Bet,
+    cost: Cost | None,
+    why: str,
+    model: KnownModel,
+    sizes: Mapping[str, TaskSize | Exception],
+    operations: float | None,
 ) -> Iterator[str]:
     if bet.results is not None:
         yield "No model is loaded: it was measured elsewhere."
@@ -427,8 +490,19 @@ def _costs(
         width = _width(bet, parameters)
         lies = "on disk" if bet.model.placement == "stream" else "in memory"
         yield f"About {_bytes(parameters * width)} of weights {lies}."
-    if bet.measure.tasks:
-        yield "The questions of tasks are not counted."
+    for name, size in sizes.items():
+        if not isinstance(size, TaskSize):
+            reason = str(size).removeprefix(f"measure.tasks.{name}: ").partition(";")[0]
+            why = f": {reason}" if isinstance(size, UnavailableError) else ""
+            yield f"What {name} asks is not counted{why}."
+            continue
+        through = f" through the same {cost.shared:,} layer evaluations" if cost else ""
+        writes = (
+            f", and up to {size.generated:,} new tokens of each model" if size.generated else ""
+        )
+        yield (
+            f"{name} takes {many(size.texts, 'text')} of {size.characters:,} characters{through}{writes}."
+        )
     if operations is not None:
         yield (
             f"About {operations:.1g} floating-point operations at most: "

@@ -102,6 +102,14 @@ def _new(command: argparse.ArgumentParser) -> None:
         help="judge this checkpoint against --model: a folder, a GGUF file or a LoRA adapter",
     )
     command.add_argument(
+        "--task",
+        metavar="TASK",
+        action="append",
+        default=[],
+        help="judge by questions too: a task of lm-evaluation-harness, a file of questions (.jsonl), or "
+        "questions, the package's own (multi-allowed)",
+    )
+    command.add_argument(
         "--challenges",
         metavar="ID",
         action="append",

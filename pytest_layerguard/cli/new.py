@@ -21,7 +21,7 @@ from pytest_layerguard.environment.conditions import ROOT_FLAG, Conditions
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.interventions.registry import Registry
@@ -83,15 +83,20 @@ def run(given: argparse.Namespace) -> int:
     id_ = ask("id", "id", _slug(given.path.stem if given.path else title), _id)
     path = given.path or Path("bets", f"{id_}.yaml")
     _free(path)
-    limit = "any(perplexity_ratio <= 3)" if swept else "perplexity_ratio <= 3"
-    strict = "any(perplexity_ratio <= 1.5)" if swept else "perplexity_ratio <= 1.5"
+    limit, strict = "perplexity_ratio <= 3", "perplexity_ratio <= 1.5"
     if given.candidate is not None:
         what = _candidate(given.candidate, path)
         # A perplexity below the base's is no merit, so the KL is judged as well.
         limit = "perplexity_ratio <= 1.1 and kl <= 0.1"
         strict = "perplexity_ratio <= 1.02 and kl <= 0.02"
-    if kinds == ("load_results",):
-        limit, strict = f"{TASK}.accuracy_change >= -0.05", f"{TASK}.accuracy_change >= -0.02"
+    tasks = dict(_task(each, path) for each in given.task)
+    elsewhere = kinds == ("load_results",)
+    if elsewhere:
+        tasks = tasks or {TASK: "{lm_eval: arc_easy}"}
+    limit, strict = (
+        _bars([] if elsewhere else [bar], tasks, lost, swept=swept)
+        for bar, lost in ((limit, 0.05), (strict, 0.02))
+    )
     subject = ask(
         "model",
         "model: reference, reference-wide, a folder, or ORG/NAME@COMMIT",
@@ -118,6 +123,7 @@ def run(given: argparse.Namespace) -> int:
         text=read,
         tokens=given.tokens,
         window=given.window,
+        tasks=tasks,
         lenient=lenient,
         # A default bar beside one that the user chose could be the looser of the two.
         strict=given.strict or (None if chosen else strict),
@@ -245,6 +251,26 @@ def _text(text: str, bet: Path) -> str:
     form = "dataset: parquet, " if file.suffix == ".parquet" else ""
     digest = file_digests.of_file(file).removeprefix("sha256:")
     return f"{{{form}file: {_from(bet, file)}, sha256: {digest}}}"
+
+
+def _task(text: str, bet: Path) -> tuple[str, str]:
+    """Read a task as its name in the bet, and as the YAML of a bet file at `bet`."""
+    file = Path(text).expanduser()
+    if text == "questions":
+        return "stories", "{reference: questions}"
+    name = re.sub(r"[^A-Za-z0-9]+", "_", file.stem).strip("_")[:40]
+    if file.suffix != ".jsonl":
+        return name, f"{{lm_eval: {text}}}"
+    if not file.is_file():
+        raise UserError(f"task: there is no file {text!r}; allowed: a file of questions")
+    digest = file_digests.of_file(file).removeprefix("sha256:")
+    return name, f"{{file: {_from(bet, file)}, sha256: {digest}}}"
+
+
+def _bars(bars: Sequence[str], tasks: Iterable[str], lost: float, *, swept: bool) -> str:
+    """Return a criterion of bars, and of how much of its accuracy a task may lose."""
+    joined = " and ".join([*bars, *(f"{task}.accuracy_change >= -{lost}" for task in tasks)])
+    return f"any({joined})" if swept else joined
 
 
 def write(path: Path, text: str, known: Registry) -> BetDocument:

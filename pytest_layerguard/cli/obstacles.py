@@ -15,14 +15,12 @@ from pytest_layerguard.bet.arguments import (
     MergeExperts,
 )
 from pytest_layerguard.bet.targets import TargetError
-from pytest_layerguard.bet.task_sources import QuestionFile
 from pytest_layerguard.checkpoints.facts import STATED_EXPERTS
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.measurement.tasks.results_elsewhere import read_results
 from pytest_layerguard.models.layer_parts import RouterChoice
 from pytest_layerguard.models.loading import locate, locate_candidate
-from pytest_layerguard.texts.questions import read_questions
 from pytest_layerguard.texts.sources import Texts
 
 if TYPE_CHECKING:
@@ -72,7 +70,6 @@ def obstacles(
     tokens = measure.tokens if measure.preset is None else None
     for key, source in _measured_on(document):
         yield from _of_text(texts, key, source, tokens)
-    yield from _of_questions(document, bets, conditions)
     for key, intervention in _done(document):
         arguments = intervention.arguments
         for place, source in enumerate(arguments.texts):
@@ -164,16 +161,6 @@ def _of_text(texts: Texts, key: Key, source: TextSource, tokens: int | None) -> 
         texts.check(source, tokens)
     except (MeasurementError, OSError) as error:
         yield Obstacle((*key, "file"), str(error))
-
-
-def _of_questions(document: BetDocument, bets: Path, conditions: Conditions) -> Iterator[Obstacle]:
-    reach = AllowedPaths.of(document.path, bets, conditions)
-    for name, source in (document.bet.measure.tasks or {}).items():
-        if isinstance(source, QuestionFile):
-            try:
-                read_questions(source, f"measure.tasks.{name}", reach, conditions.budget.text_bytes)
-            except (MeasurementError, OSError) as error:
-                yield Obstacle(("measure", "tasks", name, "file"), str(error))
 
 
 def _of_targets(key: Key, intervention: Intervention, depths: Iterable[int]) -> Iterator[Obstacle]:

@@ -510,8 +510,52 @@ def test_questions_are_explained_and_a_line_that_is_none_is_found(
     out = " ".join(printed.out.split())
     assert "q, the first 3 questions of q.jsonl: accuracy, with exact 95 % intervals" in out
     assert "arc_easy by lm-evaluation-harness, 2 examples before each: accuracy" in out
-    assert "The questions of tasks are not counted." in out
-    assert "q.jsonl', line 1: context is missing" in printed.err
+    assert "What q asks is not counted." in out
+    assert "What arc asks is not counted: the data set of arc_easy is on the hub." in out
+    assert (
+        "one.yaml:12:15: measure.tasks.q.file: 'q.jsonl', line 1: context is missing" in printed.err
+    )
+
+
+def test_questions_are_counted_and_change_the_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+    new("bets/one.yaml", "--intervention", "skip_layers")
+    new("bets/two.yaml", "--intervention", "skip_layers", "--task", "questions")
+    Path("my-own.jsonl").write_text('{"context": "a b", "choices": ["c", "de"], "answer": 0}\n')
+    new("bets/three.yaml", "--intervention", "skip_layers: {layers: 1}", "--task", "my-own.jsonl")
+    capsys.readouterr()
+    for name in ("one", "two", "three"):
+        assert main(["explain", f"bets/{name}.yaml"]) == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert ("less than a second of one CPU core" in out) == (name != "two")
+        assert ("stories, 200 questions of the package's own: accuracy" in out) == (name == "two")
+        assert ("stories takes 800 texts of 342,488 characters through the same 10" in out) == (
+            name == "two"
+        )
+        assert ("my_own takes 2 texts of 11 characters" in out) == (name == "three")
+
+
+def test_a_new_bet_is_judged_by_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    new(
+        "bets/one.yaml",
+        "--intervention",
+        "skip_layers",
+        "--task",
+        "questions",
+        "--task",
+        "arc_easy",
+    )
+    (one,) = read_bets(Path("bets/one.yaml"))
+    assert str(one.bet.criteria.lenient) == (
+        "any(perplexity_ratio <= 3 and stories.accuracy_change >= -0.05 and arc_easy.accuracy_change >= -0.05)"
+    )
+    new("bets/two.yaml", "--intervention", "load_results", "--task", "mmlu")
+    (two,) = read_bets(Path("bets/two.yaml"))
+    assert str(two.bet.criteria.strict) == "mmlu.accuracy_change >= -0.02"
+    capsys.readouterr()
+    assert new("bets/three.yaml", "--task", "none.jsonl") == 1
+    assert "task: there is no file 'none.jsonl'" in capsys.readouterr().err
+    assert new("bets/three.yaml", "--task", "a b") == 1
+    assert "lm_eval" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["path", "adapter", "gguf"])

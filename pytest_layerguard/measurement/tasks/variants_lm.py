@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 _CONTEXT: Final = 2048
 """The context of a model that states none, as lm-evaluation-harness has it."""
-_NEW_TOKENS: Final = 256
+
+
+NEW_TOKENS: Final = 256
+"""How many new tokens a task asks for that does not say."""
 
 
 class VariantsLM(TemplateLM):  # type: ignore[misc]
@@ -116,7 +119,7 @@ class VariantsLM(TemplateLM):  # type: ignore[misc]
         return texts[self._model.base]
 
     def _continued(self, contexts: Sequence[str], asked: dict[str, Any]) -> dict[Plan, list[str]]:
-        wanted = normalize_gen_kwargs(asked, _NEW_TOKENS)
+        wanted = normalize_gen_kwargs(asked, NEW_TOKENS)
         if wanted.get("do_sample") or wanted.get("num_beams", 1) > 1:
             raise MeasurementError("the task samples or searches beams; greedy tasks can be asked")
         tokens = int(wanted["max_gen_toks"])
