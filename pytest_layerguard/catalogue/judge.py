@@ -39,6 +39,7 @@ from pytest_layerguard.environment.measurement_errors import (
     MeasurementError,
     UnavailableError,
 )
+from pytest_layerguard.measurement.metrics.task_metrics import guesses
 from pytest_layerguard.measurement.results import FIRST_CRITERIA
 
 if TYPE_CHECKING:
@@ -47,12 +48,14 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet.arguments import Kinds
     from pytest_layerguard.bet.bet import Bet
+    from pytest_layerguard.bet.criteria.evaluate import Row
     from pytest_layerguard.bet.criteria.metrics import Metric
     from pytest_layerguard.bet.criteria.straddle import Straddle
     from pytest_layerguard.bet.reader import BetDocument
+    from pytest_layerguard.bet.verdict import Judgement
     from pytest_layerguard.catalogue.model_facts import FindsModels
     from pytest_layerguard.catalogue.recognised import Recognised
-    from pytest_layerguard.measurement.results import BetResult
+    from pytest_layerguard.measurement.results import BetResult, VariantResult
 
 _DIFFERENCES: Final = 20
 _STRADDLES: Final = 6
@@ -228,6 +231,7 @@ class Judge:
             warnings=(
                 *decision.warnings,
                 *found.notes(),
+                *_guessable(bet, judgement, result),
                 *_left_out(result),
                 *_bars_after(bet, result),
                 *easier,
@@ -474,6 +478,39 @@ def _with_first_criteria(result: BetResult, recorded: BetResult) -> BetResult:
     kept = {key: value for key, value in result.diagnostics.items() if key != FIRST_CRITERIA}
     first = recorded.diagnostics.get(FIRST_CRITERIA)
     return replace(result, diagnostics=kept if first is None else {**kept, FIRST_CRITERIA: first})
+
+
+def _guessable(bet: Bet, judgement: Judgement, result: BetResult) -> Iterator[str]:
+    """Yield the tasks that a claim rests on although a model that guesses would not fail it."""
+    if not judgement.verdict.holds:
+        return
+    level = judgement.decided_by
+    expression = getattr(bet.criteria, level)
+    for task in result.variants[0].tasks:
+        if not any(task in named.prefix for named in expression.references):
+            continue
+        rows = [
+            _guessing(row, task, each)
+            for row, each in zip(result.rows(), result.variants, strict=True)
+        ]
+        if expression.evaluate(rows).truth is not Truth.FALSE:
+            chance, base = (
+                rows[0].metrics[f"{task}.accuracy"],
+                rows[0].metrics[f"{task}.base_accuracy"],
+            )
+            yield printable(
+                f"{level} does not rule out a model that guesses the answers of {task}: guesses are right in {chance} "
+                f"of them, and the base in {base}"
+            )
+
+
+def _guessing(row: Row, task: str, variant: VariantResult) -> Row:
+    """Return a row with guesses in place of the answers to a task."""
+    change = variant.tasks[task]
+    found = guesses(row.metrics[f"{task}.base_accuracy"], change.chance)
+    return replace(
+        row, metrics={**row.metrics, **{f"{task}.{name}": value for name, value in found.items()}}
+    )
 
 
 def _left_out(result: BetResult) -> Iterator[str]:

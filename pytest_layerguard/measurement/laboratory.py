@@ -24,7 +24,7 @@ from pytest_layerguard.measurement.result_building import ResultBuilder
 from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
 from pytest_layerguard.measurement.session import ModelSession
 from pytest_layerguard.measurement.tasks.asked_model import AskedModel
-from pytest_layerguard.measurement.tasks.bet_tasks import BetTasks
+from pytest_layerguard.measurement.tasks.bet_tasks import BetTasks, check_base
 from pytest_layerguard.measurement.tasks.results_elsewhere import judge_results
 from pytest_layerguard.measurement.variant_export import Exported, chosen, full_name, write_variant
 from pytest_layerguard.models.loading import load
@@ -220,6 +220,8 @@ class Laboratory:
                     micro_batch=session.micro_batch,
                 )
             )
+            for task, asked in answers.items():
+                check_base(bet, task, asked, session.base)
             later = self._plans_of_later_bets(document, session, source)
             own_metrics = self._registry.own_metrics(bet.criteria)
             bases: list[BaseResult] = []

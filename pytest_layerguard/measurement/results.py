@@ -105,6 +105,7 @@ class TaskChange:
         gained: Those that only the variant answers rightly.
         p_value: Two-sided, of McNemar's exact test that losing and gaining are equally likely.
         examples: Some of the questions lost and gained, in the order of the task.
+        chance: The share of right answers that guesses have.
     """
 
     questions: int
@@ -113,6 +114,7 @@ class TaskChange:
     gained: int
     p_value: float
     examples: tuple[ChangedAnswer, ...] = ()
+    chance: float = 0.0
 
 
 @dataclass(frozen=True)

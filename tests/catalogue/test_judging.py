@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.catalogue import BET_40, RATIOS, measured
+from support.catalogue import BET_40, PROPOSAL, RATIOS, measured
 
 from pytest_layerguard.catalogue.outcome import Word
 from pytest_layerguard.catalogue.records import path_of
+from pytest_layerguard.measurement.metrics import task_metrics
+from pytest_layerguard.measurement.metrics.task_metrics import Answer, Question
 
 if TYPE_CHECKING:
     from support.catalogue import Bets
@@ -295,3 +297,38 @@ def test_a_decided_record_is_not_replaced_by_an_undecided_result(bets: Bets) -> 
     assert outcome.passed
     assert any("was decided (CATASTROPHIC); it stays" in each for each in outcome.warnings)
     assert path_of(bets.path, id_).read_text(encoding="utf-8") == before
+
+
+@pytest.mark.parametrize(
+    ("right", "lenient", "warned"),
+    [
+        (70, "q.accuracy_change >= -0.02", False),
+        (70, "q.accuracy_change >= -0.05", True),
+        (70, "q.accuracy_change >= -0.2", True),
+        (190, "q.accuracy_change >= -0.2", False),
+        (190, "q.accuracy >= 0.2", True),
+        (190, "q.flips <= 0.1", False),
+        (190, "perplexity_ratio <= 3", False),
+        (70, "perplexity_ratio <= 0.1", False),
+    ],
+)
+def test_a_claim_that_guesses_would_not_fail_says_so(
+    bets: Bets, right: int, lenient: str, warned: bool
+) -> None:
+    answers = [Answer(place < right, "a", ()) for place in range(200)]
+    found = task_metrics.metrics(answers, [answers], 1)
+    change = task_metrics.change([Question("q", "a", 0.25)] * 200, answers, [answers])
+    (variant,) = measured(1.2).variants
+    metrics = {**variant.metrics, **{f"q.{name}": value for name, value in found.items()}}
+    id_ = bets.put(
+        intervention={"skip_layers": {"layers": 0}},
+        measure={**PROPOSAL["measure"], "tasks": {"q": {"reference": "questions"}}},
+        criteria={"lenient": lenient},
+    )
+    outcome = bets.judge(id_, variants=(replace(variant, metrics=metrics, tasks={"q": change}),))
+    told_ = [each for each in outcome.warnings if "does not rule out a model that guesses" in each]
+    assert bool(told_) == warned, outcome
+    if warned:
+        assert told_[0].startswith(
+            "lenient does not rule out a model that guesses the answers of q: guesses are right"
+        )

@@ -120,7 +120,8 @@ def test_results_of_another_engine_are_judged_without_a_model(tmp_path: Path) ->
 
 def test_a_measure_and_a_filter_can_be_named(tmp_path: Path) -> None:
     write(tmp_path, base=lambda lines: lines.append({**lines[0], "filter": "strict"}))
-    found = judged(tmp_path, measure="{tasks: {arc: {lm_eval: arc_easy, metric: 'acc_norm,none'}}}")
+    measure = "{tasks: {arc: {lm_eval: arc_easy, metric: 'acc_norm,none'}}}"
+    found = judged(tmp_path, measure=measure, lenient="arc.accuracy >= 0.1")
     assert found.variants[0].metrics["arc.accuracy"].value == 1 / 6
 
 
@@ -312,6 +313,7 @@ def test_files_of_several_tasks_stand_by_their_names(tmp_path: Path) -> None:
         tmp_path,
         files=f"{{base: {{files: {base}}}, candidate: {{files: {candidate}}}}}",
         measure="{tasks: {arc: {lm_eval: arc_easy}, norm: {lm_eval: arc_easy, metric: acc_norm}}}",
+        lenient="arc.accuracy >= 0.1",
     ).variants
     assert variant.metrics["arc.accuracy_change"].value == 0
     assert variant.metrics["norm.accuracy"].value == 1 / 6
@@ -360,6 +362,13 @@ def test_a_folder_that_is_not_one_whole_run_is_an_error(
         judged(tmp_path, files=FOLDERS, measure=RUN, lenient="docs.perplexity <= 9")
     assert str(caught.value).startswith("intervention.load_results.candidate: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_base_that_cannot_be_told_from_guessing_has_nothing_to_lose(tmp_path: Path) -> None:
+    write(tmp_path)
+    measure = "{tasks: {arc: {lm_eval: arc_easy, metric: acc_norm}}}"
+    with pytest.raises(MeasurementError, match=r"^measure.tasks.arc: .* and guesses in 0.3333"):
+        judged(tmp_path, measure=measure)
 
 
 def test_criteria_name_what_the_samples_give(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from pytest_layerguard.measurement.results import BetResult
 from pytest_layerguard.measurement.session import MICRO_BATCH, ModelSession
 from pytest_layerguard.measurement.sweep import evaluations
 from pytest_layerguard.measurement.tasks.asked_model import AskedModel
+from pytest_layerguard.measurement.tasks.right_or_wrong import chance
 from pytest_layerguard.models.loading import LoadedModel
 from pytest_layerguard.models.plan import Plan
 from pytest_layerguard.models.tokenization import encode_pairs
@@ -223,6 +224,40 @@ def test_no_flip_is_known_where_nothing_changed_and_estimated_where_something_di
     found = task_metrics.metrics(base, [moved], 1)
     assert found["flips"].low == found["flips"].value == 0 < found["flips"].high < 1
     assert found["accuracy_change"].low < 0 < found["accuracy_change"].high
+
+
+def near_chance(folder: Path, lines: int = 12, more: str = "") -> BetResult:
+    """Measure on questions whose right answer is said to be another than it is."""
+    (folder / "bets").mkdir()
+    asked = [{**each, "answer": (int(str(each["answer"])) + 1) % 4} for each in questions()[:lines]]
+    content = "".join(f"{json.dumps(each)}\n" for each in asked)
+    (folder / "bets" / "wrong.jsonl").write_text(content)
+    return measured(folder, task=f"{{file: wrong.jsonl}}{more}")
+
+
+def test_a_base_that_cannot_be_told_from_guessing_has_nothing_to_lose(tmp_path: Path) -> None:
+    with pytest.raises(
+        MeasurementError,
+        match=r"^measure.tasks.stories: .* guesses in 0\.25: it has nothing to lose",
+    ):
+        near_chance(tmp_path)
+
+
+def test_a_base_that_guesses_is_allowed_where_an_untrained_one_is(tmp_path: Path) -> None:
+    result = near_chance(tmp_path, more="\n  max_base_perplexity: none")
+    change = result.variants[0].tasks["stories"]
+    assert change.chance == 0.25
+    assert result.bases[0].metrics["stories.accuracy"].low < 0.25
+
+
+def test_chance_is_one_of_the_choices() -> None:
+    assert chance([["q", " a"], ["q", " b"], ["q", " c"]]) == 1 / 3
+    assert chance([["q a", " x"], ["q b", " x"]]) == 1 / 2
+    assert chance([["q", " a"], ["q", " b"], ["", " a"], ["", " b"]]) == 1 / 2
+    assert chance([["q", " a"]]) == chance([["q", {"until": ["."]}]]) == chance([]) == 0
+    found = task_metrics.guesses(Interval(0.75, 0.5, 0.875), 0.25)
+    assert found["accuracy_change"] == Interval(-0.5, -0.625, -0.25)
+    assert found["flips"].value == 0.75 * 0.75 + 0.25 * 0.25
 
 
 def test_a_perplexity_is_paired_by_document() -> None:

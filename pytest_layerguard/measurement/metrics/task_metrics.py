@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from pytest_layerguard.bet.criteria.interval import CONFIDENCE, Interval
@@ -33,10 +34,17 @@ _LONGEST_ANSWER: Final = 200
 
 @dataclass(frozen=True)
 class Question:
-    """A question as it is shown: its text and the right answer."""
+    """A question as it is shown: its text and the right answer.
+
+    Attributes:
+        text: The text.
+        right: The right answer.
+        chance: The probability that a guess is right; 0 where there is nothing to choose from.
+    """
 
     text: str
     right: str
+    chance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,11 @@ class TaskAnswers:
     def beside(self, answers: Mapping[Any, tuple[Any, ...]]) -> Self:
         """Return the task with the answers of other models beside these."""
         return replace(self, answers={**self.answers, **answers})
+
+    @property
+    def chance(self) -> float:
+        """The share of right answers that guesses have."""
+        return fmean(each.chance for each in self.questions)
 
     def base_metrics(self, base: Any) -> dict[str, Interval]:
         """Return the metrics of the untouched model."""
@@ -148,7 +161,23 @@ def change(
         gained,
         mcnemar(lost, gained),
         tuple(each for each in changed if each in shown),
+        fmean(each.chance for each in questions),
     )
+
+
+def guesses(base: Interval, chance: float) -> dict[str, Interval]:
+    """Return the metrics of a variant that guesses.
+
+    Args:
+        base: The base's accuracy.
+        chance: The share of right answers that guesses have.
+    """
+    return {
+        "accuracy": Interval.point(chance),
+        "base_accuracy": base,
+        "accuracy_change": Interval(chance - base.value, chance - base.high, chance - base.low),
+        "flips": Interval.point(base.value * (1 - chance) + (1 - base.value) * chance),
+    }
 
 
 def least_accurate(directions: Sequence[Sequence[Answer]]) -> Sequence[Answer]:

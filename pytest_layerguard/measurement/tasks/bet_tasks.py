@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pytest_layerguard.bet.criteria.interval import short
 from pytest_layerguard.bet.task_sources import LmEvalTask
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.measurement.metrics.task_metrics import TaskAnswers
 from pytest_layerguard.measurement.tasks import question_task
 from pytest_layerguard.texts.questions import read_questions
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet.bet import Bet
     from pytest_layerguard.environment.conditions import Conditions
-    from pytest_layerguard.measurement.metrics.task_metrics import TaskAnswers
     from pytest_layerguard.measurement.metrics.task_perplexity import TaskLikelihoods
     from pytest_layerguard.measurement.tasks.asked_model import AskedModel
 
@@ -75,6 +76,37 @@ class BetTasks:
     def ask(self, model: AskedModel) -> dict[str, TaskResult]:
         """Return the answers of a model and its variants, by the name of the task."""
         return {name: ask(model) for name, ask in self.asking.items()}
+
+
+def check_base(bet: Bet, task: str, asked: TaskResult, base: Any) -> None:
+    """Refuse a base that cannot be told from guessing, where a criterion compares a variant with it.
+
+    Such a base has nothing to lose, so that a variant which only guesses would be as good.
+
+    Args:
+        bet: The bet.
+        task: The task's name in the bet.
+        asked: The answers.
+        base: The base, as its answers are found there.
+
+    Raises:
+        MeasurementError: If guesses may be right as often.
+    """
+    compares = any(
+        task in named.prefix and named.metric in ("accuracy_change", "base_accuracy")
+        for _, expression in bet.criteria
+        for named in (expression.references if expression is not None else ())
+    )
+    allowed = bet.measure.max_base_perplexity == "none"
+    if not compares or allowed or not isinstance(asked, TaskAnswers):
+        return
+    found = asked.base_metrics(base)["accuracy"]
+    if found.low <= asked.chance:
+        raise MeasurementError(
+            f"measure.tasks.{task}: the base is right in {found} of {len(asked.questions)} questions, and guesses in "
+            f"{short(asked.chance)}: it has nothing to lose that could be told from guessing. Ask more questions, or "
+            "easier ones, or name accuracy alone"
+        )
 
 
 def check_criteria(bet: Bet, task: str, given: Collection[str]) -> None:

@@ -36,7 +36,7 @@ from pytest_layerguard.measurement.metrics.task_perplexity import (
     Documents,
     TaskLikelihoods,
 )
-from pytest_layerguard.measurement.tasks.right_or_wrong import USUAL, shown
+from pytest_layerguard.measurement.tasks.right_or_wrong import USUAL, chance, shown
 from pytest_layerguard.models.tokenization import check_chat
 
 if TYPE_CHECKING:
@@ -187,7 +187,9 @@ class LoadedTask:
         choices = [each.args[1] for each in requests]
         is_place = isinstance(target, int) and requests[0].request_type == "loglikelihood"
         right = choices[target] if is_place and 0 <= target < len(choices) else target
-        return Question(str(requests[0].args[0]), str(right).strip())
+        return Question(
+            str(requests[0].args[0]), str(right).strip(), chance([each.args for each in requests])
+        )
 
     def _provenance(self) -> dict[str, Any]:
         """Return what was asked, with a digest of every prompt and right answer."""

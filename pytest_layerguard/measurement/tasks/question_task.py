@@ -27,7 +27,10 @@ def ask(model: AskedModel, asked: QuestionSet) -> TaskAnswers:
     context = model.context
     cut = sum(context is not None and len(one) + len(other) > context + 1 for one, other in pairs)
     return TaskAnswers(
-        tuple(Question(each.context, each.choices[each.answer]) for each in asked.questions),
+        tuple(
+            Question(each.context, each.choices[each.answer], 1 / len(each.choices))
+            for each in asked.questions
+        ),
         {plan: tuple(_answers(asked.questions, found)) for plan, found in likelihoods.items()},
         {
             "digest": asked.digest,

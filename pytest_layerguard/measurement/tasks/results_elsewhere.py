@@ -22,7 +22,7 @@ from pytest_layerguard.measurement.metrics.task_perplexity import (
     TaskLikelihoods,
 )
 from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
-from pytest_layerguard.measurement.tasks.bet_tasks import check_criteria
+from pytest_layerguard.measurement.tasks.bet_tasks import check_base, check_criteria
 from pytest_layerguard.measurement.tasks.result_folder import ResultFolder
 from pytest_layerguard.measurement.tasks.sample_files import HASHES, read_samples
 
@@ -96,6 +96,7 @@ def judge_results(document: BetDocument, bets: Path, conditions: Conditions) -> 
     asked = {name: _asked(samples) for name, samples in read.items()}
     base: dict[str, Any] = {}
     for name, task in asked.items():
+        check_base(bet, name, task, _BASE)
         base |= {f"{name}.{metric}": value for metric, value in task.base_metrics(_BASE).items()}
     variants: list[VariantResult] = []
     for arm, results in bet.results.items():

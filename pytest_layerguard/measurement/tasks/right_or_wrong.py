@@ -11,6 +11,17 @@ USUAL: Final = ("acc", "exact_match", "word_perplexity", "byte_perplexity")
 """The measures by which a task is judged by default: the first of them that it has."""
 
 
+def chance(requests: Sequence[Sequence[Any]]) -> float:
+    """Return the probability that a guess is right, 0 where there is nothing to choose from.
+
+    Args:
+        requests: The arguments of each request of a question: a prompt, and what was to follow it.
+    """
+    # A choice may be asked twice, after the prompt and without it; or one text may follow several prompts.
+    choices = max(len({str(each[place]) for each in requests}) for place in (0, -1))
+    return 1 / choices if choices > 1 else 0.0
+
+
 def shown(choices: Sequence[str], responses: Sequence[Any]) -> str:
     """Return an answer as it is shown: the most likely choice, or what was generated.
 

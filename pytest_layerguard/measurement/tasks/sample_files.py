@@ -16,7 +16,7 @@ from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.allowed_paths import quoted
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.measurement.metrics.task_metrics import Answer, Question
-from pytest_layerguard.measurement.tasks.right_or_wrong import USUAL, shown
+from pytest_layerguard.measurement.tasks.right_or_wrong import USUAL, chance, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -170,7 +170,7 @@ def _sample(data: Mapping[str, Any], measure: str, place: str) -> Sample:
     is_place = target.isdecimal() and int(target) < len(choices) > 1
     right = choices[int(target)] if is_place else target
     return Sample(
-        Question(str(requests[0][0]) if requests else "", right.strip()),
+        Question(str(requests[0][0]) if requests else "", right.strip(), chance(requests)),
         Answer(bool(value), shown(choices, responses), (json.dumps(responses),)),
         likelihood,
         units,
