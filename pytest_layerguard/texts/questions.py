@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _EXAMPLE: Final = '{"context": TEXT, "choices": [TEXT, TEXT, ...], "answer": NUMBER}'
 _MOST_CHOICES: Final = 64
+_LONGEST: Final = 1_000_000
+"""Characters of a context or a choice: more than any model reads, and minutes to tokenise."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,20 @@ def read_questions(
         digest = file_digests.of_bytes(content)
         file_digests.check(digest, source.sha256, what)
     try:
-        lines = content.decode("utf-8-sig").splitlines()
+        # Not by splitlines, which also ends a line at characters that a JSON text may hold.
+        lines = content.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise MeasurementError(f"{what} is not UTF-8: byte {error.start:,}") from None
-    found: list[ChoiceQuestion] = []
+    found: dict[ChoiceQuestion, int] = {}
     for number, line in enumerate(lines, 1):
         if line.strip() and (source.limit is None or len(found) < source.limit):
-            found.append(_question(line, f"{what}, line {number}"))
+            question = _question(line, f"{what}, line {number}")
+            if question in found:
+                # Intervals are of independent questions.
+                raise MeasurementError(
+                    f"{what}, line {number}: is the question of line {found[question]} again; each once"
+                )
+            found[question] = number
     if not found:
         raise MeasurementError(f"{what} has no question; one a line, {_EXAMPLE}")
     return QuestionSet(tuple(found), digest)
@@ -95,6 +104,11 @@ def _question(line: str, place: str) -> ChoiceQuestion:
         raise wrong(f"choices must be a list of 2 to {_MOST_CHOICES} texts")
     if not all(isinstance(each, str) and each.strip() for each in choices):
         raise wrong("each of choices must be text")
+    longest = max(map(len, (context, *choices)))
+    if longest > _LONGEST:
+        raise wrong(f"a text of {longest:,} characters; at most {_LONGEST:,}")
+    if any("\ud800" <= sign <= "\udfff" for text in (context, *choices) for sign in text):
+        raise wrong("half of a surrogate pair is no text")
     if len(set(choices)) < len(choices):
         raise wrong("two choices are the same")
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):

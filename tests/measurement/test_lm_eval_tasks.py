@@ -449,6 +449,34 @@ def test_a_data_set_that_cannot_be_reached_is_a_skip(
         measured(folder, asked="{lm_eval: arc_easy, revision: unpinned}")
 
 
+@pytest.mark.parametrize(
+    ("results", "what"),
+    [
+        (lambda doc, answers: {"acc": 0.5}, "acc of a question is 0.5, and not 0 or 1"),
+        (lambda doc, answers: {"acc": [1]}, r"acc of a question is \[1\], and not 0 or 1"),
+        (lambda doc, answers: {"f1": 1}, "the task gives no acc of a question; it gives f1"),
+        (lambda doc, answers: answers[9], "its answers cannot be scored: "),
+    ],
+)
+def test_a_task_that_scores_its_answers_otherwise_is_an_error_of_one_line(
+    folder: Path, model: PreTrainedModel, results: Any, what: str
+) -> None:
+    source = LmEvalTask(lm_eval="arc_easy", path="bets/ai2_arc", limit=2)
+    task = load_task(source, "key", AllowedPaths(folder, (folder,)), Conditions())
+    task.task.process_results = results
+    with pytest.raises(MeasurementError, match=what) as caught:
+        task.ask(with_chat(folder, model))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_task_that_runs_code_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lm_eval.api.task import ConfigurableTask
+
+    monkeypatch.setattr(ConfigurableTask, "UNSAFE_CODE", True, raising=False)
+    with pytest.raises(MeasurementError, match="arc_easy runs code that the model writes"):
+        measured(folder, asked=ARC)
+
+
 def test_each_plan_is_asked_once(folder: Path, model: PreTrainedModel) -> None:
     """Prompts are built and filtered once for all variants, and layers are shared."""
     loaded = LoadedModel(

@@ -146,6 +146,11 @@ def changed(**values: Any) -> Change:
         (None, lambda lines: lines[2].pop("doc_hash"), r"line 3: is no sample .*\(doc_hash is"),
         (lambda lines: lines.clear(), None, r"base: 'base.jsonl' has no sample of arc_easy"),
         (None, lambda lines: lines[0].update(metrics=["f1"], f1=1) or lines[0].pop("acc"), "none of f1"),
+        (changed(arguments=3), None, "line 4: its arguments and responses are not as"),
+        (changed(arguments=[7, {}]), None, "line 4: its arguments and responses are not as"),
+        (changed(filtered_resps=[["x", "y"], ["z"]]), None, "line 4: its arguments and responses are not as"),
+        (changed(filtered_resps="x"), None, "line 4: is no sample"),
+        (changed(acc=[1]), None, "line 4: no measure 'acc' that is 0 or 1"),
     ],
 )  # fmt: skip
 def test_files_that_do_not_belong_together_are_an_error(
@@ -329,6 +334,10 @@ def edit(folder: Path, task: str, old: str, new: str) -> None:
     rewrite(folder, task, lambda lines: [lines[0].replace(old, new), *lines[1:]])
 
 
+def in_a_circle(found: dict[str, Any]) -> None:
+    found["group_subtasks"] = {"living": ["living", "nature"], "nature": ["living", "story"]}
+
+
 def unweighted(found: dict[str, Any]) -> None:
     found["groups"]["living"]["acc,none"] = 0.6
 
@@ -345,6 +354,7 @@ def five(found: dict[str, Any]) -> None:
         (lambda out: write_run(out, results=unweighted), "living give .* count alike is judged by its tasks"),
         (lambda out: write_run(out, results=five), "with 5 examples, and the base version 1.0 with 0"),
         (lambda out: write_run(out, date=DATE.replace("07", "09")), "has samples of 2 runs"),
+        (lambda out: write_run(out, results=in_a_circle), "has no samples of story; it has those of animals"),
         (lambda out: next(out.glob("*/results*")).unlink(), r"has no results_.* beside its samples; name the files"),
         (lambda out: next(out.glob("*/results*")).write_text("[]"), "is no results of lm-evaluation-harness"),
         (lambda out: next(out.glob("*/samples_plants*")).unlink(), "samples of plants; it has those of animals, docs"),

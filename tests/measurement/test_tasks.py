@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,11 +32,13 @@ from pytest_layerguard.measurement.metrics.task_metrics import Answer, Question
 from pytest_layerguard.measurement.results import BetResult
 from pytest_layerguard.measurement.session import MICRO_BATCH, ModelSession
 from pytest_layerguard.measurement.sweep import evaluations
+from pytest_layerguard.measurement.tasks import question_task
 from pytest_layerguard.measurement.tasks.asked_model import AskedModel
 from pytest_layerguard.measurement.tasks.right_or_wrong import chance
 from pytest_layerguard.models.loading import LoadedModel
 from pytest_layerguard.models.plan import Plan
 from pytest_layerguard.models.tokenization import encode_pairs
+from pytest_layerguard.texts.questions import ChoiceQuestion, QuestionSet
 
 BET = """\
 id: asked
@@ -248,6 +251,35 @@ def test_a_base_that_guesses_is_allowed_where_an_untrained_one_is(tmp_path: Path
     change = result.variants[0].tasks["stories"]
     assert change.chance == 0.25
     assert result.bases[0].metrics["stories.accuracy"].low < 0.25
+
+
+class DropsWords:
+    """A tokenizer that leaves out what follows a context."""
+
+    def __call__(self, text: str | list[str], **given: object) -> dict[str, object]:
+        listed = [text] if isinstance(text, str) else text
+        ids = [[3] * len(each.partition(" ")[0]) for each in listed]
+        return {"input_ids": ids[0] if isinstance(text, str) else ids}
+
+
+def test_a_choice_that_leaves_no_token_is_named() -> None:
+    model = asked_model([])
+    model = replace(model, loaded=replace(model.loaded, tokenizer=DropsWords()))
+    asked = QuestionSet((ChoiceQuestion("abc", ("d", "e"), 0),), "sha256:")
+    with pytest.raises(
+        MeasurementError, match="the choice 'd' after 'abc' has no tokens of its own"
+    ):
+        question_task.ask(model, asked)
+
+
+def test_an_answer_that_does_not_fit_is_an_error_of_its_task(tmp_path: Path) -> None:
+    (tmp_path / "bets").mkdir()
+    asked = {"context": "a", "choices": ["b " * 400, "c"], "answer": 0}
+    (tmp_path / "bets" / "long.jsonl").write_text(json.dumps(asked))
+    with pytest.raises(
+        MeasurementError, match=r"^measure.tasks.stories: an answer of .* context of 256"
+    ):
+        measured(tmp_path, task="{file: long.jsonl}")
 
 
 def test_chance_is_one_of_the_choices() -> None:

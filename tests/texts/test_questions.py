@@ -11,6 +11,7 @@ import pytest
 from pytest_layerguard.bet.task_sources import QuestionFile, ReferenceQuestions
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.texts import questions
 from pytest_layerguard.texts.questions import ChoiceQuestion, QuestionSet, read_questions
 
 GOOD = {"context": "The sky is", "choices": ["blue", "loud"], "answer": 0}
@@ -49,6 +50,8 @@ def test_questions_are_read_in_order(tmp_path: Path) -> None:
         (json.dumps({**GOOD, "choices": ["blue"]}), "choices must be a list of 2 to 64"),
         (json.dumps({**GOOD, "choices": ["blue", ""]}), "each of choices must be text"),
         (json.dumps({**GOOD, "choices": ["blue", "blue"]}), "two choices are the same"),
+        (json.dumps({**GOOD, "context": "a \ud800"}), "half of a surrogate pair is no text"),
+        (json.dumps(GOOD), "is the question of line 1 again; each once"),
     ],
 )  # fmt: skip
 def test_a_line_that_is_no_question_is_named(tmp_path: Path, line: str, what: str) -> None:
@@ -58,6 +61,22 @@ def test_a_line_that_is_no_question_is_named(tmp_path: Path, line: str, what: st
     assert message.startswith("measure.tasks.q.file: 'q.jsonl'")
     assert what in message
     assert "allowed" in message or "line 2" in message
+
+
+def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
+    context = "The sky\u2028is\x85often\x0c"
+    line = json.dumps({**GOOD, "context": context}, ensure_ascii=False)
+    for written in (line, f"{line}\r\n", f"\ufeff{line}\n"):
+        (found,) = read(tmp_path, written.encode()).questions
+        assert found.context == context
+
+
+def test_a_text_longer_than_any_model_reads_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(questions, "_LONGEST", 30)
+    with pytest.raises(MeasurementError, match="line 1: a text of 31 characters; at most 30"):
+        read(tmp_path, json.dumps({**GOOD, "context": "a" * 31}))
 
 
 def test_a_file_without_questions_or_of_other_bytes_is_refused(tmp_path: Path) -> None:

@@ -74,8 +74,18 @@ class BetTasks:
         return cls(asking)
 
     def ask(self, model: AskedModel) -> dict[str, TaskResult]:
-        """Return the answers of a model and its variants, by the name of the task."""
-        return {name: ask(model) for name, ask in self.asking.items()}
+        """Return the answers of a model and its variants, by the name of the task.
+
+        Raises:
+            MeasurementError: If a task cannot be asked of this model.
+        """
+        found: dict[str, TaskResult] = {}
+        for name, ask in self.asking.items():
+            try:
+                found[name] = ask(model)
+            except MeasurementError as error:
+                raise MeasurementError(f"measure.tasks.{name}: {error}") from None
+        return found
 
 
 def check_base(bet: Bet, task: str, asked: TaskResult, base: Any) -> None:

@@ -62,7 +62,6 @@ class LoadedTask:
     """A task with its requests built.
 
     Attributes:
-        key: The bet's key, for messages.
         task: The task of lm-evaluation-harness.
         metric: The measure that it is judged by, which says whether an answer is right or is a perplexity.
         filter: The name of the filter of the responses that it is taken from.
@@ -70,7 +69,6 @@ class LoadedTask:
         chat: How examples stand in the chat template that was applied; None if none was.
     """
 
-    key: str
     task: Any
     metric: str
     filter: str
@@ -114,7 +112,7 @@ class LoadedTask:
 
         lm = VariantsLM(model)
         responses: dict[Plan, dict[int, list[Any]]] = {plan: {} for plan in model.plans}
-        with self._named(), _silent():
+        with _silent():
             for kind, requests in self._by_kind().items():
                 repeated = [each for each in requests for _ in range(each.repeats)]
                 getattr(lm, kind)(repeated, disable_tqdm=True)
@@ -140,10 +138,12 @@ class LoadedTask:
         for request in self.task.instances:
             request.resps = list(given[id(request)])
             request.filtered_resps = {}
-        self.task.apply_filters()
+        with self._own("cannot be filtered"):
+            self.task.apply_filters()
         for requests in self._by_question:
             filtered = [each.filtered_resps[self.filter] for each in requests]
-            found = self.task.process_results(requests[0].doc, filtered)
+            with self._own("cannot be scored"):
+                found = dict(self.task.process_results(requests[0].doc, filtered))
             if self.metric not in found:
                 raise MeasurementError(
                     f"the task gives no {self.metric} of a question; it gives {', '.join(found)}"
@@ -209,11 +209,12 @@ class LoadedTask:
         }
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
+    def _own(self, what: str) -> Iterator[None]:
+        """Turn a failure of the task's own code into an error."""
         try:
             yield
-        except MeasurementError as error:
-            raise MeasurementError(f"{self.key}: {error}") from None
+        except Exception as error:
+            raise MeasurementError(f"its answers {what}: {first_line(error)}") from None
 
 
 def load_task(
@@ -268,7 +269,7 @@ def load_task(
                 f"{key}: {source.lm_eval} cannot be asked: {first_line(error)}"
             ) from None
     turns = "examples as turns" if source.multiturn else "examples in one message"
-    return LoadedTask(key, task, metric, name, source.system, turns if source.chat else None)
+    return LoadedTask(task, metric, name, source.system, turns if source.chat else None)
 
 
 def _task(source: LmEvalTask, key: str, reach: AllowedPaths) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from pytest_layerguard.environment.allowed_paths import quoted
+from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.measurement.metrics.task_metrics import Answer, Question, TaskAnswers
 from pytest_layerguard.models import tokenization
 
@@ -23,6 +25,12 @@ def ask(model: AskedModel, asked: QuestionSet) -> TaskAnswers:
     """
     texts = [(each.context, f" {choice}") for each in asked.questions for choice in each.choices]
     pairs = tokenization.encode_pairs(model.loaded.tokenizer, texts)
+    for (_, ids), (before, choice) in zip(pairs, texts, strict=True):
+        if not ids:
+            raise MeasurementError(
+                f"the choice {quoted(choice[1:])} after {quoted(before[-60:])} has no tokens of its own: the "
+                "tokenizer leaves it out, or joins it to what stands before it"
+            )
     likelihoods = model.likelihoods(pairs)
     context = model.context
     cut = sum(context is not None and len(one) + len(other) > context + 1 for one, other in pairs)

@@ -94,19 +94,24 @@ class ResultFolder:
         if name in self.files:
             return [name]
         waiting, found = [name], []
+        known = {name}
         while waiting:
             each = waiting.pop(0)
             under = self._of("group_subtasks", each)
             if each in self.files:
                 found.append(each)
-            elif isinstance(under, list) and under and len(found) + len(waiting) < _MOST_TASKS:
-                waiting += map(str, under)
+            elif isinstance(under, list) and under:
+                new = [one for one in map(str, under) if one not in known]
+                known.update(new)
+                waiting += new
             else:
                 raise MeasurementError(
                     f"{self.key}: {quoted(self.written)} has no samples of {each}; it has those of "
                     f"{', '.join(sorted(self.files)[:20])}"
                 )
-        return list(dict.fromkeys(found))
+        if not found:
+            raise MeasurementError(f"{self.key}: the group {name} has no task")
+        return found
 
     def version(self, task: str) -> str:
         """Return the version of a task, and the examples before each question, as people write them."""
@@ -149,7 +154,6 @@ class ResultFolder:
 
 
 _SUFFIXES: Final = frozenset({".json", ".jsonl"})
-_MOST_TASKS: Final = 1_000
 
 
 def _relative(path: Path, folder: Path) -> str:

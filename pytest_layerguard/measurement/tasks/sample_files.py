@@ -116,7 +116,12 @@ def read_samples(
             measure = measure or next((each for each in USUAL if each in data), "")
             if data["doc_id"] in found:
                 raise MeasurementError(f"{place}: doc_id {data['doc_id']} was there before")
-            found[data["doc_id"]] = _sample(data, measure, place)
+            try:
+                found[data["doc_id"]] = _sample(data, measure, place)
+            except (TypeError, ValueError, LookupError, AttributeError):
+                raise MeasurementError(
+                    f"{place}: its arguments and responses are not as lm-evaluation-harness writes them"
+                ) from None
             conditions.budget.check("questions", len(found), f"{key}, questions")
     if not found:
         raise MeasurementError(
