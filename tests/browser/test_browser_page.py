@@ -173,7 +173,7 @@ def test_a_keyboard_goes_through_it_in_order(chromium: Chromium, page: Path) -> 
 
 
 @pytest.mark.parametrize("width", [390, 1200])
-def test_a_screen_reader_is_told_the_name_of_everything(
+def test_a_screen_reader_finds_the_name_of_everything(
     chromium: Chromium, page: Path, width: int
 ) -> None:
     chromium.open(page, width=width)

@@ -133,7 +133,7 @@ def test_an_answer_names_what_could_not_be_read(bets: Bets) -> None:
         ("skip_layers on \x1b[31mred", "is no model"),
     ],
 )
-def test_a_question_that_means_nothing_is_told_what_is_allowed(
+def test_a_question_that_means_nothing_is_answered_with_what_is_allowed(
     bets: Bets, question: str, said: str
 ) -> None:
     with pytest.raises(AskError) as error:

@@ -114,7 +114,7 @@ def test_one_commit_is_one(bets: Bets, git: Callable[..., None]) -> None:
     assert told == "1 commit of bets, 1 bet ever recorded, 0 of them changed after the first record"
 
 
-def test_a_history_without_bets_has_nothing_to_tell(bets: Bets, git: Callable[..., None]) -> None:
+def test_a_history_without_bets_has_nothing_to_report(bets: Bets, git: Callable[..., None]) -> None:
     (bets.root / "README").write_text("nothing yet", encoding="utf-8")
     commit(git, "Start")
     *_, told = audit([bets.path]).lines()
@@ -134,7 +134,7 @@ def test_recording_anew_tells_of_a_record_that_was_deleted(
     assert ("Forget" if committed else "Record") in told
 
 
-def test_the_first_record_is_told_nothing(bets: Bets, git: Callable[..., None]) -> None:
+def test_the_first_record_is_made_without_a_note(bets: Bets, git: Callable[..., None]) -> None:
     bets.put(BET_40)
     commit(git, "Bet")
     assert bets.judge("bet-40", 80, recording=True).warnings == ()

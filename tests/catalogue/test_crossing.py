@@ -133,7 +133,7 @@ def test_an_own_name_goes_before_what_is_the_same_in_effect(bets: Bets) -> None:
     )
 
 
-def test_arms_are_told_by_name_each_on_its_own(bets: Bets) -> None:
+def test_arms_are_described_by_name_each_on_its_own(bets: Bets) -> None:
     door(bets, "layers == 4", "skip_layers", "train")
     train = {"train": {"steps": 1, "text": {"reference": "training"}}}
     skip = {"skip_layers": {"layers": 2}}
@@ -297,7 +297,9 @@ def test_no_text_of_a_door_is_too_long_or_obeyed(bets: Bets) -> None:
         ),
     ],
 )
-def test_a_model_is_told_as_far_as_a_scope_asks(scope: str, model: KnownModel, told: str) -> None:
+def test_a_model_is_described_as_far_as_a_scope_asks(
+    scope: str, model: KnownModel, told: str
+) -> None:
     assert describe_model(model, ModelScope.parse(scope)) == told
 
 

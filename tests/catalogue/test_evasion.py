@@ -252,7 +252,7 @@ def test_loosening_the_bar_and_challenging_it_in_one_change(bets: Bets) -> None:
         assert (outcome.word, outcome.passed) == (Word.CROSSED, False)
 
 
-def test_narrowing_what_the_falsification_closes_is_said(bets: Bets) -> None:
+def test_narrowing_what_the_falsification_closes_is_reported(bets: Bets) -> None:
     bets.record(bets.put(BET_40), 80)
     narrow = {"interventions": ["remove_layers"], "models": "parameters <= 10"}
     bets.put(BET_40, closes=narrow)

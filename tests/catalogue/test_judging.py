@@ -42,7 +42,7 @@ def test_a_crossing_proposal_is_met_by_all_that_it_needs_to_know(bets: Bets) -> 
         assert words in told(outcome)
 
 
-def test_the_record_of_a_falsification_is_told_rather_than_its_evidence(bets: Bets) -> None:
+def test_the_record_of_a_falsification_is_shown_rather_than_its_evidence(bets: Bets) -> None:
     bets.record(bets.put(BET_40), 80, 24)
     outcome = bets.judge(bets.put())
     assert "its record: CATASTROPHIC: all(perplexity_ratio >= 10)" in told(outcome)
@@ -60,7 +60,7 @@ def test_several_crossings_are_all_told(bets: Bets) -> None:
     assert told(outcome).count("or 'challenges: [bet-40, bet-41]', which is measured") == 2
 
 
-def test_whoever_challenges_one_of_several_is_told_to_name_them_all(bets: Bets) -> None:
+def test_whoever_challenges_one_of_several_must_name_them_all(bets: Bets) -> None:
     bets.put(BET_40)
     bets.put(BET_40, id="bet-41", title="Skip the last")
     outcome = bets.judge(bets.put(challenges=["bet-41"]))
@@ -198,7 +198,7 @@ def test_a_model_that_a_name_alone_puts_outside_needs_no_configuration(bets: Bet
 
 
 @pytest.mark.parametrize("status", ["proposed", "upheld"])
-def test_no_door_can_be_told_open_while_a_bet_file_cannot_be_read(bets: Bets, status: str) -> None:
+def test_no_door_is_called_open_while_a_bet_file_cannot_be_read(bets: Bets, status: str) -> None:
     (bets.path / "broken.yaml").write_text("id: [", encoding="utf-8")
     outcome = bets.judge(bets.put(status=status))
     assert (outcome.word, outcome.passed, bets.measured) == (Word.ERROR, False, [])

@@ -62,7 +62,7 @@ def test_every_combination_comes_to_its_word(status: str) -> None:
         assert decision.passed == (not decision.messages), key
 
 
-def test_what_can_be_told_without_measuring_is() -> None:
+def test_what_can_be_decided_without_measuring_is() -> None:
     for key in EVERY:
         decision = decide(case_of(key, measured=False))
         if CELLS[key] in REFUSED:

@@ -76,8 +76,8 @@ def test_a_link_from_elsewhere_to_a_bet_folder(bets: Bets, tmp_path: Path) -> No
 
 
 def test_a_falsification_behind_a_link(bets: Bets) -> None:
-    bets.put(BET_40, file="../shared/40.yaml")
-    (bets.path / "shared").symlink_to(bets.root / "shared")
+    bets.put(BET_40, file="../common/40.yaml")
+    (bets.path / "common").symlink_to(bets.root / "common")
     assert told(bets, bets.put())[0] is Word.CROSSED
 
 

@@ -198,7 +198,7 @@ def test_shards_are_one_model_and_half_of_them_are_none(save: Saver) -> None:
         open_checkpoint(folder)
 
 
-def test_a_missing_library_is_said_with_the_command_that_installs_it(
+def test_a_missing_library_is_named_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for folder, module, extra in (

@@ -54,7 +54,7 @@ def facts(name: str) -> CheckpointFacts:
         ),
     ],
 )
-def test_the_format_is_said_in_words(name: str, words: str, scheme: str) -> None:
+def test_the_format_is_described_in_words(name: str, words: str, scheme: str) -> None:
     known = facts(name)
     assert known.format == words
     assert known.schemes == {scheme: 7}
@@ -62,7 +62,7 @@ def test_the_format_is_said_in_words(name: str, words: str, scheme: str) -> None
     assert 0.9 < known.quantized.bytes < 1
 
 
-def test_activations_are_said_where_the_format_quantises_them() -> None:
+def test_activations_are_named_where_the_format_quantises_them() -> None:
     assert facts("ct-w8a8").activations == "8-bit integers per token at run time"
     assert facts("ct-w4a16-g32").activations is None
 

@@ -494,7 +494,7 @@ def test_another_architecture_is_refused(save: Saver) -> None:
         recognise(open_checkpoint(FILES / "base"), open_checkpoint(other))
 
 
-def test_configurations_alone_tell_depth_experts_and_formats() -> None:
+def test_configurations_alone_show_depth_experts_and_formats() -> None:
     def kinds(**more: object) -> frozenset[str]:
         return recognise_configs(CONFIG, {**CONFIG, **more}).kinds
 

@@ -582,7 +582,7 @@ def test_a_candidate_is_named_as_what_it_is(
     assert "there is no checkpoint in" in capsys.readouterr().err
 
 
-def test_a_claim_of_several_lines_is_told_on_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_claim_of_several_lines_is_shown_on_one(capsys: pytest.CaptureFixture[str]) -> None:
     new("bets/one.yaml")
     bet = Path("bets/one.yaml")
     text = re.sub(

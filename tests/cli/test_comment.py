@@ -440,7 +440,7 @@ def test_what_a_run_writes_comes_back_as_it_was() -> None:
 
 
 class TestWhatGoesWrong:
-    def test_is_said_in_a_line(
+    def test_is_described_in_a_line(
         self, github: GitHubServer, capsys: pytest.CaptureFixture[str]
     ) -> None:
         github.upload(report(FAILED))

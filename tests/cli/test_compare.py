@@ -13,7 +13,7 @@ from pytest_layerguard.cli.main import main
 BASE, CANDIDATE = str(FILES / "base-padded"), str(FILES / "gptq-4-g32")
 
 
-def test_both_are_described_and_what_was_done_is_said(
+def test_both_are_described_and_what_was_done_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(FILES)

@@ -241,7 +241,7 @@ def test_its_readme_names_the_bet(here: Path, capsys: pytest.CaptureFixture[str]
         ),
     ],
 )
-def test_what_cannot_be_written_is_said_in_one_line(
+def test_what_cannot_be_written_is_reported_in_one_line(
     here: Path,
     capsys: pytest.CaptureFixture[str],
     done: Any,

@@ -137,7 +137,7 @@ def test_the_verdict_audits_and_checks_the_summary() -> None:
     assert checkout["with"]["fetch-depth"] == 0
 
 
-def test_no_gpu_is_taken_before_its_cost_is_said(tmp_path: Path) -> None:
+def test_no_gpu_is_taken_before_its_cost_is_named(tmp_path: Path) -> None:
     found = jobs(GUARD)
     assert "cost" in found["gpu"]["needs"]
     assert found["cost"]["if"] == found["gpu"]["if"]

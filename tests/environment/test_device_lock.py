@@ -115,7 +115,7 @@ def test_who_waits_says_so_and_goes_on(gpus: list[str]) -> None:
     second.end()
 
 
-def test_who_waits_too_long_is_told_what_to_do_and_holds_nothing(gpus: list[str]) -> None:
+def test_who_waits_too_long_gets_advice_and_holds_nothing(gpus: list[str]) -> None:
     assert gpus
     first, second = DeviceLock(Conditions()), DeviceLock(Conditions(device_wait=0.1))
     first.take(["cuda:0"])

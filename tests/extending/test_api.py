@@ -187,6 +187,6 @@ def test_the_fixture_skips_what_cannot_be_had(
     result.assert_outcomes(**{word: 1})
 
 
-def test_the_fixture_tells_of_itself(pytester: pytest.Pytester) -> None:
+def test_the_fixture_describes_itself(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest("--fixtures")
     result.stdout.fnmatch_lines(["layerguard*", "*Measure bets in a test*"])

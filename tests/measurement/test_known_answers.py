@@ -151,7 +151,7 @@ def test_the_same_logits_are_exactly_no_change() -> None:
         assert float(scores.agreement.min()) == 1
 
 
-def test_the_most_likely_token_is_told_where_normalising_would_round_it_away() -> None:
+def test_the_most_likely_token_is_found_where_normalising_would_round_it_away() -> None:
     # Two neighbours in fp32 that fall together once the logarithm of the sum is taken off.
     first = torch.tensor(0.1)
     second = torch.nextafter(first, torch.tensor(1.0))

@@ -231,7 +231,7 @@ def test_where_a_text_lies_measures_nothing(bench: Bench) -> None:
         assert bench.measure(bench.bet(text=text)).cached
 
 
-def test_what_is_only_told_of_a_bet_changes_nothing(bench: Bench) -> None:
+def test_what_only_describes_a_bet_changes_nothing(bench: Bench) -> None:
     bench.measure(bench.bet("a"))
     assert bench.measure(bench.bet("b")).cached
 

@@ -230,7 +230,7 @@ def measured(
     return Laboratory(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
 
 
-def test_a_bet_that_does_nothing_is_told_to_do_nothing(tmp_path: Path) -> None:
+def test_a_bet_that_does_nothing_is_described_so(tmp_path: Path) -> None:
     nothing = "prune_weights: {parts: linear, sparsity: 0.0, by: magnitude}"
     (variant,) = measured(tmp_path, nothing).variants
     for name, exact in (("perplexity_ratio", 1), ("kl", 0), ("top1_agreement", 1)):

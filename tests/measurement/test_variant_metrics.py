@@ -64,7 +64,7 @@ def test_of_two_directions_the_worse_counts_and_both_are_held() -> None:
     assert both.value == pytest.approx(0.55, abs=1e-6)
 
 
-def test_a_divergence_is_never_told_below_nothing() -> None:
+def test_a_divergence_is_never_below_zero() -> None:
     one = scores(1, 0.2)
     rare = torch.zeros_like(one.kl)
     rare[3] = 1.0

@@ -52,7 +52,7 @@ def test_it_is_that_branch_that_is_fetched(
     assert seen == [asked]
 
 
-def test_the_hub_is_asked_for_the_branch_and_tells_the_commit(
+def test_the_hub_is_asked_for_the_branch_and_gives_the_commit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[object] = []

@@ -180,7 +180,7 @@ def test_without_the_plugin_there_are_no_bets(project: Project) -> None:
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
-def test_a_bet_file_in_no_bet_folder_is_told_why(project: Project) -> None:
+def test_a_bet_file_in_no_bet_folder_is_an_error_with_its_reason(project: Project) -> None:
     project.bet("fine", file="ideas/fine.yaml")
     (project.path / "other.yaml").write_text("stages: []\n", encoding="utf-8")
     said = project.run("ideas/fine.yaml", "other.yaml")

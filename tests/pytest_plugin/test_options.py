@@ -197,7 +197,7 @@ def test_a_refusal_ends_the_run_before_it_starts(pytester: pytest.Pytester) -> N
     result.stderr.fnmatch_lines(["ERROR: --layerguard-device: 'gpu' is not a device; allowed: *"])
 
 
-def test_help_tells_every_option(pytester: pytest.Pytester) -> None:
+def test_help_lists_every_option(pytester: pytest.Pytester) -> None:
     told = pytester.runpytest("--help").stdout.str()
     for option in OPTIONS:
         assert option.flag is None or f"  {option.flag}" in told

@@ -73,7 +73,7 @@ def test_a_record_that_cannot_be_read_is_named(project: Project, recorded: Path)
     result.stdout.fnmatch_lines(["*skip-2.json is the record of no bet, and cannot be read; *"])
 
 
-def test_it_is_told_once_and_stands_in_reports(project: Project, recorded: Path) -> None:
+def test_it_is_shown_once_and_stands_in_reports(project: Project, recorded: Path) -> None:
     rename(recorded)
     project.bet("other", model="reference-wide")
     result = project.run("--continue-on-collection-errors", "--layerguard-markdown", "run.md")

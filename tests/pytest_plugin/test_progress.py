@@ -169,7 +169,7 @@ def test_a_quiet_run_shows_nothing(slow: Project) -> None:
 
 
 @pytest.mark.slow
-def test_the_controller_tells_what_its_workers_are_at(slow: Project) -> None:
+def test_the_controller_shows_what_its_workers_do(slow: Project) -> None:
     result = slow.run_apart("bets/", "-n", "1")
     result.stdout.fnmatch_lines(["layerguard: gw0: bet-1: measuring 2 variants, 50%, *"])
     result.stdout.fnmatch_lines(["* bet-1 *LENIENT *", "* bet-2 *CATASTROPHIC *"])

@@ -150,5 +150,5 @@ class TestGitHub:
         assert result.ret == pytest.ExitCode.OK
         result.stdout.fnmatch_lines(["cannot write the step's summary: *"])
 
-    def test_elsewhere_nothing_is_said(self, bets: Project) -> None:
+    def test_elsewhere_nothing_is_printed(self, bets: Project) -> None:
         assert not any(line.startswith("::") for line in bets.run("bets").outlines)

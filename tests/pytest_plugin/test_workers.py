@@ -76,7 +76,7 @@ def test_a_run_without_bets_is_dealt_as_ever(project: Project) -> None:
 
 
 @pytest.mark.slow
-def test_a_bet_file_that_cannot_be_read_is_the_workers_to_tell(project: Project) -> None:
+def test_a_bet_file_that_cannot_be_read_is_reported_by_the_workers(project: Project) -> None:
     project.bet("bet-1")
     (project.path / "bets" / "broken.yaml").write_text("id: [", encoding="utf-8")
     result = project.run_apart("bets", "-n", "1")

@@ -21,7 +21,7 @@ def test_naming_a_model_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-def test_an_unknown_name_is_told_what_there_is():
+def test_an_unknown_name_is_answered_with_what_there_is():
     with pytest.raises(KeyError, match=r"no reference model 'refrence'.*reference-wide"):
         reference.folder("refrence")
     with pytest.raises(KeyError, match="no reference model"):

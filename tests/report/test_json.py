@@ -55,12 +55,12 @@ def test_a_metric(interval: Interval, expected: dict[str, Any]) -> None:
     assert report.metric("kl", interval) == expected
 
 
-def test_versions_are_told_by_name() -> None:
+def test_versions_are_listed_by_name() -> None:
     entry = report.entry(tales.every()["sweep"])
     assert entry["made_with"] == {"torch": "2.13.0", "device": "cpu"}
 
 
-def test_of_checkpoints_that_differ_all_is_told() -> None:
+def test_of_checkpoints_that_differ_all_is_reported() -> None:
     made = [{"device": "cpu", "dtype": dtype} for dtype in ("float32", "bfloat16", "float32")]
     found = replace(tales.trajectory(), provenance={"checkpoints": made})
     entry = report.entry(tales.judged(tales.TRAJECTORY, found))

@@ -67,7 +67,7 @@ def test_a_bar_at_its_value(sign: str, met: bool) -> None:
     assert Threshold("lenient", (), "kl", sign, 2.0).met(2.0) is met
 
 
-def test_a_sweep_tells_the_words_of_the_mildest_and_of_the_worst() -> None:
+def test_a_sweep_shows_the_texts_of_the_mildest_and_of_the_worst() -> None:
     found = tales.result(
         *(
             tales.variant(f"skip-{at}", str(at), ratio=100.0 - at, samples=tales.said("x"))
@@ -107,13 +107,13 @@ def test_texts_that_ran_free_stand_side_by_side_in_every_report() -> None:
     ]
 
 
-def test_a_claim_of_several_lines_is_told_on_one() -> None:
+def test_a_claim_of_several_lines_is_shown_on_one() -> None:
     lines = re.sub("claim: .*", "claim: |\n  It holds\n  everywhere.", tales.SWEEP, count=1)
     told = tales.judged(lines, tales.result(tales.variant("skip-0", "0", ratio=2.0)))
     assert told.claim == "It holds everywhere."
 
 
-def test_what_is_done_is_told_with_its_arguments() -> None:
+def test_what_is_done_is_described_with_its_arguments() -> None:
     told = make_report(parse_bets(tales.TRAINING, tales.ROOT / "a.yaml")[0], error("x"), tales.ROOT)
     assert len(told.steps) == 1
     assert told.steps[0].startswith("average_experts")

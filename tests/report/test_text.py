@@ -28,7 +28,7 @@ def test_what_moves_the_cursor_is_written_out(hostile: str, harmless: str) -> No
 
 
 @given(st.text())
-def test_whatever_is_said_stays_on_one_line_and_can_be_encoded(said: str) -> None:
+def test_whatever_is_printed_stays_on_one_line_and_can_be_encoded(said: str) -> None:
     told = cut(said, 40)
     assert not any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in told)
     assert len(told.splitlines()) <= 1
@@ -87,5 +87,5 @@ def test_durations(value: float, expected: str) -> None:
         ("reference-wide", 14, "reference-wide"),
     ],
 )
-def test_a_path_is_told_by_its_end(path: str, width: int, expected: str) -> None:
+def test_a_path_is_shortened_to_its_end(path: str, width: int, expected: str) -> None:
     assert text.clip_path(path, width) == expected

@@ -145,7 +145,7 @@ class TestPaths:
 
         assert "--layerguard-root" in str(caught.value)
 
-    def test_whether_something_outside_exists_is_not_told(self, read: Read, bets: Path) -> None:
+    def test_whether_something_outside_exists_is_not_revealed(self, read: Read, bets: Path) -> None:
         (bets.parents[1] / "known.txt").write_text("secret")
         told = []
         for name in ("known", "unheard"):
