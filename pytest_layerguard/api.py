@@ -235,7 +235,7 @@ def read(
 
 
 def measured(document: BetDocument, laboratory: AnyLaboratory) -> Measured:
-    """Measure a bet in a laboratory, and judge it by its own criteria.
+    """Measure a bet, and judge it by its own criteria.
 
     Raises:
         MeasurementError: If no honest measurement can be made.

@@ -234,7 +234,7 @@ class _Bench:
     _done: set[Hashable] = field(default_factory=set)
 
     def _again(self, *what: Hashable) -> bool:
-        """Return whether the laboratory would have kept this from an arm before."""
+        """Return whether this was counted for an arm before, whose result is kept."""
         known = what in self._done
         self._done.add(what)
         return known

@@ -1,4 +1,4 @@
-"""The laboratory: measure a bet on this machine."""
+"""Measure a bet on this machine."""
 
 from __future__ import annotations
 
