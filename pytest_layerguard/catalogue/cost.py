@@ -126,8 +126,25 @@ def scored_tokens(measure: Measure) -> int:
 def windows(measure: Measure) -> int:
     """Return how many windows a number of tokens is cut into."""
     assert measure.tokens is not None
-    step = measure.stride or measure.window or _WINDOW
-    return -(-measure.tokens // (1 if measure.positions == "last" else step))
+    window = measure.window or _WINDOW
+    # Each window after the first scores a stride more.
+    return 1 + -(-max(0, measure.tokens - window) // (measure.stride or window))
+
+
+def clusters(measure: Measure) -> int:
+    """Return how many groups of windows without common text they make, as ``TokenPositions.of`` counts them."""
+    assert measure.tokens is not None
+    window = measure.window or _WINDOW
+    stride = measure.stride or window
+    shared = -(-window // stride)
+    count = -(-windows(measure) // shared)
+    if measure.positions == "last":
+        first, last = shared, windows(measure) - (count - 1) * shared
+    else:
+        first = window + (shared - 1) * stride
+        last = measure.tokens - first - (count - 2) * shared * stride
+    # A short last one is joined to the one before it.
+    return count - 1 if count > 1 and 2 * last < first else count
 
 
 def cost_of(bet: Bet, registry: Registry, layers: int, experts: int) -> Cost:

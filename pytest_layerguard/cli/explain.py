@@ -381,7 +381,7 @@ def _tokens(size: TaskSize) -> int:
 def _measurement(
     measure: Measure, variants: int, sizes: Mapping[str, TaskSize | Exception]
 ) -> Iterator[str]:
-    from pytest_layerguard.catalogue.cost import windows
+    from pytest_layerguard.catalogue.cost import clusters, windows
 
     texts = list(measure.named_texts.items())
     for name, text in texts:
@@ -396,8 +396,9 @@ def _measurement(
         count = windows(measure)
         default = "" if measure.window else ", or the model's context if that is shorter"
         yield f"{many(count, 'window')} of {window} tokens{default}"
-        if count < _FEWEST_WINDOWS:
-            yield "fewer than 8 windows: no intervals, the points decide"
+        if clusters(measure) < _FEWEST_WINDOWS:
+            apart = ", those that overlap counted as one" if measure.stride else ""
+            yield f"fewer than 8 windows{apart}: no intervals, the points decide"
         else:
             together = f", which hold together over {variants} variants" if variants > 1 else ""
             yield f"95 % intervals, clustered by window{together}"

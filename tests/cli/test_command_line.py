@@ -603,6 +603,24 @@ def test_explain_knows_what_was_measured_here(capsys: pytest.CaptureFixture[str]
     assert "Measured here already, in " in capsys.readouterr().out
 
 
+def test_explain_counts_windows_that_share_text_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    new("bets/one.yaml", "--intervention", "skip_layers", "--tokens", "1024", "--window", "128")
+    given = Path("bets/one.yaml").read_text(encoding="utf-8").replace("id: one", "id: two")
+    for contract, count, intervals in (
+        ("stride: 128", 8, True),
+        ("stride: 64", 15, False),
+        ("stride: 12", 76, False),
+        ("positions: last", 8, True),
+    ):
+        text = re.sub("\n  window: 128.*", f"\n  window: 128\n  {contract}", given)
+        Path("bets/two.yaml").write_text(text, encoding="utf-8")
+        capsys.readouterr()
+        main(["explain", "bets/two.yaml"])
+        explained = " ".join(capsys.readouterr().out.split())
+        assert f"{count} windows of 128 tokens" in explained
+        assert ("95 % intervals" in explained) == intervals
+
+
 def test_explain_counts_what_it_takes_to_choose(capsys: pytest.CaptureFixture[str]) -> None:
     new("bets/one.yaml", "--intervention", "remove_layers")
     capsys.readouterr()

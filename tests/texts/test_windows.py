@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pytest_layerguard.bet.bet import Measure
+from pytest_layerguard.catalogue import cost
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.texts.windows import (
     IGNORED,
@@ -148,6 +150,32 @@ def test_a_text_that_is_too_short_is_told() -> None:
 def clusters(tokens: int, window: int, stride: int, neighbours: int) -> list[int]:
     windows = cut(span(0, tokens), Contract(tokens, window, stride, ()))
     return np.bincount(TokenPositions.of(batched(windows, 3), neighbours).windows).tolist()  # type: ignore[no-any-return]
+
+
+@given(
+    st.integers(1, 200),
+    st.integers(1, 20),
+    st.integers(1, 20),
+    st.sampled_from(["all", "last"]),
+)
+def test_what_explain_counts_is_what_is_cut(
+    tokens: int, window: int, stride: int, positions: str
+) -> None:
+    stride = min(stride, window)
+    measure = Measure.model_validate(
+        {
+            "text": {"file": "a.txt"},
+            "tokens": tokens,
+            "window": window,
+            "stride": stride,
+            "positions": positions,
+        }
+    )
+    contract = Contract(tokens, window, stride, (BOS,), positions == "last")
+    made = cut(span(0, tokens), contract)
+    shared = -(-window // stride)
+    assert cost.windows(measure) == len(made)
+    assert cost.clusters(measure) == TokenPositions.of(batched(made, 3), shared).count
 
 
 def test_a_window_is_a_cluster() -> None:
