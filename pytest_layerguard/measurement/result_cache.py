@@ -25,6 +25,7 @@ from pytest_layerguard.environment import file_digests
 from pytest_layerguard.environment.allowed_paths import AllowedPaths, quoted
 from pytest_layerguard.environment.atomic_write import write_if_possible
 from pytest_layerguard.environment.devices import nvidia_cards
+from pytest_layerguard.environment.garbage_collection import no_garbage_collection
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.environment.versions import versions
 from pytest_layerguard.measurement.results import FIRST_CRITERIA, BetResult
@@ -105,7 +106,11 @@ class CachingLaboratory:
 
     def _laboratory(self) -> Laboratory:
         if self._opened is None:
-            from pytest_layerguard.measurement.laboratory import Laboratory
+            with no_garbage_collection():
+                # What every model is loaded by; imported here, where nothing is collected.
+                import transformers.modeling_utils  # noqa: F401
+
+                from pytest_layerguard.measurement.laboratory import Laboratory
 
             self._opened = Laboratory(self._conditions, self._registry)
             if self._expected is not None:
