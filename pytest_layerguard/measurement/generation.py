@@ -195,6 +195,7 @@ class _Batch:
         self.prompts = len(prompts)
         self.choose = choose
         self.forbidden = list(forbidden)
+        self.indices: dict[tuple[int, ...], Tensor] = {}
         self.text = torch.tensor(list(prompts), dtype=torch.long).repeat(len(plans), 1)
         self.texts = [0] * len(self.text)
         self.shells: dict[OuterWeights, list[int]] = {}
@@ -225,7 +226,7 @@ class _Batch:
         for _ in range(tokens):
             logits = (self._together(new, blank, caches) if cached else self._apart()).float()
             advance(1)
-            logits[:, self.forbidden] = -torch.inf
+            logits.index_fill_(1, self._index(self.forbidden), -torch.inf)
             new = self.choose(logits).cpu().unsqueeze(-1)
             self.text = torch.cat([self.text, new], dim=-1)
             if all(map(done, self.text[:, start:].tolist())):
@@ -279,10 +280,17 @@ class _Batch:
                 for layer in caches[group.cache].layers[slot : slot + 1]:
                     if 0 < count < len(sources):
                         assert isinstance(layer, DynamicLayer)
-                        layer.batch_select_indices(torch.tensor(sources))
+                        layer.batch_select_indices(self._index(sources))
 
     def _rows(self, members: Sequence[int]) -> list[int]:
         return [plan * self.prompts + prompt for plan in members for prompt in range(self.prompts)]
+
+    def _index(self, places: Sequence[int]) -> Tensor:
+        """Return places as a tensor on the device, made once: the device is waited for when it is copied there."""
+        key = tuple(places)
+        if key not in self.indices:
+            self.indices[key] = torch.tensor(key, dtype=torch.long, device=self.runner.device)
+        return self.indices[key]
 
     def _failing(self, members: Sequence[int]) -> AbstractContextManager[None]:
         return failing([self.plans[index] for index in members])
@@ -311,15 +319,16 @@ class _Batch:
             blank.update(length, length, slot)
         last: Tensor | None = None
         for shell, members in self.shells.items():
-            rows = self._rows(members)
+            rows = self._index(self._rows(members))
             token = torch.zeros((len(rows), 1), dtype=torch.long, device=hidden.device)
-            frame = ForwardState(token, LayerState(hidden[rows][:, -1:]), (), {})
+            ended = hidden[:, -1:].index_select(0, rows)
+            frame = ForwardState(token, LayerState(ended), (), {})
             with self._failing(members):
                 final = self.runner.finish(frame, frame.start, shell)
                 logits = self.runner.logits(final[:, 0], shell)
             if last is None:
                 last = logits.new_empty((len(hidden), logits.shape[-1]))
-            last[rows] = logits
+            last.index_copy_(0, rows, logits)
         assert last is not None
         return last
 
@@ -328,27 +337,29 @@ class _Batch:
         # The arguments of a slot depend on positions alone, so those of as many rows are the same.
         frames: dict[int, ForwardState] = {}
         hidden: Tensor | None = None
+        new = new.to(self.runner.device)
         for shell, members in self.shells.items():
-            rows = self._rows(members)
+            rows = self._index(self._rows(members))
             with self._failing(members):
-                frame = self.runner.begin(new[rows], blank, shell)
+                frame = self.runner.begin(new.index_select(0, rows), blank, shell)
             embeddings = frame.start.hidden
             if hidden is None:
                 hidden = embeddings.new_empty((len(new), *embeddings.shape[1:]))
-            hidden[rows] = embeddings
+            hidden.index_copy_(0, rows, embeddings)
             frames[len(rows)] = frame
         assert hidden is not None
         for slot, groups in self.turns:
             for group in groups:
-                rows = group.distinct
+                rows = self._index(group.distinct)
                 with self._failing(group.members):
                     if len(rows) not in frames:
-                        frames[len(rows)] = self.runner.begin(new[rows], blank)
+                        frames[len(rows)] = self.runner.begin(new.index_select(0, rows), blank)
                     swap = (blank, caches[group.cache])
-                    state = LayerState(hidden[rows])
+                    state = LayerState(hidden.index_select(0, rows))
                     with self.runner.bound(slot, group.weights, self.tensors.get(group.weights)):
                         after = self.runner.step(frames[len(rows)], slot, state, swap)
-                hidden[group.rows] = after.hidden[group.places]
+                all_of_them = after.hidden.index_select(0, self._index(group.places))
+                hidden.index_copy_(0, self._index(group.rows), all_of_them)
         return hidden
 
 

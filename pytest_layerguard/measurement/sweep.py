@@ -234,7 +234,8 @@ class _Walk:
         self.advance = advance
         self.tokens = [batch.input_ids.numel() for batch in part]
         self.labels = torch.cat([batch.labels[batch.scored] for batch in part])
-        self.masks = [batch.scored.to(runner.device) for batch in part]
+        # Their places, not a mask: a device is waited for where a mask is counted.
+        self.places = [batch.scored.flatten().nonzero()[:, 0].to(runner.device) for batch in part]
         self.base_final: Tensor
         self.heads: dict[OuterWeights, Callable[[Tensor], Tensor]] = {}
         self.waiting: list[tuple[Plan, Tensor]] = []
@@ -352,8 +353,8 @@ class _Walk:
         with failing(plans):
             final = torch.cat(
                 [
-                    self.runner.finish(frame, state, shell)[mask]
-                    for frame, state, mask in zip(frames, states, self.masks, strict=True)
+                    self.runner.finish(frame, state, shell).flatten(0, 1).index_select(0, places)
+                    for frame, state, places in zip(frames, states, self.places, strict=True)
                 ]
             )
         if self.base in plans:

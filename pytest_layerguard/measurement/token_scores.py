@@ -75,23 +75,36 @@ def compare(
     # Made first: what is made between two chunks of logits would keep the memory of one from serving the next. On
     # the device, so that it need not be waited for until all is done.
     base_losses = hidden.new_empty(len(labels), dtype=torch.float32)
-    found = [hidden.new_empty((4, len(labels)), dtype=torch.float32) for _ in variants]
+    found = hidden.new_empty((len(variants), 4, len(labels)), dtype=torch.float32)
     wanted = labels.to(hidden.device)
+    equal = _equal_rows(hidden, [final if own is head else None for final, own in variants])
     for start in range(0, len(labels), rows):
         span = slice(start, start + rows)
         reference = _Reference(head(hidden[span]).float(), wanted[span])
         base_losses[span] = reference.losses
         advance(len(reference.losses))
-        for scores, (final, own_head) in zip(found, variants, strict=True):
-            if own_head is head and torch.equal(final[span], hidden[span]):
+        for scores, same, (final, own_head) in zip(found, equal, variants, strict=True):
+            if same[span].all():
                 scores[:, span] = reference.own
             else:
                 reference.score(own_head(final[span]).float(), scores[:, span])
             advance(len(reference.losses))
     return base_losses.cpu(), [
         TokenScores(losses, kl, agreement, correct.bool())
-        for losses, kl, agreement, correct in (scores.cpu() for scores in found)
+        for losses, kl, agreement, correct in found.cpu()
     ]
+
+
+def _equal_rows(base: Tensor, variants: Sequence[Tensor | None]) -> Tensor:
+    """Return which rows of each variant are equal to the base's ``[n, H]``, as a CPU tensor ``[., n]``.
+
+    None of a variant that is None. All of them at once, as a device is waited for each time that it is asked.
+    """
+    equal = torch.zeros((len(variants), len(base)), dtype=torch.bool, device=base.device)
+    for rows, final in zip(equal, variants, strict=True):
+        if final is not None:
+            torch.all(final == base, dim=-1, out=rows)
+    return equal.cpu()
 
 
 def joined(parts: Sequence[TokenScores]) -> TokenScores:
