@@ -2,13 +2,14 @@
 
     python tests/device/check.py --to DIR [--device cuda] [--seconds 340] [--small]
 
-Writes DIR/check.json and DIR/check.md, after each step anew, so that a run that is cut short leaves what it had. Ends
-with 1 if a step failed. Steps that the time no longer suffices for are named and left out. `--small` takes a model
-of four narrow layers and one bet, for a CPU.
+Writes DIR/check.json and DIR/check.md anew whenever something was measured, so that a run that is cut short leaves what
+it had. Each step has a time limit of its own; one that fails or takes too long keeps what it has measured, and the
+others run. Ends with 1 if a step failed. Steps that the time no longer suffices for are named and left out. `--small`
+takes a model of four narrow layers and one bet, for a CPU.
 
-Beside PyTorch, transformers and pytest an image without a network needs 11 MiB of wheels, made where there is one:
+Runs from a checkout. Beside PyTorch, transformers, pytest and scipy an image without a network needs wheels of a few
+MiB, made where there is one:
 
-    pip wheel --no-deps -w wheels .
     pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_17_x86_64 -d wheels \\
         pydantic==2.14.4 pydantic-core==2.50.5 annotated-types typing-inspection
 
@@ -25,9 +26,11 @@ import math
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -115,8 +118,28 @@ LARGE = Shape(36, 4096, 12288, 32, 8, 128, 151_936, 8192, 1024, 64, 8192)
 SMALL = Shape(4, 64, 128, 4, 2, 16, 2048, 512, 64, 8, 256)
 
 
+ENDS: float = 15
+"""Seconds that a process of pytest has to write its reports after it was interrupted."""
+
+
 class FailedError(Exception):
-    """A step found something wrong."""
+    """A step found something wrong, or took too long."""
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Raise FailedError in the block when so many seconds are over; a call of the device is waited for."""
+
+    def over(*_: object) -> None:
+        raise FailedError(f"not done within {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @dataclass
@@ -130,6 +153,8 @@ class Check:
         to: The folder for the two files.
         ends: When the run must be over, by the monotonic clock.
         found: What each step found.
+        step: The step that runs.
+        over: When it must be over, by the monotonic clock.
     """
 
     device: str
@@ -138,32 +163,43 @@ class Check:
     to: Path
     ends: float
     found: dict[str, dict[str, Any]] = field(default_factory=dict)
+    step: str = ""
+    over: float = math.inf
     peak: float = math.nan
 
     def __post_init__(self) -> None:
         self.gpu = self.device.startswith("cuda")
         self.dtype = torch.bfloat16 if self.gpu else torch.float32
 
-    def run(self, name: str, least: float, step: Callable[[], dict[str, Any]]) -> None:
-        """Run a step that takes at least so many seconds on a card; keep what it found."""
-        left = self.ends - time.monotonic()
-        if self.gpu and left < least:
-            self.found[name] = {"left out": f"{left:.0f} s were left"}
+    def run(self, name: str, least: float, most: float, step: Callable[[], dict[str, Any]]) -> None:
+        """Run a step that takes at least and may take at most so many seconds; keep what it found."""
+        self.step, started = name, time.monotonic()
+        left = self.ends - started if self.gpu else most
+        if left < least:
+            self.note({"left out": f"{left:.0f} s were left"})
         else:
-            self.reset_peak()
-            started = time.monotonic()
+            limit = min(left, most)
+            self.over = started + limit
             try:
-                found = step()
+                self.reset_peak()
+                with within(limit):
+                    self.note(step())
             except FailedError as error:
-                found = {"failed": str(error)}
+                self.note({"failed": str(error)})
             except Exception:
-                found = {"failed": traceback.format_exc()}
-            if self.gpu:
-                found["peak_GiB"] = torch.cuda.max_memory_allocated(self.device) / 2**30
-            self.found[name] = found | {"seconds": time.monotonic() - started}
-        gc.collect()
-        devices.vacate()
+                self.note({"failed": traceback.format_exc()})
+            self.note({"seconds": time.monotonic() - started})
         print(name, self.found[name], flush=True)
+        # After some errors of CUDA every call fails in this process; the others are tried all the same.
+        with contextlib.suppress(RuntimeError):
+            if self.gpu:
+                self.note({"peak_GiB": torch.cuda.max_memory_allocated(self.device) / 2**30})
+            gc.collect()
+            devices.vacate()
+
+    def note(self, numbers: Mapping[str, Any]) -> None:
+        """Keep what the step that runs has measured, whatever becomes of the rest of it."""
+        self.found.setdefault(self.step, {}).update(numbers)
         self.write()
 
     def reset_peak(self) -> None:
@@ -234,29 +270,33 @@ class Check:
             )
         ]
         sweep(runner, batches, base, skips[:1], self.shape.vocabulary)
-        found: dict[str, Any] = {"model_GiB": self.bytes(model) / 2**30}
-        results = {}
+        self.note({"model_GiB": self.bytes(model) / 2**30})
+        results, seconds = {}, {}
         for name, plans in (("skip", skips), ("pairs", pairs)):
             took, results[name] = self.timed(
                 lambda plans=plans: sweep(runner, batches, base, plans, self.shape.vocabulary)
             )
             work = evaluations([base, *plans]) * self.layer_work()
             work += (len(plans) + 1) * self.head_work()
-            found[f"{name}_variants"] = len(plans)
-            found[f"{name}_seconds"] = took
-            found[f"{name}_share_of_peak"] = work / took / self.peak
+            seconds[name] = took
+            self.note(
+                {
+                    f"{name}_variants": len(plans),
+                    f"{name}_seconds": took,
+                    f"{name}_share_of_peak": work / took / self.peak,
+                }
+            )
         took, looped = self.timed(lambda: self.loop(model, batches))
-        found["skip_loop_seconds"] = took
-        found["skip_loop_over_sweep"] = took / found["skip_seconds"]
+        self.note({"skip_loop_seconds": took, "skip_loop_over_sweep": took / seconds["skip"]})
         worst = max(
             float((ours.losses - theirs).abs().max())
             for ours, theirs in zip(results["skip"].variants, looped[1:], strict=True)
         )
-        found["largest_difference_of_a_loss"] = worst
-        found["base_is_bit_equal"] = bool(torch.equal(results["skip"].base, looped[0]))
+        equal = bool(torch.equal(results["skip"].base, looped[0]))
+        self.note({"largest_difference_of_a_loss": worst, "base_is_bit_equal": equal})
         if worst > CLOSE[self.dtype]:
             raise FailedError(f"a loss differs from the plain loop's by {worst:.3g} nats")
-        return found
+        return {}
 
     def loop(self, model: PreTrainedModel, batches: Sequence[Batch]) -> list[Tensor]:
         """Return the losses of the base and of each skip, by whole forward passes."""
@@ -313,25 +353,46 @@ class Check:
         prompt = list(range(3, 11))
         generate(runner, plans, [prompt], 2, greedy)
         took, texts = self.timed(lambda: generate(runner, plans, [prompt], self.shape.new, greedy))
+        self.note({"tokens_per_s": len(plans) * self.shape.new / took})
         rows = torch.tensor([prompt] * len(plans), device=self.device)
         how = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None}
         model.generate(rows, max_new_tokens=2, **how)
         alone, told = self.timed(lambda: model.generate(rows, max_new_tokens=self.shape.new, **how))
         return {
-            "tokens_per_s": len(plans) * self.shape.new / took,
             "over_one_batch_of_the_base": took / alone,
             "base_is_the_models_own": texts[0][0] == told[0, len(prompt) :].tolist(),
         }
 
     def out_of_memory(self) -> dict[str, Any]:
-        """Measure with ample memory, then with so little that a micro-batch does not fit."""
+        """Measure with ample memory, then with so little that a micro-batch does not fit.
+
+        An attention that keeps its scores takes more memory than the logits, and half of it for half of the windows.
+        """
         with tempfile.TemporaryDirectory() as made:
-            folder = self.saved(self.model(), Path(made))
-            does, criterion = "skip_layers: {layers: {each: [0, 1]}}", "all(kl <= 1)"
-            ample = self.measured(folder, does, criterion)
+            model = self.model()
+            folder, size = self.saved(model, Path(made)), self.bytes(model)
+            del model
+            gc.collect()
+            devices.vacate()
+
+            def measured(notes: list[str]) -> BetResult:
+                return self.measured(
+                    folder,
+                    "skip_layers: {layers: {each: [0, 1]}}",
+                    "all(kl <= 1)",
+                    notes,
+                    tokens=2 * self.shape.tokens,
+                    window=2 * self.shape.window,
+                    loaded=", attn_implementation: eager",
+                )
+
+            self.reset_peak()
+            ample = measured([])
+            needed = torch.cuda.max_memory_allocated(self.device) - size if self.gpu else 0
+            self.note({"needed_beside_the_model_GiB": needed / 2**30})
             notes: list[str] = []
-            with self.short_of_memory():
-                tight = self.measured(folder, does, criterion, notes)
+            with self.short_of_memory(int(0.85 * needed)):
+                tight = measured(notes)
         halved = [note for note in notes if "out of memory" in note]
         if not halved:
             raise FailedError("nothing ran out of memory")
@@ -342,15 +403,16 @@ class Check:
         return {"notes": halved, "largest_change_of_log_perplexity": ratio}
 
     @contextlib.contextmanager
-    def short_of_memory(self) -> Iterator[None]:
-        """Fill the card after a model was loaded; on a CPU, fail once in the middle."""
+    def short_of_memory(self, room: int) -> Iterator[None]:
+        """Leave so many bytes of the card after a model was loaded; on a CPU, fail once in the middle."""
         step = Runner.step
         filler: list[Tensor] = []
 
         def first(*args: Any, **kwargs: Any) -> Any:
             if not filler:
-                room = devices.free_memory(self.device) - 5 * 2**30 if self.gpu else 1
-                filler.append(torch.empty(max(1, room), dtype=torch.uint8, device=self.device))
+                devices.vacate()
+                free = devices.free_memory(self.device) - room if self.gpu else 1
+                filler.append(torch.empty(free, dtype=torch.uint8, device=self.device))
                 if not self.gpu:
                     raise torch.OutOfMemoryError("a check")
             return step(*args, **kwargs)
@@ -374,7 +436,7 @@ class Check:
             gc.collect()
             devices.vacate()
             does = "load_checkpoint: {path: candidate}"
-            found: dict[str, Any] = {"model_GiB": size / 2**30}
+            self.note({"model_GiB": size / 2**30})
             results = []
             for name, room in (("together", None), ("in_turn", 2 * size)):
                 notes: list[str] = []
@@ -382,22 +444,26 @@ class Check:
                 with self.room(room):
                     took, result = self.timed(
                         lambda notes=notes: self.measured(
-                            Path(made) / "model", does, "kl <= 1", notes
+                            Path(made) / "model",
+                            does,
+                            "kl <= 1",
+                            notes,
+                            tokens=self.shape.tokens // 2,
+                            window=self.shape.window // 2,
                         )
                     )
                 results.append(result)
-                found[f"{name}_seconds"] = took
+                self.note({f"{name}_seconds": took})
                 if self.gpu:
                     peak = torch.cuda.max_memory_allocated(self.device) - self.filled
-                    found[f"{name}_peak_over_model"] = peak / size
+                    self.note({f"{name}_peak_over_model": peak / size})
                 let_go = any("letting go" in note for note in notes)
                 if let_go != (name == "in_turn"):
                     raise FailedError(f"{name}: the base was {'' if let_go else 'not '}let go of")
         one, other = (result.variants[0].metrics for result in results)
-        found["same_numbers"] = all(one[name] == other[name] for name in one)
-        if not found["same_numbers"]:
+        if any(one[name] != other[name] for name in one):
             raise FailedError(f"together {one}, in turn {other}")
-        return found
+        return {"same_numbers": True}
 
     @contextlib.contextmanager
     def room(self, size: int | None) -> Iterator[None]:
@@ -425,17 +491,18 @@ class Check:
             if not report.exists():
                 raise FailedError(printed[-3000:])
             entries = json.loads(report.read_text(encoding="utf-8"))["bets"]
-        found: dict[str, Any] = {"exit_code": code, "words": {}}
+        words = {}
         for entry in entries:
             record = ROOT / "bets" / "records" / f"{entry['id']}.json"
             if entry["outcome"] == "skipped" or not record.exists():
                 continue
             recorded = json.loads(record.read_text(encoding="utf-8"))
             apart = _apart(entry["variants"], recorded["result"]["variants"])
-            found["words"][entry["id"]] = f"{entry['outcome']}, ratios within {apart:.2g}"
+            words[entry["id"]] = f"{entry['outcome']}, ratios within {apart:.2g}"
+        self.note({"exit_code": code, "words": words})
         if code:
-            raise FailedError(f"{found}\n{printed[-6000:]}")
-        return found
+            raise FailedError(printed[-6000:])
+        return {}
 
     def hang(self) -> dict[str, Any]:
         """Run a bet whose kernel hangs, under a time limit."""
@@ -518,29 +585,38 @@ class Check:
         return folder / name
 
     def measured(
-        self, model: Path, does: str, criterion: str, notes: list[str] | None = None
+        self,
+        model: Path,
+        does: str,
+        criterion: str,
+        notes: list[str],
+        *,
+        tokens: int,
+        window: int,
+        loaded: str = "",
     ) -> BetResult:
         """Measure a bet on a folder, as pytest would."""
         bets = model.parent / "bets"
         text = BET.format(
             id="check",
-            model=f"{{path: ../{model.name}}}",
+            model=f"{{path: ../{model.name}{loaded}}}",
             does=does.replace("path: ", "path: ../"),
-            tokens=self.shape.tokens // 2,
-            window=self.shape.window // 2,
+            tokens=tokens,
+            window=window,
             criterion=criterion,
         )
         (document,) = parse_bets(text, bets / "check.yaml")
-        progress = (notes if notes is not None else []).append
-        conditions = Conditions(device=self.device, progress=progress, roots=(model.parent,))
+        conditions = Conditions(device=self.device, progress=notes.append, roots=(model.parent,))
         return Laboratory(conditions, Registry.of()).measure(document, bets=bets)
 
     def pytest(self, *arguments: str, folder: Path) -> tuple[int, str]:
-        """Run pytest in a process of its own."""
+        """Run pytest in a process of its own, which is interrupted before the step's time is over."""
         path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        done = subprocess.run(
+        with subprocess.Popen(
             [
                 *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+                # The plugin of this checkout, whether or not one is installed.
+                *("-p", "no:layerguard", "-p", "pytest_layerguard.pytest_plugin.plugin"),
                 f"--layerguard-device={self.device}",
                 *arguments,
             ],
@@ -549,10 +625,16 @@ class Check:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            check=False,
             text=True,
-        )
-        return done.returncode, done.stdout
+        ) as process:
+            for limit in (self.over - time.monotonic() - 2 * ENDS, ENDS):
+                try:
+                    printed, _ = process.communicate(timeout=min(limit, threading.TIMEOUT_MAX))
+                    return process.returncode, printed
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGINT)
+            process.kill()
+            return process.wait(), f"killed: not back {ENDS:g} s after it was interrupted"
 
 
 def _apart(now: Sequence[Mapping[str, Any]], recorded: Sequence[Mapping[str, Any]]) -> float:
@@ -594,14 +676,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.to,
         time.monotonic() + given.seconds,
     )
-    check.run("matrix product", 5, check.matrix_product)
-    check.run("heads", 5, check.heads)
-    check.run("sweeps", 40, check.sweeps)
-    check.run("samples", 15, check.samples)
-    check.run("hanging kernel", 25, check.hang)
-    check.run("catalogue", 60, check.catalogue)
-    check.run("out of memory", 40, check.out_of_memory)
-    check.run("candidates", 60, check.candidates)
+    check.run("matrix product", 5, 30, check.matrix_product)
+    check.run("heads", 5, 30, check.heads)
+    check.run("sweeps", 40, 120, check.sweeps)
+    check.run("samples", 15, 60, check.samples)
+    check.run("hanging kernel", 45, 90, check.hang)
+    check.run("catalogue", 60, 150, check.catalogue)
+    check.run("out of memory", 40, 120, check.out_of_memory)
+    check.run("candidates", 60, 240, check.candidates)
     return int(any("failed" in found for found in check.found.values()))
 
 
