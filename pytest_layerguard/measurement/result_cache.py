@@ -107,9 +107,6 @@ class CachingLaboratory:
     def _laboratory(self) -> Laboratory:
         if self._opened is None:
             with no_garbage_collection():
-                # What every model is loaded by; imported here, where nothing is collected.
-                import transformers.modeling_utils  # noqa: F401
-
                 from pytest_layerguard.measurement.laboratory import Laboratory
 
             self._opened = Laboratory(self._conditions, self._registry)

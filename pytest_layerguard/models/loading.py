@@ -22,6 +22,7 @@ from pytest_layerguard.environment import devices, file_digests
 from pytest_layerguard.environment.allowed_paths import AllowedPaths, quoted
 from pytest_layerguard.environment.captured_output import first_line, quiet, scrubbed
 from pytest_layerguard.environment.conditions import UNPINNED_FLAG, Conditions
+from pytest_layerguard.environment.garbage_collection import no_garbage_collection
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.environment.versions import versions
 from pytest_layerguard.models import compressed
@@ -419,6 +420,9 @@ def _from_folder(
     # The libraries of formats draw progress bars of their own.
     with quiet() as chatter, redirect_stderr(StringIO()):
         try:
+            with no_garbage_collection():
+                # What every class of models imports, before weights are made.
+                import transformers.modeling_utils  # noqa: F401
             config = _plain_outputs(AutoConfig.from_pretrained(folder.path, **trusted))
             make = _auto_class(config, folder, conditions)
             with torch.device("meta"):
