@@ -209,9 +209,9 @@ class Judge:
         lost = decision.word is Word.CROSSED
         won = decision.passed and bet.status != "falsified"
         named = (*found.challenged, *found.acknowledged)
-        easier = (
-            easier_conditions(bet, result, (*found.held_to, *found.acknowledged)) if won else ()
-        )
+        compared = (*found.held_to, *found.acknowledged) if won else ()
+        easier = tuple(easier_conditions(bet, result, compared))
+        reviewed = case.recorded is not None
         reached = Outcome(
             decision.word,
             decision.passed,
@@ -234,8 +234,9 @@ class Judge:
                 *_guessable(bet, judgement, result),
                 *_left_out(result),
                 *_bars_after(bet, result),
-                *easier,
+                *(() if reviewed else easier),
             ),
+            remarks=(*decision.remarks, *(easier if reviewed else ())),
         )
         if not self.recording:
             return reached

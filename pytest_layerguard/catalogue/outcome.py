@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 UNRECORDED: Final = "unrecorded"
 """How a message or warning about a bet without a record begins."""
+NEITHER: Final = "the falsification could neither be confirmed nor overturned here"
+"""The warning of a falsification that is undecided."""
 
 
 class Word(StrEnum):
@@ -45,11 +47,12 @@ class Word(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a bet; `messages` say why it failed or was skipped, `warnings` what to note.
+    """The outcome of a bet; `messages` say why it failed or was skipped, `warnings` what to look at.
 
-    `verdict_before` is that of its record before this run. `lack` is what was wanting to measure it, as far as that
-    is known by name, and `recorded` says which record was written and what it closes. A message may have several
-    lines; untrusted text in it is already safe to print.
+    `remarks` say what was reviewed with its record, so that nobody has to look again. `verdict_before` is that of
+    its record before this run. `lack` is what was wanting to measure it, as far as that is known by name, and
+    `recorded` says which record was written and what it closes. A message may have several lines; untrusted text in
+    it is already safe to print.
     """
 
     word: Word
@@ -61,6 +64,7 @@ class Outcome:
     crossed: tuple[Crossing, ...] = ()
     messages: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     lack: Lack | None = None
     recorded: str | None = None
 
@@ -165,6 +169,7 @@ class Decision:
     passed: bool = False
     messages: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 MEASURE: Final = Decision(None)
@@ -309,8 +314,10 @@ def _upheld(case: Case, verdict: Verdict) -> Decision:
         return _failed(Word.INCONCLUSIVE, _open(case))
     if (dead := _catastrophe(case)) is not None:
         return dead
-    notes = (*_inside(case), *_acknowledged(case))
-    return Decision(Word(verdict), passed=True, warnings=notes)
+    inside, weaker = tuple(_inside(case)), tuple(_acknowledged(case))
+    if case.recorded is not None:
+        return Decision(Word(verdict), passed=True, warnings=inside, remarks=weaker)
+    return Decision(Word(verdict), passed=True, warnings=(*inside, *weaker))
 
 
 def _inside(case: Case) -> Iterator[str]:
@@ -347,7 +354,7 @@ def _falsified(case: Case, verdict: Verdict) -> Decision:
     return Decision(
         Word.INCONCLUSIVE,
         passed=True,
-        warnings=("the falsification could neither be confirmed nor overturned here",),
+        warnings=(NEITHER,),
     )
 
 

@@ -79,7 +79,8 @@ def header(config: pytest.Config) -> list[str]:
     from pytest_layerguard.environment import devices
     from pytest_layerguard.report import terminal
 
-    models = ", ".join(f"{name} {reference.digest(name)}" for name in reference.NAMES)
+    verbose = config.get_verbosity() > 0
+    models = [f"{name} {reference.digest(name)}" for name in reference.NAMES] if verbose else []
     return [*terminal.header(devices.expected(config.stash[SETTINGS].device), models), *outside]
 
 
@@ -289,20 +290,26 @@ def _reports_here(config: pytest.Config) -> bool:
 def summarise(terminal: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the table of bets, lines of other packages, and reports that could not be written."""
     results = config.stash[RESULTS]
-    if results.bets and config.get_verbosity() >= 0:
+    if results.bets and config.get_verbosity() >= -1:
         from pytest_layerguard.report.bet_report import by_place
-        from pytest_layerguard.report.terminal import Marks, summary, title
+        from pytest_layerguard.report.terminal import Marks, notes, summary, title
 
         bets = by_place(results.bets)
-        width, verbose = config.get_terminal_writer().fullwidth, config.get_verbosity() > 0
+        width, verbosity = config.get_terminal_writer().fullwidth, config.get_verbosity()
         marks = Marks.of(getattr(sys.__stdout__, "encoding", None))
-        terminal.section(title(bets))
-        for line in summary(bets, width, marks, verbose=verbose):
+        if verbosity == -1:
+            terminal.ensure_newline()
+            lines = notes(bets, width)
+        else:
+            terminal.section(title(bets))
+            lines = summary(bets, width, marks, verbose=verbosity > 0)
+        for line in lines:
             terminal.write(line.mark, **line.markup)
             terminal.line(line.text)
         _fold_skips(terminal)
-        for lines in config.hook.pytest_layerguard_report_lines(config=config, bets=bets):
-            for text in lines:
+    if results.bets and config.get_verbosity() >= 0:
+        for texts in config.hook.pytest_layerguard_report_lines(config=config, bets=bets):
+            for text in texts:
                 terminal.line(text)
     for error in results.write_errors:
         terminal.line(f"ERROR: {error}", red=True)

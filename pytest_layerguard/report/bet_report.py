@@ -158,7 +158,8 @@ class BetReport:
         thresholds: The numbers that the criteria compare a metric with.
         evidence: Published figures, which were not measured here.
         messages: Why it failed or was skipped.
-        warnings: What to note, whether it passed or not.
+        warnings: What to look at, whether it passed or not.
+        remarks: What was reviewed with its record: nothing to do.
         error_at: The line and column of the key that an ERROR is about, or None.
         recorded: Which record was written, and what it closes, or None.
         lack: What was wanting to measure it, as far as that is known by name.
@@ -195,6 +196,7 @@ class BetReport:
     evidence: tuple[PublishedEvidence, ...] = ()
     messages: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     error_at: tuple[int, int] | None = None
     recorded: str | None = None
     lack: Lack | None = None

@@ -99,6 +99,7 @@ def make_report(document: BetDocument, outcome: Outcome, root: Path) -> BetRepor
         evidence=tuple(_published(each) for each in bet.evidence[:20]),
         messages=outcome.messages,
         warnings=outcome.warnings,
+        remarks=outcome.remarks,
         error_at=_error_at(document, outcome),
         recorded=outcome.recorded,
         lack=outcome.lack,

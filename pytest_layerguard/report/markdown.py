@@ -216,8 +216,8 @@ def _details(bet: BetReport) -> Iterator[str]:
         yield "\n".join(f"- {literal(line)}" for line in changes)
     yield from map(literal, notes(bet.variants))
     yield from _continuations(bet)
-    for warning in bet.warnings:
-        yield f"**Note:** {literal(cut(warning, 600))}"
+    for note in (*bet.warnings, *bet.remarks):
+        yield f"**Note:** {literal(cut(note, 600))}"
     yield from _evidence(bet.evidence)
 
 

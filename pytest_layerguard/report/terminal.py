@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from importlib import metadata
 from itertools import product
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from pytest_layerguard import __version__
 from pytest_layerguard.bet.criteria.interval import short
 from pytest_layerguard.bet.errors import printable
+from pytest_layerguard.catalogue.outcome import NEITHER
 from pytest_layerguard.catalogue.wording import cut
 from pytest_layerguard.report import failure, text, variant_table
 from pytest_layerguard.report.words import lacks, why_skipped
@@ -31,8 +33,10 @@ _ENOUGH: Final = 24
 """Columns that show what decided with its interval; the status goes before these do."""
 _LEAST: Final = 8
 """Columns that the cell on what decided is never cut below."""
-_ROWS: Final = 24
-"""Rows that a table has before bets of one file that are as expected share one."""
+_ROWS: Final = 20
+"""Rows that a table has before bets that came out alike share one."""
+_NAMED: Final = 8
+"""Bets that are named before one note; the others are counted."""
 
 
 class Marks(NamedTuple):
@@ -61,10 +65,10 @@ class MarkedLine(NamedTuple):
     markup: Mapping[str, bool] = {}
 
 
-def header(device: str, models: str) -> Iterator[str]:
+def header(device: str, models: Sequence[str] = ()) -> Iterator[str]:
     """Yield what a reader needs to compare this run with another; imports nothing heavy."""
-    versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "transformers"))
-    yield f"layerguard: {__version__}, device {device}, {versions}, {models}"
+    versions = (f"{name} {_version(name)}" for name in ("torch", "transformers"))
+    yield f"layerguard: {', '.join([__version__, f'device {device}', *versions, *models])}"
 
 
 def _version(distribution: str) -> str:
@@ -108,21 +112,37 @@ def summary(
 ) -> Iterator[MarkedLine]:
     """Yield a table of the bets that were judged, no wider than `width`, and below it what to note.
 
-    What failed stands apart, at the end of the table. In a long table the bets of a file that are as expected share a
-    row. Skipped bets are summed up by what was wanting; with `verbose` they are named, and every bet has a row, its
-    variants and published figures.
+    What failed stands apart, at the end of the table. In a long table the bets that came out alike share a row. With
+    `verbose` every bet has a row, its variants and published figures.
     """
     judged = sorted((bet for bet in bets if bet.outcome != "skipped"), key=lambda bet: bet.failed)
     few = verbose or len(judged) <= _ROWS
-    rows = [(bet, 1) for bet in judged] if few else _by_file(judged)
+    rows = [[bet] for bet in judged] if few else _alike(judged)
     if rows:
         yield from _table(rows, width, marks)
-    if len(rows) < len(judged):
-        yield MarkedLine("", "+N: so many more of the same file, as expected; -v shows them")
-    skipped = [bet for bet in bets if bet.outcome == "skipped"]
-    if any(bet.cached for bet in judged):
-        yield MarkedLine("", "* kept from an earlier run; --layerguard-fresh measures anew")
-    if skipped:
+        legend = "; ".join(_legend(rows, marks, verbose=verbose))
+        yield from _wrapped(legend, width)
+    yield from notes(bets, width, verbose=verbose)
+    if verbose:
+        for bet in bets:
+            yield from (MarkedLine("", line) for line in _details(bet))
+
+
+def _legend(rows: Sequence[Sequence[BetReport]], marks: Marks, *, verbose: bool) -> Iterator[str]:
+    if any(len(alike) > 1 for alike in rows):
+        yield "+N: so many more alike, farther from their bars (-v has all)"
+    if not verbose and any(_undecided(alike[0]) for alike in rows):
+        yield f"{marks.open} -v says how many tokens would decide"
+    if any(_all_kept(alike) for alike in rows):
+        yield "* kept from an earlier run; --layerguard-fresh measures anew"
+
+
+def notes(bets: Sequence[BetReport], width: int, *, verbose: bool = False) -> Iterator[MarkedLine]:
+    """Yield what was not measured and for want of what, what was recorded, and what to look at.
+
+    Remarks, which ask for nothing, and the names of all bets are for `verbose`.
+    """
+    if skipped := [bet for bet in bets if bet.outcome == "skipped"]:
         hint = "" if verbose else "; -v names them"
         yield from _wrapped(f"not measured: {', '.join(lacks(skipped))}{hint}", width)
     for bet in bets:
@@ -130,16 +150,16 @@ def summary(
             yield from _wrapped(f"recorded: {bet.id}: {bet.recorded}", width)
     noted: dict[str, list[str]] = {}
     for bet in bets:
-        for note in bet.warnings:
-            noted.setdefault(note, []).append(bet.id)
+        for note in (*bet.warnings, *(bet.remarks if verbose else ())):
+            if note != NEITHER:  # The table has a row for each of them.
+                noted.setdefault(note, []).append(bet.id)
     for note, ids in noted.items():
         # The first line says what it is about; the reports have the rest.
         first, _, further = note.partition("\n")
-        shown = cut(first, 600) + (" ..." if further else "")
-        yield from _wrapped(f"noted: {', '.join(ids)}: {shown}", width)
-    if verbose:
-        for bet in bets:
-            yield from (MarkedLine("", line) for line in _details(bet))
+        text = cut(first, 600) + (" ..." if further else "")
+        named = ids if verbose or len(ids) <= _NAMED else ids[: _NAMED - 1]
+        more = f" and {len(ids) - len(named)} more" if len(named) < len(ids) else ""
+        yield from _wrapped(f"noted: {', '.join(named)}{more}: {text}", width)
 
 
 def _wrapped(line: str, width: int) -> Iterator[MarkedLine]:
@@ -160,27 +180,38 @@ def _details(bet: BetReport) -> Iterator[str]:
         yield from (f"  {printable(line)}" for line in detail.split("\n"))
 
 
-def _by_file(judged: Sequence[BetReport]) -> list[tuple[BetReport, int]]:
-    """Return the bets that have a row, each with the number of bets that it stands for."""
-    rows: list[tuple[BetReport, int]] = []
-    places: dict[tuple[str, bool], int] = {}
+def _alike(judged: Sequence[BetReport]) -> list[list[BetReport]]:
+    """Return the bets of each row, the one nearest to its bar first.
+
+    Bets of the catalogue that are as expected share a row by status and word, undecided ones by file. A bet that
+    failed, a proposal, and one whose verdict is not that of its record have a row of their own.
+    """
+    rows: dict[tuple[str, ...], list[BetReport]] = {}
     for bet in judged:
-        if bet.failed or bet.word == "INCONCLUSIVE":
-            rows.append((bet, 1))
-            continue
-        place = places.setdefault((bet.file, bet.cached), len(rows))
-        if place == len(rows):
-            rows.append((bet, 0))
-        first, count = rows[place]
-        rows[place] = (first, count + 1)
-    return rows
+        key = (bet.file, bet.word) if _undecided(bet) else (bet.status, bet.word)
+        alone = bet.failed or bet.changed or bet.status == "proposed"
+        rows.setdefault((*key, bet.id) if alone else key, []).append(bet)
+    return [sorted(alike, key=_margin) for alike in rows.values()]
+
+
+def _undecided(bet: BetReport) -> bool:
+    return bet.word == "INCONCLUSIVE" and not bet.failed
+
+
+def _all_kept(alike: Sequence[BetReport]) -> bool:
+    return all(bet.cached for bet in alike)
+
+
+def _margin(bet: BetReport) -> float:
+    decided = bet.deciding
+    return decided.decider.margin if decided is not None and decided.decider else math.inf
 
 
 def _table(
-    counted: Sequence[tuple[BetReport, int]], width: int, marks: Marks
+    together: Sequence[Sequence[BetReport]], width: int, marks: Marks
 ) -> Iterator[MarkedLine]:
-    bets = [bet for bet, _ in counted]
-    rows = [_row(bet, count, marks) for bet, count in counted]
+    bets = [alike[0] for alike in together]
+    rows = [_row(alike, marks) for alike in together]
     heading, *lines = _fit(rows, width)
     yield MarkedLine("", heading)
     apart = any(bet.failed for bet in bets) and not bets[0].failed
@@ -204,7 +235,8 @@ class _Row(NamedTuple):
     bar: str
 
 
-def _row(bet: BetReport, count: int, marks: Marks) -> _Row:
+def _row(alike: Sequence[BetReport], marks: Marks) -> _Row:
+    bet, count = alike[0], len(alike)
     mark = (
         marks.failed if bet.failed else marks.open if bet.word == "INCONCLUSIVE" else marks.passed
     )
@@ -212,7 +244,7 @@ def _row(bet: BetReport, count: int, marks: Marks) -> _Row:
     decider = decided.decider if decided is not None and bet.word != "UNRECORDED" else None
     forms, bar = (_decided(decider), decider.bar) if decider else ([failure.brief(bet)], "")
     more = f" +{count - 1}" if count > 1 else ""
-    return _Row(mark + "*" * bet.cached, bet.id, more, bet.status, bet.word, forms, bar)
+    return _Row(mark + "*" * _all_kept(alike), bet.id, more, bet.status, bet.word, forms, bar)
 
 
 def _decided(decider: Decider) -> list[str]:
@@ -243,6 +275,16 @@ def _figure(value: float, bar: str) -> str:
     return short(value) if bar.endswith(f" {few}") else few
 
 
+def _bar(row: _Row) -> str:
+    return row.bar
+
+
+def _short_bar(row: _Row) -> str:
+    """Return the bar with `~` for the interval of one that was measured."""
+    number, measured, _ = row.bar.partition(" [")
+    return number.replace(" ", " ~") if measured else number
+
+
 def _fit(rows: Sequence[_Row], width: int) -> list[str]:
     """Return heading and lines: ids, the status and what decided are cut as little as the width allows.
 
@@ -250,13 +292,14 @@ def _fit(rows: Sequence[_Row], width: int) -> list[str]:
     """
     gap = 2 if width >= _ROOMY else 1
     for enough, status, limit in product((None, _ENOUGH, _LEAST), (True, False), _IDS):
+        bar = _bar if enough is None else _short_bar
         ids = [text.clip_middle(row.bet, limit) for row in rows]
         if len(set(ids)) < len({row.bet for row in rows}) and limit != _IDS[-1]:
             continue
         ids = [id_ + row.more for id_, row in zip(ids, rows, strict=True)]
         names = [name for name in _HEADINGS if status or name != "status"]
         cells = [names] + [
-            [row.mark, id_, *([row.status] if status else []), row.word, "", row.bar]
+            [row.mark, id_, *([row.status] if status else []), row.word, "", bar(row)]
             for row, id_ in zip(rows, ids, strict=True)
         ]
         at = names.index("decided by")

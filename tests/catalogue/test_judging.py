@@ -252,6 +252,19 @@ def test_a_challenge_that_won_under_easier_conditions_says_so(bets: Bets) -> Non
         assert words in said
 
 
+def test_easier_conditions_of_a_recorded_bet_are_a_remark(bets: Bets) -> None:
+    bets.put(BET_40)
+    id_ = bets.put(status="upheld", challenges=["bet-40"], model="reference@init")
+    said = "compared with bet-40 it was measured on reference@init instead of reference"
+    new = bets.judge(id_, 1.2)
+    assert said in new.warnings
+    assert not new.remarks
+    bets.record(id_, 1.2)
+    known = bets.judge(id_, 1.2)
+    assert not known.warnings
+    assert known.remarks == (said,)
+
+
 def test_inconclusive_says_how_many_tokens_would_decide(bets: Bets) -> None:
     outcome = bets.judge(bets.put(criteria={"lenient": "perplexity_ratio <= 3"}), 2.9, spread=1.2)
     assert outcome.word is Word.INCONCLUSIVE

@@ -72,6 +72,7 @@ def words() -> str:
         head = f"{decision.word or 'measure'}{', passes' if decision.passed else ''}"
         lines = [head, *(f"  message: {each}" for each in decision.messages)]
         lines += [f"  warning: {each}" for each in decision.warnings]
+        lines += [f"  remark: {each}" for each in decision.remarks]
         blocks.append("\n".join([*lines, *(f"    {name}" for name in names)]))
     return "\n\n".join(blocks) + "\n"
 

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_layerguard.bet.criteria.evaluate import Decider
 from pytest_layerguard.bet.criteria.interval import Interval
+from pytest_layerguard.catalogue.outcome import NEITHER
 from pytest_layerguard.environment.measurement_errors import Lack
 from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
 from pytest_layerguard.report import failure, terminal, text
@@ -171,21 +172,48 @@ def test_bets_that_begin_alike_can_be_told_apart() -> None:
     assert len({line.split()[1] for line in lines[1:]}) == 3
 
 
-def test_in_a_long_table_bets_of_a_file_that_are_as_expected_share_a_row() -> None:
+def margins(margin: float) -> tuple[Criterion, ...]:
+    decider = Decider("skip-2", "", "perplexity_ratio", NUMBER, "<= 3", margin)
+    return (Criterion("lenient", "", "false", "filled", decided=True, deciders=(decider,)),)
+
+
+def test_in_a_long_table_bets_that_came_out_alike_share_the_row_of_the_nearest_to_its_bar() -> None:
     bets = [
-        told(id=f"bet-{file}-{bet}", file=f"bets/{file}.yaml", criteria=criterion())
+        told(id=f"bet-{file}-{bet}", file=f"bets/{file}.yaml", criteria=margins(9 - bet))
         for file in range(5)
-        for bet in range(5)
+        for bet in range(6)
     ]
-    bets[7] = replace(bets[7], word="INCONCLUSIVE")
-    bets[8] = replace(bets[8], outcome="failed")
+    bets[7] = replace(bets[7], status="upheld", word="STRICT")
+    for at in (8, 9, 20):
+        bets[at] = replace(bets[at], word="INCONCLUSIVE")
+    bets[10] = replace(bets[10], status="proposed", word="STRICT")
+    bets[11] = replace(bets[11], verdict="LENIENT", verdict_before="STRICT")
+    bets[12] = replace(bets[12], outcome="failed")
     _, *rows = table(*bets)
-    shared = ["bet-0-0 +4", "bet-1-0 +2", "bet-1-2", "bet-2-0 +4", "bet-3-0 +4", "bet-4-0 +4"]
-    assert [row[3:15].strip() for row in rows[:6]] == shared
-    assert rows[6:7] == [""]
-    assert rows[7].split()[1] == "bet-1-3"
+    assert [row[3:24].split("  ")[0].strip() for row in rows[:8]] == [
+        *("bet-0-5 +22", "bet-1-1", "bet-1-3 +1", "bet-1-4", "bet-1-5", "bet-3-2", "", "bet-2-0"),
+    ]
     assert rows[8].startswith("+N: ")
     assert len(table(*bets, verbose=True)) > len(bets)
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_large_catalogue_in_which_all_is_well_has_a_short_table(width: int) -> None:
+    words = ("CATASTROPHIC", "FALSIFIED", "INCONCLUSIVE")
+    bets = [
+        told(id=f"bet-{at}", file=f"bets/{at // 25}.yaml", criteria=criterion(), word=words[at % 3])
+        for at in range(300)
+    ]
+    noted = [replace(bet, warnings=("amended",)) for bet in bets]
+    lines = table(*noted, *(skipped(f"s{at}") for at in range(100)), width=width)
+    assert len(lines) <= 20
+    assert lines[-1].endswith("and 293 more: amended")
+
+
+def test_a_bar_that_was_measured_has_its_interval_where_there_is_room() -> None:
+    found = criterion(metric="kl", bar="<= 0.5 [0.4, 0.6]", among="")
+    assert table(told(criteria=found))[1].endswith("<= 0.5 [0.4, 0.6]")
+    assert table(told(criteria=found), width=50)[1].endswith("<= ~0.5")
 
 
 def test_skipped_bets_are_summed_up_by_what_was_wanting() -> None:
@@ -241,6 +269,16 @@ def test_notes_stand_below_the_table_each_once() -> None:
     assert lines[3:] == ["noted: bet-40, b: amended", "noted: b: more"]
 
 
+def test_a_remark_is_for_those_who_ask() -> None:
+    bet = told(remarks=("a weaker claim",), warnings=(NEITHER,), word="INCONCLUSIVE")
+    assert not any("noted" in line for line in table(bet))
+    assert "noted: bet-40: a weaker claim" in table(bet, verbose=True)
+
+
+def test_an_undecided_bet_says_how_to_learn_what_would_decide() -> None:
+    assert table(told(word="INCONCLUSIVE"))[-1] == "? -v says how many tokens would decide"
+
+
 @pytest.mark.parametrize(
     ("word", "outcome", "colour"),
     [
@@ -264,5 +302,5 @@ def test_the_header_says_what_a_missing_library_is(monkeypatch: pytest.MonkeyPat
         return "5.0"
 
     monkeypatch.setattr(terminal.metadata, "version", version)
-    (line,) = terminal.header("cpu", "reference 0123")
+    (line,) = terminal.header("cpu", ["reference 0123"])
     assert "device cpu, torch not installed, transformers 5.0, reference 0123" in line

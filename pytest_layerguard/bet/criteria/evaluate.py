@@ -73,7 +73,8 @@ class Decider:
         among: Of how many it is the best, the worst, the least, the greatest or the mean; empty of one.
         metric: What was compared, as written.
         interval: The measured number.
-        bar: The sign and the number that it was compared with.
+        bar: The sign and the number that it was compared with, with its interval where that was measured too.
+        margin: The distance from number to bar over what is uncertain between them; infinite where nothing is.
     """
 
     variant: str
@@ -81,6 +82,7 @@ class Decider:
     metric: str
     interval: Interval
     bar: str
+    margin: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -354,8 +356,12 @@ class _Evaluator(RowWalker[Interval, _Finding]):
             sign = parse.MIRRORED[sign]
         variant, among, metric = self._compared(operand, binding)
         # A bar that was measured itself is no number that its author chose.
-        number = arithmetic.short(bar.value) if bar.is_point else f"{bar.value:.3g}"
-        return Decider(variant, among, metric, side, f"{sign} {number}")
+        number = (
+            arithmetic.short(bar.value)
+            if bar.is_point
+            else f"{bar.value:.3g} [{bar.low:.3g}, {bar.high:.3g}]"
+        )
+        return Decider(variant, among, metric, side, f"{sign} {number}", _margin(side, bar))
 
     def _compared(self, node: Node, binding: Binding | None) -> tuple[str, str, str]:
         """Return the variant that a number is of, among how many, and the number's name."""
@@ -412,6 +418,13 @@ class _Evaluator(RowWalker[Interval, _Finding]):
         extreme = self._extreme(node) if isinstance(node, parse.Quantifier) else None
         at = f" ({extreme})" if extreme else ""
         return f"{parse.written(node)} = {side}{at}"
+
+
+def _margin(side: Interval, bar: Interval) -> float:
+    below, above = sorted((side, bar), key=lambda each: each.value)
+    distance = above.value - below.value
+    uncertain = below.high - below.value + above.value - above.low
+    return distance / uncertain if uncertain > 0 and math.isfinite(distance) else math.inf
 
 
 @dataclass(frozen=True)
