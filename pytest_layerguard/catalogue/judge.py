@@ -21,7 +21,7 @@ from pytest_layerguard.catalogue.crossing.challenges import (
 )
 from pytest_layerguard.catalogue.crossing.doors import Crossing, crossings, has_candidates
 from pytest_layerguard.catalogue.git import GitError, GitRepository
-from pytest_layerguard.catalogue.outcome import Case, Decision, Outcome, Word
+from pytest_layerguard.catalogue.outcome import Case, Decision, MissedBar, Outcome, Word
 from pytest_layerguard.catalogue.recognised import recorded
 from pytest_layerguard.catalogue.records import (
     Record,
@@ -183,6 +183,7 @@ class Judge:
             messages=tuple(messages),
             warnings=decision.warnings,
             lack=lack,
+            differs=found.changes if decision.word is Word.TAMPERED else (),
         )
 
     def _lack(self, found: CataloguedBet) -> Lack | None:
@@ -237,6 +238,11 @@ class Judge:
                 *(() if reviewed else easier),
             ),
             remarks=(*decision.remarks, *(easier if reviewed else ())),
+            missed=(
+                *_missed(bars, decision.word, catastrophic=False),
+                *_missed(acknowledged, decision.word, catastrophic=True),
+            ),
+            differs=found.stale if decision.word is Word.STALE else (),
         )
         if not self.recording:
             return reached
@@ -422,10 +428,15 @@ class CataloguedBet:
         """Whether a door may be closed to it in a bet file that cannot be read."""
         return self.case.is_newcomer and bool(self.catalogue.unreadable)
 
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What the bet says otherwise than when its record was made, a line for each key."""
+        return tuple(self.record.changes(self.bet)) if self.record is not None else ()
+
     def tampering(self) -> str:
         """Return what was changed since the record, a line for each key."""
         assert self.record is not None
-        changes = self.record.changes(self.bet)
+        changes = self.changes
         lines = [f"changed since its record ({self.record.digest}):"]
         lines += [f"  {change}" for change in changes[:_DIFFERENCES]]
         if len(changes) > _DIFFERENCES:
@@ -472,6 +483,15 @@ def _unmet(
             yield f"{what} of {id_}: {each.reason}"
         if word is Word.INCONCLUSIVE:
             yield from _straddles(each.straddling, result)
+
+
+def _missed(
+    found: Mapping[str, ChallengeResult], word: Word, *, catastrophic: bool
+) -> Iterator[MissedBar]:
+    if word in (Word.CROSSED, Word.INCONCLUSIVE):
+        for id_, each in found.items():
+            if each.truth is not Truth.TRUE and each.decider is not None:
+                yield MissedBar(id_, each.decider, catastrophic)
 
 
 def _with_first_criteria(result: BetResult, recorded: BetResult) -> BetResult:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+from pytest_layerguard.bet.criteria.evaluate import Decider  # noqa: TC001 - pydantic reads the annotations
 from pytest_layerguard.bet.criteria.interval import Truth
 from pytest_layerguard.bet.errors import listed
 from pytest_layerguard.bet.verdict import Verdict
@@ -45,14 +46,40 @@ class Word(StrEnum):
     SKIPPED = "SKIPPED"
 
 
+class MissedBar(NamedTuple):
+    """A comparison that a bet did not win against a falsification that it names.
+
+    Attributes:
+        of: The falsification's id.
+        decider: The comparison.
+        catastrophic: Whether it is with what the bet must stay clear of, and not with what it must meet.
+    """
+
+    of: str
+    decider: Decider
+    catastrophic: bool
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a bet; `messages` say why it failed or was skipped, `warnings` what to look at.
+    """The outcome of a bet.
 
-    `remarks` say what was reviewed with its record, so that nobody has to look again. `verdict_before` is that of
-    its record before this run. `lack` is what was wanting to measure it, as far as that is known by name, and
-    `recorded` says which record was written and what it closes. A message may have several lines; untrusted text in
-    it is already safe to print.
+    Attributes:
+        word: The word for it.
+        passed: Whether the test passes.
+        verdict: What its criteria say of the measurement.
+        verdict_before: The verdict of its record before this run.
+        judgement: Its criteria, evaluated.
+        result: The measurement.
+        crossed: The closed doors that it stands in, where they decided.
+        messages: Why it failed or was skipped. A message may have several lines; untrusted text in it is already safe
+            to print.
+        warnings: What to look at.
+        remarks: What was reviewed with its record, so that nobody has to look again.
+        lack: What was wanting to measure it, as far as that is known by name.
+        recorded: Which record was written and what it closes.
+        missed: The bars of falsifications that decided against it.
+        differs: What is not as in its record, a line for each key or file.
     """
 
     word: Word
@@ -67,6 +94,8 @@ class Outcome:
     remarks: tuple[str, ...] = ()
     lack: Lack | None = None
     recorded: str | None = None
+    missed: tuple[MissedBar, ...] = ()
+    differs: tuple[str, ...] = ()
 
     @property
     def skipped(self) -> bool:
@@ -78,6 +107,8 @@ class Outcome:
         """The criterion of the bet that decided; None where none did, or a falsification's bar."""
         if self.judgement is None:
             return None
+        if self.word is Word.REGRESSED and self.judgement.verdict is Verdict.LENIENT:
+            return "strict"
         by_bar = self.word in (Word.CROSSED, Word.INCONCLUSIVE) and self.judgement.verdict.holds
         return None if by_bar else self.judgement.decided_by
 

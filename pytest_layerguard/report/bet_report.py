@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping  # noqa: TC003 - pydantic reads the annotations
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from pytest_layerguard.bet.criteria.evaluate import Decider  # noqa: TC001 - as above
 from pytest_layerguard.bet.criteria.interval import short
+from pytest_layerguard.catalogue.outcome import MissedBar  # noqa: TC001 - as above
 from pytest_layerguard.environment.measurement_errors import Lack  # noqa: TC001 - as above
 from pytest_layerguard.measurement.results import (  # noqa: TC001 - as above
     BaseResult,
@@ -163,6 +164,8 @@ class BetReport:
         error_at: The line and column of the key that an ERROR is about, or None.
         recorded: Which record was written, and what it closes, or None.
         lack: What was wanting to measure it, as far as that is known by name.
+        missed: The bars of falsifications that decided against it.
+        differs: What is not as in its record, a line for each key or file.
         doors: The falsifications whose door it stands in.
         candidates: The checkpoints that were put in the base's place.
         result: The measurement; continuations, loss profiles and tails only of the variants in `shown`.
@@ -200,6 +203,8 @@ class BetReport:
     error_at: tuple[int, int] | None = None
     recorded: str | None = None
     lack: Lack | None = None
+    missed: tuple[MissedBar, ...] = ()
+    differs: tuple[str, ...] = ()
     doors: tuple[ClosedDoor, ...] = ()
     candidates: tuple[CandidateReport, ...] = ()
     result: BetResult | None = None
@@ -260,6 +265,15 @@ class BetReport:
     def deciding(self) -> Criterion | None:
         """The criterion that decided, if any did."""
         return next((each for each in self.criteria if each.decided and each.filled), None)
+
+    @property
+    def decider(self) -> Decider | None:
+        """The comparison that decided, where one did; a falsification's bar has its id after it."""
+        own = self.deciding.decider if self.deciding is not None else None
+        if self.missed and (own is None or self.word == "CROSSED"):
+            missed = self.missed[0]
+            return replace(missed.decider, bar=f"{missed.decider.bar} ({missed.of})")
+        return own
 
     @property
     def own_messages(self) -> tuple[str, ...]:

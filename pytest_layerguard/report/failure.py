@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _PROSE: Final = 600
 """Characters of a claim, a criterion or a message."""
 _CONTINUATION: Final = 160
+_NOT_BY_NUMBERS: Final = frozenset({"UNMEASURED", "UNRECORDED", "ERROR"})
 _VARIANTS: Final = 3
 """Variants whose continuations are shown."""
 
@@ -52,16 +53,36 @@ def lines(bet: BetReport, *, short: bool = False) -> Iterator[str]:
 
 def brief(bet: BetReport) -> str:
     """Return what decided, in one line: the bar and the number that met or missed it, not all of a sweep."""
-    decided = bet.deciding
-    if bet.word == "TAMPERED":
-        changed = (line.strip() for each in bet.messages[1:] for line in each.splitlines()[1:])
-        return f"changed since its record: {next(changed, '')}"
-    if decided is not None and decided.decider is not None and bet.word == bet.verdict:
-        decider = decided.decider
-        number = f"{decider.interval} against {decider.bar}"
-        whose = _whose(decider).rstrip(",")
-        return cut(f"{number}: {whose}; {decided.level} is {decided.truth}", _PROSE)
-    return next((line for each in bet.messages for line in each.splitlines()), "")
+    decided, decider = bet.deciding, bet.decider
+    if decider is None or not by_numbers(bet):
+        return reasons(bet)[0]
+    number = f"{decider.interval} against {decider.bar}"
+    whose = _whose(decider).rstrip(",")
+    by_own = decided is not None and decided.decider == decider
+    level = f"; {decided.level} is {decided.truth}" if decided is not None and by_own else ""
+    return cut(f"{number}: {whose}{level}", _PROSE)
+
+
+def by_numbers(bet: BetReport) -> bool:
+    """Return whether a number decided, and not what is wanting or not as in the record."""
+    return not bet.differs and bet.word not in _NOT_BY_NUMBERS
+
+
+def reasons(bet: BetReport) -> list[str]:
+    """Return why a bet failed that no number decided, in several forms of one line, the longest first."""
+    if bet.word == "TAMPERED" and bet.differs:
+        change = bet.differs[0]
+        return [f"changed since its record: {change}", change, change.split(": ")[0]]
+    if bet.word == "STALE" and bet.differs:
+        names = (each.split(": ")[0] for each in bet.differs)
+        files = ", ".join(name for name in names if not name.startswith("perplexity"))
+        return [f"not those of its record: {files}", f"other {files}"]
+    if bet.word == "CROSSED" and bet.doors and bet.result is None:
+        closed = f"closed by {', '.join(door.id for door in bet.doors)}"
+        return [f"{closed}; nothing was measured", closed]
+    line = next((line for each in bet.messages for line in each.splitlines()), "")
+    clause = line.split("; ")[0]
+    return [line, clause, clause.split(" (")[0]]
 
 
 def _criteria(bet: BetReport) -> Iterator[str]:
@@ -75,11 +96,19 @@ def _criteria(bet: BetReport) -> Iterator[str]:
 
 def _to_hold(bet: BetReport) -> Iterator[str]:
     """Yield what would have to be otherwise for the claim to hold."""
-    lenient = next((each for each in bet.criteria if each.level == "lenient"), None)
-    if lenient is None or lenient.truth != "false" or bet.status == "falsified":
+    if bet.status == "falsified":
         return
-    for place, decider in enumerate(lenient.deciders):
-        must = f"must be {decider.bar}; it is {decider.interval}"
+    levels = ("lenient", "strict") if bet.word == "REGRESSED" else ("lenient",)
+    by_level = {each.level: each for each in bet.criteria if each.truth == "false"}
+    short = next((by_level[level] for level in levels if level in by_level), None)
+    bars = [(each, each.bar) for each in (short.deciders if short is not None else ())]
+    bars += [
+        (each.decider, f"{each.decider.bar}, the bar of {each.of}")
+        for each in bet.missed
+        if not each.catastrophic
+    ]
+    for place, (decider, bar) in enumerate(bars):
+        must = f"must be {bar}; it is {decider.interval}"
         yield cut(f"{'and:' if place else 'to hold:':<9} {_whose(decider)} {must}", _PROSE)
 
 

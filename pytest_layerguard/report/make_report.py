@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet.arguments import Intervention
     from pytest_layerguard.bet.bet import Bet, Evidence
-    from pytest_layerguard.bet.criteria.evaluate import Criteria, Expression
+    from pytest_layerguard.bet.criteria.evaluate import Criteria, Decider, Expression
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.catalogue.crossing.doors import Crossing
     from pytest_layerguard.catalogue.outcome import Outcome
@@ -103,6 +103,8 @@ def make_report(document: BetDocument, outcome: Outcome, root: Path) -> BetRepor
         error_at=_error_at(document, outcome),
         recorded=outcome.recorded,
         lack=outcome.lack,
+        missed=outcome.missed,
+        differs=tuple(cut(each, _LINE) for each in outcome.differs[:20]),
         doors=tuple(_doors(bet, outcome, root)),
         candidates=tuple(_candidates(result)) if result is not None else (),
         result=result and _trimmed(result, kept),
@@ -139,9 +141,19 @@ def _criteria(criteria: Criteria, outcome: Outcome) -> Iterator[Criterion]:
                 # The evaluation repeats the criterion before its numbers.
                 filled=cut(evaluation.filled.split("  ->  ", 1)[-1], _PROSE),
                 decided=level == outcome.decided_by,
-                deciders=evaluation.deciders,
+                deciders=tuple(
+                    _of_harm(each) if level == "catastrophic" else each
+                    for each in evaluation.deciders
+                ),
             )
         yield criterion
+
+
+def _of_harm(decider: Decider) -> Decider:
+    """Return the comparison in the words of harm: what best meets a catastrophic criterion is the worst."""
+    word, of, count = decider.among.partition(" of ")
+    harm = {"best": "worst", "worst": "best"}.get(word, word)
+    return replace(decider, among=f"{harm}{of}{count}")
 
 
 def _expressions(criteria: Criteria) -> Iterator[tuple[str, Expression]]:

@@ -33,6 +33,14 @@ _ENOUGH: Final = 24
 """Columns that show what decided with its interval; the status goes before these do."""
 _LEAST: Final = 8
 """Columns that the cell on what decided is never cut below."""
+_ATTEMPTS: Final = (
+    (None, True),
+    (_ENOUGH, True),
+    (_ENOUGH, False),
+    (_LEAST, True),
+    (_LEAST, False),
+)
+"""What is tried until the table fits: columns for what decided, None for all that there is to say, and the status."""
 _ROWS: Final = 20
 """Rows that a table has before bets that came out alike share one."""
 _NAMED: Final = 8
@@ -203,8 +211,7 @@ def _all_kept(alike: Sequence[BetReport]) -> bool:
 
 
 def _margin(bet: BetReport) -> float:
-    decided = bet.deciding
-    return decided.decider.margin if decided is not None and decided.decider else math.inf
+    return bet.decider.margin if bet.decider is not None else math.inf
 
 
 def _table(
@@ -240,9 +247,8 @@ def _row(alike: Sequence[BetReport], marks: Marks) -> _Row:
     mark = (
         marks.failed if bet.failed else marks.open if bet.word == "INCONCLUSIVE" else marks.passed
     )
-    decided = bet.deciding
-    decider = decided.decider if decided is not None and bet.word != "UNRECORDED" else None
-    forms, bar = (_decided(decider), decider.bar) if decider else ([failure.brief(bet)], "")
+    decider = bet.decider if failure.by_numbers(bet) else None
+    forms, bar = (_decided(decider), decider.bar) if decider else (failure.reasons(bet), "")
     more = f" +{count - 1}" if count > 1 else ""
     return _Row(mark + "*" * _all_kept(alike), bet.id, more, bet.status, bet.word, forms, bar)
 
@@ -272,7 +278,7 @@ def _decided(decider: Decider) -> list[str]:
 def _figure(value: float, bar: str) -> str:
     """Return a number with three digits, or with more where three would make it equal to the bar."""
     few = f"{value:.3g}" if abs(value) < 1_000 else short(value)
-    return short(value) if bar.endswith(f" {few}") else few
+    return short(value) if few in bar.split() else few
 
 
 def _bar(row: _Row) -> str:
@@ -280,8 +286,8 @@ def _bar(row: _Row) -> str:
 
 
 def _short_bar(row: _Row) -> str:
-    """Return the bar with `~` for the interval of one that was measured."""
-    number, measured, _ = row.bar.partition(" [")
+    """Return the bar with `~` for the interval of one that was measured, and not whose it is."""
+    number, measured, _ = row.bar.partition(" (")[0].partition(" [")
     return number.replace(" ", " ~") if measured else number
 
 
@@ -291,7 +297,7 @@ def _fit(rows: Sequence[_Row], width: int) -> list[str]:
     Bets that can be distinguished come before columns: a table of equal beginnings is of no use.
     """
     gap = 2 if width >= _ROOMY else 1
-    for enough, status, limit in product((None, _ENOUGH, _LEAST), (True, False), _IDS):
+    for (enough, status), limit in product(_ATTEMPTS, _IDS):
         bar = _bar if enough is None else _short_bar
         ids = [text.clip_middle(row.bet, limit) for row in rows]
         if len(set(ids)) < len({row.bet for row in rows}) and limit != _IDS[-1]:
@@ -305,7 +311,9 @@ def _fit(rows: Sequence[_Row], width: int) -> list[str]:
         at = names.index("decided by")
         cells[0][at] = ""
         room = width - max(map(text.columns, text.aligned(cells, gap=gap)))
-        whole = limit >= _READABLE and all(text.columns(row.decided[0]) <= room for row in rows)
+        whole = limit >= _READABLE and all(
+            text.columns(row.decided[0]) <= room for row in rows if row.bar
+        )
         if whole if enough is None else room >= enough:
             break
     room = max(room, _LEAST)

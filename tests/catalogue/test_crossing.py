@@ -629,6 +629,16 @@ def test_each_falsification_is_challenged_once() -> None:
     assert challenging(["bet-40", "bet-38", "bet-40"]) == "'challenges: [bet-40, bet-38]'"
 
 
+def without_decider(crossing: Crossing, rows: Sequence[Row]) -> ChallengeResult:
+    return replace(judge_challenge(crossing, rows), decider=None)
+
+
+def test_a_challenge_is_decided_by_the_comparison_that_misses_the_bar(bets: Bets) -> None:
+    decider = judge_challenge(stands(door(bets)), [row(9), row(5)]).decider
+    assert decider is not None
+    assert (decider.interval.value, decider.bar) == (5, "<= 3")
+
+
 def test_the_bar_of_the_record_holds_beside_that_of_the_bet(bets: Bets) -> None:
     entry = door(bets)
     now, before = "any(perplexity_ratio <= 3)", "any(perplexity_ratio <= 2)"
@@ -642,10 +652,10 @@ def test_the_bar_of_the_record_holds_beside_that_of_the_bet(bets: Bets) -> None:
         undecided.reason == "any(perplexity_ratio <= 2)  ->  skip-0: 2.5 [2, 3] <= 2 is undecided"
     )
     assert [(each.variant, str(each.bar)) for each in undecided.straddling] == [("skip-0", "2")]
-    assert judge_challenge(stands(both), [row(2.6)]) == ChallengeResult(
+    assert without_decider(stands(both), [row(2.6)]) == ChallengeResult(
         Truth.FALSE, "any(perplexity_ratio <= 2)  ->  skip-0: 2.6 [2.1, 3.1] <= 2 is false"
     )
-    assert judge_challenge(stands(both), [row(1)]) == ChallengeResult(
+    assert without_decider(stands(both), [row(1)]) == ChallengeResult(
         Truth.TRUE,
         "any(perplexity_ratio <= 3)  ->  skip-0: 1 [0.5, 1.5] <= 3 is true; "
         "any(perplexity_ratio <= 2)  ->  skip-0: 1 [0.5, 1.5] <= 2 is true",
@@ -659,7 +669,7 @@ def test_only_what_stands_in_the_door_is_held_to_its_bar(bets: Bets) -> None:
         row(1, arm="b", checkpoint="x"),
         row(9, arm="b", checkpoint="y"),
     ]
-    assert judge_challenge(crossing, rows) == ChallengeResult(
+    assert without_decider(crossing, rows) == ChallengeResult(
         Truth.TRUE, "any(perplexity_ratio <= 3)  ->  b.x.skip-0: 1 [0.5, 1.5] <= 3 is true"
     )
     assert (
@@ -683,7 +693,7 @@ def test_a_bar_over_a_sweep_is_met_on_every_arm_text_and_checkpoint(
         row(1, 1, **{dimension: one}),
         row(8, 1, **{dimension: two}),
     ]
-    assert judge_challenge(crossing, rows) == ChallengeResult(
+    assert without_decider(crossing, rows) == ChallengeResult(
         Truth.FALSE,
         f"any(perplexity_ratio <= 3)  ->  {two}.skip-1: 8 [7.5, 8.5] <= 3 is false; "
         f"{two}.skip-0: 9 [8.5, 9.5] <= 3 is false",
@@ -695,16 +705,16 @@ def test_a_bar_on_one_measurement_is_met_by_each(bets: Bets) -> None:
     one = {"skip_layers": {"layers": 3}}
     crossing = stands(door(bets, intervention=one, criteria={"lenient": "perplexity_ratio <= 3"}))
     text = "perplexity_ratio <= 3  ->  perplexity_ratio {0} [{1}, {2}] <= 3 is {3}"
-    assert judge_challenge(crossing, [row(1), row(9, 1), row(8, 2)]) == ChallengeResult(
+    assert without_decider(crossing, [row(1), row(9, 1), row(8, 2)]) == ChallengeResult(
         Truth.FALSE,
         f"{text.format(9, 8.5, 9.5, 'false')}; {text.format(8, 7.5, 8.5, 'false')}",
     )
     three = "; ".join([text.format(1, 0.5, 1.5, "true")] * 3)
-    assert judge_challenge(crossing, [row(1)] * 3) == ChallengeResult(Truth.TRUE, three)
-    assert judge_challenge(crossing, [row(1)] * 4) == ChallengeResult(
+    assert without_decider(crossing, [row(1)] * 3) == ChallengeResult(Truth.TRUE, three)
+    assert without_decider(crossing, [row(1)] * 4) == ChallengeResult(
         Truth.TRUE, f"{three}; and 1 more"
     )
-    assert judge_challenge(crossing, [row(1)] * 6) == ChallengeResult(
+    assert without_decider(crossing, [row(1)] * 6) == ChallengeResult(
         Truth.TRUE, f"{three}; and 3 more"
     )
 
@@ -724,7 +734,7 @@ def test_a_bar_that_does_not_fit_is_not_met(bets: Bets) -> None:
     crossing = stands(door(bets, criteria=criteria), "a", "b")
     with pytest.raises(CriterionError):
         crossing.entry.bars[0].evaluate([row(1)])
-    assert judge_challenge(crossing, [row(1, arm="a"), row(1, arm="b")]) == ChallengeResult(
+    assert without_decider(crossing, [row(1, arm="a"), row(1, arm="b")]) == ChallengeResult(
         Truth.UNDECIDED, "cannot be judged here: 'kl' was not measured for a.skip-0"
     )
 

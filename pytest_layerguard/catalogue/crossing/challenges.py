@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pytest_layerguard.bet.bet import Bet
-    from pytest_layerguard.bet.criteria.evaluate import Expression, Row
+    from pytest_layerguard.bet.criteria.evaluate import Decider, Expression, Row
     from pytest_layerguard.bet.criteria.straddle import Straddle
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.catalogue.bet_folders import Catalogue
@@ -109,6 +109,8 @@ class ChallengeResult:
     reason: str
     straddling: tuple[Straddle, ...] = ()
     """What leaves it undecided."""
+    decider: Decider | None = None
+    """The comparison that it rests on; None where it cannot be judged."""
 
 
 def judge_challenge(crossing: Crossing, rows: Sequence[Row]) -> ChallengeResult:
@@ -138,7 +140,9 @@ def _joined(bars: Sequence[ChallengeResult]) -> ChallengeResult:
     truth = Truth.all(each.truth for each in bars)
     deciding = [each for each in bars if each.truth is truth]
     straddling = tuple(straddle for each in deciding for straddle in each.straddling)
-    return ChallengeResult(truth, "; ".join(each.reason for each in deciding), straddling)
+    decider = next((each.decider for each in deciding if each.decider), None)
+    reason = "; ".join(each.reason for each in deciding)
+    return ChallengeResult(truth, reason, straddling, decider)
 
 
 _SHOWN: Final = 3
@@ -169,13 +173,15 @@ def _judged(
             return ChallengeResult(Truth.UNDECIDED, f"cannot be judged here: {cut(error.message)}")
     truths = [~each.truth if clear else each.truth for each in evaluations]
     truth = Truth.all(truths)
-    filled = [each.filled for each, own in zip(evaluations, truths, strict=True) if own is truth]
+    deciding = [each for each, own in zip(evaluations, truths, strict=True) if own is truth]
+    filled = [each.filled for each in deciding]
     more = f"; and {len(filled) - _SHOWN} more" if len(filled) > _SHOWN else ""
     straddling = (straddle for each in evaluations for straddle in each.straddling)
     return ChallengeResult(
         truth,
         cut("; ".join(filled[:_SHOWN]) + more),
         tuple(straddling) if truth is Truth.UNDECIDED else (),
+        deciding[0].decider,
     )
 
 
