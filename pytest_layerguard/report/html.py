@@ -238,8 +238,7 @@ def _tally(bets: Sequence[BetReport], unreadable: Sequence[UnreadableFile]) -> I
 def _kinds(bet: BetReport) -> Iterator[str]:
     """Yield the filters that show a bet."""
     yield from (bet.outcome, bet.word, bet.status)
-    if bet.result is not None:
-        yield "kept" if bet.cached else "measured"
+    yield "refused" if bet.result is None else "kept" if bet.cached else "measured"
     if bet.changed:
         yield "changed"
 
@@ -256,6 +255,7 @@ def _filters(bets: Sequence[BetReport]) -> Iterator[FilterGroup]:
         ("run", "This run"): {
             "measured": "measured",
             "kept": "kept from earlier",
+            "refused": "not measured",
             "changed": "verdict changed",
         },
     }

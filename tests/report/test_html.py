@@ -209,7 +209,7 @@ class TestPage:
         assert [each["id"].removeprefix("show-") for each in read.all("input")] == [
             *("all-outcome", "passed", "skipped", "FALSIFIED", "LENIENT", "SKIPPED"),
             *("all-status", "proposed", "falsified"),
-            *("all-run", "measured", "kept", "changed"),
+            *("all-run", "measured", "kept", "refused", "changed"),
         ]
         assert "verdict changed 1" in read.text
         assert "was STRICT in its record" in read.text
@@ -218,7 +218,8 @@ class TestPage:
     def test_each_filter_has_its_rule(self) -> None:
         styles = resources.files("pytest_layerguard.report").joinpath("page/page.css").read_text()
         ruled = set(re.findall(r"#show-(\w+):checked\) \.bet:not\(\.\1\)", styles))
-        known = {*OUTCOMES, *map(str, Word), *get_args(Status), "measured", "kept", "changed"}
+        known = {*OUTCOMES, *map(str, Word), *get_args(Status)}
+        known |= {"measured", "kept", "refused", "changed"}
         assert ruled == known
 
     def test_a_file_that_could_not_be_read(self) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 from support import tales
@@ -323,6 +324,22 @@ class TestStrips:
         assert drawn[0] is not None
         assert drawn[0].words == "4 \u2013 80"
         assert drawn[-1] is None
+
+    def test_what_is_far_beyond_the_others_is_the_end_of_the_axis(self) -> None:
+        sweep = tales.sweep()
+        far = replace(
+            sweep.variants[0], metrics={"perplexity_ratio": Interval(90_000.0, 80_000.0, 1e5)}
+        )
+        bet = tales.judged(tales.SWEEP, replace(sweep, variants=(far, *sweep.variants[1:])))
+        (strip,), ticks = charts.overview_strips([bet])
+        assert strip is not None
+        assert strip.beyond == "catastrophic"
+        assert len(strip.dots) == len(sweep.variants) - 1
+        assert ticks[-1].label == "100"
+        chart = charts.bar_chart(bet, "perplexity_ratio")
+        assert chart is not None
+        assert [row.beyond for row in chart.rows].count(True) == 1
+        assert chart.ticks[-1].label == "100"
 
     def test_none_was_measured(self) -> None:
         drawn, _ = charts.overview_strips([tales.every()["error"]])

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _LEAST: Final = 1e-100
 _MOST: Final = 1e100
 """Numbers beyond which nothing is drawn to scale, so that no arithmetic overflows."""
+_SMALL: Final = 10.0
+_FAR: Final = 100.0
 _STEPS: Final = (1, 2, 5)
 _MOST_TICKS: Final = 6
 
@@ -80,6 +82,18 @@ class Scale:
         """Return round numbers inside the axis, six at the most."""
         values = decades(self.low, self.high) if self.log else round_numbers(self.low, self.high)
         return tuple(Tick(self.at(value), short(value)) for value in values)
+
+
+def near(values: Iterable[float], bars: Iterable[float]) -> list[float]:
+    """Return the ratios that an axis has to hold: where some are small, those far beyond every bar are its end.
+
+    A layer at 1.03 and its bar at 1.5 would be one place on an axis that goes to a layer at 10,000.
+    """
+    found = [value for value in values if value > 0]
+    if not found or min(found) >= _SMALL:
+        return found
+    end = max((_FAR, *bars))
+    return [min(value, end) for value in found]
 
 
 def decades(low: float, high: float) -> list[float]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.criteria.interval import short
-from pytest_layerguard.report.charts.axes import Scale, Tick
+from pytest_layerguard.report.charts.axes import Scale, Tick, near
 from pytest_layerguard.report.charts.marks import (
     LOGARITHMIC,
+    RATIO,
     UNCHANGED,
     Mark,
     between,
@@ -87,10 +88,10 @@ def bar_chart(bet: BetReport, metric: str) -> BarChart | None:
     # A bar starts at zero on a linear axis, and at the value of an unchanged model on a logarithmic one.
     origin = UNCHANGED.get(metric, base or 1.0) if log else UNCHANGED.get(metric, 0.0)
     values = [end for each in found for end in (each.value, each.low, each.high)]
-    scale = Scale.over(
-        [*values, *(each.value for each in thresholds), origin, *([] if base is None else [base])],
-        log=log,
-    )
+    limits = [each.value for each in thresholds]
+    if log and metric == RATIO:
+        values = near(values, limits)
+    scale = Scale.over([*values, *limits, origin, *([] if base is None else [base])], log=log)
     marks = marks_of(thresholds, scale)
     return BarChart(
         metric_name(metric),
@@ -136,10 +137,10 @@ def _row(
         None if interval.is_point else scale.at(interval.low),
         None if interval.is_point else scale.at(interval.high),
         zone,
-        not math.isfinite(interval.value),
+        not math.isfinite(interval.value) or interval.value > scale.high,
         _met(interval, about),
         tuple(mark for mark in marks if mark.crosses(variant)),
-        math.isinf(interval.high) and math.isfinite(interval.value),
+        interval.high > scale.high >= interval.value,
     )
 
 
@@ -170,23 +171,25 @@ class OverviewStrip:
     dots: tuple[Mark, ...]
     bars: tuple[Mark, ...]
     words: str
+    beyond: str | None
+    """The level of a ratio beyond the end of the axis, if there is one."""
 
 
 def overview_strips(
     bets: Sequence[BetReport],
 ) -> tuple[tuple[OverviewStrip | None, ...], tuple[Tick, ...]]:
     """Return the ratios of every bet on one common axis, and the axis; None for a bet without any."""
-    metric = "perplexity_ratio"
-    values = [value for bet in bets for value in bet.points(metric)]
+    values = [value for bet in bets for value in bet.points(RATIO)]
     limits = [
         each.value
         for bet in bets
-        if bet.points(metric)
+        if bet.points(RATIO)
         for each in bet.thresholds
-        if each.metric == metric
+        if each.metric == RATIO
     ]
-    scale = Scale.over([1.0, *values, *limits], log=True, start=3, end=97)
-    return tuple(_strip(bet, metric, scale) for bet in bets), scale.ticks()
+    # One bet's far bar is no reason to squeeze the others.
+    scale = Scale.over([1.0, *near([*values, *limits], ())], log=True, start=3, end=97)
+    return tuple(_strip(bet, RATIO, scale) for bet in bets), scale.ticks()
 
 
 def _strip(bet: BetReport, metric: str, scale: Scale) -> OverviewStrip | None:
@@ -194,11 +197,14 @@ def _strip(bet: BetReport, metric: str, scale: Scale) -> OverviewStrip | None:
     if not ratios:
         return None
     thresholds = [each for each in bet.thresholds if each.metric == metric]
-    dots = []
+    dots, beyond = [], None
     for variant in [each for each in bet.variants if metric in each.metrics][:_DOTS]:
         value = variant.metrics[metric].value
         zone = zone_of(value, [each for each in thresholds if each.is_about(variant)])
-        dots.append(Mark(scale.at(value), zone, variant.name))
+        if value > scale.high:
+            beyond = zone
+        else:
+            dots.append(Mark(scale.at(value), zone, variant.name))
     low, high = min(ratios), max(ratios)
     words = short(low) if low == high else f"{short(low)} \u2013 {short(high)}"
-    return OverviewStrip(tuple(dots), marks_of(thresholds, scale), words)
+    return OverviewStrip(tuple(dots), marks_of(thresholds, scale), words, beyond)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.bet.criteria.interval import Interval, short
-from pytest_layerguard.report.charts.axes import Scale, Tick
+from pytest_layerguard.report.charts.axes import Scale, Tick, near
 from pytest_layerguard.report.charts.marks import (
     LOGARITHMIC,
+    RATIO,
     Mark,
     each_once,
     marks_of,
@@ -153,8 +154,9 @@ def _metric_chart(
     unit = ", ".join(filter(None, (unit_of(metric), "log scale" if log else "")))
     words = summary(metric, each_once(metric, bet.variants), thresholds)
     return _chart(
-        f"{metric_name(metric)} by {over}", unit, words, places, series, thresholds, log=log
-    )
+        f"{metric_name(metric)} by {over}", unit, words, places, series, thresholds, log=log,
+        of_ratios=log and metric == RATIO,
+    )  # fmt: skip
 
 
 def tail_chart(bet: BetReport) -> LineChart | None:
@@ -187,12 +189,16 @@ def _chart(
     thresholds: Sequence[Threshold],
     *,
     log: bool,
+    of_ratios: bool = False,
 ) -> LineChart:
     """Return the lines of `series`, each by place; `places` has the label of each place's tick."""
     shown = dict(list(series.items())[:SERIES])
     found = [each for line in shown.values() for each in line.values()]
     values = [end for each in found for end in (each.value, each.low, each.high)]
-    scale = Scale.over([*values, *(each.value for each in thresholds)], log=log)
+    limits = [each.value for each in thresholds]
+    if of_ratios:
+        values = near(values, limits)
+    scale = Scale.over([*values, *limits], log=log)
     direct = max(map(len, shown)) <= _LONGEST_NAME
     last = (_NAMES_AT - 3 if direct else 92.0) - 12
     xs = {name: 12 + last * at / (len(places) - 1) for at, name in enumerate(places)}

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pytest_layerguard.report.charts.axes import Scale
 
 
-LOGARITHMIC: Final = frozenset({"perplexity", "base_perplexity", "perplexity_ratio"})
+RATIO: Final = "perplexity_ratio"
+LOGARITHMIC: Final = frozenset({"perplexity", "base_perplexity", RATIO})
 """Metrics that are compared as ratios."""
 ARROW: Final = "\u2194"
 _NAMES: Final = 3
