@@ -393,12 +393,14 @@ class _Grouped(WeightsArguments):
     @model_validator(mode="after")
     def _group_has_a_size(self) -> Self:
         grouped = getattr(self, "scale", None) == "group"
+        fixed = getattr(self, "format", None) in _GROUPS
         if grouped and self.group_size is None:
             raise invalid(
                 "is missing; with scale: group, how many weights share one scale", "group_size"
             )
         if not grouped and self.group_size is not None:
-            raise invalid("has no meaning here; allowed with scale: group only", "group_size")
+            add = "; add it" if "scale" not in self.model_fields_set and not fixed else ""
+            raise invalid(f"has no meaning here; allowed with scale: group only{add}", "group_size")
         return self
 
 

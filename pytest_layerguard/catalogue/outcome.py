@@ -396,16 +396,23 @@ def _recorded(case: Case, decision: Decision) -> Decision:
     what = UNRECORDED
     if case.amended:
         what += ": its record is of the text before the amendment"
-    if case.require_records:
+    if case.placeholders:
+        what += (
+            ": its bars are placeholders; write the bars that you would accept, and take the key placeholders out: "
+            "only then can it be recorded"
+        )
+    elif case.require_records:
         what += (
             "; --layerguard-require records makes that a failure; run with --layerguard-record and "
             "commit the record"
         )
+    elif not case.amended:
+        what += ": no record of it yet; --layerguard-record writes one"
+    if case.require_records:
         word = Word.UNRECORDED if decision.passed else decision.word
         return replace(decision, word=word, passed=False, messages=(*decision.messages, what))
-    if not case.amended:
-        what += ": no record of it yet; --layerguard-record writes one"
-    return replace(decision, warnings=(*decision.warnings, what))
+    # What a placeholder asks for is a note of its own.
+    return decision if case.placeholders else replace(decision, warnings=(*decision.warnings, what))
 
 
 def _stale(case: Case, decision: Decision) -> Decision:

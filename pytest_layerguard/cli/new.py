@@ -363,12 +363,15 @@ def _slug(text: str) -> str:
 
 
 def _from(bet: Path, target: Path) -> str:
-    """Return a path relative to the bet file, as YAML."""
-    try:
-        relative = os.path.relpath(target.resolve(), bet.parent.resolve())
-    except ValueError:
-        raise UserError(f"{target} lies on another drive than the bet file") from None
-    written = Path(relative).as_posix()
+    """Return a path as YAML: relative to the bet file, but as it was given if it is absolute and leaves the project."""
+    project = bets_of(bet.absolute()).parent.resolve()
+    if target.is_absolute() and not target.resolve().is_relative_to(project):
+        written = target.as_posix()
+    else:
+        try:
+            written = Path(os.path.relpath(target.resolve(), bet.parent.resolve())).as_posix()
+        except ValueError:
+            raise UserError(f"{target} lies on another drive than the bet file") from None
     return written if re.fullmatch(r"[\w./-]+", written) else f'"{written}"'
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.environment.conditions import ROOT_FLAG, Conditions
@@ -12,7 +13,6 @@ from pytest_layerguard.environment.measurement_errors import MeasurementError
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
-    from pathlib import Path
 
 _LONGEST_SHOWN: Final = 200
 
@@ -82,8 +82,8 @@ class AllowedPaths:
         if not self.holds(path):
             raise MeasurementError(
                 f"{key}: {quoted(written)} leads outside the tree that holds the bet folder "
-                f"({self.allowed[0]}). If bets may read there, allow it with {ROOT_FLAG}=DIR, "
-                "or in Python with roots=[DIR]."
+                f"({self.allowed[0]}){_of_one_machine(written)}. If bets may read there, allow it with "
+                f"{ROOT_FLAG}=DIR, or in Python with roots=[DIR]."
             )
         return path
 
@@ -95,7 +95,7 @@ class AllowedPaths:
             status = path.stat()
         except FileNotFoundError:
             raise MeasurementError(
-                f"{key}: {quoted(written)} does not exist (looked at {path})"
+                f"{key}: {quoted(written)} does not exist (looked at {path}){_of_one_machine(written)}"
             ) from None
         except OSError as error:
             raise MeasurementError(
@@ -116,6 +116,12 @@ def quoted(written: str) -> str:
     """Return untrusted text in quotes for a message: short, printable and on one line."""
     cut = written if len(written) <= _LONGEST_SHOWN else f"{written[:_LONGEST_SHOWN]}..."
     return ascii(cut) if not cut.isprintable() else f"'{cut}'"
+
+
+def _of_one_machine(written: str) -> str:
+    if not Path(written).is_absolute():
+        return ""
+    return "; an absolute path is that of one machine, one from the bet file goes with the project"
 
 
 def _kind(mode: int) -> str:

@@ -16,8 +16,8 @@ Progress = Callable[[str], None]
 """Called with one line before each step that takes long."""
 
 ROOT_FLAG: Final = "--layerguard-root"
-UNPINNED_FLAG: Final = "--layerguard-allow-unpinned"
-REMOTE_CODE_FLAG: Final = "--layerguard-allow-remote-code"
+UNPINNED_FLAG: Final = "--layerguard-allow-unpinned, or in Python with allow_unpinned=True"
+REMOTE_CODE_FLAG: Final = "--layerguard-allow-remote-code, or in Python allow_remote_code=True,"
 DEVICE_FLAG: Final = "--layerguard-device"
 WAIT_FLAG: Final = "--layerguard-device-wait"
 TIMEOUT_FLAG: Final = "--layerguard-timeout"

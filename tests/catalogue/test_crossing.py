@@ -33,6 +33,8 @@ from pytest_layerguard.catalogue.model_facts import KnownModel, KnownModels, Mod
 from pytest_layerguard.catalogue.records import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from support.catalogue import Bets
 
     from pytest_layerguard.bet.reader import BetDocument

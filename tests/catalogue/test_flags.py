@@ -147,5 +147,7 @@ def test_workers_read_the_catalogue_too(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     result = pytester.runpytest_subprocess("bets/new.yaml", "-n", "1")
-    result.stdout.fnmatch_lines(["CROSSED bets/new.yaml::drop-one - bet-40 closed this door*"])
+    result.stdout.fnmatch_lines(
+        ["CROSSED bets/new.yaml::drop-one - closed by bet-40; nothing was measured*"]
+    )
     assert result.ret == 1

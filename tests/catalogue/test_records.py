@@ -242,7 +242,10 @@ def test_bars_that_are_still_placeholders_are_not_recorded(bets: Bets) -> None:
     bets.put(BET_40, placeholders=["lenient"])
     outcome = bets.judge("bet-40", 80)
     assert outcome.passed
-    assert "still placeholders, so that nothing is recorded: lenient" in outcome.warnings
+    assert outcome.warnings == ("still placeholders, so that nothing is recorded: lenient",)
+    (why,) = bets.judge("bet-40", 80, require={"records"}).messages
+    assert "only then can it be recorded" in why
+    assert "--layerguard-record " not in why
     outcome = bets.judge("bet-40", 80, recording=True)
     assert (str(outcome.word), outcome.passed) == ("ERROR", False)
     assert "cannot be recorded: lenient still placeholders" in "\n".join(outcome.messages)

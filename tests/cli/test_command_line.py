@@ -640,6 +640,8 @@ def test_what_a_bet_reads_elsewhere_is_allowed_by_the_commands_that_new_gives(
     assert new(bet, *given) == 0
     said = capsys.readouterr().out
     allowed = [f"--layerguard-root={folder}" for folder in (tmp_path.resolve(), model.resolve())]
+    (document,) = read_bets(Path(bet))
+    assert document.bet.model.path == model.as_posix()
     assert f"explain {bet} {' '.join(allowed)}\n" in said
     assert f"pytest {bet} {' '.join(allowed)}\n" in said
     assert f"It reads outside of {tmp_path / 'mine'}, which a run must allow" in said

@@ -143,7 +143,7 @@ class TestWarnings:
         project.bet("bet-41", warning="this is going away")
         result = project.run("bets/")
         printed = result.stdout.str()
-        assert printed.count("the falsification could neither be") == 1
+        assert printed.count("neither confirmed nor overturned") == 1
         assert "LayerguardWarning" not in printed
         result.assert_outcomes(passed=2, warnings=1)
 

@@ -77,7 +77,7 @@ def test_junit_has_flat_properties_once(project: Project) -> None:
     failure = cases[1].find("failure")
     assert failure is not None
     assert failure.get("message") == (
-        "11 [10.5, 11.5] against >= 10: perplexity_ratio of skip-3, the worst of 2; "
+        "11 [10.5, 11.5] against >= 10: perplexity_ratio of skip-3, the best of 2; "
         "catastrophic is true"
     )
     assert "claim:" in str(failure.text)
@@ -149,12 +149,19 @@ class TestTable:
         result = project.run("bets/", "--layerguard-device=cpu")
         result.stdout.fnmatch_lines(
             [
-                "layerguard: *, device cpu, torch 2*, transformers *, reference ????????????, *",
+                "layerguard: *, device cpu, torch 2*, transformers *",
                 "*= bets: *",
                 "  *bet *status *word *decided by *bar",
-                "* bet-1 *falsified *CATASTROPHIC *skip-3, worst of 2 11x [[]10.5, 11.5] *>= 10",
+                "* bet-1 *falsified *CATASTROPHIC *skip-3, best of 2 11x [[]10.5, 11.5] *>= 10",
                 "*= 1 passed*",
             ]
+        )
+
+    def test_with_v_the_header_names_the_models_of_the_package(self, project: Project) -> None:
+        project.bet("bet-1", "CATASTROPHIC", status="falsified")
+        result = project.run("bets/", "-v")
+        result.stdout.fnmatch_lines(
+            ["layerguard: *, reference ????????????, reference-wide ????????????"]
         )
 
     def test_neither_is_there_without_bets(self, project: Project) -> None:
@@ -165,9 +172,12 @@ class TestTable:
 
     def test_a_quiet_run_has_neither(self, project: Project) -> None:
         project.bet("bet-1")
+        project.bet("bet-2", unavailable="no GPU")
         result = project.run("bets/", "-q")
         result.stdout.no_fnmatch_line("layerguard: *")
         result.stdout.no_fnmatch_line("*= bets: *")
+        result.stdout.fnmatch_lines(["not measured: 1 no GPU; -v names them"])
+        project.run("bets/", "-qq").stdout.no_fnmatch_line("*not measured*")
 
     def test_a_run_of_the_whole_project_has_both(self, project: Project) -> None:
         project.bet("bet-1")

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_layerguard.bet.criteria.evaluate import Decider
 from pytest_layerguard.bet.criteria.interval import Interval
-from pytest_layerguard.catalogue.outcome import NEITHER
+from pytest_layerguard.catalogue.outcome import NEITHER, MissedBar
 from pytest_layerguard.environment.measurement_errors import Lack
 from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
 from pytest_layerguard.report import failure, terminal, text
@@ -137,6 +137,29 @@ def test_a_bet_that_was_not_measured_has_its_reason() -> None:
     assert table(crossed)[1].split("  ") == [
         *("X", "bet-40", "falsified", "CROSSED", "bet-40 closed this door"),
     ]
+
+
+def test_a_lost_challenge_has_the_bar_of_the_falsification() -> None:
+    (own,) = criterion(bar="<= 9")
+    missed = (MissedBar("bet-40", replace(own.deciders[0], bar="<= 3"), catastrophic=False),)
+    lost = told(word="CROSSED", outcome="failed", status="proposed", criteria=(own,), missed=missed)
+    assert table(lost)[1].endswith("best of 4 3.93x [3.55, 4.36]  <= 3 (bet-40)")
+    assert table(lost, width=60)[1].endswith("<= 3")
+    assert failure.brief(lost).startswith("3.934 [3.552, 4.361] against <= 3 (bet-40): ")
+    assert any("must be <= 3, the bar of bet-40; it is" in line for line in failure.lines(lost))
+
+
+def test_what_is_not_as_in_the_record_has_the_row() -> None:
+    stale = ("weights: sha256:0 -> sha256:1", "tokenizer: a -> b", "perplexity of the base: 1 -> 2")
+    changes = ("criteria.lenient: kl <= 1 -> kl <= 2", "claim: a -> b")
+    bets = [
+        told(word="STALE", outcome="failed", criteria=criterion(), differs=stale),
+        told(id="b", word="TAMPERED", outcome="failed", result=None, differs=changes),
+    ]
+    _, first, second = table(*bets)
+    assert first.endswith("STALE     not those of its record: weights, tokenizer")
+    assert second.endswith("changed since its record: criteria.lenient: kl <= 1 -> kl <= 2")
+    assert table(*bets, width=60)[2].endswith("criteria.lenient")
 
 
 def test_what_failed_stands_apart() -> None:
@@ -276,7 +299,10 @@ def test_a_remark_is_for_those_who_ask() -> None:
 
 
 def test_an_undecided_bet_says_how_to_learn_what_would_decide() -> None:
-    assert table(told(word="INCONCLUSIVE"))[-1] == "? -v says how many tokens would decide"
+    undecided = told(word="INCONCLUSIVE")
+    legend = "? neither confirmed nor overturned (-v has the tokens that would decide)"
+    assert table(undecided)[-1] == legend
+    assert legend not in table(undecided, verbose=True)
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,14 @@ class TestPaths:
 
         assert "--layerguard-root" in str(caught.value)
 
+    def test_an_absolute_path_is_said_to_be_of_one_machine(self, read: Read, bets: Path) -> None:
+        for missing in (bets / "moved.txt", bets.parents[1] / "secret.txt"):
+            with pytest.raises(MeasurementError, match="an absolute path is that of one machine"):
+                read({"file": str(missing)})
+        with pytest.raises(MeasurementError) as caught:
+            read({"file": "moved.txt"})
+        assert "of one machine" not in str(caught.value)
+
     def test_whether_something_outside_exists_is_not_revealed(self, read: Read, bets: Path) -> None:
         (bets.parents[1] / "known.txt").write_text("secret")
         told = []
