@@ -205,6 +205,7 @@ def _strip(bet: BetReport, metric: str, scale: Scale) -> OverviewStrip | None:
             beyond = zone
         else:
             dots.append(Mark(scale.at(value), zone, variant.name))
+    inside = [each for each in thresholds if each.value <= scale.high]
     low, high = min(ratios), max(ratios)
     words = short(low) if low == high else f"{short(low)} \u2013 {short(high)}"
-    return OverviewStrip(tuple(dots), marks_of(thresholds, scale), words, beyond)
+    return OverviewStrip(tuple(dots), marks_of(inside, scale), words, beyond)
