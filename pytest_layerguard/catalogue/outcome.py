@@ -470,7 +470,7 @@ _SETTLED: Final = (
     "amends: {digest: ..., because: ...} with the digest of the record and why"
 )
 _UNTOLD: Final = "whether the claim holds is undecided"
-_UNDECIDED: Final = "undecided: an interval straddles a bar; measure more tokens"
+_UNDECIDED: Final = "undecided: an interval straddles a bar; measure more"
 
 
 def _failed(word: Word, *messages: str) -> Decision:

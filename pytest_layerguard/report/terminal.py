@@ -140,7 +140,7 @@ def _legend(rows: Sequence[Sequence[BetReport]], marks: Marks, *, verbose: bool)
     if any(len(alike) > 1 for alike in rows):
         yield "+N: so many more alike, farther from their bars (-v has all)"
     if not verbose and any(_undecided(alike[0]) for alike in rows):
-        yield f"{marks.open} neither confirmed nor overturned (-v has the tokens that would decide)"
+        yield f"{marks.open} neither confirmed nor overturned (-v has how much more would decide)"
     if any(_all_kept(alike) for alike in rows):
         yield "* kept from an earlier run; --layerguard-fresh measures anew"
 

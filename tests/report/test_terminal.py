@@ -300,7 +300,7 @@ def test_a_remark_is_for_those_who_ask() -> None:
 
 def test_an_undecided_bet_says_how_to_learn_what_would_decide() -> None:
     undecided = told(word="INCONCLUSIVE")
-    legend = "? neither confirmed nor overturned (-v has the tokens that would decide)"
+    legend = "? neither confirmed nor overturned (-v has how much more would decide)"
     assert table(undecided)[-1] == legend
     assert legend not in table(undecided, verbose=True)
 

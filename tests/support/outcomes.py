@@ -68,7 +68,7 @@ ENDS: Final[dict[str, tuple[str, bool, str]]] = {
     # cell: the word, whether the test passes, what its messages or else its warnings say
     "pass": (MEASURED, True, ""),
     "fails": (MEASURED, False, "the claim does not hold; keep the bet as status: falsified"),
-    "undecided": ("INCONCLUSIVE", False, "an interval straddles a bar; measure more tokens"),
+    "undecided": ("INCONCLUSIVE", False, "an interval straddles a bar; measure more"),
     "open": ("INCONCLUSIVE", False, "the claim holds, but whether it meets the bar"),
     "won": (MEASURED, True, "the challenge of bet-40 won: the catalogue should be revisited"),
     "loses": ("CROSSED", False, "the claim does not hold: {verdict}; bet-40 stands"),
