@@ -126,6 +126,7 @@ def _row(
     point, zero = scale.at(interval.value), scale.at(origin)
     about = [each for each in thresholds if each.is_about(variant)]
     zone = zone_of(interval.value, about)
+    unseen = interval.is_point or interval.low > scale.high
     return BarRow(
         variant.name,
         where(variant) or None,
@@ -134,8 +135,8 @@ def _row(
         round(min(point, zero), 2),
         round(abs(point - zero), 2),
         point,
-        None if interval.is_point else scale.at(interval.low),
-        None if interval.is_point else scale.at(interval.high),
+        None if unseen else scale.at(interval.low),
+        None if unseen else scale.at(interval.high),
         zone,
         not math.isfinite(interval.value) or interval.value > scale.high,
         _met(interval, about),
