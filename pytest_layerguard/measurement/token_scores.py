@@ -62,7 +62,7 @@ def compare(
     Args:
         base: Final hidden states ``[n, H]`` and the head that turns rows of them into logits ``[., V]``.
         variants: The same for each variant. The base's head, the same object, does not run again on a chunk of
-            hidden states that are the base's.
+            hidden states that are the base's. What that head returns is overwritten.
         labels: The tokens scored, ``[n]``.
         vocabulary: V, which decides how many rows a chunk has.
         advance: Called with the rows that one more head has turned into logits.
@@ -89,6 +89,8 @@ def compare(
             else:
                 reference.score(own_head(final[span]).float(), scores[:, span])
             advance(len(reference.losses))
+        # Or else it would still be held while the next one is made.
+        del reference
     return base_losses.cpu(), [
         TokenScores(losses, kl, agreement, correct.bool())
         for losses, kl, agreement, correct in found.cpu()
@@ -129,14 +131,18 @@ class _Reference:
     """
 
     def __init__(self, logits: Tensor, labels: Tensor) -> None:
-        """Prepare for the base's fp32 ``logits`` ``[n, V]`` of the tokens ``labels``, ``[n]``."""
+        """Prepare for the base's fp32 ``logits`` ``[n, V]`` of the tokens ``labels``, ``[n]``.
+
+        The logits are overwritten.
+        """
         self._labels = labels
         self._likeliest = logits.argmax(-1)
-        reference = _log_probabilities(logits)
-        self.losses = _losses(reference, labels)
-        faint = reference < _FAINT
+        for block in logits.tensor_split(_blocks(logits)):
+            block.copy_(_log_probabilities(block))
+        self.losses = _losses(logits, labels)
+        faint = logits < _FAINT
         self._faint = faint if bool(faint.any()) else None
-        self._reference = reference if self._faint is None else reference.clamp_min_(_FAINT)
+        self._reference = logits if self._faint is None else logits.clamp_min_(_FAINT)
         self._probabilities = self._reference.exp()
 
     @property
@@ -150,11 +156,16 @@ class _Reference:
         """Write the scores of a variant's fp32 ``logits`` ``[n, V]`` to ``out``, ``[4, n]``."""
         tensors = [logits, self._labels, self._likeliest, self._reference, self._probabilities]
         tensors += [] if self._faint is None else [self._faint]
-        # Never a single row of many: torch would sum it in another order.
-        count = max(1, min(_BLOCKS.get(logits.device.type, 1), len(logits) // 2))
+        count = _blocks(logits)
         blocks = zip(*(tensor.tensor_split(count) for tensor in tensors), strict=True)
         for block, rows in zip(blocks, out.tensor_split(count, dim=1), strict=True):
             rows[0], rows[1], rows[2], rows[3] = _scores(*block)
+
+
+def _blocks(logits: Tensor) -> int:
+    """Return in how many blocks of rows logits ``[n, V]`` are scored."""
+    # Never a single row of many: torch would sum it in another order.
+    return max(1, min(_BLOCKS.get(logits.device.type, 1), len(logits) // 2))
 
 
 def _scores(

@@ -25,7 +25,7 @@ ROWS, VOCABULARY = 300, 50
 
 def scored(base: Tensor, variant: Tensor, labels: Tensor) -> tuple[Tensor, TokenScores]:
     """Scores logits ``[n, V]`` as they stand."""
-    heads: list[Callable[[Tensor], Tensor]] = [lambda rows: rows, lambda rows: rows]
+    heads: list[Callable[[Tensor], Tensor]] = [lambda rows: rows.clone(), lambda rows: rows.clone()]
     losses, (scores,) = compare((base, heads[0]), [(variant, heads[1])], labels, base.shape[-1])
     return losses, scores
 
@@ -116,7 +116,7 @@ def test_a_chunk_that_is_the_bases_needs_no_head_of_its_own(
 
     def head(rows: Tensor) -> Tensor:
         ran.append(len(rows))
-        return rows
+        return rows.clone()
 
     _, (scores,) = compare((base, head), [(variant, head)], labels, VOCABULARY)
     assert ran == [chunk, chunk, chunk, chunk, chunk]

@@ -146,6 +146,8 @@ def test_logits_are_never_held_whole() -> None:
     chunk = chunk_rows(vocabulary, "cpu") * vocabulary * 4
     assert took.largest == chunk
     assert 4 * chunk == tokens * vocabulary * 4
+    # The base's log-probabilities and probabilities, a variant's logits, and what an eighth of them is scored with.
+    assert took.peak < 4 * chunk
 
 
 def test_parts_are_as_large_as_there_is_room_and_never_empty() -> None:
