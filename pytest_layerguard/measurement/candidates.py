@@ -274,16 +274,17 @@ class CandidateBench:
         labels = torch.cat([batch.labels[batch.scored] for batch in text.batches])
         sizes = [len(part) for part in base.final]
         parts = []
-        for before, after, wanted in zip(
-            base.final, torch.split(final, sizes), torch.split(labels, sizes), strict=True
-        ):
-            _, (scores,) = compare(
-                (before.to(runner.device), _head(self.session.runner, common)),
-                [(after, _head(runner, common))],
-                wanted,
-                self.session.vocabulary,
-            )
-            parts.append(scores)
+        with self.session.runner.head(), runner.head():
+            for before, after, wanted in zip(
+                base.final, torch.split(final, sizes), torch.split(labels, sizes), strict=True
+            ):
+                _, (scores,) = compare(
+                    (before.to(runner.device), _head(self.session.runner, common)),
+                    [(after, _head(runner, common))],
+                    wanted,
+                    self.session.vocabulary,
+                )
+                parts.append(scores)
         return joined(parts)
 
     def _floor(self, floor: MeasuredCandidate) -> dict[str, float]:
@@ -296,7 +297,8 @@ class CandidateBench:
 
 def _finals(runner: Runner, batches: Sequence[Batch], advance: Any) -> list[Tensor]:
     """Return the final hidden states of each batch's scored tokens."""
-    frames = [runner.begin(batch.input_ids) for batch in batches]
+    with runner.embeddings():
+        frames = [runner.begin(batch.input_ids) for batch in batches]
     states = [frame.start for frame in frames]
     for slot in range(len(runner.anatomy)):
         with runner.bound(slot, Weights(slot)):
@@ -304,10 +306,11 @@ def _finals(runner: Runner, batches: Sequence[Batch], advance: Any) -> list[Tens
                 runner.step(frame, slot, state) for frame, state in zip(frames, states, strict=True)
             ]
         advance(len(batches))
-    return [
-        runner.finish(frame, state)[batch.scored.to(runner.device)]
-        for frame, state, batch in zip(frames, states, batches, strict=True)
-    ]
+    with runner.tail():
+        return [
+            runner.finish(frame, state)[batch.scored.to(runner.device)]
+            for frame, state, batch in zip(frames, states, batches, strict=True)
+        ]
 
 
 def _rows(runner: Runner) -> int:

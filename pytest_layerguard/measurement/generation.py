@@ -165,7 +165,7 @@ def _has_plain_cache(runner: Runner) -> bool:
     """Return whether the model's cache keeps keys and values of every slot, and gives what the whole text gives."""
     token = torch.ones((1, 2), dtype=torch.long, device=runner.device)
     try:
-        with runner.any_weights(), own_code():
+        with runner.any_weights(), runner.head(), own_code():
             output = runner.anatomy.model(input_ids=token, use_cache=True)
     except MeasurementError:
         return False

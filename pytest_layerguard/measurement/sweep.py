@@ -256,7 +256,7 @@ class _Walk:
         shells = dict.fromkeys([self.base.shell, *(plan.shell for plan in plans)])
         for shell in shells:
             members = [plan for plan in plans if plan.shell == shell]
-            with failing(members):
+            with failing(members), self.runner.embeddings():
                 frames = [self.runner.begin(batch.input_ids, shell=shell) for batch in self.part]
             states = [frame.start for frame in frames]
             if self.runner.store is None:
@@ -343,8 +343,10 @@ class _Walk:
                 # Or else it would still be held while the next one is read.
                 del own, tensors
         front.sort(key=lambda group: self.base not in group[0])
-        while front:
-            self._arrive(frames, *front.pop(0))
+        with self.runner.tail(), self.runner.head():
+            while front:
+                self._arrive(frames, *front.pop(0))
+            self._score()
 
     def _arrive(
         self, frames: Sequence[ForwardState], plans: Sequence[Plan], states: Sequence[LayerState]

@@ -130,7 +130,7 @@ def _save(session: ModelSession, plan: Plan, folder: Path) -> None:
     decoder = config.get_text_config(decoder=True)
     decoder.num_hidden_layers = len(plan.steps)
     vars(decoder).update(_for_layers(decoder, [step.slot for step in plan.steps], len(anatomy)))
-    weights: dict[str, Tensor] = {**anatomy.shell, **plan.shell.tensors}
+    weights: dict[str, Tensor] = {**runner.outer_tensors(), **plan.shell.tensors}
     experts: set[tuple[int, int]] = set()
     for place, step in enumerate(plan.steps):
         tensors = runner.materialise(step.weights)

@@ -30,6 +30,12 @@ class Sites:
                         self._identity[f"{prefix}.{leaf}" if prefix else leaf] = id(tensor)
         self._owners = dict(owners)
 
+    def at(self, name: str) -> Tensor:
+        """Return the tensor that has this name now."""
+        table, leaf = self._owners[self._identity[name]][0]
+        tensor: Tensor = table[leaf]
+        return tensor
+
     @contextmanager
     def bound(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
         """Replace the parameters and buffers of these names within the block.

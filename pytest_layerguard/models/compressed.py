@@ -14,7 +14,7 @@ from pytest_layerguard.checkpoints.checkpoint_errors import library
 from pytest_layerguard.checkpoints.files import WEIGHTS
 from pytest_layerguard.checkpoints.places import llama_names
 from pytest_layerguard.environment.measurement_errors import MeasurementError
-from pytest_layerguard.models.model_folder import FLOATS, QUANTIZED
+from pytest_layerguard.models.model_folder import FLOATS, GENERATION_CONFIG, QUANTIZED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,12 +98,12 @@ def load_copy(
     offload_folder: str,
     **more: Any,
 ) -> tuple[PreTrainedModel, Mapping[str, Any]]:
-    """Load a quantised model from a copy of its plain values, which stays on disk.
+    """Load a model from a copy of its weights in the dtype of the arithmetic, which stays on disk.
 
     Args:
         empty: The model on the meta device.
         config: Its configuration.
-        folder: The quantised model.
+        folder: The model, quantised or in another dtype.
         options: Options of ``from_pretrained``.
         offload_folder: A folder for the copy, and for what accelerate puts on disk.
         more: Further options of ``from_pretrained``.
@@ -114,15 +114,20 @@ def load_copy(
     Raises:
         MeasurementError: If it is a GGUF file with a mixture of experts.
     """
+    from transformers import GenerationConfig
+
     _as_plain(config)
     copy = Path(offload_folder) / "plain"
     copy.mkdir()
     _write_plain(folder, empty, options["dtype"], copy / WEIGHTS)
+    generation = empty.generation_config
+    if not folder.is_compressed and (folder.path / GENERATION_CONFIG).exists():
+        generation = GenerationConfig.from_pretrained(folder.path)
     load: Any = type(empty).from_pretrained
     model, report = load(
         copy,
         config=config,
-        generation_config=empty.generation_config,
+        generation_config=generation,
         use_safetensors=True,
         output_loading_info=True,
         offload_folder=offload_folder,

@@ -19,7 +19,11 @@ from pytest_layerguard.environment.measurement_errors import (
     MeasurementError,
     UnavailableError,
 )
-from pytest_layerguard.models.model_folder import OTHER_FILES, TOKENIZER_FILES, VOCABULARIES
+from pytest_layerguard.models.model_folder import (
+    GENERATION_CONFIG,
+    TOKENIZER_FILES,
+    VOCABULARIES,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +39,7 @@ Kind = Literal["model", "dataset"]
 
 _CACHE: Final = "HF_HOME says where the cache is"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_SMALL_FILES: Final = (CONFIG, INDEX, *TOKENIZER_FILES, *OTHER_FILES, ADAPTER)
+_SMALL_FILES: Final = (CONFIG, INDEX, *TOKENIZER_FILES, GENERATION_CONFIG, ADAPTER)
 
 
 class Repository:

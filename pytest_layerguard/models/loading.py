@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from pytest_layerguard.bet.arguments import CandidateArguments
@@ -68,7 +69,7 @@ class LoadedModel:
         model: In evaluation mode, on its device, no parameter requiring a gradient.
         tokenizer: The model's own tokenizer.
         provenance: Plain data for a record: the model as named, digests, dtypes, device, versions.
-        store: The layers, if they stay on disk.
+        store: The layers, embeddings and head, if they stay on disk.
         bytes: Bytes of the files of weights.
     """
 
@@ -232,7 +233,7 @@ def load_candidate(
     tokenizer: Any = None
     if files.tokenizer is not None:
         tokenizer = _tokenizer(files.tokenizer, files.name, conditions)
-    _check_finite(model, files.name)
+    _check_finite(model, store, files.name)
     if spec.device_map is not None:
         _check_places(model, folder)
     elif not served and store is None:
@@ -269,7 +270,7 @@ def load(
     else:
         model, store = _from_folder(folder, spec, conditions, device)
     tokenizer = _tokenizer(folder.gguf or folder.path, folder.name, conditions)
-    _check_finite(model, folder.name)
+    _check_finite(model, store, folder.name)
     check_tokenizer(tokenizer, model, folder.name)
     if spec.device_map is not None:
         _check_places(model, folder)
@@ -439,7 +440,9 @@ def _from_folder(
             )
             store: LayerStore | None = None
             if spec.placement == "stream":
-                if folder.is_compressed:
+                # Of a file in 16 bits transformers would convert all, and keep its pages in memory while it does.
+                widened = options["dtype"] == "float32" != folder.stored_dtype
+                if folder.is_compressed or widened:
                     load = partial(compressed.load_copy, empty, config, folder, options)
                 model, report, store = load_streamed(make, config, device, load)
             elif folder.is_compressed and folder.gguf is None and not served:
@@ -542,13 +545,16 @@ def _check_size(empty: PreTrainedModel, folder: ModelFolder) -> None:
         )
 
 
-def _check_finite(model: PreTrainedModel, name: str) -> None:
-    """Refuse a model with NaN or infinite weights, as loaded and cast."""
+def _check_finite(model: PreTrainedModel, store: LayerStore | None, name: str) -> None:
+    """Refuse a model with NaN or infinite weights, as loaded and cast, but for layers that stay on disk."""
     import torch
 
     plain_dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
-    for key, tensor in model.named_parameters():
+    for key, parameter in model.named_parameters():
+        tensor: Tensor = parameter
+        if store is not None and key in store.outer:
+            tensor = store.outside(key)
         # The tensors of quantised layers have other dtypes, or are of classes that hold several.
         plain = type(tensor.detach()) is torch.Tensor and tensor.dtype in plain_dtypes
         if tensor.is_meta or not plain:

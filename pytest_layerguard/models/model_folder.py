@@ -36,7 +36,7 @@ TOKENIZER_FILES: Final[tuple[str, ...]] = (
     "sentencepiece.bpe.model",
     "chat_template.jinja",
 )
-OTHER_FILES: Final = ("generation_config.json",)
+GENERATION_CONFIG: Final = "generation_config.json"
 VOCABULARIES: Final = frozenset(TOKENIZER_FILES) - {
     "tokenizer_config.json",
     "special_tokens_map.json",

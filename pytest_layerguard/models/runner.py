@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import MutableMapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,8 @@ from pytest_layerguard.models.own_code import own_code
 from pytest_layerguard.models.plan import InterventionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from torch import nn
     from transformers.cache_utils import Cache
@@ -96,7 +97,7 @@ class Runner:
     Attributes:
         anatomy: The parts of the model.
         evaluations: Calls of a decoder block so far.
-        store: The layers, if they stay on disk.
+        store: The layers, embeddings and head, if they stay on disk.
         independent: Whether a block is a function of hidden states ``[B, T, H]`` and positions alone, so that
             rows of several variants can be one batch. It is not if layers share state, or if blocks are
             given the tokens themselves or their embeddings.
@@ -116,6 +117,9 @@ class Runner:
         taken = inspect.signature(anatomy.decoder.forward).parameters
         self._cache_name = "cache" if "cache" in taken else "past_key_values"
         self._embedding: Tensor = anatomy.model.get_input_embeddings().weight  # type: ignore[assignment]
+        outer = {} if store is None else store.outer
+        self._embeddings = _once(outer, anatomy.decoder)
+        self._head = _once(outer, anatomy.model.get_output_embeddings())  # type: ignore[no-untyped-call]
         self._core: str | None = None
         self._tail: str | None = None
         self._core_output: type[Any] | None = None
@@ -135,8 +139,8 @@ class Runner:
 
     @property
     def device(self) -> torch.device:
-        """The device of the embeddings."""
-        return self._embedding.device
+        """The device of the embeddings, or that to which they are read."""
+        return self._embedding.device if self.store is None else torch.device(self.store.device)
 
     @own_code()
     def begin(
@@ -165,7 +169,7 @@ class Runner:
 
             return forward
 
-        with self._shelled(shell), self._blocks(note):
+        with self.embeddings(), self._shelled(shell), self._blocks(note):
             given = {self._cache_name: cache, "use_cache": cache is not None}
             self.anatomy.decoder(input_ids=ids, **given)
         if len(calls) != len(self.anatomy):
@@ -232,7 +236,7 @@ class Runner:
     def layer_tensors(self, layer: int) -> dict[str, Tensor]:
         """Return a layer's own tensors; read them from disk if they stay there."""
         own = self.anatomy.parts[layer].tensors
-        return dict(own) if self.store is None else self.store.tensors(layer, own, self.device)
+        return dict(own) if self.store is None else self.store.tensors(layer, own)
 
     def edited(self, weights: Weights, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute a layer's tensors after its edits from its own tensors.
@@ -308,8 +312,39 @@ class Runner:
         output = self._core_output(last_hidden_state=final.unsqueeze(0))
         core = self.anatomy.model.get_submodule(self._core)
         token = torch.zeros((1, final.shape[0]), dtype=torch.long, device=final.device)
-        with self._shelled(shell), binding.attribute(core, "forward", lambda *_, **__: output):
+        with (
+            self.head(),
+            self._shelled(shell),
+            binding.attribute(core, "forward", lambda *_, **__: output),
+        ):
             return _tensor(self.anatomy.model(input_ids=token, use_cache=False).logits[0])
+
+    def outer_tensors(self) -> dict[str, Tensor]:
+        """Return every parameter and persistent buffer outside the layers, read from disk if it stays there."""
+        tensors = dict(self.anatomy.shell)
+        if self.store is not None:
+            for name in tensors.keys() & self.store.outer.keys():
+                tensors[name] = self.store.outside(name)
+        return tensors
+
+    def embeddings(self) -> AbstractContextManager[None]:
+        """Read the embeddings once within the block if they are on disk, rather than at each call."""
+        return self._read(self._embeddings)
+
+    def head(self) -> AbstractContextManager[None]:
+        """Read the head once within the block if it is on disk, rather than at each call."""
+        return self._read(self._head)
+
+    def tail(self) -> AbstractContextManager[None]:
+        """Read what :meth:`finish` needs once within the block if it is on disk, rather than at each call."""
+        return self._read(self._embeddings if self._tail is None else ())
+
+    def _read(self, names: Sequence[str]) -> AbstractContextManager[None]:
+        """Bind those tensors outside the layers that no caller has bound yet."""
+        sites, store = self.anatomy.sites, self.store
+        if store is None:
+            return nullcontext()
+        return sites.bound({name: store.outside(name) for name in names if sites.at(name).is_meta})
 
     def _shelled(self, shell: OuterWeights | None) -> Any:
         return self.anatomy.sites.bound(shell.tensors if shell is not None else {})
@@ -325,7 +360,7 @@ class Runner:
         def stand_in(index: int) -> Callable[..., Any]:
             return lambda *_, **__: self._as_returned(index, hidden)
 
-        with self._blocks(stand_in):
+        with self.tail(), self._blocks(stand_in):
             return _tensor(self.anatomy.decoder(input_ids=input_ids, use_cache=False)[0])
 
     def _as_returned(self, index: int, hidden: Tensor) -> Any:
@@ -353,8 +388,8 @@ class Runner:
 
     @contextmanager
     def any_weights(self) -> Iterator[None]:
-        """Let the model's own forward pass run within the block, with the first layer's weights if they are on disk."""
-        with ExitStack() as stack:
+        """Let the decoder's own forward pass run within the block, all with layer 0's weights if they are on disk."""
+        with self.embeddings(), ExitStack() as stack:
             if self.store is not None:
                 tensors = self.layer_tensors(0)
                 first = self.anatomy.parts[0].tensors
@@ -366,7 +401,7 @@ class Runner:
     @torch.no_grad()
     def _learn(self) -> None:
         """Run the model once on two tokens to learn what its blocks return and what its head reads."""
-        with self.any_weights():
+        with self.any_weights(), self.head():
             self._watch()
 
     @own_code()
@@ -449,6 +484,16 @@ def _shaped_like(
         else torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
         for name, tensor in own.items()
     }
+
+
+def _once(outer: Mapping[str, Tensor], module: nn.Module | None) -> tuple[str, ...]:
+    """Return one name of each of the tensors ``outer`` that a module uses."""
+    used = {id(tensor) for tensor in module.parameters()} if module is not None else set()
+    names: dict[int, str] = {}
+    for name, tensor in outer.items():
+        if id(tensor) in used:
+            names.setdefault(id(tensor), name)
+    return tuple(names.values())
 
 
 def _extras(returned: Any) -> tuple[Any, ...]:

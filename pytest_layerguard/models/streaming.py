@@ -1,7 +1,7 @@
-"""Read the layers of a model from disk when a sweep needs them.
+"""Read the weights of a model from disk when a sweep needs them.
 
-Accelerate's offloading puts a model's blocks on disk. Its hooks would read a block at every call; they are
-removed here, and a sweep reads each layer once for all variants.
+Accelerate's offloading leaves a model's blocks, embeddings and head on disk. Its hooks would read a block at every
+call; they are removed here, and a sweep reads each layer once for all variants.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from pytest_layerguard.environment.measurement_errors import (
     Lack,
@@ -28,39 +29,55 @@ if TYPE_CHECKING:
 
 
 class LayerStore:
-    """The tensors of a model's layers, on disk.
+    """The tensors of a model that stay on disk: those of its layers, of its embeddings and of its head.
 
     Attributes:
+        device: The device to read them to.
+        outer: Those outside the layers, on the meta device, by each of their names: a tied one has several.
         bytes_read: Bytes read so far.
-        reads: The number of times that each layer was read so far, by index.
+        reads: The number of times that each layer, by its index, and each tensor outside the layers, by its name,
+            was read so far.
     """
 
-    def __init__(self, model: PreTrainedModel, path: str, folder: str) -> None:
+    def __init__(self, model: PreTrainedModel, path: str, folder: str, device: Any) -> None:
         self._path = path
         # The folder holds weights that accelerate had to convert.
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._kept = _detached(model)
+        # Each of several names of a tensor is now another empty tensor.
+        model.tie_weights()
+        self.device = device
+        self.outer: dict[str, Tensor] = {
+            name: tensor
+            for name, tensor in model.named_parameters(remove_duplicate=False)
+            if tensor.is_meta and not name.startswith(f"{path}.")
+        }
         self.bytes_read = 0
-        self.reads: dict[int, int] = {}
+        self.reads: dict[int | str, int] = {}
 
-    def tensors(self, layer: int, own: Mapping[str, Tensor], device: Any) -> dict[str, Tensor]:
+    def tensors(self, layer: int, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Read a layer's tensors from disk.
 
         Args:
             layer: The layer's index.
             own: Its tensors by name, on the meta device, for their dtypes.
-            device: The device to read them to.
         """
-        found: dict[str, Tensor] = {}
-        for name, tensor in own.items():
-            if not tensor.is_meta:
-                found[name] = tensor
-                continue
-            read = self._kept[f"{self._path}.{layer}.{name}"]
-            self.bytes_read += read.nbytes
-            found[name] = read.to(device=device, dtype=tensor.dtype)
+        found = {
+            name: self._read(f"{self._path}.{layer}.{name}", tensor) if tensor.is_meta else tensor
+            for name, tensor in own.items()
+        }
         self.reads[layer] = self.reads.get(layer, 0) + 1
         return found
+
+    def outside(self, name: str) -> Tensor:
+        """Read a tensor of :attr:`outer` from disk; on a CPU only what is used of it will take memory."""
+        self.reads[name] = self.reads.get(name, 0) + 1
+        return self._read(name, self.outer[name])
+
+    def _read(self, name: str, empty: Tensor) -> Tensor:
+        read = self._kept[name]
+        self.bytes_read += read.nbytes
+        return read.to(device=self.device, dtype=empty.dtype)
 
 
 def load_streamed(
@@ -69,16 +86,16 @@ def load_streamed(
     device: str,
     load: Callable[..., tuple[PreTrainedModel, Any]],
 ) -> tuple[PreTrainedModel, Any, LayerStore]:
-    """Load a model whose layers stay on disk.
+    """Load a model whose layers, embeddings and head stay on disk.
 
     Args:
         make: The auto class.
         config: The model's configuration.
-        device: The device of everything else, and of layers when they run.
+        device: The device of everything else, and of what is read.
         load: Calls ``from_pretrained`` with additional options.
 
     Returns:
-        The model with its layers on the meta device, the report of loading, and the layers.
+        The model with what stays on disk on the meta device, the report of loading, and what stays on disk.
 
     Raises:
         UnavailableError: If accelerate is not installed.
@@ -94,7 +111,10 @@ def load_streamed(
     # Not accelerate's init_empty_weights, which takes memory for each weight before it lets go of it.
     with torch.device("meta"):
         anatomy = Anatomy.of(make.from_config(config))
-    places = dict.fromkeys(_beside(anatomy.model, anatomy.path), device)
+    places = {
+        name: "disk" if _has_vocabulary(anatomy.model, name) else device
+        for name in _beside(anatomy.model, anatomy.path)
+    }
     places |= {f"{anatomy.path}.{index}": "disk" for index in range(len(anatomy))}
     folder = mkdtemp(prefix="layerguard-")
     try:
@@ -102,7 +122,7 @@ def load_streamed(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return model, report, LayerStore(model, anatomy.path, folder)
+    return model, report, LayerStore(model, anatomy.path, folder, device)
 
 
 def _beside(model: PreTrainedModel, path: str) -> Iterator[str]:
@@ -114,6 +134,12 @@ def _beside(model: PreTrainedModel, path: str) -> Iterator[str]:
         for name in (*module._modules, *module._parameters, *module._buffers):
             if name != above[depth]:
                 yield f"{prefix}.{name}" if prefix else name
+
+
+def _has_vocabulary(model: PreTrainedModel, path: str) -> bool:
+    """Return whether a part of the model is an embedding or its head."""
+    part = getattr(model.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2])
+    return isinstance(part, nn.Embedding) or part is model.get_output_embeddings()  # type: ignore[no-untyped-call]
 
 
 def _detached(model: PreTrainedModel) -> Mapping[str, Tensor]:

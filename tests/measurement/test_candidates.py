@@ -14,6 +14,7 @@ import pytest
 import torch
 from hub.tiny import WORDS, model, save, tokenizer
 from safetensors.torch import load_file, save_file
+from support.held_weights import HeldWeights
 from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
@@ -26,7 +27,7 @@ from transformers import (
 import pytest_layerguard
 from pytest_layerguard.api import Measured
 from pytest_layerguard.catalogue.staleness import changed_digests, digests_of
-from pytest_layerguard.checkpoints.checkpoint import GgufCheckpoint, open_checkpoint
+from pytest_layerguard.checkpoints.checkpoint import Checkpoint, GgufCheckpoint, open_checkpoint
 from pytest_layerguard.checkpoints.recognition import recognise
 from pytest_layerguard.environment import devices, file_digests
 from pytest_layerguard.environment.conditions import Conditions
@@ -248,7 +249,14 @@ def test_layers_on_disk_change_no_number_and_are_read_once(
     monkeypatch.setattr(
         LayerStore, "__init__", recording(LayerStore.__init__, lambda args: made.append(args[0]))
     )
+    held = HeldWeights(monkeypatch)
     judged(*arms, base=streamed, measure={"sample": None})
+    # Of one model at a time, to learn how it is built; the heads of two take less.
+    whole = model(num_hidden_layers=1)
+    assert (
+        held.most
+        == sum(each.nbytes for each in whole.parameters()) - whole.model.norm.weight.nbytes
+    )
     assert len(made) == 5
     for store in made:
         # The first also to learn how the model is built, and that it does not look ahead.
@@ -270,6 +278,26 @@ def test_a_gguf_base_stays_on_disk_and_each_of_its_tensors_is_dequantised_once(
     disk = judged(skip, base={**base, "placement": "stream"}).result
     assert disk.variants == memory.variants
     assert len(read) == len(set(read)) == len(model(num_hidden_layers=3).state_dict())
+
+
+def test_a_base_in_16_bits_is_converted_once_before_it_is_read_from_disk(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = changed(
+        tree,
+        "half",
+        lambda weights: weights.update({name: each.bfloat16() for name, each in weights.items()}),
+    )
+    # Its ends of text are those of its own file.
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": list(range(3, len(WORDS) - 2))}))
+    skip = {"skip_layers": {"layers": {"each": "all"}}}
+    memory = judged(skip, base={"path": "half"}).result
+    copied: list[Any] = []
+    read = recording(Checkpoint._read, lambda args: copied.append(args[1]))
+    monkeypatch.setattr(Checkpoint, "_read", read)
+    disk = judged(skip, base={"path": "half", "placement": "stream"}).result
+    assert (disk.bases, disk.variants) == (memory.bases, memory.variants)
+    assert sorted(copied) == sorted(load_file(folder / "model.safetensors"))
 
 
 def test_a_mixture_in_a_gguf_file_is_not_read_from_disk(tree: Path) -> None:

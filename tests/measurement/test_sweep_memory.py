@@ -80,7 +80,10 @@ def drawn_anew(layers: int) -> list[Plan]:
 class Shelf:
     """Layers as if they came from a disk: new tensors whenever one is asked for."""
 
-    def tensors(self, _layer: int, own: Mapping[str, Tensor], _device: Any) -> dict[str, Tensor]:
+    device = "cpu"
+    outer: Mapping[str, Tensor] = {}
+
+    def tensors(self, _layer: int, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in own.items()}
 
 
