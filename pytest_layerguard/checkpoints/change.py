@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.checkpoints.places import Piece
 
-_BLOCK: Final = 2**22
+_BLOCK: Final = 2**20
 """The most values of a block; a dozen copies of it are in memory at once."""
 _SAMPLED: Final = 64
 """The fewest rows that are searched for a grid."""

@@ -274,6 +274,7 @@ class CandidateBench:
         labels = torch.cat([batch.labels[batch.scored] for batch in text.batches])
         sizes = [len(part) for part in base.final]
         parts = []
+        devices.vacate()
         with self.session.runner.head(), runner.head():
             for before, after, wanted in zip(
                 base.final, torch.split(final, sizes), torch.split(labels, sizes), strict=True

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor
 
+from pytest_layerguard.environment import devices
 from pytest_layerguard.measurement.failures import failing
 from pytest_layerguard.measurement.token_scores import TokenScores, compare, joined
 from pytest_layerguard.models.plan import evaluations, turns
@@ -343,6 +344,8 @@ class _Walk:
                 # Or else it would still be held while the next one is read.
                 del own, tensors
         front.sort(key=lambda group: self.base not in group[0])
+        # What layers and their reading left behind gives way to the head and the logits.
+        devices.vacate()
         with self.runner.tail(), self.runner.head():
             while front:
                 self._arrive(frames, *front.pop(0))

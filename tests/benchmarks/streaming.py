@@ -1,10 +1,12 @@
 """A model that stays on disk: a streamed sweep against accelerate's disk offload in a loop.
 
-    python tests/benchmarks/streaming.py [--layers 16] [--width 1024] [--tokens 128] [--folder /tmp]
+    python tests/benchmarks/streaming.py [--layers 16] [--width 1024] [--tokens 128] [--folder /tmp] [--like DIR]
 
-Each side runs in a process of its own. Bytes are counted where accelerate reads them for either side. The peak is
-the resident memory by the kernel's count, pages of mapped files included; limits of a process (RLIMIT_DATA,
-RLIMIT_AS) would be of no use, because they count a mapped file whole, however little of it is in memory.
+DIR holds a model whose weights are taken, in float32, in place of random ones of a Llama with a vocabulary of 1,024.
+Each side runs in a process of its own. Bytes of layers are counted where accelerate reads them for either side, and
+the weights that a sweep holds at a time where it reads them. The peak is the resident memory by the kernel's count,
+pages of mapped files included; limits of a process (RLIMIT_DATA, RLIMIT_AS) would be of no use, because they count a
+mapped file whole, however little of it is in memory.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from accelerate.utils.offload import OffloadedWeightsLoader
 from transformers import AutoConfig, AutoModelForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from support.held_weights import HeldWeights
 from support.resident import resident
 from sweeps import built, skipping_loop
 
@@ -40,7 +44,7 @@ WINDOW = 128
 
 
 class Reads:
-    """Counts what is read from disk through accelerate."""
+    """Counts what of the layers is read from disk through accelerate."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -48,14 +52,15 @@ class Reads:
 
         def counting(loader: Any, key: str) -> Any:
             found = read(loader, key)
-            self.bytes += found.nbytes
+            if ".layers." in key:
+                self.bytes += found.nbytes
             return found
 
         OffloadedWeightsLoader.__getitem__ = counting  # type: ignore[method-assign]
 
 
-def text(tokens: int) -> list[Batch]:
-    drawn = torch.randint(3, VOCABULARY, (tokens + 1,), generator=torch.Generator().manual_seed(0))
+def text(tokens: int, vocabulary: int) -> list[Batch]:
+    drawn = torch.randint(3, vocabulary, (tokens + 1,), generator=torch.Generator().manual_seed(0))
     windows = cut(drawn.tolist(), Contract(tokens, WINDOW, WINDOW, start=()))
     return batched(windows, 2048 // WINDOW)
 
@@ -72,7 +77,8 @@ def measured(given: argparse.Namespace, folder: Path, scratch: str) -> dict[str,
     """Loads and runs one side."""
     layers, weights = stored(folder)
     config = AutoConfig.from_pretrained(folder)
-    batches = text(given.tokens)
+    batches = text(given.tokens, config.vocab_size)
+    count = config.num_hidden_layers
     # As a subject does.
     reuse_freed_memory()
     reads = Reads()
@@ -93,14 +99,16 @@ def measured(given: argparse.Namespace, folder: Path, scratch: str) -> dict[str,
     def streamed() -> None:
         model, _, store = load_streamed(AutoModelForCausalLM, config, "cpu", load)
         runner = Runner(Anatomy.of(model.eval().requires_grad_(False)), store)
-        base = Plan.untouched(given.layers)
-        plans = [base.without(frozenset([layer])) for layer in range(given.layers)]
-        timed(lambda: sweep(runner, batches, base, plans, VOCABULARY))
+        base = Plan.untouched(count)
+        plans = [base.without(frozenset([layer])) for layer in range(count)]
+        held = HeldWeights(pytest.MonkeyPatch())
+        timed(lambda: sweep(runner, batches, base, plans, config.vocab_size))
+        took["held"] = held.most
 
     def looped() -> None:
         places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
         places |= {"model.rotary_emb": "cpu"}
-        places |= {f"model.layers.{layer}": "disk" for layer in range(given.layers)}
+        places |= {f"model.layers.{layer}": "disk" for layer in range(count)}
         model, _ = load(device_map=places, offload_folder=scratch)
         timed(lambda: skipping_loop(model.eval().requires_grad_(False), batches))
 
@@ -116,6 +124,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--folder", default=tempfile.gettempdir())
+    parser.add_argument("--like", type=Path)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -125,7 +134,13 @@ def main() -> None:
         return
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        built(given.layers, given.width, VOCABULARY).save_pretrained(folder)
+        model = (
+            built(given.layers, given.width, VOCABULARY)
+            if given.like is None
+            else AutoModelForCausalLM.from_pretrained(given.like, dtype=torch.float32)
+        )
+        model.save_pretrained(folder)
+        del model
         for side in ("sweep", "loop"):
             command = [sys.executable, *sys.argv, "--side", side, "--model", folder]
             done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
@@ -133,8 +148,8 @@ def main() -> None:
     ours, theirs = found["sweep"], found["loop"]
     weights = ours["weights"]
     print(
-        f"weights {weights / 2**20:,.0f} MiB, {given.layers} layers; "
-        f"a quarter of them is {weights / 4 / 2**20:,.0f} MiB"
+        f"weights {weights / 2**20:,.0f} MiB, 35 % of them {0.35 * weights / 2**20:,.0f} MiB; the sweep holds "
+        f"{ours['held'] / 2**20:,.0f} MiB of them at a time ({ours['held'] / weights:.1%})"
     )
     for side, each in found.items():
         print(

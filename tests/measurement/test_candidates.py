@@ -289,7 +289,9 @@ def test_a_base_in_16_bits_is_converted_once_before_it_is_read_from_disk(
         lambda weights: weights.update({name: each.bfloat16() for name, each in weights.items()}),
     )
     # Its ends of text are those of its own file.
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": list(range(3, len(WORDS) - 2))}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": list(range(3, len(WORDS) - 2))})
+    )
     skip = {"skip_layers": {"layers": {"each": "all"}}}
     memory = judged(skip, base={"path": "half"}).result
     copied: list[Any] = []

@@ -17,8 +17,8 @@ class HeldWeights:
         self.now = self.most = 0
         read = LayerStore._read
 
-        def counting(store: LayerStore, *told: Any) -> Any:
-            tensor = read(store, *told)
+        def counting(store: LayerStore, *given: Any) -> Any:
+            tensor = read(store, *given)
             self.now += tensor.nbytes
             self.most = max(self.most, self.now)
             weakref.finalize(tensor, self._let_go, tensor.nbytes)
