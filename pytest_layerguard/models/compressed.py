@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.models.model_folder import ModelFolder
 
+ALIGNMENT: Final = 64
+"""The bytes that addresses of new tensors are multiples of on a CPU."""
+
 _LIBRARIES: Final = {
     "compressed-tensors": [("compressed_tensors", "compressed-tensors")],
     "gptq": [("optimum", "gptq"), ("gptqmodel", "gptq")],
@@ -162,13 +165,17 @@ def _write_plain(folder: ModelFolder, empty: PreTrainedModel, dtype: str, file: 
             if named(name) in weights
         }
     kind = getattr(torch, dtype)
+    # Those that would leave the next one unaligned come last.
+    placed = dict(
+        sorted(placed.items(), key=lambda each: prod(each[1][1]) * kind.itemsize % ALIGNMENT > 0)
+    )
     header: dict[str, Any] = {}
     end = 0
     for name, (_, shape) in placed.items():
         start, end = end, end + prod(shape) * kind.itemsize
         header[name] = {"dtype": FLOATS[dtype], "shape": shape, "data_offsets": (start, end)}
     listed = json.dumps(header).encode()
-    listed += b" " * (-len(listed) % 8)
+    listed += b" " * (-(len(listed) + 8) % ALIGNMENT)
     with file.open("wb") as opened:
         opened.write(struct.pack("<Q", len(listed)) + listed)
         for stored, shape in placed.values():

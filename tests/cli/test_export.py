@@ -253,3 +253,15 @@ def test_what_cannot_be_written_is_reported_in_one_line(
     assert message in error
     assert error.count("\n") == 1
     assert {each.name for each in here.iterdir()} == {"bets"}
+
+
+def test_a_variant_of_a_model_on_disk_is_written_as_one_in_memory() -> None:
+    files = []
+    for placement in ("memory", "stream"):
+        bet = put(
+            [{"skip_layers": {"layers": 2}}],
+            model={"reference": "reference", "placement": placement},
+        )
+        assert main(["export", bet, "--to", placement]) == 0
+        files.append(Path(placement, "model.safetensors").read_bytes())
+    assert files[0] == files[1]
