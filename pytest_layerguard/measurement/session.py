@@ -262,7 +262,7 @@ def reuse_freed_memory() -> None:
 
     glibc keeps freed blocks up to the size of the largest block freed so far (``mallopt(3)``,
     ``M_MMAP_THRESHOLD``), so one such block is allocated and freed. Without it the chunks of logits at a
-    vocabulary of 262,144 fragment the heap: 84 MiB of tensors take 1.2 GiB of resident memory, and 116 MiB
+    vocabulary of 262,144 fragment the heap: 101 MiB of tensors take 158 MiB of resident memory, and 142 MiB
     with it (``tests/benchmarks/memory.py``). At most 64 MiB are kept. With another allocator nothing happens.
     """
     torch.empty(_LARGEST_BLOCK, dtype=torch.uint8)
