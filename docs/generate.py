@@ -279,7 +279,7 @@ def _metrics() -> Iterator[str]:
     yield ""
     yield (
         "What criteria may name. All but counts, sizes, `kl_max` and what is measured of generated text carry a 95 % "
-        "interval, clustered by window; those of tasks an exact one, paired by question. "
+        "interval, clustered by window; those of tasks one of counts, paired by question. "
         "Others come from packages; see [your own metric](../guides/your-own-metric.md)."
     )
     yield ""

@@ -412,7 +412,7 @@ def _measurement(
         asked = sizes.get(name)
         gives = asked.gives if isinstance(asked, TaskSize) else ACCURACY
         unit, what = (
-            ("question", "accuracy, with exact 95 % intervals, the change paired by question")
+            ("question", "accuracy, with 95 % intervals, the change paired by question")
             if gives == ACCURACY
             else ("document", "perplexity, with 95 % intervals, the ratio paired by document")
         )

@@ -131,7 +131,7 @@ def how_measured(result: BetResult) -> str:
         else "95 % intervals, clustered by window"
     )
     asked = [
-        f"{many(change.questions, 'question')} of {name}, exact intervals, paired by question"
+        f"{many(change.questions, 'question')} of {name}, 95 % intervals, paired by question"
         for variant in result.variants[:1]
         for name, change in variant.tasks.items()
     ]

@@ -508,7 +508,7 @@ def test_questions_are_explained_and_a_line_that_is_none_is_found(
     assert main(["explain", "bets/one.yaml"]) == 1
     printed = capsys.readouterr()
     out = " ".join(printed.out.split())
-    assert "q, the first 3 questions of q.jsonl: accuracy, with exact 95 % intervals" in out
+    assert "q, the first 3 questions of q.jsonl: accuracy, with 95 % intervals" in out
     assert "arc_easy by lm-evaluation-harness, 2 examples before each: accuracy" in out
     assert "What q asks is not counted." in out
     assert "What arc asks is not counted: the data set of arc_easy is on the hub." in out

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from scipy import stats
 from support import paired
 
-from pytest_layerguard.measurement.metrics.statistics import exact_share
+from pytest_layerguard.measurement.metrics.statistics import counted_share, exact_share
 from pytest_layerguard.measurement.metrics.task_metrics import mcnemar, paired_change
 
 
@@ -20,9 +21,14 @@ def test_mcnemar_is_scipys_binomial_test() -> None:
     assert mcnemar(1_300, 1_203) == pytest.approx(stats.binomtest(1_300, 2_503).pvalue, rel=1e-9)
 
 
-@pytest.mark.parametrize(("hits", "total"), [(0, 8), (1, 8), (8, 8), (57, 200), (3, 10_000)])
+COUNTS = [(0, 8), (1, 8), (8, 8), (57, 200), (3, 10_000)]
+
+
+@pytest.mark.parametrize(("hits", "total"), COUNTS)
 @pytest.mark.parametrize("comparisons", [1, 5])
-def test_a_share_is_scipys_exact_interval(hits: int, total: int, comparisons: int) -> None:
+def test_a_share_of_tokens_is_no_surer_than_scipys_exact_interval(
+    hits: int, total: int, comparisons: int
+) -> None:
     level = 1 - 0.05 / comparisons
     expected = stats.binomtest(hits, total).proportion_ci(level, method="exact")
     found = exact_share(hits, total, comparisons)
@@ -30,13 +36,34 @@ def test_a_share_is_scipys_exact_interval(hits: int, total: int, comparisons: in
     assert found.value == hits / total
 
 
+@pytest.mark.parametrize(("hits", "total"), COUNTS)
+@pytest.mark.parametrize("comparisons", [1, 5])
+def test_the_ends_of_a_share_count_the_outcome_half_and_are_never_nearer_than_exact_ones_at_3_percent(
+    hits: int, total: int, comparisons: int
+) -> None:
+    found = counted_share(hits, total, comparisons)
+    assert found.value == hits / total
+    exact = stats.binomtest(hits, total).proportion_ci(1 - 0.06 / comparisons, method="exact")
+    assert found.low <= exact.low + 1e-12
+    assert found.high >= exact.high - 1e-12
+    for end, bound, above in (
+        (found.low, exact.low, stats.binom.sf(hits, total, found.low)),
+        (found.high, exact.high, stats.binom.cdf(hits - 1, total, found.high)),
+    ):
+        if end not in (0, 1) and end != pytest.approx(bound, abs=1e-12):
+            half = above + stats.binom.pmf(hits, total, end) / 2
+            assert half == pytest.approx(0.025 / comparisons, rel=1e-6)
+
+
 @pytest.mark.parametrize("comparisons", [1, 30])
-def test_the_change_leaves_out_nothing_only_where_mcnemar_does(comparisons: int) -> None:
+def test_the_change_leaves_out_0_only_where_mcnemars_mid_p_does(comparisons: int) -> None:
     agree = differ = 0
     for lost in range(36):
         for gained in range(36):
             found = paired_change(lost, gained, 400, comparisons)
-            ruled_out = mcnemar(lost, gained) < 0.05 / comparisons
+            # The exact test counts the very outcome whole on both sides, the mid-P test half of it.
+            mid = mcnemar(lost, gained) - stats.binom.pmf(lost, lost + gained, 0.5)
+            ruled_out = mid < 0.0505 / comparisons
             assert ruled_out or found.low <= 0 <= found.high
             agree += (found.low > 0 or found.high < 0) == ruled_out
             differ += (found.low > 0 or found.high < 0) != ruled_out
@@ -49,14 +76,32 @@ def test_the_change_leaves_out_nothing_only_where_mcnemar_does(comparisons: int)
 
 
 @pytest.mark.parametrize("total", [50, 200])
-@pytest.mark.parametrize("share_lost", [0.5, 0.9])
-def test_the_change_is_held_also_where_few_questions_changed(total: int, share_lost: float) -> None:
-    (held, below, above), agrees = paired.of_change(total, 12, share_lost)
-    assert agrees >= 0.98
-    assert 0.94 <= held <= 0.98
-    assert max(below, above) <= 0.026
-    for few in (1, 3):
-        # Exact limits of so small counts are wide by nature.
-        (held, below, above), _ = paired.of_change(total, few, share_lost)
-        assert held >= 0.97
-        assert max(below, above) <= 0.026
+def test_the_change_is_held_on_average_and_missed_on_neither_side_in_more_than_3_percent(
+    total: int,
+) -> None:
+    for few, many, least in ((1, 5, 0.97), (5, 10, 0.94), (10, 20, 0.94)):
+        found = np.array(
+            [
+                paired.of_change(total, changed, lost)
+                for changed in np.linspace(few, many, 5)
+                for lost in np.linspace(0, 1, 11)
+            ]
+        )
+        assert least <= found[:, 0].mean()
+        assert found[:, 0].min() >= 0.94
+        assert found[:, 1:].max() <= 0.031
+    # From ten on also no wider than it should be.
+    assert found[:, 0].mean() <= 0.97
+
+
+@pytest.mark.parametrize("total", [50, 200])
+@pytest.mark.parametrize("comparisons", [1, 48])
+def test_a_share_is_held_on_average_and_missed_on_neither_side_in_more_than_3_percent(
+    total: int, comparisons: int
+) -> None:
+    shares = np.linspace(0, 1, 401)[1:-1]
+    found = np.array([paired.of_share(total, share, comparisons) for share in shares])
+    missed = 0.03 / comparisons
+    assert found[:, 1:].max() <= missed + 1e-9
+    often = found[(shares > 5 / total) & (shares < 1 - 5 / total)].mean(0)
+    assert 0.5 * 0.025 / comparisons <= often[1:].min() <= often[1:].max() <= 0.025 / comparisons

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
-from pytest_layerguard.measurement.metrics.statistics import exact_share
-from pytest_layerguard.measurement.metrics.task_metrics import mcnemar, paired_change
+from pytest_layerguard.measurement.metrics.statistics import counted_share
+from pytest_layerguard.measurement.metrics.task_metrics import paired_change
+
+Array = NDArray[np.float64]
 
 
 class Coverage(NamedTuple):
@@ -19,34 +23,44 @@ class Coverage(NamedTuple):
     above: float
 
 
-def of_change(questions: int, discordant: float, share_lost: float) -> tuple[Coverage, float]:
-    """Of the change of accuracy; and how often the interval agrees with McNemar's exact test on 0.
+def of_change(
+    questions: int, discordant: float, share_lost: float, comparisons: int = 1
+) -> Coverage:
+    """Of the change of accuracy.
 
     ``discordant`` is how many questions change on average, and ``share_lost`` the share of them that are lost.
     """
     lost, gained = discordant * share_lost / questions, discordant * (1 - share_lost) / questions
-    most = min(questions, round(discordant + 8 * discordant**0.5 + 8))
-    outcomes = [(one, other) for one in range(most + 1) for other in range(most + 1 - one)]
-    counts = np.array([(one, other, questions - one - other) for one, other in outcomes])
+    counts, low, high = _changes(
+        questions, min(questions, round(discordant + 8 * discordant**0.5 + 8)), comparisons
+    )
     chances = stats.multinomial.pmf(counts, questions, [lost, gained, 1 - lost - gained])
-    found = [paired_change(one, other, questions) for one, other in outcomes]
-    agree = [
-        (each.low > 0 or each.high < 0) == (mcnemar(*outcome) < 0.05)
-        for each, outcome in zip(found, outcomes, strict=True)
-    ]
-    low, high = np.array([each.low for each in found]), np.array([each.high for each in found])
-    return _coverage(low, high, gained - lost, chances), float(chances[agree].sum())
+    return _coverage(low, high, gained - lost, chances)
 
 
-def of_share(questions: int, share: float) -> Coverage:
+def of_share(questions: int, share: float, comparisons: int = 1) -> Coverage:
     """Of an accuracy, or of the share of flips."""
-    found = [exact_share(hits, questions) for hits in range(questions + 1)]
-    low, high = np.array([each.low for each in found]), np.array([each.high for each in found])
+    low, high = _shares(questions, comparisons)
     chances = stats.binom.pmf(np.arange(questions + 1), questions, share)
     return _coverage(low, high, share, chances)
 
 
-def _coverage(low: np.ndarray, high: np.ndarray, truth: float, chances: np.ndarray) -> Coverage:
+@cache
+def _changes(questions: int, most: int, comparisons: int) -> tuple[NDArray[np.int64], Array, Array]:
+    """The counts of lost, gained and other questions with up to so many changed, and the ends of their intervals."""
+    outcomes = [(lost, gained) for lost in range(most + 1) for gained in range(most + 1 - lost)]
+    found = [paired_change(*outcome, questions, comparisons) for outcome in outcomes]
+    counts = np.array([(lost, gained, questions - lost - gained) for lost, gained in outcomes])
+    return counts, np.array([each.low for each in found]), np.array([each.high for each in found])
+
+
+@cache
+def _shares(questions: int, comparisons: int) -> tuple[Array, Array]:
+    found = [counted_share(hits, questions, comparisons) for hits in range(questions + 1)]
+    return np.array([each.low for each in found]), np.array([each.high for each in found])
+
+
+def _coverage(low: Array, high: Array, truth: float, chances: Array) -> Coverage:
     below = float(chances[truth < low - 1e-12].sum())
     above = float(chances[truth > high + 1e-12].sum())
     return Coverage(1 - below - above, below, above)
