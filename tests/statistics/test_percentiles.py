@@ -59,6 +59,23 @@ def test_tokens_that_come_in_clusters_are_worth_less() -> None:
     assert width[1] > 2 * width[0]
 
 
+def test_where_few_windows_have_most_of_the_tail_it_may_reach_further() -> None:
+    # As many tokens of as many windows are in the tail, and windows differ as much, but those with many are fewer.
+    even, skewed = [0] * 6 + [2] * 4 + [4] * 6, [1] * 12 + [5] * 4
+    assert sum(even) == sum(skewed)
+    assert np.var(even) == np.var(skewed)
+    found = []
+    for counts in (even, skewed):
+        in_tail = np.concatenate([np.arange(64) < count for count in counts])
+        values = np.empty(16 * 64)
+        values[in_tail] = 2 + np.arange(32)
+        values[~in_tail] = np.linspace(0, 1, 16 * 64 - 32)
+        found.append(percentile(values, windows_of(16, 64), 1 - 32 / (16 * 64)))
+    assert found[0].low == found[1].low
+    assert found[0].value == found[1].value
+    assert found[0].high < found[1].high < math.inf
+
+
 def test_few_tokens_give_no_upper_end() -> None:
     values = np.random.default_rng(2).gamma(0.3, size=16 * 128)
     assert math.isfinite(percentile(values, windows_of(16, 128), 0.99).high)

@@ -242,6 +242,10 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType({metric.name: metric for
 """The built-in metrics by name."""
 
 
+PERCENTILES: Final[Mapping[str, float]] = MappingProxyType({"kl_p99": 0.99, "kl_p999": 0.999})
+"""The metrics that are percentiles over tokens, with the share of tokens below."""
+
+
 def built_in(key: str) -> Metric | None:
     """Return the built-in metric of a name, which may stand after that of a task: ``stories.accuracy``."""
     return METRICS.get(key.rpartition(".")[2])

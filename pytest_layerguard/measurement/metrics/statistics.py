@@ -68,6 +68,15 @@ class Mean:
             self.value + half * _reach(self.skewness, self.windows),
         )
 
+    def root(self, comparisons: int = 1) -> Interval:
+        """Return the interval of the root of a mean of squares, made in its logarithm."""
+        if not self.value:
+            return Interval.point(0.0)
+        logarithm = Mean(
+            math.log(self.value) / 2, self.error / self.value / 2, self.windows, self.skewness
+        )
+        return exponential(logarithm.interval(comparisons))
+
     def times(self, factor: float) -> Mean:
         """Return the mean of the quantity times a positive factor."""
         return Mean(self.value * factor, self.error * factor, self.windows, self.skewness)
@@ -205,8 +214,9 @@ def percentile(
     between which the percentile of independent tokens lies (Hutson, "Calculating nonparametric confidence intervals for
     quantiles using fractional order statistics", Journal of Applied Statistics 26, 1999), for as many tokens as the
     scored ones are worth (Korn and Graubard, "Confidence intervals for proportions with small expected number of
-    positive counts estimated from survey data", Survey Methodology 24, 1998). Where not even the largest token is
-    surely above the percentile, the interval has no upper end.
+    positive counts estimated from survey data", Survey Methodology 24, 1998). The upper end is made for fewer, where a
+    few windows have most of the tokens above. Where not even the largest token is surely above the percentile, the
+    interval has no upper end.
 
     Args:
         values: The numbers.
@@ -216,21 +226,25 @@ def percentile(
     """
     import numpy as np
     from scipy.optimize import brentq
-    from scipy.special import betainc
+    from scipy.special import betainc, ndtri
 
     ordered = np.sort(values)
     value = at_place(ordered, level * (len(ordered) - 1))
     above = clustered((values > value).astype(np.float64), windows)
     if above.windows < FEWEST_WINDOWS:
         return Interval.point(value)
-    ranks = _worth(above, len(values), comparisons) + 1
-    first, last = 1 / ranks, 1 - 1 / ranks
+    worth = _worth(above, len(values))
+    tail = (1 - CONFIDENCE) / (2 * comparisons)
+    known = worth * (float(ndtri(1 - tail)) / quantile(above.windows, comparisons)) ** 2
 
-    def certainty(place: float) -> float:
-        """Return how surely the token at a place, 0 to 1, of the order is above the percentile."""
-        return 1 - float(betainc(ranks * place, ranks * (1 - place), level))
+    def end(tokens: float, wanted: float) -> float:
+        """Return the token that is above the percentile with a certainty, of so many independent ones."""
+        ranks = tokens + 1
+        first, last = 1 / ranks, 1 - 1 / ranks
 
-    def end(wanted: float) -> float:
+        def certainty(place: float) -> float:
+            return 1 - float(betainc(ranks * place, ranks * (1 - place), level))
+
         if certainty(first) >= wanted:
             return -math.inf
         if certainty(last) <= wanted:
@@ -238,19 +252,31 @@ def percentile(
         place = brentq(lambda at: certainty(at) - wanted, first, last)
         return at_place(ordered, place * (len(ordered) + 1) - 1)
 
-    tail = (1 - CONFIDENCE) / (2 * comparisons)
-    return Interval(value, min(end(tail), value), max(end(1 - tail), value))
+    return Interval(
+        value,
+        min(end(known, tail), value),
+        max(end(known / _longer(above, worth) ** 2, 1 - tail), value),
+    )
 
 
-def _worth(share: Mean, tokens: int, comparisons: int) -> float:
-    """Return how many independent tokens would know a share as well as so many of windows do."""
-    from scipy.special import ndtri
+def _worth(share: Mean, tokens: int) -> float:
+    """Return how many independent tokens would have the standard error of a share of so many in windows."""
+    if not share.error:
+        return float(tokens)
+    return min(tokens, share.value * (1 - share.value) / share.error**2)
 
-    worth = float(tokens)
-    if share.error > 0:
-        worth = min(worth, share.value * (1 - share.value) / share.error**2)
-    normal = float(ndtri(1 - (1 - CONFIDENCE) / (2 * comparisons)))
-    return worth * (normal / quantile(share.windows, comparisons)) ** 2
+
+def _longer(share: Mean, worth: float) -> float:
+    """Return how much further a share may lie above the sample's than chance alone puts it, for its skewness.
+
+    Windows of independent tokens are skewed too where what is counted is rare. That much the percentile allows for.
+    """
+    if not share.error:
+        return 1.0
+    chance = (1 - 2 * share.value) / math.sqrt(
+        worth / share.windows * share.value * (1 - share.value)
+    )
+    return max(1.0, _reach(share.skewness, share.windows) / _reach(chance, share.windows))
 
 
 def at_place(ordered: NDArray[np.float64], place: float) -> float:

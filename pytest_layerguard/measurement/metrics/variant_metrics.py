@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 
 from pytest_layerguard.bet.criteria.interval import Interval, greatest, least
-from pytest_layerguard.bet.criteria.metrics import METRICS
+from pytest_layerguard.bet.criteria.metrics import METRICS, PERCENTILES
 from pytest_layerguard.measurement.metrics.statistics import (
     Mean,
     at_place,
@@ -105,24 +104,23 @@ def requested_metrics(
     """
     together = comparisons * len(directions)
 
-    def percentile_of(share: float) -> Interval:
+    def percentile_of(name: str) -> Interval:
         return greatest(
-            _kl_percentile(scores.kl, positions, share, together) for scores in directions
+            _kl_percentile(scores.kl, positions, PERCENTILES[name], together)
+            for scores in directions
         )
 
     def change_of_probability() -> Interval:
         return greatest(
-            _root(
-                _mean(
-                    (torch.exp(-scores.losses.double()) - torch.exp(-base.double())) ** 2, positions
-                ).interval(together)
-            )
+            _mean(
+                (torch.exp(-scores.losses.double()) - torch.exp(-base.double())) ** 2, positions
+            ).root(together)
             for scores in directions
         )
 
     measured: Mapping[str, Callable[[], Interval]] = {
-        "kl_p99": lambda: percentile_of(0.99),
-        "kl_p999": lambda: percentile_of(0.999),
+        "kl_p99": lambda: percentile_of("kl_p99"),
+        "kl_p999": lambda: percentile_of("kl_p999"),
         "kl_max": lambda: Interval.point(max(float(scores.kl.max()) for scores in directions)),
         "rms_dp": change_of_probability,
     }
@@ -249,11 +247,6 @@ def _kl_percentile(
         # Nothing changed at all, which is known and not estimated.
         return Interval.point(0.0)
     return _not_negative(percentile(kl.double().numpy(), positions.windows, share, comparisons))
-
-
-def _root(interval: Interval) -> Interval:
-    ends = (math.sqrt(max(0.0, end)) for end in (interval.value, interval.low, interval.high))
-    return Interval(*ends)
 
 
 def _not_negative(interval: Interval) -> Interval:
