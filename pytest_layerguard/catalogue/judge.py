@@ -560,8 +560,11 @@ def _straddles(straddling: Sequence[Straddle], result: BetResult) -> Iterator[st
         of_tasks = (of for name, of in asked.items() if f"{name}." in straddle.metric)
         measured, what = next(of_tasks, (result.tokens, "tokens"))
         clusters = result.windows if what == "tokens" else measured
-        needed = straddle.tokens_to_decide(measured, clusters, len(result.variants))
+        size = measured, clusters, len(result.variants)
+        needed, fewest = straddle.tokens_to_decide(*size), straddle.fewest_tokens(*size)
         enough = "it is not known how many" if needed is None else f"about {needed:,} {what}"
+        if fewest is not None:
+            enough = f"no fewer than {fewest:,} {what}"
         at = f" ({straddle.variant})" if straddle.variant else ""
         yield printable(
             f"{straddle.comparison}{at}: {straddle.interval} against {straddle.bar}; "

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_layerguard.bet.criteria.interval import Interval, quantile
 from pytest_layerguard.bet.criteria.straddle import Straddle, scale_of
+from pytest_layerguard.measurement.metrics.statistics import percentile
 
 WINDOW = 128
 
@@ -92,3 +93,30 @@ def _measured(random: np.random.Generator, gap: float, windows: int) -> Interval
     deviation = math.sqrt(random.chisquare(windows - 1) / (windows - 1))
     half = quantile(windows) * deviation / math.sqrt(windows)
     return Interval(mean, mean - half, mean + half)
+
+
+@pytest.mark.parametrize("comparisons", [1, 12])
+@pytest.mark.parametrize(
+    ("metric", "level", "length"), [("four.kl_p99", 0.99, 50), ("kl_p999", 0.999, 500)]
+)
+def test_a_percentile_without_an_upper_end_says_how_many_tokens_give_it_one(
+    metric: str, level: float, length: int, comparisons: int
+) -> None:
+    def fewest(windows: int, interval: Interval) -> int | None:
+        open_ = Straddle(metric, "", interval, Interval.point(5), "kl_p99 <= 5")
+        return open_.fewest_tokens(windows * length, windows, comparisons)
+
+    enough = fewest(8, Interval(1, 0, math.inf))
+    assert enough is not None
+    for windows in range(8, 24):
+        # About as many tokens of each window are above the percentile, so that all count as independent ones do.
+        numbers = np.repeat(np.arange(windows), length)
+        values = np.tile(np.arange(length), windows) + numbers * 1e-6
+        found = percentile(values, numbers, level, comparisons)
+        assert (found.high < math.inf) == (windows * length >= enough)
+        assert fewest(windows, found) == (None if windows * length >= enough else enough)
+
+
+def test_only_a_percentile_lacks_an_upper_end_for_want_of_tokens() -> None:
+    endless = Straddle("kl", "", Interval(1, 0, math.inf), Interval.point(5), "kl <= 5")
+    assert endless.fewest_tokens(1_024, 8, 1) is None

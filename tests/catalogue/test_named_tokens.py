@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from support.catalogue import BET_40
+from support.catalogue import BET_40, measured
 
+from pytest_layerguard.bet.criteria.interval import Interval
 from pytest_layerguard.catalogue.outcome import Word
 
 if TYPE_CHECKING:
@@ -52,3 +55,15 @@ def test_of_many_intervals_across_the_bar_the_closest_are_told(bets: Bets) -> No
     assert told.count("would decide") == 6
     assert "and 42 more that straddle a bar" in told.splitlines()
     assert len(numbers) == 6
+
+
+def test_a_percentile_of_too_few_tokens_has_the_number_that_gives_it_an_upper_end(
+    bets: Bets,
+) -> None:
+    bets.put(criteria={"lenient": "kl_p999 <= 3"})
+    (variant,) = measured(1.2).variants
+    variant = replace(variant, metrics={"kl_p999": Interval(1.2, 0.5, math.inf)})
+    outcome = bets.judge("drop-one", variants=(variant,))
+    assert outcome.word is Word.INCONCLUSIVE
+    told = "\n".join(outcome.messages)
+    assert re.search(r"measured on 1,024 tokens, no fewer than [\d,]+ tokens would decide", told)

@@ -16,7 +16,8 @@ from functools import cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Final
 
-from pytest_layerguard.bet.criteria.interval import quantile
+from pytest_layerguard.bet.criteria.interval import CONFIDENCE, quantile
+from pytest_layerguard.bet.criteria.metrics import PERCENTILES
 
 if TYPE_CHECKING:
     from pytest_layerguard.bet.criteria.interval import Interval
@@ -86,6 +87,31 @@ class Straddle:
             middle = (few + many) // 2
             few, many = (middle, many) if power(middle) < _ASSURANCE else (few, middle)
         return math.ceil(tokens / windows) * many
+
+    def fewest_tokens(self, tokens: int, windows: int, comparisons: int) -> int | None:
+        """Return how many tokens a percentile needs at least to have an upper end.
+
+        Of fewer, even independent ones, the largest may lie below it: with n of them the chance is level to the power
+        of n.
+
+        Args:
+            tokens: The number of tokens measured.
+            windows: The number of windows they were measured in.
+            comparisons: The number of comparisons over which the intervals hold together.
+
+        Returns:
+            A whole number of windows, in tokens. None if this is no percentile, or has an upper end or tokens enough.
+        """
+        level = PERCENTILES.get(self.metric.rpartition(".")[2])
+        if level is None or self.interval.high < math.inf:
+            return None
+        tail = (1 - CONFIDENCE) / (2 * comparisons)
+        wanted, normal = math.log(tail) / math.log(level), NormalDist().inv_cdf(1 - tail)
+        window = math.ceil(tokens / windows)
+        count = windows
+        while count * window * (normal / quantile(count, comparisons)) ** 2 < wanted:
+            count += 1
+        return count * window if count > windows else None
 
 
 def scale_of(*sides: Interval) -> Scale:
