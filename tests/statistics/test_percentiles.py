@@ -11,7 +11,7 @@ from scipy import stats
 from support.processes import SYNTHETIC
 
 from pytest_layerguard.bet.criteria.interval import Interval
-from pytest_layerguard.measurement.metrics.statistics import at_place, percentile, quantile
+from pytest_layerguard.measurement.metrics.statistics import at_place, percentile
 
 Array = NDArray[np.float64]
 
@@ -31,15 +31,15 @@ def test_the_value_is_numpys(level: float, tokens: int) -> None:
 
 @pytest.mark.parametrize("comparisons", [1, 12])
 def test_independent_tokens_have_the_ends_that_binomials_allow(comparisons: int) -> None:
-    # Each window has as many tokens above the percentile as the next, so that its tokens are worth their number.
+    # Each window has as many tokens above the percentile as the next, so that all tokens are worth their number.
     count, length, level = 200, 100, 0.99
     values = np.tile(np.arange(length) / length, count) + np.repeat(np.arange(count), length) * 1e-6
     found = percentile(values, windows_of(count, length), level, comparisons)
     tail = 0.025 / comparisons
-    worth = count * length * (stats.norm.ppf(1 - tail) / quantile(count, comparisons)) ** 2
+    worth = count * length
     # So many of them are above the percentile, by chance, at most and at least.
-    most = stats.binom.ppf(1 - tail, round(worth), 1 - level) / worth
-    fewest = stats.binom.ppf(tail, round(worth), 1 - level) / worth
+    most = stats.binom.ppf(1 - tail, worth, 1 - level) / worth
+    fewest = stats.binom.ppf(tail, worth, 1 - level) / worth
     ordered = np.sort(values)
     for end, above in ((found.low, most), (found.high, fewest)):
         rank = np.searchsorted(ordered, end)

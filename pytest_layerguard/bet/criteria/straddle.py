@@ -105,12 +105,9 @@ class Straddle:
         level = PERCENTILES.get(self.metric.rpartition(".")[2])
         if level is None or self.interval.high < math.inf:
             return None
-        tail = (1 - CONFIDENCE) / (2 * comparisons)
-        wanted, normal = math.log(tail) / math.log(level), NormalDist().inv_cdf(1 - tail)
+        wanted = math.log((1 - CONFIDENCE) / (2 * comparisons)) / math.log(level)
         window = math.ceil(tokens / windows)
-        count = windows
-        while count * window * (normal / quantile(count, comparisons)) ** 2 < wanted:
-            count += 1
+        count = math.ceil(wanted / window)
         return count * window if count > windows else None
 
 

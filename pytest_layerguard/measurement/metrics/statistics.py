@@ -226,16 +226,15 @@ def percentile(
     """
     import numpy as np
     from scipy.optimize import brentq
-    from scipy.special import betainc, ndtri
+    from scipy.special import betainc
 
     ordered = np.sort(values)
     value = at_place(ordered, level * (len(ordered) - 1))
     above = clustered((values > value).astype(np.float64), windows)
     if above.windows < FEWEST_WINDOWS:
         return Interval.point(value)
-    worth = _worth(above, len(values))
     tail = (1 - CONFIDENCE) / (2 * comparisons)
-    known = worth * (float(ndtri(1 - tail)) / quantile(above.windows, comparisons)) ** 2
+    known = _worth(above, len(values), comparisons)
 
     def end(tokens: float, wanted: float) -> float:
         """Return the token that is above the percentile with a certainty, of so many independent ones."""
@@ -255,27 +254,31 @@ def percentile(
     return Interval(
         value,
         min(end(known, tail), value),
-        max(end(known / _longer(above, worth) ** 2, 1 - tail), value),
+        max(end(known / _longer(above, len(values)) ** 2, 1 - tail), value),
     )
 
 
-def _worth(share: Mean, tokens: int) -> float:
-    """Return how many independent tokens would have the standard error of a share of so many in windows."""
+def _worth(share: Mean, tokens: int, comparisons: int) -> float:
+    """Return how many independent tokens would know a share as well as so many of windows do; no more than these."""
+    from scipy.special import ndtri
+
     if not share.error:
         return float(tokens)
-    return min(tokens, share.value * (1 - share.value) / share.error**2)
+    normal = float(ndtri(1 - (1 - CONFIDENCE) / (2 * comparisons)))
+    student = quantile(share.windows, comparisons)
+    return min(tokens, share.value * (1 - share.value) / share.error**2 * (normal / student) ** 2)
 
 
-def _longer(share: Mean, worth: float) -> float:
+def _longer(share: Mean, tokens: int) -> float:
     """Return how much further a share may lie above the sample's than chance alone puts it, for its skewness.
 
     Windows of independent tokens are skewed too where what is counted is rare. That much the percentile allows for.
     """
     if not share.error:
         return 1.0
-    chance = (1 - 2 * share.value) / math.sqrt(
-        worth / share.windows * share.value * (1 - share.value)
-    )
+    variance = share.value * (1 - share.value)
+    error = max(share.error, math.sqrt(variance / tokens))
+    chance = (1 - 2 * share.value) * error * math.sqrt(share.windows) / variance
     return max(1.0, _reach(share.skewness, share.windows) / _reach(chance, share.windows))
 
 
