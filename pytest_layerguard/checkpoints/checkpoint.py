@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cached_property
-from math import prod
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from typing_extensions import override
@@ -193,8 +192,7 @@ class GgufCheckpoint(Checkpoint):
         self.architecture = header.architecture
         self.config = header.config
         self.has_tokenizer = header.has_tokenizer
-        self._tensors = header.tensors
-        self.weights = {key: _gguf_weight(tensor, path) for key, tensor in self._tensors.items()}
+        self.weights = header.weights
         self.format = Format(name)
         sizes: Counter[str] = Counter()
         for weight in self.weights.values():
@@ -207,21 +205,22 @@ class GgufCheckpoint(Checkpoint):
     def _read(self, name: str, start: int, stop: int | None) -> Tensor:
         import numpy as np
         import torch
-        from gguf import dequantize
+        from gguf import GGMLQuantizationType, dequantize
 
-        tensor = self._tensors[name]
-        whole = self._is_read_whole(self.weights[name])
+        weight = self.weights[name]
+        (part,) = weight.parts.values()
+        whole = self._is_read_whole(weight)
         # Not through the reader, whose file is mapped: what was read of it would stay in memory.
-        rows, *row = tensor.data.shape
+        rows, *inner = weight.shape
         first, last, _ = slice(None if whole else start, None if whole else stop).indices(rows)
-        kind, width = tensor.data.dtype, prod(row)
+        width = part.nbytes // rows
         data = np.fromfile(
-            self.path,
-            kind,
-            (last - first) * width,
-            offset=tensor.data_offset + first * width * kind.itemsize,
-        ).reshape(-1, *row)
-        values = self._processor.process(dequantize(data, tensor.tensor_type), name).weights
+            self.path, np.uint8, (last - first) * width, offset=part.offset + first * width
+        )
+        if inner:
+            data = data.reshape(last - first, *inner[:-1], -1)
+        plain = dequantize(data, GGMLQuantizationType[part.dtype])
+        values = self._processor.process(plain, name).weights
         read = torch.from_numpy(values.copy())
         return read[start:stop] if whole else read
 
@@ -337,7 +336,7 @@ class _GgufHeader(NamedTuple):
     architecture: str
     config: Mapping[str, Any]
     has_tokenizer: bool
-    tensors: Mapping[str, Any]
+    weights: Mapping[str, Weight]
 
 
 _known_headers: dict[tuple[Path, int, int, int], _GgufHeader] = {}
@@ -352,17 +351,16 @@ def _gguf_header(path: Path, name: str) -> _GgufHeader:
         try:
             reader = gguf.GGUFReader(path)
             architecture = str(reader.fields["general.architecture"].contents())
+            weights = {tensor.name: _gguf_weight(tensor, path) for tensor in reader.tensors}
         except Exception as error:  # the reader checks nothing: a damaged file fails anywhere
             raise CheckpointError(
                 f"{name}: {path.name} is truncated or no GGUF file ({error}); copy or download it again"
             ) from None
-        # The reader itself, which holds two arrays for each token of a vocabulary, is let go of.
-        _known_headers[key] = _GgufHeader(
-            architecture,
-            _gguf_config(path, name, architecture),
-            "tokenizer.ggml.tokens" in reader.fields,
-            {tensor.name: tensor for tensor in reader.tensors},
-        )
+        has_tokenizer = "tokenizer.ggml.tokens" in reader.fields
+        # It holds two arrays for each token of a vocabulary, and transformers is about to read them again.
+        del reader
+        config = _gguf_config(path, name, architecture)
+        _known_headers[key] = _GgufHeader(architecture, config, has_tokenizer, weights)
     return _known_headers[key]
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -360,10 +361,14 @@ def test_the_header_of_a_gguf_file_is_read_once_until_the_file_changes(
 ) -> None:
     gguf = pytest.importorskip("gguf")
     made: list[Path] = []
+    alive: weakref.WeakSet[gguf.GGUFReader] = weakref.WeakSet()
 
     class Counted(gguf.GGUFReader):
         def __init__(self, path: Path, *more: object) -> None:
+            # A reader takes 140 MB for a vocabulary of 49,152.
+            assert not alive
             made.append(path)
+            alive.add(self)
             super().__init__(path, *more)
 
     monkeypatch.setattr(gguf, "GGUFReader", Counted)
@@ -376,6 +381,7 @@ def test_the_header_of_a_gguf_file_is_read_once_until_the_file_changes(
     os.utime(file, ns=(0, 0))
     open_checkpoint(file)
     assert len(made) == 4
+    assert not alive
 
 
 def test_opening_reads_headers_alone(save: Saver) -> None:
