@@ -181,12 +181,13 @@ def judged(base: Path, candidate: Path, text: Path, tokens: int, **spec: Any) ->
 
 @contextmanager
 def anonymous() -> Iterator[list[int]]:
-    """Watch the resident memory that belongs to no file."""
-    found, ended = [status("RssAnon")], threading.Event()
+    """Watch the resident memory that belongs to no file; give what it was at first, and at most since then."""
+    found, ended = [status("RssAnon")] * 2, threading.Event()
 
     def watch() -> None:
+        # No sample is kept: each would hold the block of memory that Python had to spare when it was taken.
         while not ended.wait(0.005):
-            found.append(status("RssAnon"))
+            found[1] = max(found[1], status("RssAnon"))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -212,10 +213,11 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     free = 0 if given.side == "in turn" else 2**40
     with mock.patch.object(devices, "free_memory", return_value=free), anonymous() as held:
-        before, used = held[0], time.process_time()
+        used = time.process_time()
         found["peak"] = resident(lambda: found.update(judge()))
         found["seconds"] = time.process_time() - used
-    return found | {"anonymous": max(held) - before}
+    before, most = held
+    return found | {"anonymous": most - before}
 
 
 def main() -> None:
