@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet.verdict import Judgement, Verdict
     from pytest_layerguard.interventions.registry import Registry
-    from pytest_layerguard.measurement.laboratory import AnyLaboratory
+    from pytest_layerguard.measurement.measurer import Measurer
     from pytest_layerguard.measurement.results import BetResult
 
     Given = BetDocument | Mapping[str, Any] | str | os.PathLike[str]
@@ -165,7 +165,7 @@ def measure(
     """
     from pytest_layerguard.environment.conditions import Conditions
     from pytest_layerguard.interventions.registry import Registry
-    from pytest_layerguard.measurement.result_cache import CachingLaboratory
+    from pytest_layerguard.measurement.result_cache import CachingMeasurer
 
     known = Registry.of()
     if model is not None and candidate is not None and (bet is None or isinstance(bet, Mapping)):
@@ -183,7 +183,7 @@ def measure(
         allow_remote_code=allow_remote_code,
     )
     document = read(bet, known, start=Path.cwd(), id=id)
-    return measured(document, CachingLaboratory(conditions, known))
+    return measured(document, CachingMeasurer(conditions, known))
 
 
 def _against(
@@ -234,7 +234,7 @@ def read(
     return one_bet(documents, path, id)
 
 
-def measured(document: BetDocument, laboratory: AnyLaboratory) -> Measured:
+def measured(document: BetDocument, measurer: Measurer) -> Measured:
     """Measure a bet, and judge it by its own criteria.
 
     Raises:
@@ -244,7 +244,7 @@ def measured(document: BetDocument, laboratory: AnyLaboratory) -> Measured:
     # A mapping belongs to no bet folder: it may read what lies beside it.
     mapping = not document.path.suffix
     bets = document.path if mapping else bets_of(document.path)
-    result = laboratory.measure(document, bets=bets)
+    result = measurer.measure(document, bets=bets)
     criteria = document.bet.criteria
     explored = isinstance(criteria, NoCriteria)
     return Measured(document, result, None if explored else judge(criteria, result.rows()))
@@ -255,13 +255,13 @@ class Measuring:
     """The `layerguard` fixture: measures bets with the options of this pytest run.
 
     Attributes:
-        laboratory: Returns the laboratory; called when the first bet is measured.
+        measurer: Returns the measurer; called when the first bet is measured.
         registry: The interventions and metrics of this run, those of conftest files too.
         start: Where relative paths start.
         skip: Called with the reason where a bet cannot be measured here.
     """
 
-    laboratory: Callable[[], AnyLaboratory]
+    measurer: Callable[[], Measurer]
     registry: Registry
     start: Path
     skip: Callable[[str], object]
@@ -278,7 +278,7 @@ class Measuring:
         document = read(bet, self.registry, start=self.start, id=id)
         with library_warnings_shown():
             try:
-                return measured(document, self.laboratory())
+                return measured(document, self.measurer())
             except UnavailableError as error:
                 self.skip(str(error))
                 raise

@@ -1,4 +1,4 @@
-"""The guard of one process: the catalogue judges bets, and a laboratory measures those that need it.
+"""The guard of one process: the catalogue judges bets, and a measurer measures those that need it.
 
 Knows nothing of pytest, and imports what is heavy when it is needed: a bet that is refused
 unmeasured costs no import of torch.
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.catalogue.judge import Judge
     from pytest_layerguard.catalogue.outcome import Outcome
-    from pytest_layerguard.measurement.laboratory import AnyLaboratory
+    from pytest_layerguard.measurement.measurer import Measurer
     from pytest_layerguard.measurement.results import BetResult
 
 
 class Guard:
-    """Judges bets; `laboratory` is called when the first one has to be measured.
+    """Judges bets; `measurer` is called when the first one has to be measured.
 
     `expected` are the bets of this process, each with its bet folder.
     """
@@ -30,26 +30,26 @@ class Guard:
     def __init__(
         self,
         judge: Judge,
-        laboratory: Callable[[], AnyLaboratory],
+        measurer: Callable[[], Measurer],
         expected: Iterable[tuple[BetDocument, Path]] = (),
     ) -> None:
         self._judge = judge
-        self._open = laboratory
+        self._open = measurer
         self._expected = expected
-        self._laboratory: AnyLaboratory | None = None
+        self._measurer: Measurer | None = None
 
     def judge(self, document: BetDocument, bets: Path) -> Outcome:
         """Return the outcome of a bet of the folder `bets`."""
 
         def measure() -> BetResult:
             with library_warnings_shown():
-                if self._laboratory is None:
-                    self._laboratory = self._open()
+                if self._measurer is None:
+                    self._measurer = self._open()
                     # A bet that is refused must not be swept along with those that are not.
-                    self._laboratory.expect(
+                    self._measurer.expect(
                         each for each in self._expected if self._judge.measures(*each)
                     )
-                return self._laboratory.measure(document, bets=bets)
+                return self._measurer.measure(document, bets=bets)
 
         return self._judge.judge(document, bets, measure)
 

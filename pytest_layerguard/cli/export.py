@@ -29,7 +29,7 @@ def run(given: argparse.Namespace) -> int:
     Raises:
         UserError: If the bet, the variant or the folder is not one that can be exported.
     """
-    from pytest_layerguard.measurement.laboratory import Laboratory
+    from pytest_layerguard.measurement.measurer import LocalMeasurer
 
     known = registry()
     try:
@@ -37,10 +37,10 @@ def run(given: argparse.Namespace) -> int:
         document = one_bet(documents, given.file, given.id)
     except (BetFileError, ValueError) as error:
         raise UserError(str(error)) from None
-    laboratory = Laboratory(Conditions(roots=tuple(given.root)), known)
+    measurer = LocalMeasurer(Conditions(roots=tuple(given.root)), known)
     bets = bets_of(document.path)
     try:
-        variant = laboratory.export(
+        variant = measurer.export(
             document,
             bets=bets,
             variant=given.variant,

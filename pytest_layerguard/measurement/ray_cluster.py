@@ -13,7 +13,7 @@ from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.environment.conditions import Conditions, silent
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.environment.progress_listener import uncounted
-from pytest_layerguard.measurement.result_cache import CachingLaboratory, code_digest
+from pytest_layerguard.measurement.result_cache import CachingMeasurer, code_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.interventions.registry import Registry
-    from pytest_layerguard.measurement.laboratory import AnyLaboratory
+    from pytest_layerguard.measurement.measurer import Measurer
     from pytest_layerguard.measurement.results import BetResult
 
-    Opens = Callable[[Conditions, Registry], AnyLaboratory]
+    Opens = Callable[[Conditions, Registry], Measurer]
     Answer = BetResult | MeasurementError | UnavailableError
 
 RETRIES: Final = 3
@@ -52,14 +52,14 @@ class _Task:
     opens: Opens
 
 
-class RayLaboratory:
+class RayMeasurer:
     """Measures on a cluster; all announced bets are started at once.
 
     Args:
         conditions: What the user allows.
         registry: The kinds of interventions; those of other packages must be installed on the nodes.
         address: The cluster's address, as ``ray.init`` takes it.
-        opens: Makes the laboratory of a node.
+        opens: Makes the measurer of a node.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class RayLaboratory:
         conditions: Conditions,
         registry: Registry,
         address: str,
-        opens: Opens = CachingLaboratory,
+        opens: Opens = CachingMeasurer,
     ) -> None:
         self._conditions = conditions
         self._registry = registry
@@ -228,10 +228,10 @@ def _answers(task: _Task) -> list[Answer]:
             "the Ray node has another version of pytest-layerguard than the machine that asked it"
         )
         return [other] * len(task.bets)
-    laboratory = task.opens(task.conditions, task.registry)
+    measurer = task.opens(task.conditions, task.registry)
     documents = [(_parsed(bet, task.registry), bet.bets) for bet in task.bets]
-    laboratory.expect(documents)
-    return [_answer(laboratory, document, bets) for document, bets in documents]
+    measurer.expect(documents)
+    return [_answer(measurer, document, bets) for document, bets in documents]
 
 
 def _parsed(bet: _Bet, registry: Registry) -> BetDocument:
@@ -239,10 +239,10 @@ def _parsed(bet: _Bet, registry: Registry) -> BetDocument:
     return next(document for document in documents if document.bet.id == bet.id)
 
 
-def _answer(laboratory: AnyLaboratory, document: BetDocument, bets: Path) -> Answer:
+def _answer(measurer: Measurer, document: BetDocument, bets: Path) -> Answer:
     """Return the bet's result, or the error as a value: one that Ray raises would end the other bets too."""
     try:
-        return laboratory.measure(document, bets=bets)
+        return measurer.measure(document, bets=bets)
     except (MeasurementError, UnavailableError) as error:
         return error
     except Exception as error:

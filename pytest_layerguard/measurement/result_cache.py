@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.text_sources import FileText, LocalDatasetText, TextSource
     from pytest_layerguard.environment.conditions import Conditions
     from pytest_layerguard.interventions.registry import Registry
-    from pytest_layerguard.measurement.laboratory import Laboratory
+    from pytest_layerguard.measurement.measurer import LocalMeasurer
 
 _FORMAT: Final = 2
 
@@ -49,8 +49,8 @@ _DECIDES_NO_NUMBER: Final = ("catalogue", "cli", "pytest_plugin", "report")
 """Folders of this package whose code measures nothing."""
 
 
-class CachingLaboratory:
-    """Returns results from the cache and measures the others; only measuring imports the laboratory and torch.
+class CachingMeasurer:
+    """Returns results from the cache and measures the others; only measuring imports the measurer and torch.
 
     Args:
         conditions: The cache folder, whether its results are used, device and allowed roots.
@@ -61,7 +61,7 @@ class CachingLaboratory:
         self._cache = ResultCache(conditions.cache) if conditions.cache is not None else None
         self._conditions = conditions
         self._registry = registry
-        self._opened: Laboratory | None = None
+        self._opened: LocalMeasurer | None = None
         self._expected: list[tuple[BetDocument, Path]] | None = None
 
     def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
@@ -76,16 +76,16 @@ class CachingLaboratory:
             UnavailableError: If the machine or the hub lacks what the bet needs.
         """
         if self._cache is None:
-            return self._laboratory().measure(document, bets=bets)
+            return self._measurer().measure(document, bets=bets)
         key = identity(document, bets, self._conditions, self._registry)
         if key is None:
-            return self._laboratory().measure(document, bets=bets)
+            return self._measurer().measure(document, bets=bets)
         now = criteria(document.bet)
         kept = self._cache.criteria(key)
         first = now if kept is None else kept
         result = self._find(key, document.bet)
         if result is None:
-            result = self._laboratory().measure(document, bets=bets)
+            result = self._measurer().measure(document, bets=bets)
             self._cache.keep(key, result, first, on_request(document.bet))
         if first == now:
             return result
@@ -104,12 +104,12 @@ class CachingLaboratory:
             return False
         return self._find(key, document.bet) is not None
 
-    def _laboratory(self) -> Laboratory:
+    def _measurer(self) -> LocalMeasurer:
         if self._opened is None:
             with no_garbage_collection():
-                from pytest_layerguard.measurement.laboratory import Laboratory
+                from pytest_layerguard.measurement.measurer import LocalMeasurer
 
-            self._opened = Laboratory(self._conditions, self._registry)
+            self._opened = LocalMeasurer(self._conditions, self._registry)
             if self._expected is not None:
                 # A cached bet must not join the sweep of those that are not.
                 self._opened.expect(each for each in self._expected if not self._is_cached(*each))

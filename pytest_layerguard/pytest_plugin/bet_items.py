@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.catalogue.outcome import Outcome
     from pytest_layerguard.environment.conditions import Conditions
     from pytest_layerguard.interventions.registry import Registry
-    from pytest_layerguard.measurement.laboratory import AnyLaboratory
+    from pytest_layerguard.measurement.measurer import Measurer
     from pytest_layerguard.report.bet_report import BetReport
 
 SUFFIXES: Final = frozenset({".yaml", ".yml"})
@@ -245,7 +245,7 @@ def guard_of(session: pytest.Session) -> Guard:
         config = session.config
         session.stash[GUARD] = Guard(
             judge_of(config),
-            lambda: laboratory_of(config),
+            lambda: measurer_of(config),
             [(item.document, item.folder) for item in session.items if isinstance(item, BetItem)],
         )
     return session.stash[GUARD]
@@ -318,23 +318,23 @@ def conditions_of(config: pytest.Config) -> Conditions:
     )
 
 
-def laboratory_of(config: pytest.Config) -> AnyLaboratory:
-    """Return the laboratory of this process."""
-    made: AnyLaboratory = config.hook.pytest_layerguard_laboratory(config=config)
+def measurer_of(config: pytest.Config) -> Measurer:
+    """Return the measurer of this process."""
+    made: Measurer = config.hook.pytest_layerguard_measurer(config=config)
     return made
 
 
-def own_laboratory(config: pytest.Config) -> AnyLaboratory:
-    """Build the laboratory of this package, by the options of this run."""
-    from pytest_layerguard.measurement.result_cache import CachingLaboratory
+def own_measurer(config: pytest.Config) -> Measurer:
+    """Build the measurer of this package, by the options of this run."""
+    from pytest_layerguard.measurement.result_cache import CachingMeasurer
 
     terms, registry, settings = conditions_of(config), registry_of(config), config.stash[SETTINGS]
     if settings.ray is None:
-        return CachingLaboratory(terms, registry)
-    from pytest_layerguard.measurement.ray_cluster import RayLaboratory
+        return CachingMeasurer(terms, registry)
+    from pytest_layerguard.measurement.ray_cluster import RayMeasurer
 
     # The nodes share a cache only if the user names a folder that they share.
-    return RayLaboratory(replace(terms, cache=settings.cache), registry, settings.ray)
+    return RayMeasurer(replace(terms, cache=settings.cache), registry, settings.ray)
 
 
 def group_by_model(items: list[pytest.Item]) -> None:

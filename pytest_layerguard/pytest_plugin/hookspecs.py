@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from pytest_layerguard.bet.criteria.metrics import OwnMetric
     from pytest_layerguard.interventions.registry import Kind
-    from pytest_layerguard.measurement.laboratory import AnyLaboratory
+    from pytest_layerguard.measurement.measurer import Measurer
     from pytest_layerguard.report.bet_report import BetReport
 
 
@@ -26,8 +26,8 @@ def pytest_layerguard_metrics(config: pytest.Config) -> Sequence[OwnMetric] | No
 
 
 @pytest.hookspec(firstresult=True)
-def pytest_layerguard_laboratory(config: pytest.Config) -> AnyLaboratory | None:
-    """Return the laboratory of this process; called once, when the first bet runs."""
+def pytest_layerguard_measurer(config: pytest.Config) -> Measurer | None:
+    """Return the measurer of this process; called once, when the first bet runs."""
 
 
 @pytest.hookspec

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_layerguard.api import Measuring
-    from pytest_layerguard.measurement.laboratory import AnyLaboratory
+    from pytest_layerguard.measurement.measurer import Measurer
 
 
 @pytest.fixture(scope="session")
@@ -40,8 +40,8 @@ def layerguard(pytestconfig: pytest.Config) -> Measuring:
         pytest.skip(why)
 
     registry = bet_items.registry_of(pytestconfig)
-    laboratory = cache(partial(bet_items.laboratory_of, pytestconfig))
-    return Measuring(laboratory, registry, pytestconfig.rootpath, skip)
+    measurer = cache(partial(bet_items.measurer_of, pytestconfig))
+    return Measuring(measurer, registry, pytestconfig.rootpath, skip)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -76,9 +76,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_layerguard_laboratory(config: pytest.Config) -> AnyLaboratory:
-    """Build the laboratory of this package, unless another plugin provides one."""
-    return bet_items.own_laboratory(config)
+def pytest_layerguard_measurer(config: pytest.Config) -> Measurer:
+    """Build the measurer of this package, unless another plugin provides one."""
+    return bet_items.own_measurer(config)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

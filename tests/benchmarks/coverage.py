@@ -3,7 +3,7 @@
     PYTHONPATH=tests python tests/benchmarks/coverage.py [--runs 4000] [--tails]
         [--model DIR --text FILE [--candidates DIR ...] [--real]]
 
-Simulates measurements whose truth is known and counts how often the intervals of the laboratory hold it. With a
+Simulates measurements whose truth is known and counts how often the intervals of the measurer hold it. With a
 model and a text it also draws windows of real token losses, base against variants and candidates, with replacement;
 with --real these alone. Prints the tables of docs/statistics.md; takes a few minutes of one core.
 """
@@ -28,7 +28,7 @@ LAYERS = 48
 
 
 def interval(tokens: Array, comparisons: int = 1) -> Interval:
-    """The laboratory's interval of the mean of ``[windows, TOKENS]``."""
+    """The measurer's interval of the mean of ``[windows, TOKENS]``."""
     numbers = np.repeat(np.arange(len(tokens)), tokens.shape[1])
     return clustered(tokens.ravel(), numbers).interval(comparisons)
 

@@ -28,17 +28,17 @@ import pytest
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call():
-    from pytest_layerguard.measurement.result_cache import CachingLaboratory
-    opened = CachingLaboratory._laboratory
+    from pytest_layerguard.measurement.result_cache import CachingMeasurer
+    opened = CachingMeasurer._measurer
 
-    def laboratory(self):
+    def measurer(self):
         made = opened(self)
         from pytest_layerguard.measurement import sweep
         compare = sweep.compare
         sweep.compare = lambda *args, **more: compare(*args, **more | {"advance": lambda rows: os._exit(0)})
         return made
 
-    CachingLaboratory._laboratory = laboratory
+    CachingMeasurer._measurer = measurer
     return (yield)
 """
 BY_HAND = """\

@@ -67,7 +67,7 @@ def read() -> Read:
 
 
 @pytest.fixture
-def told() -> BetReport:
+def reported() -> BetReport:
     """The problems of a text that must have some."""
 
     def problems(text: str | bytes) -> tuple[Problem, ...]:

@@ -71,9 +71,9 @@ def test_criteria_that_make_sense_together(edited, read, strict, lenient, catast
     ],
 )  # fmt: skip
 def test_criteria_that_contradict_each_other(
-    edited, told, strict, lenient, catastrophic, key, message
+    edited, reported, strict, lenient, catastrophic, key, message
 ):
-    (problem,) = told(with_criteria(edited, strict, lenient, catastrophic))
+    (problem,) = reported(with_criteria(edited, strict, lenient, catastrophic))
     assert problem.key == f"criteria.{key}"
     assert message in problem.message
 
@@ -89,7 +89,7 @@ def with_criteria(edited, strict, lenient, catastrophic):
     )
 
 
-def test_arms_of_which_one_must_beat_the_other(edited, read, told):
+def test_arms_of_which_one_must_beat_the_other(edited, read, reported):
     arms = (
         "intervention:\n  skip_layers: {layers: {each: all}}\n",
         "arms:\n  a: {skip_layers: {layers: 0}}\n  b: {zero_layers: {layers: 0}}\n",
@@ -97,7 +97,7 @@ def test_arms_of_which_one_must_beat_the_other(edited, read, told):
     strict = ("any(perplexity_ratio <= 1.5)", "a.kl * 4 <= b.kl")
     none = ("  catastrophic: all(perplexity_ratio >= 10)\n", "")
     read(edited(arms, strict, none, ("any(perplexity_ratio <= 3)", "a.kl * 2 <= b.kl")))
-    (problem,) = told(
+    (problem,) = reported(
         edited(arms, strict, none, ("any(perplexity_ratio <= 3)", "a.kl * 5 <= b.kl"))
     )
     assert "is stricter than strict: where a.kl is" in problem.message

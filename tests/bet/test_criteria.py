@@ -441,7 +441,7 @@ def test_what_is_filled_in_is_bounded():
     assert len(Expression.parse(text).evaluate(rows).filled) <= 800
 
 
-def test_what_straddles_is_told_with_its_bar():
+def test_what_straddles_is_reported_with_its_bar():
     rows = sweep((2.5, 2.8, 3.2), (2.9, 3.4, 4.0), 9)
     evaluation = Expression.parse("any(perplexity_ratio <= 3)").evaluate(rows)
     assert evaluation.truth is Truth.UNDECIDED

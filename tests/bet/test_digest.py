@@ -217,12 +217,12 @@ def test_the_canonical_form_to_the_letter():
 def test_arms_are_part_of_it_and_no_intervention_is():
     text = WRITTEN.replace("MADE", ARMS).replace("any( (kl) <= 1e1 )", "a.kl < b.kl")
     (document,) = parse_bets(text, Path("a.yaml"))
-    told = json.loads(canonical(document.bet))
-    assert told["arms"] == {
+    reported = json.loads(canonical(document.bet))
+    assert reported["arms"] == {
         "a": [{"skip_layers": {"layers": [0]}}],
         "b": [{"skip_layers": {"layers": [1]}}],
     }
-    assert "intervention" not in told
+    assert "intervention" not in reported
 
 
 def test_numbers_have_one_spelling_up_to_where_floats_have_gaps():

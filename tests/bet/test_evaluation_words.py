@@ -247,16 +247,16 @@ def test_what_is_filled_in_ends_in_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "reported"),
     [
         (3, "must be an expression such as 'perplexity_ratio <= 3', not 3"),
         ("kl <", "ends after '<', where something must follow"),
     ],
 )
-def test_what_a_criterion_of_a_bet_must_be(value: object, told: str) -> None:
+def test_what_a_criterion_of_a_bet_must_be(value: object, reported: str) -> None:
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(Expression).validate_python(value)
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_what_a_criterion_of_a_bet_must_be(value: object, told: str) -> None:
         ("one", "kl < 3 < 2", "kl 3 [2, 4] < 3 < 2 is false"),
     ],
 )
-def test_what_is_told_where_nothing_straddles(rows: str, text: str, filled: str) -> None:
+def test_what_is_reported_where_nothing_straddles(rows: str, text: str, filled: str) -> None:
     found = Expression.parse(text).evaluate(ROWS[rows])
     assert found.filled == f"{text}  ->  {filled}"
     assert found.straddling == ()

@@ -211,8 +211,8 @@ SINGLE = [
 
 
 @pytest.mark.parametrize(("old", "new", "place", "key", "message"), SINGLE)
-def test_one_mistake_is_told_at_its_place(edited, told, old, new, place, key, message):
-    problems = told(edited((old, new)))
+def test_one_mistake_is_reported_at_its_place(edited, reported, old, new, place, key, message):
+    problems = reported(edited((old, new)))
     assert [(each.line, each.column, each.key) for each in problems] == [(*place, key)], problems
     assert message in problems[0].message
     shown, caret = problems[0].excerpt.splitlines()
@@ -246,14 +246,14 @@ EXTRA = [
 
 
 @pytest.mark.parametrize(("line", "place", "key", "message"), EXTRA)
-def test_one_line_too_many_is_told_at_its_place(good, told, line, place, key, message):
-    problem = told(f"{good}{line}\n")[0]
+def test_one_line_too_many_is_reported_at_its_place(good, reported, line, place, key, message):
+    problem = reported(f"{good}{line}\n")[0]
     if "alias" not in message:
         assert (problem.line, problem.column, problem.key) == (*place, key)
-    assert any(message in each.message for each in told(f"{good}{line}\n"))
+    assert any(message in each.message for each in reported(f"{good}{line}\n"))
 
 
-def test_everything_wrong_is_told_at_once(edited, told):
+def test_everything_wrong_is_reported_at_once(edited, reported):
     text = edited(
         ("id: bet-40", "id: Bet"),
         ("status: falsified", "status: open"),
@@ -262,7 +262,7 @@ def test_everything_wrong_is_told_at_once(edited, told):
         ("parameters <= 1e8", "parameters"),
     )
     second = edited(("tokens: 1024", "tokens: x"))
-    problems = told(f"{text}---\n{second}")
+    problems = reported(f"{text}---\n{second}")
     assert [(each.line, each.key) for each in problems] == [
         (1, "id"),
         (4, "status"),
@@ -273,8 +273,8 @@ def test_everything_wrong_is_told_at_once(edited, told):
     ]
 
 
-def test_a_problem_reads_as_promised(edited, told):
-    (problem,) = told(edited(("status: falsified", "status: falsifed")))
+def test_a_problem_reads_as_promised(edited, reported):
+    (problem,) = reported(edited(("status: falsified", "status: falsifed")))
     assert str(problem) == (
         "bets/40.yaml:4:9: status: must not be 'falsifed', did you mean 'falsified'? "
         "allowed: proposed, upheld, falsified\n"
@@ -283,8 +283,8 @@ def test_a_problem_reads_as_promised(edited, told):
     )
 
 
-def test_two_bets_with_one_id(good, told):
-    (problem,) = told(f"{good}---\n{good}")
+def test_two_bets_with_one_id(good, reported):
+    (problem,) = reported(f"{good}---\n{good}")
     assert (problem.line, problem.column, problem.key) == (24, 1, "id")
     assert "'bet-40' is already the id of the bet at bets/40.yaml:1" in problem.message
 
@@ -338,14 +338,14 @@ def test_several_bets_in_a_file(good):
         (b"---\n---\n", "is an empty document"),
     ],
 )
-def test_hostile_files_end_in_one_clear_error(told, content, message):
-    assert any(message in problem.message for problem in told(content))
+def test_hostile_files_end_in_one_clear_error(reported, content, message):
+    assert any(message in problem.message for problem in reported(content))
 
 
-def test_an_alias_bomb_is_refused(told):
+def test_an_alias_bomb_is_refused(reported):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
-    problems = told("\n".join(lines))
+    problems = reported("\n".join(lines))
     assert any("aliases expanded" in problem.message for problem in problems)
 
 
@@ -381,11 +381,11 @@ def test_kinds_and_metrics_of_other_packages(edited):
         parse_bets(text, Path("a.yaml"))
 
 
-def test_what_is_told_holds_nothing_that_a_terminal_or_runner_obeys(edited, told):
+def test_what_is_reported_holds_nothing_that_a_terminal_or_runner_obeys(edited, reported):
     hostile = "\x1b[31m ##[error]x \u202e"
     assert "\x1b" not in printable(hostile)
     assert "##[" not in printable(hostile)
-    (problem,) = told(edited(("status: falsified", 'status: "##[error]"')))
+    (problem,) = reported(edited(("status: falsified", 'status: "##[error]"')))
     assert "##[" not in str(problem)
     path = Path("a\n::error::b.yaml")
     with pytest.raises(BetFileError) as caught:
@@ -399,7 +399,7 @@ def test_a_long_line_is_cut_around_the_mistake():
     assert len(shown) < 130
 
 
-def test_a_message_about_a_criterion_points_into_it_however_it_is_written(edited, told):
+def test_a_message_about_a_criterion_points_into_it_however_it_is_written(edited, reported):
     for written, place in [
         ("any(kl @ 1.5)", (14, 18)),
         ("'any(kl @ 1.5)'", (14, 19)),
@@ -408,7 +408,7 @@ def test_a_message_about_a_criterion_points_into_it_however_it_is_written(edited
         # Over several lines without a mark of its own: the start of the value.
         ("any(kl\n    @ 1.5)", (14, 11)),
     ]:
-        (problem,) = told(edited(("any(perplexity_ratio <= 1.5)", written)))
+        (problem,) = reported(edited(("any(perplexity_ratio <= 1.5)", written)))
         assert (problem.line, problem.column) == place, written
 
 

@@ -63,17 +63,17 @@ BAD_CRITERIA = [
 
 
 @pytest.mark.parametrize(("done", "criterion", "message"), BAD_CRITERIA)
-def test_what_a_bet_does_not_measure_is_an_error(edited, told, done, criterion, message):
-    problems = told(
+def test_what_a_bet_does_not_measure_is_an_error(edited, reported, done, criterion, message):
+    problems = reported(
         edited((INTERVENTION, done), (STRICT, ""), (CATASTROPHIC, ""), (LENIENT, criterion))
     )
     assert {problem.key for problem in problems} == {"criteria.lenient"}
     assert any(message in problem.message for problem in problems), problems
 
 
-def test_samples_are_needed_for_unique_tokens(edited, told):
+def test_samples_are_needed_for_unique_tokens(edited, reported):
     sample = '  sample: {prompts: ["Once upon a time"], tokens: 100}\n'
-    problems = told(edited((sample, ""), (LENIENT, "any(unique_tokens > 5)"), (STRICT, "")))
+    problems = reported(edited((sample, ""), (LENIENT, "any(unique_tokens > 5)"), (STRICT, "")))
     assert "it needs measure.sample" in problems[0].message
 
 
@@ -95,17 +95,17 @@ TASKS = (
         ("any(q.accuracy > 1)", "can never hold"),
     ],
 )  # fmt: skip
-def test_a_metric_of_a_task_is_named_with_its_task(edited, told, criterion, message):
-    problems = told(edited(TASKS, (LENIENT, criterion), (STRICT, ""), (CATASTROPHIC, "")))
+def test_a_metric_of_a_task_is_named_with_its_task(edited, reported, criterion, message):
+    problems = reported(edited(TASKS, (LENIENT, criterion), (STRICT, ""), (CATASTROPHIC, "")))
     assert message in problems[0].message
 
 
-def test_tasks_are_needed_for_their_metrics(edited, told, read):
+def test_tasks_are_needed_for_their_metrics(edited, reported, read):
     criterion = "any(arc.accuracy_change >= -0.1 and q.accuracy > 0.5) and any(kl <= 3)"
     changes = (LENIENT, criterion), (STRICT, ""), (CATASTROPHIC, "")
     document = read(edited(TASKS, *changes))
     assert document.bet.measure.tasks["arc"].shots == 0
-    problems = told(edited((LENIENT, "any(accuracy > 0.5)"), *changes[1:]))
+    problems = reported(edited((LENIENT, "any(accuracy > 0.5)"), *changes[1:]))
     assert "'accuracy' is not measured; it needs measure.tasks" in problems[0].message
 
 
@@ -120,17 +120,17 @@ def test_tasks_are_needed_for_their_metrics(edited, told, read):
         (f"{{lm_eval: arc_easy, path: a, revision: {'a' * 40}}}", "does not go with path"),
     ],
 )
-def test_a_task_that_is_none_is_an_error_at_its_place(edited, told, task, message):
+def test_a_task_that_is_none_is_an_error_at_its_place(edited, reported, task, message):
     tasks = ("  tokens: 1024\n", f"  tokens: 1024\n  tasks: {{q: {task}}}\n")
-    problems = told(edited(tasks))
+    problems = reported(edited(tasks))
     assert message in problems[0].message
     assert problems[0].key.startswith("measure.tasks.q")
 
 
 @pytest.mark.parametrize("metric", ["repetition", "stop_rate", "first_divergence"])
-def test_free_text_is_needed_for_the_metrics_of_generation(edited, told, read, metric):
+def test_free_text_is_needed_for_the_metrics_of_generation(edited, reported, read, metric):
     criterion = f"any({metric} > 0.5)"
-    problems = told(edited((LENIENT, criterion), (STRICT, ""), (CATASTROPHIC, "")))
+    problems = reported(edited((LENIENT, criterion), (STRICT, ""), (CATASTROPHIC, "")))
     assert f"'{metric}' is not measured; it needs measure.generate" in problems[0].message
     measured = ("  tokens: 1024\n", "  tokens: 1024\n  generate: {prompts: [Once], chat: true}\n")
     document = read(edited(measured, (LENIENT, criterion), (STRICT, ""), (CATASTROPHIC, "")))
@@ -141,36 +141,36 @@ def test_free_text_is_needed_for_the_metrics_of_generation(edited, told, read, m
     ("replaced", "names", "what"),
     [((TEXT, TEXTS), "wiki, web", "text"), ((MODEL, MODELS), "first, last", "checkpoint")],
 )
-def test_texts_and_checkpoints_are_named(edited, read, told, replaced, names, what):
+def test_texts_and_checkpoints_are_named(edited, read, reported, replaced, names, what):
     done = "intervention:\n  skip_layers: {layers: 1}\n"
     first, second = names.split(", ")
     common = [replaced, (INTERVENTION, done), (STRICT, ""), (CATASTROPHIC, "")]
     for good in (f"{first}.kl <= {second}.kl", "max(kl) <= 1", f"{first}.kl < 1"):
         read(edited(*common, (LENIENT, good)))
-    (problem,) = told(edited(*common, (LENIENT, "kl <= 1")))
+    (problem,) = reported(edited(*common, (LENIENT, "kl <= 1")))
     assert (
         f"'kl' has a value for each {what}; name one ({first}.kl, {second}.kl)" in problem.message
     )
-    (problem,) = told(edited(*common, (LENIENT, f"{first}x.kl <= 1")))
+    (problem,) = reported(edited(*common, (LENIENT, f"{first}x.kl <= 1")))
     assert f"did you mean '{first}'?" in problem.message
 
 
-def test_one_name_means_one_thing(edited, told):
+def test_one_name_means_one_thing(edited, reported):
     arms = "arms:\n  wiki: {skip_layers: {layers: 1}}\n"
     text = edited((INTERVENTION, arms), (TEXT, TEXTS), (MODEL, MODELS.replace("first", "web")))
-    messages = {problem.key: problem.message for problem in told(text)}
+    messages = {problem.key: problem.message for problem in reported(text)}
     assert messages["measure.texts.wiki"] == "is already the name of an arm; another name"
     assert messages["model.revisions.web"] == "is already the name of a text; another name"
 
 
-def test_neither_intervention_nor_arms(edited, told):
-    (problem,) = told(edited((INTERVENTION, "")))
+def test_neither_intervention_nor_arms(edited, reported):
+    (problem,) = reported(edited((INTERVENTION, "")))
     assert (problem.key, problem.line) == ("intervention", 1)
 
 
-def test_a_whole_model_stands_alone(edited, told):
+def test_a_whole_model_stands_alone(edited, reported):
     done = "intervention:\n  - skip_layers: {layers: 1}\n  - load_checkpoint: {path: a}\n"
-    (problem,) = told(edited((INTERVENTION, done)))
+    (problem,) = reported(edited((INTERVENTION, done)))
     assert (problem.line, problem.column) == (8, 5)
     assert "stands alone or in an arm" in problem.message
 
@@ -187,18 +187,18 @@ def test_a_whole_model_stands_alone(edited, told):
         ("{path: ~/a}", "must not start with '~'"),
     ],
 )
-def test_a_candidate_is_one_checkpoint(edited, told, arguments, message):
+def test_a_candidate_is_one_checkpoint(edited, reported, arguments, message):
     done = f"intervention: {{load_checkpoint: {arguments}}}\n"
     text = edited((INTERVENTION, done), (STRICT, ""), (CATASTROPHIC, ""), (LENIENT, "kl <= 1"))
-    assert any(message in problem.message for problem in told(text))
+    assert any(message in problem.message for problem in reported(text))
 
 
-def test_sweeps_in_one_list_must_be_over_the_same(edited, told):
+def test_sweeps_in_one_list_must_be_over_the_same(edited, reported):
     done = (
         "intervention:\n  - skip_layers: {layers: {each: all}}\n"
         "  - zero_layers: {layers: {each: [0]}}\n"
     )
-    (problem,) = told(edited((INTERVENTION, done)))
+    (problem,) = reported(edited((INTERVENTION, done)))
     assert "sweeps over different targets in one list" in problem.message
 
 
@@ -254,9 +254,9 @@ def test_sweeps_in_one_list_must_be_over_the_same(edited, told):
         ("zero_layers: {layers: 1, keep: all}", "allowed: post_norms, none"),
     ],
 )
-def test_arguments_are_checked(edited, told, arguments, message):
+def test_arguments_are_checked(edited, reported, arguments, message):
     text = edited((INTERVENTION, f"intervention:\n  {arguments}\n"), (STRICT, ""))
-    problems = told(text.replace("any(", "max(perplexity_ratio) < 5 or any("))
+    problems = reported(text.replace("any(", "max(perplexity_ratio) < 5 or any("))
     assert any(message in problem.message for problem in problems), problems
 
 

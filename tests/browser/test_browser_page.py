@@ -136,7 +136,7 @@ def test_no_number_of_an_axis_covers_another(chromium: Chromium, page: Path, wid
     assert covered == []
 
 
-def test_lines_are_told_apart_without_colour(chromium: Chromium, page: Path) -> None:
+def test_lines_are_distinguished_without_colour(chromium: Chromium, page: Path) -> None:
     chromium.open(page)
     dashes = """return [...document.querySelectorAll('svg.lines')].map(each => [0, 1, 2].map(at => {
         const line = each.querySelector(`.line.st${at}`);

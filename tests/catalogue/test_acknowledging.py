@@ -121,9 +121,9 @@ def test_upheld_it_is_no_bet_to_be_put_right(some: Bets) -> None:
     outcome = some.judge("drop-one", 1.96)
     assert outcome.passed
     assert not [each for each in outcome.warnings if "inside a door" in each]
-    told = summary(some.path, some.catalogue)
-    assert "- acknowledges: bet-40" in told
-    assert "To be put right" not in told
+    reported = summary(some.path, some.catalogue)
+    assert "- acknowledges: bet-40" in reported
+    assert "To be put right" not in reported
     # Taking the word away leaves it where any recorded bet inside a door is.
     some.put(**WEAKER, status="upheld")
     outcome = some.judge("drop-one", 1.96)

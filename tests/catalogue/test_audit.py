@@ -110,28 +110,31 @@ def test_one_commit_is_one(bets: Bets, git: Callable[..., None]) -> None:
     bets.put(BET_40)
     bets.record("bet-40", 80)
     commit(git, "Bet and record")
-    *_, told = audit([bets.path]).lines()
-    assert told == "1 commit of bets, 1 bet ever recorded, 0 of them changed after the first record"
+    *_, reported = audit([bets.path]).lines()
+    assert (
+        reported
+        == "1 commit of bets, 1 bet ever recorded, 0 of them changed after the first record"
+    )
 
 
 def test_a_history_without_bets_has_nothing_to_report(bets: Bets, git: Callable[..., None]) -> None:
     (bets.root / "README").write_text("nothing yet", encoding="utf-8")
     commit(git, "Start")
-    *_, told = audit([bets.path]).lines()
-    assert told.startswith("0 commits of bets, 0 bets ever recorded")
+    *_, reported = audit([bets.path]).lines()
+    assert reported.startswith("0 commits of bets, 0 bets ever recorded")
 
 
 @pytest.mark.parametrize("committed", [False, True])
-def test_recording_anew_tells_of_a_record_that_was_deleted(
+def test_recording_anew_reports_a_record_that_was_deleted(
     bets: Bets, recorded: Callable[..., None], committed: bool
 ) -> None:
     assert bets.judge("bet-40", 80, recording=True).warnings == ()
     path_of(bets.path, "bet-40").unlink()
     if committed:
         commit(recorded, "Forget")
-    (told,) = bets.judge("bet-40", 80, recording=True).warnings
-    assert "recorded anew, but git knows an earlier record" in told
-    assert ("Forget" if committed else "Record") in told
+    (reported,) = bets.judge("bet-40", 80, recording=True).warnings
+    assert "recorded anew, but git knows an earlier record" in reported
+    assert ("Forget" if committed else "Record") in reported
 
 
 def test_the_first_record_is_made_without_a_note(bets: Bets, git: Callable[..., None]) -> None:
@@ -248,7 +251,7 @@ def test_a_side_branch_that_was_not_recorded_may_change(
     assert said(bets) == [("bet-40", CHANGED, "Merge")]
 
 
-def test_what_cannot_be_read_is_told(bets: Bets, recorded: Callable[..., None]) -> None:
+def test_what_cannot_be_read_is_reported(bets: Bets, recorded: Callable[..., None]) -> None:
     (bets.path / "bet-40.yaml").write_text("id: [", encoding="utf-8")
     commit(recorded, "Break")
     found = audit([bets.path])

@@ -83,7 +83,7 @@ def test_a_question_in_words_finds_the_bets_that_have_them(
         (["--layerguard-summary"], "--layerguard-summary"),
     ],
 )
-def test_where_there_are_no_bets_that_is_told(
+def test_where_there_are_no_bets_that_is_reported(
     pytester: pytest.Pytester, given: list[str], example: str
 ) -> None:
     result = pytester.runpytest_inprocess(*given)
@@ -133,15 +133,15 @@ def test_a_record_is_written_under_xdist_too(pytester: pytest.Pytester, folder: 
         """
         from support.catalogue import measured_as
 
-        class Laboratory:
+        class LocalMeasurer:
             def expect(self, documents):
                 pass
 
             def measure(self, document, *, bets):
                 return measured_as("CATASTROPHIC")
 
-        def pytest_layerguard_laboratory():
-            return Laboratory()
+        def pytest_layerguard_measurer():
+            return LocalMeasurer()
         """
     )
     bet_41 = {**BET_40, "id": "bet-41"}

@@ -77,8 +77,8 @@ def recorded(entry: Entry, lenient: str = "", facts: Any = None) -> Entry:
         criteria = bet.criteria.model_copy(update={"lenient": Expression.parse(lenient)})
         bet = bet.model_copy(update={"criteria": criteria})
     result = measured(80, 24)
-    told = Record.of(bet, Verdict.CATASTROPHIC, result, bars={}, facts=facts or {}, before=None)
-    return replace(entry, record=told)
+    reported = Record.of(bet, Verdict.CATASTROPHIC, result, bars={}, facts=facts or {}, before=None)
+    return replace(entry, record=reported)
 
 
 def crossed(
@@ -219,11 +219,11 @@ def lines(crossing: Crossing, bets: Bets, *challenge: str) -> list[str]:
     return list(crossing.lines(bets.root, challenge=challenge))
 
 
-def test_all_that_is_told_of_a_door(bets: Bets) -> None:
+def test_all_that_is_reported_of_a_door(bets: Bets) -> None:
     door(bets, "parameters <= 1e8", "skip_layers", "train")
     train = {"train": {"steps": 1, "text": {"reference": "training"}}}
     (found,) = crossed(bets, intervention=[{"skip_layers": {"layers": 2}}, train])
-    told = [
+    reported = [
         "bet-40 (Skip each layer), bets/bet-40.yaml:1",
         "  claim that failed: At least one layer can be skipped at no more than 3x the perplexity.",
         "  what was done: skip_layers {layers: {each: all}}",
@@ -237,22 +237,22 @@ def test_all_that_is_told_of_a_door(bets: Bets) -> None:
         "'challenges: [bet-40]', which is measured and must also meet "
         "'any(perplexity_ratio <= 3)'",
     ]
-    assert lines(found, bets, "bet-40") == told
-    told[-1] = "  what you can do: another intervention; a model outside 'parameters <= 1e8'"
-    assert lines(found, bets) == told
+    assert lines(found, bets, "bet-40") == reported
+    reported[-1] = "  what you can do: another intervention; a model outside 'parameters <= 1e8'"
+    assert lines(found, bets) == reported
 
 
-def test_both_bars_and_the_doubt_are_told(bets: Bets) -> None:
+def test_both_bars_and_the_doubt_are_reported(bets: Bets) -> None:
     entry = recorded(door(bets, evidence=None), "any(perplexity_ratio <= 2)")
-    told = lines(replace(stands(entry), doubt="who knows"), bets, "bet-40")
-    assert told[6:] == [
+    reported = lines(replace(stands(entry), doubt="who knows"), bets, "bet-40")
+    assert reported[6:] == [
         "  on: ",
         "  which cannot be excluded: who knows",
         "  what you can do: another intervention; a model outside 'parameters <= 1e8'; or "
         "'challenges: [bet-40]', which is measured and must also meet "
         "'any(perplexity_ratio <= 3)' and 'any(perplexity_ratio <= 2)'",
     ]
-    assert told[4].startswith("  its record: CATASTROPHIC: all(perplexity_ratio >= 10)")
+    assert reported[4].startswith("  its record: CATASTROPHIC: all(perplexity_ratio >= 10)")
 
 
 def test_no_text_of_a_door_is_too_long_or_obeyed(bets: Bets) -> None:
@@ -264,20 +264,20 @@ def test_no_text_of_a_door_is_too_long_or_obeyed(bets: Bets) -> None:
     entry = door(
         bets, models, title=evil, claim=f"{evil} {long}", criteria=criteria, intervention=done
     )
-    told = lines(stands(entry), bets, "bet-40")
-    assert told[0] == "bet-40 (## [error]), bets/bet-40.yaml:1"
-    assert told[1].startswith("  claim that failed: ## [error] xxx")
-    assert told[2].startswith("  what was done: skip_layers {layers: [0, 1, ")
-    assert len(told[2]) < 450
-    assert told[3] == f"  it closes: skip_layers on models with {models[:400]}..."
-    assert told[-1] == (
+    reported = lines(stands(entry), bets, "bet-40")
+    assert reported[0] == "bet-40 (## [error]), bets/bet-40.yaml:1"
+    assert reported[1].startswith("  claim that failed: ## [error] xxx")
+    assert reported[2].startswith("  what was done: skip_layers {layers: [0, 1, ")
+    assert len(reported[2]) < 450
+    assert reported[3] == f"  it closes: skip_layers on models with {models[:400]}..."
+    assert reported[-1] == (
         f"  what you can do: another intervention; a model outside '{models[:400]}...'; or "
         f"'challenges: [bet-40]', which is measured and must also meet '{lenient[:400]}...'"
     )
 
 
 @pytest.mark.parametrize(
-    ("scope", "model", "told"),
+    ("scope", "model", "reported"),
     [
         ("layers < 3", REFERENCE, "reference (layers 4)"),
         ('name == "x"', REFERENCE, "reference"),
@@ -300,9 +300,9 @@ def test_no_text_of_a_door_is_too_long_or_obeyed(bets: Bets) -> None:
     ],
 )
 def test_a_model_is_described_as_far_as_a_scope_asks(
-    scope: str, model: KnownModel, told: str
+    scope: str, model: KnownModel, reported: str
 ) -> None:
-    assert describe_model(model, ModelScope.parse(scope)) == told
+    assert describe_model(model, ModelScope.parse(scope)) == reported
 
 
 def test_a_doubt_quotes_nothing_too_long_or_obeyed(bets: Bets) -> None:
@@ -416,12 +416,12 @@ def wrong(bets: Bets, *challenges: str, **changes: Any) -> list[str]:
     found = crossings(document, bets.path, bets.catalogue, ScoredTokens())
     line, column = document.position("challenges", 0)
     place = f"line {line}, column {column}: challenges: '{challenges[0]}'"
-    told = list(mistakes(document, bets.catalogue, found))
-    assert all(each.startswith(place) for each in told)
-    return [each.removeprefix(place) for each in told]
+    reported = list(mistakes(document, bets.catalogue, found))
+    assert all(each.startswith(place) for each in reported)
+    return [each.removeprefix(place) for each in reported]
 
 
-def test_a_mistaken_challenge_is_told_with_what_is_allowed(bets: Bets) -> None:
+def test_a_mistaken_challenge_is_reported_with_what_is_allowed(bets: Bets) -> None:
     assert wrong(bets, "bet-39") == [
         " is no bet of the catalogue; allowed: none, it stands in no door"
     ]
@@ -436,7 +436,7 @@ def test_a_mistaken_challenge_is_told_with_what_is_allowed(bets: Bets) -> None:
     assert wrong(bets, "bet-41") == []
 
 
-def test_every_mistaken_challenge_is_told_at_its_place(bets: Bets) -> None:
+def test_every_mistaken_challenge_is_reported_at_its_place(bets: Bets) -> None:
     door(bets)
     text = (
         "{id: a, title: T, claim: C., status: proposed, model: reference,\n"
@@ -467,8 +467,8 @@ def test_of_two_bets_of_one_id_one_that_closes_is_enough(bets: Bets) -> None:
     ]
     twice = [stands(entry), stands(replace(entry, bets=bets.root))]
     bad = bets.document(bets.put(challenges=["bet-39"]))
-    (told,) = mistakes(bad, catalogue, twice)
-    assert told.endswith("is no bet of the catalogue; allowed: bet-40")
+    (reported,) = mistakes(bad, catalogue, twice)
+    assert reported.endswith("is no bet of the catalogue; allowed: bet-40")
 
 
 SAMPLE = {"prompts": ["Once upon a time"], "tokens": 100}
@@ -539,8 +539,8 @@ def test_a_challenge_names_the_metrics_of_plugins_that_its_bar_names(bets: Bets)
         bet = challenge.bet
         changed = bet.model_copy(update={"criteria": bet.criteria.model_copy(update=given)})
         mine = replace(challenge, bet=changed)
-        told = mistakes(mine, Catalogue((entry,)), [stands(entry)])
-        return [each.partition(": challenges: 'bet-40': ")[2] for each in told]
+        reported = mistakes(mine, Catalogue((entry,)), [stands(entry)])
+        return [each.partition(": challenges: 'bet-40': ")[2] for each in reported]
 
     assert lacks() == [needs.format("mine"), needs.format("own")]
     assert lacks(strict="own < 3") == [needs.format("mine")]
@@ -750,7 +750,7 @@ def test_no_bar_is_met_by_measuring_nothing_in_the_door(bets: Bets, lenient: str
     assert judge_challenge(stands(entry, "a"), [row(1, arm="b")]) == nothing
 
 
-def test_what_is_told_of_a_bar_is_not_too_long_or_obeyed(bets: Bets) -> None:
+def test_what_is_reported_of_a_bar_is_not_too_long_or_obeyed(bets: Bets) -> None:
     crossing = stands(door(bets), "##[a")
     assert "## [a.skip-0: 1 [" in judge_challenge(crossing, [row(1, arm="##[a")]).reason
     long = stands(crossing.entry, *(f"{'a' * 300}{place}" for place in range(3)))
@@ -758,6 +758,6 @@ def test_what_is_told_of_a_bar_is_not_too_long_or_obeyed(bets: Bets) -> None:
     assert len(judge_challenge(long, rows).reason) == 403
     wrong = [replace(each, metrics={}) for each in rows]
     wrong[0] = replace(wrong[0], arm=f"{'a' * 300}0", variant=f"##[{'v' * 300}")
-    told = judge_challenge(long, wrong).reason
-    assert told.startswith("cannot be judged here: 'perplexity_ratio' was not measured for aaa")
-    assert len(told) == len("cannot be judged here: ") + 403
+    reported = judge_challenge(long, wrong).reason
+    assert reported.startswith("cannot be judged here: 'perplexity_ratio' was not measured for aaa")
+    assert len(reported) == len("cannot be judged here: ") + 403

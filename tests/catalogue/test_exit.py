@@ -19,11 +19,11 @@ from pytest_layerguard.bet.reader import read_bets
 from pytest_layerguard.catalogue.judge import Judge
 from pytest_layerguard.catalogue.model_facts import ModelLookup
 
-LABORATORY = """
+MEASURER = """
 from support.catalogue import measured_as
 
 
-class Laboratory:
+class LocalMeasurer:
     def expect(self, documents):
         pass
 
@@ -31,8 +31,8 @@ class Laboratory:
         return measured_as(document.bet.id.rpartition("-")[2].upper())
 
 
-def pytest_layerguard_laboratory():
-    return Laboratory()
+def pytest_layerguard_measurer():
+    return LocalMeasurer()
 """
 BARS: Final = dict(zip(VERDICTS, ("won", "won", "undecided", "lost", "lost"), strict=True))
 """Bet 40's bar is the bets' own lenient criterion, so the verdict says whether it is met."""
@@ -106,20 +106,20 @@ def test_combinations_through_pytest(
     bets: Bets, chosen: dict[str, tuple[str, str, str, str]], pytester: pytest.Pytester
 ) -> None:
     catalogue(bets, chosen)
-    (bets.root / "conftest.py").write_text(LABORATORY, encoding="utf-8")
+    (bets.root / "conftest.py").write_text(MEASURER, encoding="utf-8")
     (bets.root / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     report = bets.root / "report.json"
     common = ("--rootdir", str(bets.root), "-c", str(bets.root / "pytest.ini"), "-q", "--tb=no")
     result = pytester.inline_run(str(bets.path), *common, "--layerguard-json", str(report))
     assert result.ret == 1
-    told = {bet["id"]: bet for bet in json.loads(report.read_text(encoding="utf-8"))["bets"]}
+    reported = {bet["id"]: bet for bet in json.loads(report.read_text(encoding="utf-8"))["bets"]}
     wrong = []
     for id_, key in chosen.items():
         word, passed, _ = expected(key)
         if CELLS[key] == "has-lost" and "-challenge-" in id_:
             # A recorded challenge that lost is reported as one that loses is.
             word = "CROSSED"
-        found = (told[id_]["word"], told[id_]["outcome"])
+        found = (reported[id_]["word"], reported[id_]["outcome"])
         if found != (word, "passed" if passed else "failed"):
             wrong.append((id_, CELLS[key], found))
     assert wrong == []

@@ -1,4 +1,4 @@
-"""No option lets a proposal through a closed door; each runs here against a laboratory that would say yes."""
+"""No option lets a proposal through a closed door; each runs here against a measurer that would say yes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ import pytest_layerguard.report.terminal  # noqa: F401
 if TYPE_CHECKING:
     from pathlib import Path
 
-LABORATORY = """
+MEASURER = """
 from support.catalogue import measured
 
 
-class Laboratory:
+class LocalMeasurer:
     def expect(self, documents):
         pass
 
@@ -32,8 +32,8 @@ class Laboratory:
         return measured(1.0)
 
 
-def pytest_layerguard_laboratory():
-    return Laboratory()
+def pytest_layerguard_measurer():
+    return LocalMeasurer()
 """
 ALONE = [
     ["-k", "drop-one"],
@@ -57,7 +57,7 @@ ALONE = [
 @pytest.fixture
 def folder(pytester: pytest.Pytester) -> Path:
     pytester.makeini("[pytest]\n")
-    pytester.makeconftest(LABORATORY)
+    pytester.makeconftest(MEASURER)
     folder = pytester.path / "bets"
     folder.mkdir()
     (folder / "40.yaml").write_text(json.dumps(BET_40), encoding="utf-8")

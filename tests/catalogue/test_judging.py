@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.catalogue.outcome import Outcome
 
 
-def told(outcome: Outcome) -> str:
+def reported(outcome: Outcome) -> str:
     return "\n".join(outcome.messages)
 
 
@@ -39,25 +39,25 @@ def test_a_crossing_proposal_is_met_by_all_that_it_needs_to_know(bets: Bets) -> 
         "another intervention; a model outside 'parameters <= 1e8'; or 'challenges: [bet-40]', "
         "which is measured and must also meet 'any(perplexity_ratio <= 3)'",
     ):
-        assert words in told(outcome)
+        assert words in reported(outcome)
 
 
 def test_the_record_of_a_falsification_is_shown_rather_than_its_evidence(bets: Bets) -> None:
     bets.record(bets.put(BET_40), 80, 24)
     outcome = bets.judge(bets.put())
-    assert "its record: CATASTROPHIC: all(perplexity_ratio >= 10)" in told(outcome)
-    assert "skip-1: 24 [22.86, 25.2] >= 10 is true" in told(outcome)
-    assert "(on 1,024 tokens)" in told(outcome)
-    assert "evidence" not in told(outcome)
+    assert "its record: CATASTROPHIC: all(perplexity_ratio >= 10)" in reported(outcome)
+    assert "skip-1: 24 [22.86, 25.2] >= 10 is true" in reported(outcome)
+    assert "(on 1,024 tokens)" in reported(outcome)
+    assert "evidence" not in reported(outcome)
 
 
-def test_several_crossings_are_all_told(bets: Bets) -> None:
+def test_several_crossings_are_all_reported(bets: Bets) -> None:
     bets.put(BET_40)
     bets.put(BET_40, id="bet-41", title="Skip the last")
     outcome = bets.judge(bets.put())
-    assert "bet-40 and bet-41 closed this door" in told(outcome)
+    assert "bet-40 and bet-41 closed this door" in reported(outcome)
     assert [each.id for each in outcome.crossed] == ["bet-40", "bet-41"]
-    assert told(outcome).count("or 'challenges: [bet-40, bet-41]', which is measured") == 2
+    assert reported(outcome).count("or 'challenges: [bet-40, bet-41]', which is measured") == 2
 
 
 def test_whoever_challenges_one_of_several_must_name_them_all(bets: Bets) -> None:
@@ -65,8 +65,8 @@ def test_whoever_challenges_one_of_several_must_name_them_all(bets: Bets) -> Non
     bets.put(BET_40, id="bet-41", title="Skip the last")
     outcome = bets.judge(bets.put(challenges=["bet-41"]))
     assert (outcome.word, bets.measured) == (Word.CROSSED, [])
-    assert "bet-40 closed this door" in told(outcome)
-    assert "or 'challenges: [bet-40, bet-41]', which is measured" in told(outcome)
+    assert "bet-40 closed this door" in reported(outcome)
+    assert "or 'challenges: [bet-40, bet-41]', which is measured" in reported(outcome)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_challenge_must_meet_the_bar_of_what_it_challenges(
         assert any("the catalogue should be revisited" in each for each in outcome.warnings)
     else:
         assert "bet-40" in [each.id for each in outcome.crossed]
-        assert f"skip-0: {ratio:g} [" in told(outcome)
+        assert f"skip-0: {ratio:g} [" in reported(outcome)
 
 
 @pytest.mark.parametrize(("ratios", "passed"), [((1.2, 2), True), ((1.2, 20), False)])
@@ -96,7 +96,7 @@ def test_a_bar_is_not_met_by_choosing(bets: Bets, ratios: tuple[float, ...], pas
     bets.put(intervention=each, criteria=criteria, challenges=["bet-40"])
     outcome = bets.judge("drop-one", *ratios)
     assert outcome.passed == passed
-    assert passed or "perplexity_ratio 20 [" in told(outcome)
+    assert passed or "perplexity_ratio 20 [" in reported(outcome)
 
 
 def test_only_arms_that_stand_in_the_door_are_held_to_its_bar(bets: Bets) -> None:
@@ -116,7 +116,7 @@ def test_a_challenge_at_the_bar_is_inconclusive(bets: Bets) -> None:
     bets.put(BET_40)
     outcome = bets.judge(bets.put(challenges=["bet-40"]), 2.9, spread=1.2)
     assert (outcome.word, outcome.passed) == (Word.INCONCLUSIVE, False)
-    assert "the bar of bet-40: any(perplexity_ratio <= 3)" in told(outcome)
+    assert "the bar of bet-40: any(perplexity_ratio <= 3)" in reported(outcome)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_mistaken_challenge_is_an_error_and_not_measured(
              criteria={"lenient": "perplexity_ratio <= 3"})  # fmt: skip
     outcome = bets.judge(bets.put(challenges=challenges))
     assert (outcome.word, outcome.passed, bets.measured) == (Word.ERROR, False, [])
-    assert said in told(outcome)
+    assert said in reported(outcome)
 
 
 def test_a_challenge_must_measure_what_the_bar_is_about(bets: Bets) -> None:
@@ -149,7 +149,7 @@ def test_a_challenge_must_measure_what_the_bar_is_about(bets: Bets) -> None:
     )
     outcome = bets.judge(bets.put(challenges=["bet-40"]))
     assert outcome.word is Word.ERROR
-    assert "its bar needs unique_tokens; add measure.sample" in told(outcome)
+    assert "its bar needs unique_tokens; add measure.sample" in reported(outcome)
 
 
 @pytest.mark.parametrize(
@@ -184,8 +184,8 @@ def test_a_model_whose_configuration_is_out_of_reach_is_neither_measured_nor_pas
     id_ = bets.put(model={"hub": "nobody/nothing-here", "revision": "0" * 40})
     outcome = bets.judge(id_)
     assert (outcome.word, outcome.passed, bets.measured) == (Word.SKIPPED, False, [])
-    assert "whether bet-40 closed this door is not known" in told(outcome)
-    assert "not in the cache" in told(outcome)
+    assert "whether bet-40 closed this door is not known" in reported(outcome)
+    assert "not in the cache" in reported(outcome)
     required = bets.judge(id_, require={"all"})
     assert (required.word, required.passed) == (Word.UNMEASURED, False)
 
@@ -202,8 +202,8 @@ def test_no_door_is_called_open_while_a_bet_file_cannot_be_read(bets: Bets, stat
     (bets.path / "broken.yaml").write_text("id: [", encoding="utf-8")
     outcome = bets.judge(bets.put(status=status))
     assert (outcome.word, outcome.passed, bets.measured) == (Word.ERROR, False, [])
-    assert "the catalogue cannot be read whole" in told(outcome)
-    assert "broken.yaml:1" in told(outcome)
+    assert "the catalogue cannot be read whole" in reported(outcome)
+    assert "broken.yaml:1" in reported(outcome)
 
 
 def test_a_falsification_is_judged_whatever_else_is_broken(bets: Bets) -> None:
@@ -268,8 +268,8 @@ def test_easier_conditions_of_a_recorded_bet_are_a_remark(bets: Bets) -> None:
 def test_inconclusive_says_how_many_tokens_would_decide(bets: Bets) -> None:
     outcome = bets.judge(bets.put(criteria={"lenient": "perplexity_ratio <= 3"}), 2.9, spread=1.2)
     assert outcome.word is Word.INCONCLUSIVE
-    assert "perplexity_ratio <= 3" in told(outcome)
-    assert "measured on 1,024 tokens, about " in told(outcome)
+    assert "perplexity_ratio <= 3" in reported(outcome)
+    assert "measured on 1,024 tokens, about " in reported(outcome)
 
 
 def test_records_can_be_required(bets: Bets) -> None:
@@ -278,7 +278,7 @@ def test_records_can_be_required(bets: Bets) -> None:
     assert warning == "unrecorded: no record of it yet; --layerguard-record writes one"
     outcome = bets.judge(id_, 80, require={"records"})
     assert (outcome.word, outcome.passed) == (Word.UNRECORDED, False)
-    assert "--layerguard-require records makes that a failure" in told(outcome)
+    assert "--layerguard-require records makes that a failure" in reported(outcome)
     recording = bets.judge(id_, 80, require={"records"}, recording=True)
     assert recording.passed
     assert recording.warnings == ()
@@ -290,7 +290,7 @@ def test_a_record_that_cannot_be_written_fails_the_bet(bets: Bets) -> None:
     (bets.path / "records").write_text("in the way", encoding="utf-8")
     outcome = bets.judge(id_, 80, recording=True)
     assert (outcome.word, outcome.passed) == (Word.ERROR, False)
-    assert "cannot be written" in told(outcome)
+    assert "cannot be written" in reported(outcome)
     assert str(outcome.verdict) == "CATASTROPHIC"
 
 

@@ -20,13 +20,15 @@ def named(bets: Bets, *ratios: float, spread: float = 1.2) -> tuple[str, list[in
     bets.put(BET_40, status="proposed", closes=None)
     outcome = bets.judge("bet-40", *ratios, spread=spread)
     assert outcome.word is Word.INCONCLUSIVE
-    told = "\n".join(outcome.messages)
-    return told, [int(each.replace(",", "")) for each in re.findall(r"about ([\d,]+) tokens", told)]
+    reported = "\n".join(outcome.messages)
+    return reported, [
+        int(each.replace(",", "")) for each in re.findall(r"about ([\d,]+) tokens", reported)
+    ]
 
 
 def test_one_interval_across_the_bar_is_one_number(bets: Bets) -> None:
-    told, (number,) = named(bets, 3.2, 40)
-    assert f"measured on 1,024 tokens, about {number:,} tokens would decide" in told
+    reported, (number,) = named(bets, 3.2, 40)
+    assert f"measured on 1,024 tokens, about {number:,} tokens would decide" in reported
     assert number > 1024
 
 
@@ -44,16 +46,16 @@ def test_of_a_bar_that_is_challenged_it_is_one_too(bets: Bets) -> None:
     assert outcome.judgement is not None
     assert outcome.judgement.decided_by == "lenient"
     assert outcome.decided_by is None
-    first, told, tokens = outcome.messages
+    first, reported, tokens = outcome.messages
     assert first.endswith("bar (the lenient criterion) of bet-40 is undecided")
-    assert told.startswith("the bar of bet-40: any(perplexity_ratio <= 3)  ->  ")
+    assert reported.startswith("the bar of bet-40: any(perplexity_ratio <= 3)  ->  ")
     assert re.search(r"measured on 1,024 tokens, about [\d,]+ tokens would decide", tokens)
 
 
-def test_of_many_intervals_across_the_bar_the_closest_are_told(bets: Bets) -> None:
-    told, numbers = named(bets, *(3.2 + at / 1000 for at in range(48)))
-    assert told.count("would decide") == 6
-    assert "and 42 more that straddle a bar" in told.splitlines()
+def test_of_many_intervals_across_the_bar_the_closest_are_reported(bets: Bets) -> None:
+    reported, numbers = named(bets, *(3.2 + at / 1000 for at in range(48)))
+    assert reported.count("would decide") == 6
+    assert "and 42 more that straddle a bar" in reported.splitlines()
     assert len(numbers) == 6
 
 
@@ -65,5 +67,7 @@ def test_a_percentile_of_too_few_tokens_has_the_number_that_gives_it_an_upper_en
     variant = replace(variant, metrics={"kl_p999": Interval(1.2, 0.5, math.inf)})
     outcome = bets.judge("drop-one", variants=(variant,))
     assert outcome.word is Word.INCONCLUSIVE
-    told = "\n".join(outcome.messages)
-    assert re.search(r"measured on 1,024 tokens, no fewer than [\d,]+ tokens would decide", told)
+    reported = "\n".join(outcome.messages)
+    assert re.search(
+        r"measured on 1,024 tokens, no fewer than [\d,]+ tokens would decide", reported
+    )

@@ -42,7 +42,7 @@ def case_of(key: Key, *, measured: bool = True) -> Case:
     )
 
 
-def told(decision: Decision) -> str:
+def reported(decision: Decision) -> str:
     return "\n".join(decision.messages if decision.messages else decision.warnings)
 
 
@@ -58,7 +58,7 @@ def test_every_combination_comes_to_its_word(status: str) -> None:
         decision = decide(case_of(key))
         word, passed, said = expected(key)
         assert (decision.word, decision.passed) == (Word(word), passed), key
-        assert said in told(decision), key
+        assert said in reported(decision), key
         assert decision.passed == (not decision.messages), key
 
 
@@ -77,14 +77,14 @@ def test_a_changed_bet_is_tampered_with_whatever_else_it_is(key: Key) -> None:
     case = case_of(key)
     decision = decide(Case(**{**vars(case), "tampered": True, "mistaken": ("other",)}))
     assert (decision.word, decision.passed) == (Word.TAMPERED, False)
-    assert "were changed after the result" in told(decision)
+    assert "were changed after the result" in reported(decision)
 
 
 @pytest.mark.parametrize("key", EVERY[::7], ids="-".join)
 def test_a_mistaken_challenge_is_an_error_whatever_else_it_is(key: Key) -> None:
     decision = decide(Case(**{**vars(case_of(key)), "mistaken": ("no such bet",)}))
     assert (decision.word, decision.passed) == (Word.ERROR, False)
-    assert told(decision) == "no such bet"
+    assert reported(decision) == "no such bet"
 
 
 def test_required_records_fail_every_bet_of_the_catalogue_without_one() -> None:
@@ -96,12 +96,12 @@ def test_required_records_fail_every_bet_of_the_catalogue_without_one() -> None:
         own = unrecorded and before.passed
         assert decision.word == (Word.UNRECORDED if own else before.word)
         assert decision.passed == (before.passed and not unrecorded), key
-        assert ("--layerguard-require records" in told(decision)) == unrecorded, key
+        assert ("--layerguard-require records" in reported(decision)) == unrecorded, key
 
 
 @pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("field", ["amended", "amended_before"])
-def test_an_amendment_is_told_for_ever(status: str, field: str) -> None:
+def test_an_amendment_is_reported_for_ever(status: str, field: str) -> None:
     for verdict in VERDICTS:
         case = Case(status=status, verdict=Verdict(verdict), **{field: True})  # type: ignore[arg-type]
         assert "amended after the result" in decide(case).warnings
@@ -122,5 +122,5 @@ def test_a_proposal_that_was_recorded_as_holding_may_be_upheld(recorded: str) ->
 
 def test_several_falsifications_are_all_named() -> None:
     decision = decide(Case("proposed", inside=("bet-38", "bet-39", "bet-40")))
-    assert "bet-38, bet-39 and bet-40 closed this door" in told(decision)
-    assert "a challenge must name each of them" in told(decision)
+    assert "bet-38, bet-39 and bet-40 closed this door" in reported(decision)
+    assert "a challenge must name each of them" in reported(decision)

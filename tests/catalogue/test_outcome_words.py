@@ -82,13 +82,17 @@ def test_every_decision_says_what_it_said() -> None:
 
 
 def test_what_cannot_be_measured() -> None:
-    told = error("no such file")
-    assert (told.word, told.passed, told.messages) == (Word.ERROR, False, ("no such file",))
-    told = unavailable("no GPU", required=False)
-    assert (told.word, told.passed, told.messages) == (Word.SKIPPED, False, ("no GPU",))
-    told = unavailable("no GPU", required=True)
-    assert (told.word, told.passed) == (Word.UNMEASURED, False)
-    assert told.messages == (
+    reported = error("no such file")
+    assert (reported.word, reported.passed, reported.messages) == (
+        Word.ERROR,
+        False,
+        ("no such file",),
+    )
+    reported = unavailable("no GPU", required=False)
+    assert (reported.word, reported.passed, reported.messages) == (Word.SKIPPED, False, ("no GPU",))
+    reported = unavailable("no GPU", required=True)
+    assert (reported.word, reported.passed) == (Word.UNMEASURED, False)
+    assert reported.messages == (
         "no GPU",
         "--layerguard-require all: a bet that cannot be measured here is a failure",
     )

@@ -19,7 +19,7 @@ from pytest_layerguard.catalogue.summary import SummaryError, summary
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links take rights on Windows")
 
 
-def told(bets: Bets, id_: str, folder: Path | None = None) -> tuple[Word, str]:
+def reported(bets: Bets, id_: str, folder: Path | None = None) -> tuple[Word, str]:
     bets.measured.clear()
     outcome = bets.judge(id_, bets=folder)
     assert (outcome.passed, bets.measured) == (False, [])
@@ -38,7 +38,7 @@ def test_borrowing_the_id_of_the_falsification(bets: Bets) -> None:
     bets.put(BET_40)
     bets.put(id="bet-40", file="bet-39.yaml")
     assert read_bets(bets.path / "bet-39.yaml")[0] == bets.document("bet-40")
-    word, said = told(bets, "bet-40")
+    word, said = reported(bets, "bet-40")
     assert word is Word.ERROR
     assert "'bet-40' is already the id of the bet at" in said
     with pytest.raises(SummaryError, match="already the id"):
@@ -48,7 +48,7 @@ def test_borrowing_the_id_of_the_falsification(bets: Bets) -> None:
 def test_borrowing_it_in_a_bet_folder_further_down(bets: Bets) -> None:
     bets.put(BET_40)
     folder = below(bets, "tools/bets", id="bet-40")
-    assert told(bets, "bet-40", folder)[0] is Word.CROSSED
+    assert reported(bets, "bet-40", folder)[0] is Word.CROSSED
 
 
 @pytest.mark.parametrize("top", [".git", "pyproject.toml"])
@@ -58,7 +58,7 @@ def test_choosing_a_root_below_the_catalogue(bets: Bets, top: str) -> None:
     (bets.root / top).touch()
     bets.root = bets.root / "tools"
     if top == ".git":
-        assert told(bets, "drop-one", folder)[0] is Word.CROSSED
+        assert reported(bets, "drop-one", folder)[0] is Word.CROSSED
     else:
         # Where no checkout says how far a project goes, the root directory does.
         assert bets.judge("drop-one", bets=folder).passed
@@ -72,13 +72,13 @@ def test_a_link_from_elsewhere_to_a_bet_folder(bets: Bets, tmp_path: Path) -> No
     bets.root.mkdir()
     link = bets.root / "bets"
     link.symlink_to(folder)
-    assert told(bets, "drop-one", link)[0] is Word.CROSSED
+    assert reported(bets, "drop-one", link)[0] is Word.CROSSED
 
 
 def test_a_falsification_behind_a_link(bets: Bets) -> None:
     bets.put(BET_40, file="../common/40.yaml")
     (bets.path / "common").symlink_to(bets.root / "common")
-    assert told(bets, bets.put())[0] is Word.CROSSED
+    assert reported(bets, bets.put())[0] is Word.CROSSED
 
 
 def test_links_in_a_circle_are_walked_once(bets: Bets) -> None:
@@ -92,10 +92,10 @@ def test_records_behind_a_link(bets: Bets) -> None:
     bets.record(bets.put(status="upheld"), 20)
     (bets.path / "records").rename(bets.root / "elsewhere")
     (bets.path / "records").symlink_to(bets.root / "elsewhere")
-    word, said = told(bets, "drop-one")
+    word, said = reported(bets, "drop-one")
     assert word is Word.CROSSED
     bets.put(intervention={"average_experts": {}})
-    word, said = told(bets, "drop-one")
+    word, said = reported(bets, "drop-one")
     assert word is Word.ERROR
     assert "records: is a link; records stay in the bet folder" in said
 
@@ -104,7 +104,7 @@ def test_records_behind_a_link(bets: Bets) -> None:
 def test_a_falsification_that_may_not_be_read(bets: Bets) -> None:
     bets.put(BET_40)
     (bets.path / "bet-40.yaml").chmod(0)
-    word, said = told(bets, bets.put())
+    word, said = reported(bets, bets.put())
     assert word is Word.ERROR
     assert "bet-40.yaml:1:1: cannot be read: Permission denied" in said
 
@@ -119,7 +119,7 @@ def test_a_falsification_with_something_else_in_its_place(bets: Bets, instead: s
             path.symlink_to("nowhere.yaml")
         case _:
             path.write_bytes(b"\xff\xfe")
-    word, said = told(bets, bets.put())
+    word, said = reported(bets, bets.put())
     assert word is Word.ERROR
     assert "the catalogue cannot be read whole" in said
 
@@ -146,7 +146,7 @@ def test_calling_something_harmless_by_the_name_that_a_bar_is_about(
     bets.put(BET_40, intervention=None, arms=ARMS, criteria=lenient)
     own = {"lenient": f"{next(iter(arms))}.perplexity_ratio <= 300"}
     bets.put(intervention=None, arms=arms, criteria=own, challenges=["bet-40"])
-    word, why = told(bets, "drop-one")
+    word, why = reported(bets, "drop-one")
     assert word is Word.ERROR
     assert said in why
 
@@ -156,7 +156,7 @@ def test_a_bar_about_two_arms_names_both(bets: Bets) -> None:
     bets.put(BET_40, intervention=None, arms=ARMS, criteria=lenient)
     bets.put(intervention=None, arms={**ARMS, "c": ARMS["a"]}, criteria=lenient,
              challenges=["bet-40"])  # fmt: skip
-    word, why = told(bets, "drop-one")
+    word, why = reported(bets, "drop-one")
     assert word is Word.ERROR
     assert "its bar is about a, b; the arm 'c' stands in the door too" in why
 

@@ -159,7 +159,7 @@ def test_an_edited_record_is_refused(
         (b"{\x1b[31m", "Expecting property name"),
     ],
 )
-def test_what_is_no_record_is_told_in_one_line_and_hides_no_other(
+def test_what_is_no_record_is_reported_in_one_line_and_hides_no_other(
     bets: Bets, record: Record, content: bytes, said: str
 ) -> None:
     write_record(bets.path, record)
@@ -268,7 +268,7 @@ AFTERWARDS = (
 )
 
 
-def test_criteria_that_were_written_after_the_numbers_were_seen_are_told_for_ever(
+def test_criteria_that_were_written_after_the_numbers_were_seen_are_reported_for_ever(
     bets: Bets,
 ) -> None:
     bets.put(BET_40)

@@ -90,16 +90,16 @@ NAMED_AS_LLAMA = {
 
 
 def test_the_headers_of_a_folder_say_what_its_configuration_builds(tmp_path: Path) -> None:
-    told = set()
+    reported = set()
     for family in families.FAMILIES:
         folder = tmp_path / family
         families.model(family).save_pretrained(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         facts = model_facts.facts_of_headers(folder, config)
         if facts is not None:
-            told.add(family)
+            reported.add(family)
             assert facts == model_facts.facts_of_config(config, None), family
-    assert told == NAMED_AS_LLAMA
+    assert reported == NAMED_AS_LLAMA
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,9 @@ def test_keys_that_only_say_how_a_model_is_run_change_nothing() -> None:
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_what_cannot_be_built_is_told_in_one_line(config: dict[str, Any], said: str | None) -> None:
+def test_what_cannot_be_built_is_reported_in_one_line(
+    config: dict[str, Any], said: str | None
+) -> None:
     if said is None:
         assert model_facts.facts_of_config(config, None).layers
         return

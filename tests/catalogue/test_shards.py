@@ -123,7 +123,7 @@ def test_all_parts_make_a_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parts", "told"),
+    ("parts", "reported"),
     [
         ([shard(1)], "part 2 of 2 is missing; there is [1]"),
         ([shard(1), shard(2), shard(2)], "part 2 of 2 is there twice: 2.json, 2.json"),
@@ -131,14 +131,14 @@ def test_all_parts_make_a_whole() -> None:
         ([shard(1), shard(2, 2, "bet-1")], "2.json: another part has judged bet-1 too"),
     ],
 )
-def test_what_is_no_whole_is_refused(parts: list[Shard], told: str) -> None:
+def test_what_is_no_whole_is_refused(parts: list[Shard], reported: str) -> None:
     with pytest.raises(ShardError) as refused:
         join(parts)
-    assert told in str(refused.value)
+    assert reported in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         ("", "is damaged"),
         ("{}", "is no report of a part"),
@@ -148,11 +148,11 @@ def test_what_is_no_whole_is_refused(parts: list[Shard], told: str) -> None:
         ('{"shard": {"index": 1, "of": 1, "reports": ["{}"]}}', "KeyError"),
     ],
 )
-def test_what_is_no_part_is_refused(tmp_path: Path, content: str, told: str) -> None:
+def test_what_is_no_part_is_refused(tmp_path: Path, content: str, reported: str) -> None:
     (tmp_path / "1.json").write_text(content, encoding="utf-8")
     with pytest.raises(ShardError) as refused:
         read_shards(tmp_path)
-    assert told in str(refused.value)
+    assert reported in str(refused.value)
 
 
 def test_parts_are_found_in_folders_of_their_own(tmp_path: Path) -> None:

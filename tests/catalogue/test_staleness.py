@@ -49,9 +49,9 @@ def made(**changes: str) -> dict[str, Any]:
 
 
 def put(bets: Bets, **changes: Any) -> str:
-    told: dict[str, Any] = {"status": "upheld", "model": {"path": "../model"}, **changes}
+    reported: dict[str, Any] = {"status": "upheld", "model": {"path": "../model"}, **changes}
     return bets.put(
-        **{"measure": {"text": {"file": "../text.txt"}, "tokens": 1024, "window": 128}, **told}
+        **{"measure": {"text": {"file": "../text.txt"}, "tokens": 1024, "window": 128}, **reported}
     )
 
 
@@ -63,7 +63,7 @@ def text_of(outcome: Outcome) -> str:
     return "\n".join(outcome.messages)
 
 
-def test_other_questions_under_a_record_are_told(bets: Bets) -> None:
+def test_other_questions_under_a_record_are_reported(bets: Bets) -> None:
     put(bets)
     judged(bets, recording=True, questions="sha256:one")
     found = judged(bets, questions="sha256:two")
@@ -72,7 +72,7 @@ def test_other_questions_under_a_record_are_told(bets: Bets) -> None:
 
 
 @pytest.mark.parametrize("file", ["weights", "config", "tokenizer", "text"])
-def test_what_was_swapped_under_a_record_is_told(bets: Bets, file: str) -> None:
+def test_what_was_swapped_under_a_record_is_reported(bets: Bets, file: str) -> None:
     put(bets)
     judged(bets, recording=True)
     assert judged(bets).passed
@@ -171,9 +171,9 @@ def test_of_several_checkpoints_each_is_compared() -> None:
     first, second = (made()["checkpoints"][0] | {"checkpoint": name} for name in "ab")
     before = {"checkpoints": [first, second]}
     now = {"checkpoints": [first, second | {"digests": {"weights": "sha256:other"}}]}
-    told = stale_files(measured(provenance=before), measured(provenance=now))
-    assert told[0] == "weights of b: sha256:weights -> sha256:other"
-    assert not [each for each in told if "of a" in each]
+    reported = stale_files(measured(provenance=before), measured(provenance=now))
+    assert reported[0] == "weights of b: sha256:weights -> sha256:other"
+    assert not [each for each in reported if "of a" in each]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from support.catalogue import Bets
 
 
-def test_doors_are_told_with_who_closed_them_and_with_what_numbers(bets: Bets) -> None:
+def test_doors_are_reported_with_who_closed_them_and_with_what_numbers(bets: Bets) -> None:
     bets.record(bets.put(BET_40, file="40.yaml"), 80, 24)
     bets.put(BET_40, id="bet-41", closes=None, title="Nothing closed")
     bets.record(bets.put(status="upheld", intervention={"average_experts": {}}), 1.2)

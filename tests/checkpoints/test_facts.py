@@ -99,7 +99,7 @@ def test_a_plain_model_is_its_shape_and_its_dtype() -> None:
     ]
 
 
-def test_experts_that_were_left_as_they_were_are_told_apart(save: Saver) -> None:
+def test_experts_that_were_left_as_they_were_are_distinguished(save: Saver) -> None:
     weights = state()
     for name in [name for name in weights if "self_attn" in name]:
         weights[name] = weights[name].sign().to(torch.int8)

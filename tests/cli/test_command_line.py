@@ -276,7 +276,7 @@ def test_a_hub_model_is_pinned(commit: str) -> None:
         (["--challenges", "X"], "nothing was written"),
     ],
 )
-def test_what_cannot_be_is_told_and_nothing_is_written(
+def test_what_cannot_be_is_reported_and_nothing_is_written(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("a-file").touch()
@@ -317,12 +317,12 @@ def test_check_says_all_that_is_wrong_in_all_files(capsys: pytest.CaptureFixture
     bad = text.replace("status: proposed", "status: proposd").replace("tokens: 8192", "tokens: x")
     Path("bets/three.yaml").write_text(bad, encoding="utf-8")
     assert main(["check", "bets/one.yaml", "bets", "missing.yaml"]) == 1
-    told = capsys.readouterr().err
-    assert "did you mean 'proposed'?" in told
-    assert "tokens: must be a whole number" in told
-    assert "'one' is already the id of the bet" in told
-    assert "missing.yaml:1:1: cannot be read" in told
-    assert told.rstrip().endswith("4 problems")
+    reported = capsys.readouterr().err
+    assert "did you mean 'proposed'?" in reported
+    assert "tokens: must be a whole number" in reported
+    assert "'one' is already the id of the bet" in reported
+    assert "missing.yaml:1:1: cannot be read" in reported
+    assert reported.rstrip().endswith("4 problems")
 
 
 @pytest.mark.parametrize("command", ["check", "explain"])
@@ -343,8 +343,8 @@ def test_what_only_pytest_knows_is_hinted_at(
     assert old in text
     bet.write_text(text.replace(old, new_), encoding="utf-8")
     assert main([command, "bets/one.yaml"]) == 1
-    told = capsys.readouterr().err
-    assert ("check their bets with 'pytest --collect-only FILE'" in told) == hinted
+    reported = capsys.readouterr().err
+    assert ("check their bets with 'pytest --collect-only FILE'" in reported) == hinted
 
 
 def test_check_needs_no_torch() -> None:
@@ -378,16 +378,20 @@ def test_explain_counts_by_the_trie_and_names_the_door(capsys: pytest.CaptureFix
     new("bets/again.yaml", "--intervention", "skip_layers")
     capsys.readouterr()
     assert main(["explain", "bets/again.yaml"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
+    reported = " ".join(capsys.readouterr().out.split())
     # L(L+1)/2 for L = 4, the base included.
-    assert "10 layer evaluations over all tokens, base included; 16 if nothing were shared" in told
-    assert "Then 5 heads of a vocabulary of " in told
-    assert "4 variants: skip-0, skip-1, skip-2, skip-3" in told
-    assert "64 windows of 128 tokens" in told
-    assert "It stands in the door that lost closed (bets/lost.yaml:4), with skip_layers." in told
-    assert "It has neither a record nor evidence." in told
-    assert "So it will not be measured: CROSSED. With 'challenges: [lost]' it is" in told
-    assert "weaker" not in told
+    assert (
+        "10 layer evaluations over all tokens, base included; 16 if nothing were shared" in reported
+    )
+    assert "Then 5 heads of a vocabulary of " in reported
+    assert "4 variants: skip-0, skip-1, skip-2, skip-3" in reported
+    assert "64 windows of 128 tokens" in reported
+    assert (
+        "It stands in the door that lost closed (bets/lost.yaml:4), with skip_layers." in reported
+    )
+    assert "It has neither a record nor evidence." in reported
+    assert "So it will not be measured: CROSSED. With 'challenges: [lost]' it is" in reported
+    assert "weaker" not in reported
 
 
 def test_explain_ends_with_what_the_bets_of_a_folder_cost(
@@ -428,15 +432,16 @@ def test_explain_says_that_a_claim_is_weaker_and_what_then(
     weaker = ("--intervention", "skip_layers", "--lenient", "any(perplexity_ratio <= 4)")
     new("bets/one.yaml", *weaker)
     new("bets/two.yaml", *weaker, "--acknowledges", "lost")
-    told = []
+    reported = []
     for name in ("one", "two"):
         capsys.readouterr()
         assert main(["explain", f"bets/{name}.yaml"]) == 0
-        told.append(" ".join(capsys.readouterr().out.split()))
-    assert "Your claim is weaker than the one that failed" in told[0]
-    assert "With 'acknowledges: [lost]' it is measured too" in told[0]
+        reported.append(" ".join(capsys.readouterr().out.split()))
+    assert "Your claim is weaker than the one that failed" in reported[0]
+    assert "With 'acknowledges: [lost]' it is measured too" in reported[0]
     assert (
-        "It acknowledges lost, so it must not be CATASTROPHIC by that criterion either" in told[1]
+        "It acknowledges lost, so it must not be CATASTROPHIC by that criterion either"
+        in reported[1]
     )
 
 
@@ -461,10 +466,10 @@ def test_explain_foresees_what_pytest_will_say(
     new("bets/again.yaml", "--intervention", "skip_layers", "--status", status, *given)
     capsys.readouterr()
     assert main(["explain", "bets/again.yaml"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert said in told
-    assert ("it will not be measured" in told) == ("CROSSED" in said)
-    assert ("It challenges" in told) == said.startswith("It challenges")
+    reported = " ".join(capsys.readouterr().out.split())
+    assert said in reported
+    assert ("it will not be measured" in reported) == ("CROSSED" in said)
+    assert ("It challenges" in reported) == said.startswith("It challenges")
 
 
 @pytest.mark.parametrize("kind", sorted(BUILTIN_KINDS.keys() - {"load_results"}))
@@ -476,10 +481,10 @@ def test_every_built_in_intervention_is_explained_without_weights(
     shutil.copytree(reference.folder("reference"), "bets/candidate")
     capsys.readouterr()
     assert main(["explain", "bets/one.yaml"]) == 0
-    told = capsys.readouterr().out
-    assert "layer evaluations over all tokens" in told
-    assert "Not known" not in told
-    assert "``" not in told
+    reported = capsys.readouterr().out
+    assert "layer evaluations over all tokens" in reported
+    assert "Not known" not in reported
+    assert "``" not in reported
 
 
 def test_results_of_another_engine_are_explained_with_what_is_wrong(
@@ -625,8 +630,8 @@ def test_explain_counts_what_it_takes_to_choose(capsys: pytest.CaptureFixture[st
     new("bets/one.yaml", "--intervention", "remove_layers")
     capsys.readouterr()
     main(["explain", "bets/one.yaml"])
-    told = " ".join(capsys.readouterr().out.split())
-    assert re.search(r"Before them \d+ evaluations and \d+ heads to decide what is done", told)
+    reported = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"Before them \d+ evaluations and \d+ heads to decide what is done", reported)
 
 
 def test_what_a_bet_reads_elsewhere_is_allowed_by_the_commands_that_new_gives(
@@ -697,7 +702,7 @@ def test_explain_finds_nothing_wrong_with_local_files_that_are_right(
         ),
     ],
 )
-def test_explain_tells_what_is_wrong_with_what_a_bet_names(
+def test_explain_reports_what_is_wrong_with_what_a_bet_names(
     old: str,
     new_: str,
     place: str,
@@ -707,30 +712,30 @@ def test_explain_tells_what_is_wrong_with_what_a_bet_names(
 ) -> None:
     bet = own(old, new_)
     assert main(["explain", bet]) == 1
-    (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith(f"error: {bet}:{place}")
-    assert said in told
+    (reported,) = capsys.readouterr().err.splitlines()
+    assert reported.startswith(f"error: {bet}:{place}")
+    assert said in reported
 
 
-def test_explain_tells_that_weights_are_pickled(
+def test_explain_reports_weights_are_pickled(
     own: Callable[[str, str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bet = own("skip_layers", "skip_layers")
     (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model" / "pytorch_model.bin")
     assert main(["explain", bet]) == 1
-    (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith(f"error: {bet}:8:9: model '../model': its weights are pickled")
+    (reported,) = capsys.readouterr().err.splitlines()
+    assert reported.startswith(f"error: {bet}:8:9: model '../model': its weights are pickled")
 
 
-def test_explain_tells_of_a_text_to_train_on_that_is_missing(
+def test_explain_reports_a_text_to_train_on_that_is_missing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     bet = "bets/own.yaml"
     train = "{train: {steps: 2, text: [{reference: training}, {file: none.txt}]}}"
     new(bet, "--intervention", f"[{{skip_layers: {{layers: 3}}}}, {train}]")
     assert main(["explain", bet]) == 1
-    (told,) = capsys.readouterr().err.splitlines()
-    assert re.match(f"error: {bet}:10:\\d+: file: 'none.txt' does not exist", told)
+    (reported,) = capsys.readouterr().err.splitlines()
+    assert re.match(f"error: {bet}:10:\\d+: file: 'none.txt' does not exist", reported)
 
 
 def test_looking_for_what_is_wrong_needs_no_torch(own: Callable[[str, str], str]) -> None:
@@ -748,18 +753,18 @@ def test_looking_for_what_is_wrong_needs_no_torch(own: Callable[[str, str], str]
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_explain_tells_that_a_dense_model_has_no_experts(
+def test_explain_reports_a_dense_model_has_no_experts(
     own: Callable[[str, str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bet = own("skip_layers: {layers: 3}", "average_experts: {}")
     shutil.rmtree(tmp_path / "model")
     tiny.save(tmp_path / "model")
     assert main(["explain", bet]) == 1
-    told = capsys.readouterr().err.splitlines()
-    assert f"error: {bet}:10:3: average_experts: the model has no experts" in told
+    reported = capsys.readouterr().err.splitlines()
+    assert f"error: {bet}:10:3: average_experts: the model has no experts" in reported
 
 
-def test_explain_tells_that_a_router_needs_more_experts(
+def test_explain_reports_a_router_needs_more_experts(
     own: Callable[[str, str], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bet = own("skip_layers: {layers: 3}", "drop_experts: {count: 13}")
@@ -768,11 +773,11 @@ def test_explain_tells_that_a_router_needs_more_experts(
         config.read_text().replace('"num_experts_per_tok": 1', '"num_experts_per_tok": 4')
     )
     assert main(["explain", bet]) == 1
-    told = capsys.readouterr().err.splitlines()
+    reported = capsys.readouterr().err.splitlines()
     assert (
         f"error: {bet}:10:18: drop_experts: model ../model: count 13 would leave 3 of 16 experts, and the router "
         "chooses 4 for each token; allowed: up to 12"
-    ) in told
+    ) in reported
 
 
 @pytest.mark.parametrize(
@@ -786,7 +791,7 @@ def test_explain_tells_that_a_router_needs_more_experts(
         ),
     ],
 )
-def test_explain_tells_what_an_intervention_refuses_of_such_a_model(
+def test_explain_reports_what_an_intervention_refuses_of_such_a_model(
     own: Callable[[str, str], str],
     capsys: pytest.CaptureFixture[str],
     intervention: str,
@@ -798,7 +803,7 @@ def test_explain_tells_what_an_intervention_refuses_of_such_a_model(
     assert f"error: {bet}:9:1: {kind}: {why}" in capsys.readouterr().err
 
 
-def test_explain_tells_of_a_change_after_the_record(
+def test_explain_reports_a_change_after_the_record(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bets = Bets(tmp_path)
@@ -808,8 +813,8 @@ def test_explain_tells_of_a_change_after_the_record(
     bets.put(claim="It can go, and more.")
     capsys.readouterr()
     assert main(["explain", "bets/drop-one.yaml"]) == 1
-    (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith("error: bets/drop-one.yaml:1: TAMPERED: claim, model, intervention")
+    (reported,) = capsys.readouterr().err.splitlines()
+    assert reported.startswith("error: bets/drop-one.yaml:1: TAMPERED: claim, model, intervention")
 
 
 def test_explain_says_what_is_wrong_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
@@ -830,6 +835,6 @@ def test_schema_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == SHIPPED.read_text(encoding="utf-8")
 
 
-def test_a_misuse_is_told_by_the_parser() -> None:
+def test_a_misuse_is_reported_by_the_parser() -> None:
     with pytest.raises(SystemExit, match="2"):
         main([])

@@ -142,7 +142,7 @@ class TestACommentIs:
 
 
 class TestChanges:
-    def test_are_told_apart_from_what_is_as_recorded(self, github: GitHubServer) -> None:
+    def test_are_distinguished_from_what_is_as_recorded(self, github: GitHubServer) -> None:
         worse = replace(tales.sweep(), variants=tales.sweep().variants[:1])
         new = tales.judged(tales.PAIRS, tales.pairs())
         github.upload(report(tales.judged(tales.SWEEP, worse), HELD, new))

@@ -54,7 +54,7 @@ from pytest_layerguard.environment import devices  # noqa: E402
 from pytest_layerguard.environment.conditions import Conditions  # noqa: E402
 from pytest_layerguard.interventions.registry import Registry  # noqa: E402
 from pytest_layerguard.measurement.generation import generate, greedy  # noqa: E402
-from pytest_layerguard.measurement.laboratory import Laboratory  # noqa: E402
+from pytest_layerguard.measurement.measurer import LocalMeasurer  # noqa: E402
 from pytest_layerguard.measurement.results import BetResult  # noqa: E402
 from pytest_layerguard.measurement.sweep import evaluations, sweep  # noqa: E402
 from pytest_layerguard.measurement.token_scores import compare  # noqa: E402
@@ -357,10 +357,12 @@ class Check:
         rows = torch.tensor([prompt] * len(plans), device=self.device)
         how = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None}
         model.generate(rows, max_new_tokens=2, **how)
-        alone, told = self.timed(lambda: model.generate(rows, max_new_tokens=self.shape.new, **how))
+        alone, reported = self.timed(
+            lambda: model.generate(rows, max_new_tokens=self.shape.new, **how)
+        )
         return {
             "over_one_batch_of_the_base": took / alone,
-            "base_is_the_models_own": texts[0][0] == told[0, len(prompt) :].tolist(),
+            "base_is_the_models_own": texts[0][0] == reported[0, len(prompt) :].tolist(),
         }
 
     def out_of_memory(self) -> dict[str, Any]:
@@ -607,7 +609,7 @@ class Check:
         )
         (document,) = parse_bets(text, bets / "check.yaml")
         conditions = Conditions(device=self.device, progress=notes.append, roots=(model.parent,))
-        return Laboratory(conditions, Registry.of()).measure(document, bets=bets)
+        return LocalMeasurer(conditions, Registry.of()).measure(document, bets=bets)
 
     def pytest(self, *arguments: str, folder: Path) -> tuple[int, str]:
         """Run pytest in a process of its own, which is interrupted before the step's time is over."""

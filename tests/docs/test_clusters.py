@@ -48,7 +48,7 @@ def test_parts_of_an_array_and_the_job_that_joins_them(tmp_path: Path) -> None:
     commands = ""
     for block in blocks(GUIDE):
         if block.mark == "file":
-            (tmp_path / block.told).write_text(block.text)
+            (tmp_path / block.reported).write_text(block.text)
         elif "sbatch" in block.text:
             commands = block.text
     path = [str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]

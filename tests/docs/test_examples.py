@@ -45,13 +45,13 @@ def test_every_block_is_what_it_says(page: Path) -> None:
         assert block.mark in MARKS, block.place
         assert block.language, f"{block.place}: a block without a language"
         if block.mark == "not run":
-            assert block.told, f"{block.place}: says not why it is not run"
+            assert block.reported, f"{block.place}: says not why it is not run"
         if block.language == "yaml" and block.text.startswith("id:"):
             parse_bets(block.text, page)
         elif block.language in ("yaml", "json", "toml"):
             _parse(block)
         if block.mark == "example":
-            assert block.text == (EXAMPLE / block.told).read_text(encoding="utf-8"), block.place
+            assert block.text == (EXAMPLE / block.reported).read_text(encoding="utf-8"), block.place
 
 
 def _parse(block: Block) -> None:
@@ -90,11 +90,11 @@ def _follow(page: Path, folder: Path, run: Callable[[Block], tuple[bool, str]]) 
     said = ""
     for block in blocks(page):
         if block.mark == "file":
-            path = folder / block.told
+            path = folder / block.reported
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text, encoding="utf-8")
         elif block.mark == "edit":
-            _edit(folder / block.told, block)
+            _edit(folder / block.reported, block)
         elif block.mark == "says":
             _compare(block, said)
         elif block.language in RUN and not block.mark:

@@ -74,7 +74,7 @@ def test_every_key_of_a_bet_is_documented() -> None:
         for name, field in part.model_fields.items():
             assert field.description, f"{title}: {name} has no description"
             assert f"| `{name}` |" in PAGES["format.md"]
-    told = {part for _, part, _ in GENERATE.PARTS}
+    reported = {part for _, part, _ in GENERATE.PARTS}
     from pytest_layerguard.bet.validation import BetPart
 
     here = {
@@ -82,13 +82,13 @@ def test_every_key_of_a_bet_is_documented() -> None:
     }
     # An exploration has no key of its own, and no file holds one.
     undocumented = {BetPart, bet.Exploration, evaluate.NoCriteria}
-    assert {each for each in here if issubclass(each, BetPart)} - told == undocumented
+    assert {each for each in here if issubclass(each, BetPart)} - reported == undocumented
 
 
 def test_every_intervention_and_its_keys_are_documented() -> None:
     assert BUILTIN_KINDS.keys() <= documented("interventions.md")
-    for kind, told in BUILTIN_KINDS.items():
-        for name, field in told.model_fields.items():
+    for kind, reported in BUILTIN_KINDS.items():
+        for name, field in reported.model_fields.items():
             assert field.description, f"{kind}: {name} has no description"
 
 

@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 from pytest_layerguard.measurement.results import BetResult
 
 BET = """\
@@ -58,7 +58,7 @@ def ours(model: Path, text: str, preset: str, folder: Path) -> BetResult:
     (bets / "text.txt").write_text(text, encoding="utf-8", newline="")
     (document,) = parse_bets(BET.format(model=str(model), preset=preset), bets / "bet.yaml")
     conditions = Conditions(device="cpu", roots=(model.parent,))
-    return Laboratory(conditions, Registry.of()).measure(document, bets=bets)
+    return LocalMeasurer(conditions, Registry.of()).measure(document, bets=bets)
 
 
 def harness(model: Path, text: str, folder: Path) -> dict[str, float]:

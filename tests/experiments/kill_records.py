@@ -37,13 +37,13 @@ measure: {{text: {{reference: heldout}}, tokens: 1024, window: 128}}
 criteria: {{lenient: any(perplexity_ratio <= 3)}}
 """
 
-LABORATORY = """
+MEASURER = """
 import random, sys
 sys.path.insert(0, {here!r})
 from kill_records import result
 
 
-class Laboratory:
+class LocalMeasurer:
     def expect(self, documents):
         pass
 
@@ -51,8 +51,8 @@ class Laboratory:
         return result(random.random())
 
 
-def pytest_layerguard_laboratory():
-    return Laboratory()
+def pytest_layerguard_measurer():
+    return LocalMeasurer()
 """
 
 
@@ -185,7 +185,7 @@ def main() -> int:
             write_record(bets, record(number, 0))
         (project / "pytest.ini").write_text("[pytest]\n")
         here = str(Path(__file__).parent.resolve())
-        (project / "conftest.py").write_text(LABORATORY.format(here=here))
+        (project / "conftest.py").write_text(MEASURER.format(here=here))
         killed, found, torn = 0, [], 0
         while killed < asked.kills:
             if asked.pytest:

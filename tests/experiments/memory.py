@@ -21,7 +21,7 @@ from hub import tiny
 from pytest_layerguard.bet.reader import read_bets
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 
 BET = """\
 id: bet-{number}
@@ -86,12 +86,12 @@ def main() -> int:
             )
             (bets / f"{number:03}.yaml").write_text(written)
         documents = [read_bets(path)[0] for path in sorted(bets.iterdir())]
-        laboratory = Laboratory(Conditions(device="cpu"), Registry.of())
-        laboratory.expect((document, bets) for document in documents)
+        measurer = LocalMeasurer(Conditions(device="cpu"), Registry.of())
+        measurer.expect((document, bets) for document in documents)
         curve, alive = [], []
         before = tensors()
         for number, document in enumerate(documents):
-            laboratory.measure(document, bets=bets)
+            measurer.measure(document, bets=bets)
             if (number + 1) % each == 0:
                 curve.append(in_use())
                 alive.append(tensors() - before)
@@ -99,7 +99,7 @@ def main() -> int:
         json.dumps(
             {
                 "bets": len(documents),
-                "loads": laboratory.loads,
+                "loads": measurer.loads,
                 "model_bytes": one,
                 "resident_after_each_model": curve,
                 "tensors_after_each_model": alive,

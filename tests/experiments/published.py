@@ -43,7 +43,7 @@ Windows = Sequence[tuple[Tensor, Tensor]]
 class Measured:
     """A model on the windows of one text, and its differences from the base's.
 
-    Torch's fp32 log-softmax loses up to 7e-6 where it sums 49,152 terms, and the laboratory's perplexities and KL with
+    Torch's fp32 log-softmax loses up to 7e-6 where it sums 49,152 terms, and the measurer's perplexities and KL with
     it; in a ratio it cancels out. Here all is float64 from the logits on.
     """
 

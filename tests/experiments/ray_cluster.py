@@ -32,10 +32,10 @@ from pytest_layerguard import reference  # noqa: E402
 from pytest_layerguard.bet.reader import BetDocument, read_bets  # noqa: E402
 from pytest_layerguard.environment.conditions import Conditions  # noqa: E402
 from pytest_layerguard.interventions.registry import Registry  # noqa: E402
-from pytest_layerguard.measurement import laboratory  # noqa: E402
-from pytest_layerguard.measurement.laboratory import Laboratory  # noqa: E402
-from pytest_layerguard.measurement.ray_cluster import RayLaboratory  # noqa: E402
-from pytest_layerguard.measurement.result_cache import CachingLaboratory  # noqa: E402
+from pytest_layerguard.measurement import measurer  # noqa: E402
+from pytest_layerguard.measurement.measurer import LocalMeasurer  # noqa: E402
+from pytest_layerguard.measurement.ray_cluster import RayMeasurer  # noqa: E402
+from pytest_layerguard.measurement.result_cache import CachingMeasurer  # noqa: E402
 from pytest_layerguard.measurement.results import BetResult  # noqa: E402
 
 MODELS = 12
@@ -54,23 +54,23 @@ criteria: {{lenient: all(perplexity_ratio <= 3)}}
 """
 
 
-def logging(conditions: Conditions, registry: Registry) -> CachingLaboratory:
-    """Open the laboratory of a node, as a run does, and let it write down each bet that it measures."""
+def logging(conditions: Conditions, registry: Registry) -> CachingMeasurer:
+    """Open the measurer of a node, as a run does, and let it write down each bet that it measures."""
 
-    class Logging(laboratory.Laboratory):
+    class Logging(measurer.LocalMeasurer):
         def measure(self, document: BetDocument, *, bets: Path) -> BetResult:
             with (bets.parent / "measured").open("a", encoding="utf-8") as file:
                 file.write(f"{document.bet.id}\n")
             return super().measure(document, bets=bets)
 
     # A worker of Ray runs several tasks in one process.
-    if laboratory.Laboratory.__name__ != Logging.__name__:
-        laboratory.Laboratory = Logging
-    return CachingLaboratory(conditions, registry)
+    if measurer.LocalMeasurer.__name__ != Logging.__name__:
+        measurer.LocalMeasurer = Logging
+    return CachingMeasurer(conditions, registry)
 
 
 def travelling() -> Any:
-    """Return what opens a node's laboratory, by value: nodes cannot import a script."""
+    """Return what opens a node's measurer, by value: nodes cannot import a script."""
     pickle = importlib.import_module("ray.cloudpickle")
     pickle.register_pickle_by_value(sys.modules[__name__])
     return logging
@@ -107,7 +107,7 @@ def measured(
 ) -> tuple[dict[str, BetResult], float]:
     """Measure all on the cluster; return the results and the seconds."""
     conditions = Conditions(device="cpu", cache=folder / "cache")
-    cluster = RayLaboratory(conditions, Registry.of(), address, travelling())
+    cluster = RayMeasurer(conditions, Registry.of(), address, travelling())
     bets = folder / "bets"
     started = time.perf_counter()
     cluster.expect([(document, bets) for document in documents])
@@ -139,7 +139,7 @@ def main() -> int:
             counts = collections.Counter(log.read_text().split())
             left = ray_nodes.alive(importlib.import_module("ray")) - 1
             again, idle = measured(documents, folder, cluster.address)
-        alone = Laboratory(Conditions(device="cpu"), Registry.of())
+        alone = LocalMeasurer(Conditions(device="cpu"), Registry.of())
         alone.expect([(document, folder / "bets") for document in documents])
         started = time.perf_counter()
         here = {each.bet.id: alone.measure(each, bets=folder / "bets") for each in documents}

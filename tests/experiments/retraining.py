@@ -18,7 +18,7 @@ from pytest_layerguard.bet.reader import read_bets
 from pytest_layerguard.bet.verdict import judge
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 from pytest_layerguard.measurement.results import BetResult
 
 HERE = Path(__file__).parent
@@ -65,8 +65,8 @@ def main(wanted: str) -> None:
     registry = Registry.of()
     documents = read_bets(HERE / "retraining.yaml", kinds=registry.arguments)
     (document,) = (each for each in documents if each.bet.id == wanted)
-    laboratory = Laboratory(Conditions(roots=(MODELS,)), registry)
-    result = laboratory.measure(document, bets=HERE)
+    measurer = LocalMeasurer(Conditions(roots=(MODELS,)), registry)
+    result = measurer.measure(document, bets=HERE)
     verdict = judge(document.bet.criteria, result.rows()).verdict
     print(*table(result), "", f"verdict {verdict}", "", *curves(result), sep="\n")
 

@@ -40,12 +40,12 @@ def measure(folder: Path, condition: dict[str, Any]) -> dict[str, Any]:
     from pytest_layerguard.environment.conditions import Conditions
     from pytest_layerguard.interventions.registry import Registry
     from pytest_layerguard.measurement import session
-    from pytest_layerguard.measurement.laboratory import Laboratory
+    from pytest_layerguard.measurement.measurer import LocalMeasurer
 
     torch.set_num_threads(condition.get("threads", 1))
     if "micro_batch" in condition:
         session.MICRO_BATCH["cpu"] = condition["micro_batch"]  # type: ignore[index]
-    laboratory = Laboratory(Conditions(device="cpu"), Registry.of())
+    measurer = LocalMeasurer(Conditions(device="cpu"), Registry.of())
     documents = []
     for path in sorted(folder.glob("*.yaml")):
         for document in parse_bets(path.read_text(encoding="utf-8"), path):
@@ -58,10 +58,10 @@ def measure(folder: Path, condition: dict[str, Any]) -> dict[str, Any]:
             documents.append(replace(document, bet=bet))
     if condition.get("reverse"):
         documents.reverse()
-    laboratory.expect([(document, folder) for document in documents])
+    measurer.expect([(document, folder) for document in documents])
     found = {}
     for document in documents:
-        result = laboratory.measure(document, bets=folder)
+        result = measurer.measure(document, bets=folder)
         verdict = judge(document.bet.criteria, result.rows()).verdict
         plain = result.to_json()
         found[document.bet.id] = {"verdict": str(verdict), "variants": plain["variants"]}

@@ -15,7 +15,7 @@ from pytest_layerguard.bet.reader import read_bets
 from pytest_layerguard.bet.verdict import judge
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 from pytest_layerguard.measurement.results import BetResult
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -62,9 +62,9 @@ def table(result: BetResult) -> list[str]:
 
 def main(path: Path) -> None:
     registry = Registry.of()
-    laboratory = Laboratory(Conditions(roots=(MODELS,)), registry)
+    measurer = LocalMeasurer(Conditions(roots=(MODELS,)), registry)
     for document in read_bets(path, kinds=registry.arguments):
-        result = laboratory.measure(document, bets=path.parent)
+        result = measurer.measure(document, bets=path.parent)
         verdict = judge(document.bet.criteria, result.rows()).verdict
         print(
             f"\n{document.bet.id}: {verdict}, {result.seconds:.0f} s",

@@ -115,10 +115,10 @@ def test_a_mapping_reads_from_where_it_is_measured(
     assert not pytest_layerguard.measure({**BET, "measure": measure}, device="cpu").holds
 
 
-def test_all_that_is_wrong_with_a_mapping_is_told() -> None:
-    with pytest.raises(BetFileError, match="did you mean 'intervention'") as told:
+def test_all_that_is_wrong_with_a_mapping_is_reported() -> None:
+    with pytest.raises(BetFileError, match="did you mean 'intervention'") as reported:
         pytest_layerguard.measure({"interventoin": {}, **BET, "model": "refernce"})
-    unknown, misspelt = sorted(str(told.value).splitlines())
+    unknown, misspelt = sorted(str(reported.value).splitlines())
     assert unknown.startswith("the mapping: interventoin: ")
     assert misspelt.startswith("the mapping: model: ")
 

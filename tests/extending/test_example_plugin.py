@@ -55,8 +55,8 @@ def test_a_bet_uses_what_another_package_adds(installed: Path, project: Path) ->
     ran = run(
         installed, project, "pytest", "bets", "--layerguard-json=out.json", "-p", "no:cacheprovider"
     )
-    told = json.loads((project / "out.json").read_text(encoding="utf-8"))["bets"]
-    bets = {bet["id"]: bet for bet in told}
+    reported = json.loads((project / "out.json").read_text(encoding="utf-8"))["bets"]
+    bets = {bet["id"]: bet for bet in reported}
     assert bets["scale-each-layer"]["outcome"] == "passed", ran.stdout + ran.stderr
     variants = bets["scale-each-layer"]["variants"]
     assert [variant["name"] for variant in variants] == [f"scale-{n}" for n in range(4)]

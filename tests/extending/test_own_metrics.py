@@ -13,7 +13,7 @@ from pytest_layerguard.bet.reader import BetDocument, parse_bets
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 from pytest_layerguard.measurement.metrics.own_metrics import ScoredTokens
 from pytest_layerguard.measurement.result_cache import identity
 
@@ -57,8 +57,8 @@ def measured(
 ) -> dict[str, Interval]:
     functions = {f"{__name__}:{each.__name__}": each for each in (mean_kl, agreed, not_an_interval)}
     monkeypatch.setattr(OwnMetric, "load", lambda self: functions[self.implementation])
-    laboratory = Laboratory(Conditions(device="cpu"), Registry.of(metrics=[metric]))
-    result = laboratory.measure(document, bets=document.path.parent)
+    measurer = LocalMeasurer(Conditions(device="cpu"), Registry.of(metrics=[metric]))
+    result = measurer.measure(document, bets=document.path.parent)
     return dict(result.variants[0].metrics)
 
 

@@ -71,7 +71,7 @@ def bets(data: bytes) -> None:
     try:
         documents = parse_bets(data, PATH)
     except BetFileError as error:
-        _told(error.problems)
+        _reported(error.problems)
         return
     for document in documents:
         _used(document)
@@ -100,7 +100,7 @@ def _placed(error: CriterionError, text: str) -> None:
     assert printable(error.message) == error.message, error.message
 
 
-def _told(problems: Sequence[Problem]) -> None:
+def _reported(problems: Sequence[Problem]) -> None:
     assert problems
     for problem in problems:
         assert problem.line >= 1

@@ -320,8 +320,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _error(
         self, status: int, code: str | None, message: str, headers: Mapping[str, str] | None = None
     ) -> None:
-        told = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
-        self._send(status, json.dumps({"error": message}).encode(), {**told, **(headers or {})})
+        reported = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
+        self._send(status, json.dumps({"error": message}).encode(), {**reported, **(headers or {})})
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         self.send_response(status)

@@ -64,8 +64,10 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
 
     slept.clear()
     os.environ.update(question.get("environment", {}))
-    told: list[str] = []
-    conditions = Conditions(device="cpu", progress=told.append, **question.get("conditions", {}))
+    reported: list[str] = []
+    conditions = Conditions(
+        device="cpu", progress=reported.append, **question.get("conditions", {})
+    )
     try:
         if "model" in question:
             found = model(question["model"], conditions)
@@ -75,7 +77,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
             found = text(question["text"], question.get("tokens"), conditions)
     except (MeasurementError, UnavailableError) as error:
         found = {"error": type(error).__name__, "message": str(error)}
-    return found | {"slept": list(slept), "told": told}
+    return found | {"slept": list(slept), "reported": reported}
 
 
 def model(written: dict[str, Any], conditions: Any) -> dict[str, Any]:

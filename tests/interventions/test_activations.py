@@ -35,9 +35,9 @@ def fp8(values: Tensor) -> Tensor:
 def test_rounding_activations_agrees_with_deep_copies(family: str) -> None:
     model = doubled(family)
     runner = Runner(Anatomy.of(model))
-    told: list[dict[str, object]] = [{"bits": 8}, {"format": "fp8"}]
+    reported: list[dict[str, object]] = [{"bits": 8}, {"format": "fp8"}]
     with unchanged(model):
-        plans = [planned(runner, "quantize_activations", each)[0] for each in told]
+        plans = [planned(runner, "quantize_activations", each)[0] for each in reported]
         result = swept(runner, *plans)
         (said,) = generate(runner, plans[:1], [families.text(5, 2)], 4, greedy)
     eight = plain.with_rounded_inputs(model, plain.nearest(8))
@@ -63,8 +63,8 @@ def test_averaged_experts_are_given_rounded_inputs_too() -> None:
     runner = runner_of("mixtral")
     average = ("average_experts", {})
     (before,) = carried_out(bench_of(runner), average)
-    told = ("quantize_activations", {"bits": 3, "parts": "experts"})
-    (after,) = carried_out(bench_of(runner), average, told)
+    reported = ("quantize_activations", {"bits": 3, "parts": "experts"})
+    (after,) = carried_out(bench_of(runner), average, reported)
     one, other = swept(runner, before, after).variants
     assert not torch.equal(one.losses, other.losses)
 

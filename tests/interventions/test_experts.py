@@ -28,7 +28,7 @@ from pytest_layerguard.catalogue.crossing.doors import kinds_in_effect, kinds_li
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 from pytest_layerguard.models.plan import InterventionError, Plan
 
 PLAIN_EXPERTS = pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "qwen2_moe-mixed"])
@@ -201,8 +201,8 @@ def test_experts_of_a_layer_that_is_left_out_are_not_scored() -> None:
 
 def test_merging_all_into_one_stands_in_the_doors_of_averaging() -> None:
     def effects(**arguments: object) -> set[str]:
-        told = BUILTIN_KINDS["merge_experts"].model_validate(arguments)
-        return {*kinds_in_effect(Intervention("merge_experts", told))}
+        reported = BUILTIN_KINDS["merge_experts"].model_validate(arguments)
+        return {*kinds_in_effect(Intervention("merge_experts", reported))}
 
     assert effects(count=1, weighted="uniform") == {"merge_experts", "average_experts"}
     assert effects(count=1) == effects(count=2, weighted="uniform") == {"merge_experts"}
@@ -238,7 +238,7 @@ WANTED = {
 @pytest.mark.slow
 def test_the_reference_model_loses_by_experts_what_it_loses_by_other_tools() -> None:
     (document,) = parse_bets(FIGURES, Path("bets/figures.yaml"))
-    result = Laboratory(Conditions(), Registry.of()).measure(document, bets=Path("bets"))
+    result = LocalMeasurer(Conditions(), Registry.of()).measure(document, bets=Path("bets"))
     for variant in result.variants:
         wanted = WANTED[str(variant.arm)]
         digits = len(f"{wanted}".partition(".")[2])

@@ -1,4 +1,4 @@
-"""Every family, every intervention: the laboratory agrees with a plain loop over deep copies."""
+"""Every family, every intervention: the measurer agrees with a plain loop over deep copies."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_all_at_once_agrees_with_deep_copies(family: str) -> None:
     model, runner = families.model(family), runner_of(family)
     bench = bench_of(runner)
 
-    def plan(kind: str, **told: object) -> Plan:
-        (made,) = carried_out(bench, (kind, told))
+    def plan(kind: str, **reported: object) -> Plan:
+        (made,) = carried_out(bench, (kind, reported))
         return made
 
     drawn = plan("reinitialize_layers", layers=2, seed=3)
@@ -132,7 +132,7 @@ def test_both_protocols_agree_with_deep_copies(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", families.UNLIKE_LAYERS)
-def test_layers_of_different_structure_are_told_apart(family: str) -> None:
+def test_layers_of_different_structure_are_distinguished(family: str) -> None:
     runner = runner_of(family)
     plans = planned(runner, "interchange_layers", {"pairs": [[0, 1]]})
     with (
@@ -251,9 +251,9 @@ def test_the_base_is_never_written_to(family: str, kinds: list[str], fails: bool
         try:
             plans: tuple[Plan, ...] = (Plan.untouched(4),)
             for kind in kinds:
-                told = BUILTIN_KINDS[kind].model_validate(KINDS[kind]())
+                reported = BUILTIN_KINDS[kind].model_validate(KINDS[kind]())
                 carry_out = Registry.of()[kind].load()
-                plans = tuple(made for plan in plans for made in carry_out(plan, told, bench))
+                plans = tuple(made for plan in plans for made in carry_out(plan, reported, bench))
             if fails:
                 plans = tuple(plan.edited({3: Edit(("broken",), broken)}) for plan in plans)
             swept(runner, *plans)

@@ -137,7 +137,7 @@ ROUNDINGS = [
 @EVERY
 def test_rounding_agrees_with_deep_copies(family: str) -> None:
     model, runner = families.model(family), runner_of(family)
-    plans = [planned(runner, kind, told)[0] for kind, told, _ in ROUNDINGS]
+    plans = [planned(runner, kind, reported)[0] for kind, reported, _ in ROUNDINGS]
     with unchanged(model):
         result = swept(runner, *plans)
     for index, (_, _, how) in enumerate(ROUNDINGS):
@@ -147,9 +147,9 @@ def test_rounding_agrees_with_deep_copies(family: str) -> None:
 @EVERY
 def test_random_pruning_zeroes_so_many_weights_and_no_other(family: str) -> None:
     model, runner = families.model(family), runner_of(family)
-    told = {"sparsity": 0.3, "by": "random", "seed": 4}
-    (plan,) = planned(runner, "prune_weights", told)
-    (other,) = planned(runner, "prune_weights", {**told, "seed": 5})
+    reported = {"sparsity": 0.3, "by": "random", "seed": 4}
+    (plan,) = planned(runner, "prune_weights", reported)
+    (other,) = planned(runner, "prune_weights", {**reported, "seed": 5})
     made = {step.slot: runner.materialise(step.weights) for step in plan.steps}
     changed = plain.written(model, made)
     blocks = zip(plain.layers_of(model), plain.layers_of(changed), strict=True)
@@ -187,8 +187,8 @@ def test_the_least_used_experts_are_those_that_the_model_says_it_chose_least(fam
     dropped = bench.notes()["dropped_experts"]
     use = [torch.zeros(4) for _ in range(families.LAYERS)]
     for inputs, _ in WINDOWS:
-        told = model(input_ids=inputs.unsqueeze(0), output_router_logits=True, use_cache=False)
-        for layer, scores in enumerate(told.router_logits):
+        reported = model(input_ids=inputs.unsqueeze(0), output_router_logits=True, use_cache=False)
+        for layer, scores in enumerate(reported.router_logits):
             chosen = scores.topk(model.config.num_experts_per_tok).indices
             use[layer] += torch.bincount(chosen.flatten(), minlength=4)
     for layer, counts in enumerate(use):

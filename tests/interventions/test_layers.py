@@ -26,7 +26,7 @@ from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement.generation import generate, greedy
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.plan import InterventionError, Plan
 from pytest_layerguard.models.runner import Runner
@@ -259,7 +259,7 @@ REMOVED = {
 
 def test_scores_and_orders_on_the_reference_model_are_those_of_plain_loops() -> None:
     (document,) = parse_bets(REMOVALS, Path("bets/removals.yaml"))
-    result = Laboratory(Conditions(), Registry.of()).measure(document, bets=Path("bets"))
+    result = LocalMeasurer(Conditions(), Registry.of()).measure(document, bets=Path("bets"))
     for variant in result.variants:
         order, wanted = REMOVED[str(variant.arm)]
         notes = variant.diagnostics
@@ -342,7 +342,7 @@ def test_a_result_says_on_which_text_the_choice_was_made() -> None:
         r"arms:.*?measure", f"arms: {{a: {guided}, b: {guided}}}\nmeasure", REMOVALS, flags=re.S
     )
     (document,) = parse_bets(bet, Path("bets/removals.yaml"))
-    result = Laboratory(Conditions(), Registry.of()).measure(document, bets=Path("bets"))
+    result = LocalMeasurer(Conditions(), Registry.of()).measure(document, bets=Path("bets"))
     for variant in result.variants:
         chosen_on = variant.diagnostics["chosen_on"]
         (scored_on,) = result.provenance["checkpoints"][0]["texts"]

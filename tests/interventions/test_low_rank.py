@@ -13,13 +13,13 @@ from pytest_layerguard.bet.arguments import LowRank
 @pytest.mark.parametrize("family", families.each())
 def test_truncation_agrees_with_deep_copies(family: str) -> None:
     model, runner = families.model(family), runner_of(family)
-    told: list[dict[str, object]] = [
+    reported: list[dict[str, object]] = [
         {"rank": 5},
         {"ratio": 0.5},
         {"rank": 5, "by": "activations"},
     ]
     with unchanged(model):
-        plans = [planned(runner, "low_rank", each)[0] for each in told]
+        plans = [planned(runner, "low_rank", each)[0] for each in reported]
         result = swept(runner, *plans)
     agree(result, 0, model, plain.truncated(model, None, lambda rows, columns: 5))
     half = plain.truncated(model, None, lambda r, c: max(int(0.5 * r * c / (r + c)), 1))

@@ -98,8 +98,8 @@ def test_pruning_nothing(family: str, by: str, seed: int, parts: str) -> None:
     if family not in families.MIXTURES:
         parts = "linear"
     runner = runner_of(family)
-    told: dict[str, object] = {"sparsity": 0, "by": by, "seed": seed, "parts": parts}
-    exactly_the_base(swept(runner, *carried_out(bench_of(runner), ("prune_weights", told))))
+    reported: dict[str, object] = {"sparsity": 0, "by": by, "seed": seed, "parts": parts}
+    exactly_the_base(swept(runner, *carried_out(bench_of(runner), ("prune_weights", reported))))
 
 
 @UNHURRIED

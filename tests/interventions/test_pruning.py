@@ -41,13 +41,13 @@ def least_of_each_five(scores: Tensor) -> Sequence[int]:
 @pytest.mark.parametrize("family", families.each())
 def test_pruning_in_rows_agrees_with_deep_copies(family: str) -> None:
     model, runner = families.model(family), runner_of(family)
-    told: list[dict[str, object]] = [
+    reported: list[dict[str, object]] = [
         {"pattern": "3:5"},
         {"pattern": "3:5", "by": "wanda"},
         {"sparsity": 0.4, "by": "wanda"},
     ]
     with unchanged(model):
-        plans = [planned(runner, "prune_weights", each)[0] for each in told]
+        plans = [planned(runner, "prune_weights", each)[0] for each in reported]
         result = swept(runner, *plans)
     agree(result, 0, model, plain.pruned_in_rows(model, None, least_of_each_five))
     agree(result, 1, model, plain.pruned_in_rows(model, WINDOWS, least_of_each_five))
@@ -74,8 +74,8 @@ def test_wanda_prunes_what_stands_before_it_in_a_list() -> None:
 
 def test_wanda_of_some_layers_leaves_the_others() -> None:
     runner = runner_of("mixtral")
-    told = {"sparsity": 0.4, "by": "wanda", "parts": "experts", "layers": [1, 2]}
-    (plan,) = planned(runner, "prune_weights", told)
+    reported = {"sparsity": 0.4, "by": "wanda", "parts": "experts", "layers": [1, 2]}
+    (plan,) = planned(runner, "prune_weights", reported)
     assert [len(step.weights.edits) for step in plan.steps] == [0, 1, 1, 0]
     made = runner.materialise(plan.steps[1].weights)
     own = runner.layer_tensors(1)
@@ -85,8 +85,8 @@ def test_wanda_of_some_layers_leaves_the_others() -> None:
 
 def test_wanda_is_calibrated_once() -> None:
     bench = bench_of(runner_of("llama"))
-    told = ("prune_weights", {"sparsity": 0.4, "by": "wanda"})
-    assert carried_out(bench, told) == carried_out(bench, told)
+    reported = ("prune_weights", {"sparsity": 0.4, "by": "wanda"})
+    assert carried_out(bench, reported) == carried_out(bench, reported)
 
 
 def test_inputs_that_cannot_be_watched_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

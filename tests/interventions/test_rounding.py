@@ -17,12 +17,12 @@ GOLDEN = Path(__file__).with_name("rounding.json")
 """What the libraries named below make of ``weights``: written by ``write_golden``."""
 
 
-def by_compressed_tensors(weights: Tensor, **told: Any) -> Tensor:
+def by_compressed_tensors(weights: Tensor, **reported: Any) -> Tensor:
     """Round ``[rows, columns]`` as llm-compressor's minmax observer and compressed-tensors do."""
     quantization = pytest.importorskip("compressed_tensors.quantization")
     helpers = pytest.importorskip("compressed_tensors.quantization.utils.helpers")
     forward = pytest.importorskip("compressed_tensors.quantization.lifecycle.forward")
-    args = quantization.QuantizationArgs(**told)
+    args = quantization.QuantizationArgs(**reported)
     size = args.group_size
     groups = weights.unflatten(-1, (-1, size)) if size else weights.unsqueeze(-2)
     low, high = groups.amin(-1), groups.amax(-1)
@@ -42,14 +42,14 @@ def by_bitsandbytes(weights: Tensor) -> Tensor:
 
 
 def integers(bits: int, symmetric: bool, size: int | None) -> tuple[Any, Any]:
-    told = {"num_bits": bits, "symmetric": symmetric, "strategy": "channel"}
+    reported = {"num_bits": bits, "symmetric": symmetric, "strategy": "channel"}
     if size:
-        told |= {"strategy": "group", "group_size": size}
+        reported |= {"strategy": "group", "group_size": size}
 
     def change(values: Tensor) -> Tensor:
         return rounding.to_integers(values, bits, symmetric=symmetric)
 
-    return lambda w: by_compressed_tensors(w, **told), lambda w: in_groups(w, size, change)
+    return lambda w: by_compressed_tensors(w, **reported), lambda w: in_groups(w, size, change)
 
 
 def in_groups(weights: Tensor, size: int | None, change: Callable[[Tensor], Tensor]) -> Tensor:
@@ -140,8 +140,8 @@ def test_it_equals_torchao_but_for_ties(symmetric: bool) -> None:
     """It multiplies by the reciprocal of the scale, so that what lies half-way may round otherwise."""
     ao = pytest.importorskip("torchao.quantization")
     weights = torch.randn((64, 192), generator=torch.Generator().manual_seed(2)) * 0.05
-    told = (ao.MappingType.SYMMETRIC if symmetric else ao.MappingType.ASYMMETRIC, (1, 32))
-    scale, zero = ao.choose_qparams_affine(weights, *told, torch.int8, -8, 7)
+    reported = (ao.MappingType.SYMMETRIC if symmetric else ao.MappingType.ASYMMETRIC, (1, 32))
+    scale, zero = ao.choose_qparams_affine(weights, *reported, torch.int8, -8, 7)
     levels = ao.quantize_affine(weights, (1, 32), scale, zero, torch.int8, -8, 7)
     theirs = ao.dequantize_affine(levels, (1, 32), scale, zero, torch.int8, -8, 7)
     ours = in_groups(weights, 32, lambda w: rounding.to_integers(w, 4, symmetric=symmetric))

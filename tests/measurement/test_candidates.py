@@ -312,15 +312,15 @@ def test_the_layers_of_a_base_are_let_go_of_and_come_back(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pytest_layerguard.interventions.registry import Registry
-    from pytest_layerguard.measurement.laboratory import Laboratory
+    from pytest_layerguard.measurement.measurer import LocalMeasurer
 
     monkeypatch.setattr(devices, "free_memory", lambda device: 1000)
     changed(tree, "other", lambda weights: weights["model.norm.weight"].mul_(1.5))
     document = judged(load("other")).document
-    laboratory = Laboratory(Conditions(device="cpu"), Registry.of())
-    laboratory.expect([(document, tree / "bets")])
-    first = laboratory.measure(document, bets=tree / "bets")
-    again = Laboratory(Conditions(device="cpu"), Registry.of())
+    measurer = LocalMeasurer(Conditions(device="cpu"), Registry.of())
+    measurer.expect([(document, tree / "bets")])
+    first = measurer.measure(document, bets=tree / "bets")
+    again = LocalMeasurer(Conditions(device="cpu"), Registry.of())
     results = [again.measure(document, bets=tree / "bets") for _ in range(2)]
     assert again.loads == 2
     assert [each.variants for each in results] == [first.variants] * 2

@@ -18,7 +18,7 @@ from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 from pytest_layerguard.measurement.metrics.free_text import (
     FreeText,
     FreeTexts,
@@ -60,7 +60,7 @@ def measured(
     if sample is not None:
         text = text.replace("  generate:", f"  sample: {sample}\n  generate:")
     (document,) = parse_bets(text, bets / "bet.yaml")
-    return Laboratory(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
+    return LocalMeasurer(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
 
 
 def looped(text: list[int]) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 from pytest_layerguard.measurement.metrics.task_metrics import TaskAnswers
 from pytest_layerguard.measurement.results import BetResult
 from pytest_layerguard.measurement.session import ModelSession
@@ -37,7 +37,7 @@ from pytest_layerguard.report.words import how_measured
 lm_eval = pytest.importorskip("lm_eval", reason="the extra tasks is not installed")
 pytestmark = [
     pytest.mark.slow,
-    # Of lm-evaluation-harness itself, where it runs without the laboratory.
+    # Of lm-evaluation-harness itself, where it runs without the measurer.
     pytest.mark.filterwarnings("ignore"),
 ]
 
@@ -214,7 +214,7 @@ def measured(folder: Path, of: str = "accuracy_change >= -0.1", **tasks: str) ->
     written = ", ".join(f"{name}: {source}" for name, source in tasks.items())
     text = BET.format(tasks=written, criterion=f"{next(iter(tasks))}.{of}")
     (document,) = parse_bets(text, folder / "bets" / "bet.yaml")
-    return Laboratory(Conditions(device="cpu"), Registry.of()).measure(
+    return LocalMeasurer(Conditions(device="cpu"), Registry.of()).measure(
         document, bets=folder / "bets"
     )
 
@@ -386,7 +386,7 @@ def test_a_folder_that_it_wrote_is_judged_with_its_numbers(
     ):
         text = ELSEWHERE.format(task=task, criterion=criterion)
         (document,) = parse_bets(text, folder / "bets" / "bet.yaml")
-        result = Laboratory(Conditions(device="cpu"), Registry.of()).measure(
+        result = LocalMeasurer(Conditions(device="cpu"), Registry.of()).measure(
             document, bets=folder / "bets"
         )
         before, after = (found[each][task]["results"][task][metric] for each in found)

@@ -18,7 +18,7 @@ from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement import sanity_checks
 from pytest_layerguard.measurement.generation import generate, greedy
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 from pytest_layerguard.measurement.sanity_checks import check_model
 from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.plan import InterventionError, Plan
@@ -200,7 +200,7 @@ def test_the_variant_that_cannot_run_is_named_in_one_line(
 ) -> None:
     bet = document(folder, "skip", "{skip_layers: {layers: {each: all}}}", how, more)
     with pytest.raises(MeasurementError) as caught:
-        Laboratory(Conditions(device="cpu"), Registry.of()).measure(bet, bets=folder / "bets")
+        LocalMeasurer(Conditions(device="cpu"), Registry.of()).measure(bet, bets=folder / "bets")
     text = str(caught.value)
     assert re.match(
         "skip-[01]: the model cannot run like this: its own code fails with KeyError", text
@@ -212,13 +212,13 @@ def test_what_another_bet_cannot_run_is_not_this_bets_error(folder: Path) -> Non
     bets = folder / "bets"
     sound = document(folder, "sound", "{skip_layers: {layers: {each: [2, 3]}}}", more=SAMPLE)
     broken = document(folder, "broken", "{skip_layers: {layers: {each: [0, 2]}}}", more=SAMPLE)
-    alone = Laboratory(Conditions(device="cpu"), Registry.of()).measure(sound, bets=bets)
-    laboratory = Laboratory(Conditions(device="cpu"), Registry.of())
-    laboratory.expect([(sound, bets), (broken, bets)])
-    beside = laboratory.measure(sound, bets=bets)
+    alone = LocalMeasurer(Conditions(device="cpu"), Registry.of()).measure(sound, bets=bets)
+    measurer = LocalMeasurer(Conditions(device="cpu"), Registry.of())
+    measurer.expect([(sound, bets), (broken, bets)])
+    beside = measurer.measure(sound, bets=bets)
     assert [each.metrics for each in beside.variants] == [each.metrics for each in alone.variants]
     with pytest.raises(MeasurementError, match="skip-0: the model cannot run like this"):
-        laboratory.measure(broken, bets=bets)
+        measurer.measure(broken, bets=bets)
 
 
 def test_training_a_model_whose_layers_share_state(folder: Path) -> None:
@@ -230,7 +230,7 @@ def test_training_a_model_whose_layers_share_state(folder: Path) -> None:
         more=SAMPLE,
     )
     (variant,) = (
-        Laboratory(Conditions(device="cpu"), Registry.of()).measure(trained, bets=bets).variants
+        LocalMeasurer(Conditions(device="cpu"), Registry.of()).measure(trained, bets=bets).variants
     )
     assert variant.samples[0].unique_tokens
 
@@ -253,8 +253,8 @@ def test_what_a_configuration_asks_to_be_returned_changes_nothing(
             file.write_text(
                 file.read_text().replace("{", f'{{"{answer}": {str(value).lower()},', 1)
             )
-        laboratory = Laboratory(Conditions(device="cpu"), Registry.of())
-        found.append(laboratory.measure(bet, bets=tmp_path / "bets").variants[0].metrics)
+        measurer = LocalMeasurer(Conditions(device="cpu"), Registry.of())
+        found.append(measurer.measure(bet, bets=tmp_path / "bets").variants[0].metrics)
     assert found[0] == found[1]
 
 
@@ -263,12 +263,12 @@ def test_no_text_is_longer_than_the_context(folder: Path) -> None:
     for tokens in (61, 62):
         more = f', sample: {{prompts: ["a b c"], tokens: {tokens}}}'
         bet = document(folder, f"sample-{tokens}", "{skip_layers: {layers: 3}}", more=more)
-        laboratory = Laboratory(Conditions(device="cpu"), Registry.of())
+        measurer = LocalMeasurer(Conditions(device="cpu"), Registry.of())
         if tokens == 61:
-            laboratory.measure(bet, bets=bets)
+            measurer.measure(bet, bets=bets)
         else:
             with pytest.raises(MeasurementError, match="allowed: up to 61 new tokens after this"):
-                laboratory.measure(bet, bets=bets)
+                measurer.measure(bet, bets=bets)
 
 
 def test_the_checks_of_a_model_cost_little() -> None:

@@ -14,7 +14,7 @@ from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement import generation, session
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 from pytest_layerguard.models.own_code import shortage
 from pytest_layerguard.models.runner import Runner
 
@@ -55,16 +55,16 @@ criteria: {{lenient: all(perplexity_ratio <= 3)}}
 
 
 @pytest.fixture
-def told() -> list[str]:
+def reported() -> list[str]:
     return []
 
 
 @pytest.fixture
-def lab(told: list[str]) -> Laboratory:
-    return Laboratory(Conditions(device="cpu", progress=told.append), Registry.of())
+def lab(reported: list[str]) -> LocalMeasurer:
+    return LocalMeasurer(Conditions(device="cpu", progress=reported.append), Registry.of())
 
 
-def measured(lab: Laboratory, document: BetDocument) -> BetResult:
+def measured(lab: LocalMeasurer, document: BetDocument) -> BetResult:
     return replace(lab.measure(document, bets=BETS), seconds=0)
 
 
@@ -87,26 +87,26 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, BaseException], Non
 
 @SHORTAGES
 def test_all_is_measured_again_in_the_smaller_shape(
-    lab: Laboratory,
+    lab: LocalMeasurer,
     short: Callable[[int, BaseException], None],
     error: Exception,
-    told: list[str],
+    reported: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     short(5, error)
     found = measured(lab, bet())
     assert found.provenance["checkpoints"][0]["micro_batch"] == 4 * WINDOW
-    assert [line for line in told if "out of memory" in line] == [
+    assert [line for line in reported if "out of memory" in line] == [
         f"out of memory; measuring again, at most {windows} windows at a time" for windows in (8, 4)
     ]
     monkeypatch.undo()
     monkeypatch.setattr(session, "MICRO_BATCH", {"cpu": 4 * WINDOW})
-    alone = Laboratory(Conditions(device="cpu"), Registry.of())
+    alone = LocalMeasurer(Conditions(device="cpu"), Registry.of())
     assert measured(alone, bet()) == found
 
 
 def test_what_comes_after_is_measured_as_usual(
-    lab: Laboratory,
+    lab: LocalMeasurer,
     short: Callable[[int, BaseException], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -120,7 +120,7 @@ def test_what_comes_after_is_measured_as_usual(
 
 @SHORTAGES
 def test_one_window_at_a_time_is_the_end(
-    lab: Laboratory, short: Callable[[int, BaseException], None], error: Exception
+    lab: LocalMeasurer, short: Callable[[int, BaseException], None], error: Exception
 ) -> None:
     short(0, error)
     with pytest.raises(MeasurementError) as caught:
@@ -133,7 +133,7 @@ def test_one_window_at_a_time_is_the_end(
 
 
 def test_speaking_does_not_go_window_by_window(
-    lab: Laboratory, told: list[str], monkeypatch: pytest.MonkeyPatch
+    lab: LocalMeasurer, reported: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = generation._Batch.run
 
@@ -147,7 +147,7 @@ def test_speaking_does_not_go_window_by_window(
         MeasurementError, match=r"5 texts .* needed another 2\.50 GiB; take fewer prompts"
     ):
         measured(lab, bet(', sample: {prompts: ["Once"], tokens: 3}'))
-    assert not any("out of memory" in line for line in told)
+    assert not any("out of memory" in line for line in reported)
 
 
 def test_what_is_no_lack_of_memory() -> None:

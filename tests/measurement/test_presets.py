@@ -18,7 +18,7 @@ from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 from pytest_layerguard.measurement.results import BetResult
 from pytest_layerguard.texts import windowed_text
 
@@ -60,7 +60,7 @@ def measured(
     tiny.tokenizer(adds_bos=adds_bos).save_pretrained(bets / "model")
     (bets / "text.txt").write_text(text_of(words), encoding="utf-8")
     (document,) = parse_bets(BET.format(preset=preset, more=more), bets / "bet.yaml")
-    return Laboratory(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
+    return LocalMeasurer(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
 
 
 def ids_of(words: int) -> list[int]:
@@ -206,7 +206,7 @@ def test_half_of_a_window_is_the_stride_of_the_published_evaluator(tmp_path: Pat
     (document,) = parse_bets(
         text.format(preset="nfs-512-256-as-published", more=more), bets / "bet.yaml"
     )
-    found = Laboratory(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
+    found = LocalMeasurer(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
     folder = reference.folder("reference")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids = AutoTokenizer.from_pretrained(folder)(

@@ -20,7 +20,7 @@ from pytest_layerguard.bet.reader import read_bets
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 
 if TYPE_CHECKING:
     from pytest_layerguard.bet.reader import BetDocument
@@ -66,16 +66,16 @@ def numbers(result: BetResult) -> object:
     return replace(result, seconds=0.0).to_json()
 
 
-def laboratory(address: str, opens: Any = Laboratory) -> Any:
-    from pytest_layerguard.measurement.ray_cluster import RayLaboratory
+def measurer(address: str, opens: Any = LocalMeasurer) -> Any:
+    from pytest_layerguard.measurement.ray_cluster import RayMeasurer
 
-    return RayLaboratory(Conditions(device="cpu"), Registry.of(), address, opens)
+    return RayMeasurer(Conditions(device="cpu"), Registry.of(), address, opens)
 
 
 def test_the_cluster_finds_what_this_process_finds(address: str, tmp_path: Path) -> None:
     documents = bets_in(tmp_path, a="reference", b="reference-wide", c="reference")
     bets = tmp_path / "bets"
-    here, there = Laboratory(Conditions(device="cpu"), Registry.of()), laboratory(address)
+    here, there = LocalMeasurer(Conditions(device="cpu"), Registry.of()), measurer(address)
     for lab in (here, there):
         lab.expect([(document, bets) for document in documents])
     for document in documents:
@@ -83,7 +83,7 @@ def test_the_cluster_finds_what_this_process_finds(address: str, tmp_path: Path)
         assert numbers(found) == numbers(here.measure(document, bets=bets))
 
 
-class Mortal(Laboratory):
+class Mortal(LocalMeasurer):
     """Dies with its worker at the first bet, in the way of a node that is switched off."""
 
     def measure(self, document: BetDocument, *, bets: Path) -> BetResult:
@@ -100,7 +100,7 @@ def mortal(conditions: Conditions, registry: Registry) -> Mortal:
 
 
 def travelling() -> Any:
-    """What makes a laboratory, by value: nodes cannot import a test."""
+    """What makes a measurer, by value: nodes cannot import a test."""
     pickle = importlib.import_module("ray.cloudpickle")
     pickle.register_pickle_by_value(sys.modules[__name__])
     return mortal
@@ -109,8 +109,8 @@ def travelling() -> Any:
 def test_a_lost_worker_is_replaced(address: str, tmp_path: Path) -> None:
     (document,) = bets_in(tmp_path, a="reference")
     bets = tmp_path / "bets"
-    found = laboratory(address, travelling()).measure(document, bets=bets)
-    expected = Laboratory(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
+    found = measurer(address, travelling()).measure(document, bets=bets)
+    expected = LocalMeasurer(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
     assert numbers(found) == numbers(expected)
     workers = (bets / "died").read_text(encoding="utf-8").split()
     assert len(set(workers)) == 2
@@ -119,25 +119,27 @@ def test_a_lost_worker_is_replaced(address: str, tmp_path: Path) -> None:
 def test_a_worker_that_is_always_lost_is_an_error(address: str, tmp_path: Path) -> None:
     (document,) = bets_in(tmp_path, a='reference|notes: "99"\n')
     with pytest.raises(MeasurementError, match="lost the worker that measured this, 4 times: "):
-        laboratory(address, travelling()).measure(document, bets=tmp_path / "bets")
+        measurer(address, travelling()).measure(document, bets=tmp_path / "bets")
 
 
 def test_what_no_node_has_is_not_waited_for(address: str, tmp_path: Path) -> None:
     documents = bets_in(
         tmp_path, gpu="reference|needs: {gpu: 1GiB}\n", memory="reference|needs: {memory: 900TiB}\n"
     )
-    lab = laboratory(address)
+    lab = measurer(address)
     bets = tmp_path / "bets"
     lab.expect([(document, bets) for document in documents])
-    for document, told in zip(documents, ("1 GPU", "e.14 memory"), strict=True):
-        with pytest.raises(UnavailableError, match=f"needs 1 CPU, .*{told}; no node of the Ray"):
+    for document, reported in zip(documents, ("1 GPU", "e.14 memory"), strict=True):
+        with pytest.raises(
+            UnavailableError, match=f"needs 1 CPU, .*{reported}; no node of the Ray"
+        ):
             lab.measure(document, bets=bets)
 
 
-def test_what_goes_wrong_on_a_node_is_told_here(address: str, tmp_path: Path) -> None:
+def test_what_goes_wrong_on_a_node_is_reported_here(address: str, tmp_path: Path) -> None:
     (document,) = bets_in(tmp_path, a="{path: nowhere}")
     with pytest.raises(MeasurementError, match="'nowhere' does not exist"):
-        laboratory(address).measure(document, bets=tmp_path / "bets")
+        measurer(address).measure(document, bets=tmp_path / "bets")
 
 
 def test_a_node_of_another_version_is_refused(
@@ -148,13 +150,13 @@ def test_a_node_of_another_version_is_refused(
     (document,) = bets_in(tmp_path, a="reference")
     monkeypatch.setattr(ray_cluster, "code_digest", lambda: "another commit")
     with pytest.raises(MeasurementError, match="another version of pytest-layerguard"):
-        laboratory(address).measure(document, bets=tmp_path / "bets")
+        measurer(address).measure(document, bets=tmp_path / "bets")
 
 
 def test_a_run_on_a_cluster_says_what_a_run_here_says(address: str, tmp_path: Path) -> None:
     bets_in(tmp_path, a="reference", b="reference-wide")
     (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
-    told = {}
+    reported = {}
     for name, args in {"here": [], "there": [f"--layerguard-ray={address}"]}.items():
         command = [sys.executable, "-m", "pytest", "bets", "--layerguard-device=cpu", *args]
         done = subprocess.run(
@@ -166,5 +168,5 @@ def test_a_run_on_a_cluster_says_what_a_run_here_says(address: str, tmp_path: Pa
         )
         assert done.returncode == 1, done.stdout.decode()
         report = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
-        told[name] = [{**bet, "seconds": 0.0} for bet in report["bets"]]
-    assert told["there"] == told["here"]
+        reported[name] = [{**bet, "seconds": 0.0} for bet in report["bets"]]
+    assert reported["there"] == reported["here"]

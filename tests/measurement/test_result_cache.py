@@ -23,8 +23,8 @@ from pytest_layerguard.environment import atomic_write
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Kind, Registry
-from pytest_layerguard.measurement import laboratory, result_cache
-from pytest_layerguard.measurement.result_cache import CachingLaboratory, ResultCache
+from pytest_layerguard.measurement import measurer, result_cache
+from pytest_layerguard.measurement.result_cache import CachingMeasurer, ResultCache
 from pytest_layerguard.measurement.results import (
     FIRST_CRITERIA,
     BaseResult,
@@ -52,7 +52,7 @@ measure:
 """
 
 
-class FakeLaboratory:
+class FakeMeasurer:
     """Returns made-up results, and notes what it was asked for."""
 
     measured: list[str]
@@ -114,7 +114,7 @@ class Bench:
     def measure_all(
         self, documents: list[BetDocument], registry: Registry | None = None, **changes: Any
     ) -> list[BetResult]:
-        lab = CachingLaboratory(replace(self.conditions, **changes), registry or self.registry)
+        lab = CachingMeasurer(replace(self.conditions, **changes), registry or self.registry)
         lab.expect([(document, self.bets) for document in documents])
         return [lab.measure(document, bets=self.bets) for document in documents]
 
@@ -126,9 +126,9 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    FakeLaboratory.measured = []
-    FakeLaboratory.expected = []
-    monkeypatch.setattr(laboratory, "Laboratory", FakeLaboratory)
+    FakeMeasurer.measured = []
+    FakeMeasurer.expected = []
+    monkeypatch.setattr(measurer, "LocalMeasurer", FakeMeasurer)
     return Bench(tmp_path)
 
 
@@ -142,7 +142,7 @@ def local_model(bench: Bench) -> Path:
 def test_an_unchanged_bet_is_measured_once(bench: Bench) -> None:
     first = bench.measure(bench.bet())
     second = bench.measure(bench.bet())
-    assert FakeLaboratory.measured == ["a"]
+    assert FakeMeasurer.measured == ["a"]
     assert not first.cached
     assert second == replace(first, cached=True)
 
@@ -151,7 +151,7 @@ def test_fresh_measures_again_and_keeps_what_it_found(bench: Bench) -> None:
     bench.measure(bench.bet())
     assert not bench.measure(bench.bet(), fresh=True).cached
     assert bench.measure(bench.bet()).variants == result(2.0).variants
-    assert FakeLaboratory.measured == ["a", "a"]
+    assert FakeMeasurer.measured == ["a", "a"]
 
 
 def test_without_a_folder_nothing_is_kept(bench: Bench) -> None:
@@ -164,8 +164,8 @@ def test_what_is_remembered_is_not_swept_along(bench: Bench) -> None:
     known, new = bench.bet("a"), bench.bet("b", layers="1")
     bench.measure(known)
     bench.measure_all([known, new])
-    assert FakeLaboratory.measured == ["a", "b"]
-    assert FakeLaboratory.expected == ["b"]
+    assert FakeMeasurer.measured == ["a", "b"]
+    assert FakeMeasurer.expected == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_a_model_that_is_not_there_is_no_reason_to_fail_another_bet(bench: Bench
     missing, there = bench.bet("a", model="{path: nowhere}"), bench.bet("b")
     with pytest.raises(MeasurementError, match="does not exist"):
         bench.measure(missing)
-    lab = CachingLaboratory(bench.conditions, bench.registry)
+    lab = CachingMeasurer(bench.conditions, bench.registry)
     lab.expect([(missing, bench.bets), (there, bench.bets)])
     assert lab.measure(there, bets=bench.bets).variants
 
@@ -366,7 +366,7 @@ def test_a_damaged_entry_is_measured_again_and_mended(bench: Bench, damage: Any)
     bench.entry.write_text(damage(bench.entry), encoding="utf-8")
     assert not bench.measure(bench.bet()).cached
     assert bench.measure(bench.bet()).cached
-    assert FakeLaboratory.measured == ["a", "a"]
+    assert FakeMeasurer.measured == ["a", "a"]
 
 
 def test_an_entry_that_is_no_text_is_measured_again(bench: Bench) -> None:

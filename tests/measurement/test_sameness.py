@@ -16,7 +16,7 @@ import pytest
 from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 
 BET = """\
 id: bet-{number}
@@ -55,12 +55,12 @@ def results(folder: Path, order: Sequence[int], *, expected: bool) -> dict[str, 
         model, intervention = BETS[number]
         text = BET.format(number=number, model=model, intervention=intervention)
         documents += parse_bets(text, bets / f"{number}.yaml")
-    laboratory = Laboratory(Conditions(device="cpu"), Registry.of())
+    measurer = LocalMeasurer(Conditions(device="cpu"), Registry.of())
     if expected:
-        laboratory.expect([(document, bets) for document in documents])
+        measurer.expect([(document, bets) for document in documents])
     found = {}
     for document in documents:
-        result = laboratory.measure(document, bets=bets).to_json()
+        result = measurer.measure(document, bets=bets).to_json()
         del result["seconds"]
         found[document.bet.id] = result
     return found
@@ -72,7 +72,7 @@ def digest(found: dict[str, Any]) -> str:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Each bet by itself, in a laboratory of its own."""
+    """Each bet by itself, in a measurer of its own."""
     folder = tmp_path_factory.mktemp("alone")
     found: dict[str, Any] = {}
     for number in range(len(BETS)):

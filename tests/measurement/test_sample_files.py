@@ -17,7 +17,7 @@ from pytest_layerguard.catalogue.staleness import digests_of, measured_on
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 from pytest_layerguard.measurement.results import BetResult
 
 BET = """\
@@ -51,9 +51,9 @@ def bet(
 
 
 def judged(folder: Path, **given: str) -> BetResult:
-    laboratory = Laboratory(Conditions(device="cpu"), Registry.of())
-    result = laboratory.measure(bet(folder, **given), bets=folder / "bets")
-    assert laboratory.loads == 0
+    measurer = LocalMeasurer(Conditions(device="cpu"), Registry.of())
+    result = measurer.measure(bet(folder, **given), bets=folder / "bets")
+    assert measurer.loads == 0
     return result
 
 
@@ -374,7 +374,7 @@ def test_a_folder_that_is_not_one_whole_run_is_an_error(
     assert "\n" not in str(caught.value)
 
 
-def test_a_base_that_cannot_be_told_from_guessing_has_nothing_to_lose(tmp_path: Path) -> None:
+def test_a_base_that_cannot_be_reported_from_guessing_has_nothing_to_lose(tmp_path: Path) -> None:
     write(tmp_path)
     measure = "{tasks: {arc: {lm_eval: arc_easy, metric: acc_norm}}}"
     with pytest.raises(MeasurementError, match=r"^measure.tasks.arc: .* and guesses in 0.3333"):

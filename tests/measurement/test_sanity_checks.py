@@ -17,7 +17,7 @@ from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 from pytest_layerguard.measurement.results import BetResult, Continuation
 from pytest_layerguard.measurement.sanity_checks import check_base, check_model, check_start
 from pytest_layerguard.models.anatomy import Anatomy
@@ -116,17 +116,17 @@ def refusal(
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_losses_that_are_no_numbers(wrong: float) -> None:
-    told = refusal(torch.tensor([1.0, wrong]))
-    assert "not finite" in told
-    assert "model.dtype: float32" in told
+    reported = refusal(torch.tensor([1.0, wrong]))
+    assert "not finite" in reported
+    assert "model.dtype: float32" in reported
     assert "not finite" in refusal(torch.tensor([1.0, wrong]), max_base_perplexity="none")
 
 
 def test_a_perplexity_near_the_vocabularys_size() -> None:
-    told = refusal(perplexity=600)
-    assert "perplexity is 600, above 500 (half its vocabulary)" in told
-    assert "BOS is right (windows start with token 1)" in told
-    assert "max_base_perplexity: none" in told
+    reported = refusal(perplexity=600)
+    assert "perplexity is 600, above 500 (half its vocabulary)" in reported
+    assert "BOS is right (windows start with token 1)" in reported
+    assert "max_base_perplexity: none" in reported
     assert refusal(perplexity=500) == ""
     assert refusal(perplexity=600, max_base_perplexity=700) == ""
     assert "above 50 (measure.max_base_perplexity)" in refusal(
@@ -136,9 +136,9 @@ def test_a_perplexity_near_the_vocabularys_size() -> None:
 
 
 def test_a_sample_that_has_collapsed_before_anything_was_done() -> None:
-    told = refusal(said=[7, 8, 9, 9] * 25)
-    assert "own sample has collapsed to 3 unique tokens in 100 after 'Once'" in told
-    assert "Check the prompt, the tokenizer and BOS" in told
+    reported = refusal(said=[7, 8, 9, 9] * 25)
+    assert "own sample has collapsed to 3 unique tokens in 100 after 'Once'" in reported
+    assert "Check the prompt, the tokenizer and BOS" in reported
     assert refusal(said=list(range(5)) * 20) == ""
     assert refusal(said=[7] * 100, max_base_perplexity="none") == ""
     # Of a few tokens nothing can be said.
@@ -190,9 +190,9 @@ def test_missing_bos_where_the_model_needs_it() -> None:
     (batch,) = counting()
     with pytest.raises(MeasurementError) as refused:
         check_start(runner, batch, None, 0, measure())
-    told = str(refused.value)
-    assert "windows start without BOS, and the model needs it" in told
-    assert "with token 0 before them. Say measure.bos: always" in told
+    reported = str(refused.value)
+    assert "windows start without BOS, and the model needs it" in reported
+    assert "with token 0 before them. Say measure.bos: always" in reported
     # With it, or where the tokenizer has none, or where an unsound base is asked for, nothing is refused.
     check_start(runner, counting(0)[0], 0, 0, measure())
     check_start(runner, batch, None, None, measure())
@@ -227,7 +227,7 @@ def measured(
     bets.mkdir(exist_ok=True)
     content = BET.format(intervention=intervention, text=text, more=more)
     (document,) = parse_bets(content, bets / "bet.yaml")
-    return Laboratory(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
+    return LocalMeasurer(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
 
 
 def test_a_bet_that_does_nothing_is_described_so(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement import laboratory
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement import measurer
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 from pytest_layerguard.measurement.session import ModelSession
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ SHORTER = bet("shorter", "{skip_layers: {layers: {each: all}}}", tokens=128)
 WIDE = bet("wide", "{skip_layers: {layers: {each: [0]}}}", model="reference-wide")
 
 
-class Watched(Laboratory):
+class Watched(LocalMeasurer):
     """Lets a test see every model that was taken into memory."""
 
     def __init__(self) -> None:
@@ -76,12 +76,12 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Watched:
             watched.sweeps += self.sweeps - before
             return found
 
-    monkeypatch.setattr(laboratory, "ModelSession", WatchedSession)
+    monkeypatch.setattr(measurer, "ModelSession", WatchedSession)
     return watched
 
 
 def measured(
-    lab: Laboratory, bets: Sequence[BetDocument], expected: Iterable[BetDocument] | None = None
+    lab: LocalMeasurer, bets: Sequence[BetDocument], expected: Iterable[BetDocument] | None = None
 ) -> dict[str, BetResult]:
     lab.expect([(each, BETS) for each in (bets if expected is None else expected)])
     return {each.bet.id: lab.measure(each, bets=BETS) for each in bets}
@@ -103,8 +103,8 @@ def test_another_contract_is_another_sweep_of_the_same_model(lab: Watched) -> No
 
 
 def test_what_was_expected_and_not_measured_changes_no_number() -> None:
-    def new() -> Laboratory:
-        return Laboratory(Conditions(device="cpu"), Registry.of())
+    def new() -> LocalMeasurer:
+        return LocalMeasurer(Conditions(device="cpu"), Registry.of())
 
     # As by -x, which ends a run before all that was expected is measured.
     stopped = measured(new(), [SWAP], expected=[SKIP, SWAP, TERNARY])
@@ -151,7 +151,7 @@ def test_how_far_it_is_can_be_heard() -> None:
         yield done.append
         heard.append((what, steps, sum(done)))
 
-    lab = Laboratory(Conditions(device="cpu", counting=counting), Registry.of())
+    lab = LocalMeasurer(Conditions(device="cpu", counting=counting), Registry.of())
     measured(lab, [SKIP])
     assert heard
     assert [(steps, done) for _, steps, done in heard] == [(steps, steps) for _, steps, _ in heard]

@@ -13,7 +13,7 @@ from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.catalogue.staleness import measured_on, stale_files, trained_on
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ criteria: {lenient: perplexity_ratio <= 3}
 
 def measured(bets: Path) -> BetResult:
     (document,) = parse_bets(BET, bets / "bet.yaml")
-    return Laboratory(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
+    return LocalMeasurer(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
 
 
 def test_every_file_that_is_swapped_shows(tmp_path: Path) -> None:
@@ -61,12 +61,12 @@ def test_every_file_that_is_swapped_shows(tmp_path: Path) -> None:
     tensors = load_file(weights)
     tensors["model.norm.weight"] = torch.ones_like(tensors["model.norm.weight"])
     save_file(tensors, weights, {"format": "pt"})
-    told = stale_files(before, measured(bets))
-    assert [each.split(":")[0] for each in told] == [
+    reported = stale_files(before, measured(bets))
+    assert [each.split(":")[0] for each in reported] == [
         "weights",
         "text",
         "training text 0",
         "perplexity of the base",
     ]
-    was, now = told[-1].partition(": ")[2].split(" -> ")
+    was, now = reported[-1].partition(": ")[2].split(" -> ")
     assert float(was) != float(now)

@@ -38,9 +38,9 @@ def made(family: str, layers: int, width: int, vocabulary: int) -> PreTrainedMod
         "max_position_embeddings": 256,
         "n_positions": 256,
     }
-    told = {**families._COMMON, **families.FAMILIES[family]}
+    reported = {**families._COMMON, **families.FAMILIES[family]}
     config = CONFIG_MAPPING[family.split("-")[0]](
-        **{name: shape.get(name, value) for name, value in told.items()}
+        **{name: shape.get(name, value) for name, value in reported.items()}
     )
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     return model.float().eval().requires_grad_(False)

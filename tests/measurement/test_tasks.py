@@ -25,7 +25,7 @@ from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement import result_cache
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 from pytest_layerguard.measurement.metrics import task_metrics, task_perplexity
 from pytest_layerguard.measurement.metrics.statistics import clustered
 from pytest_layerguard.measurement.metrics.task_metrics import Answer, Question
@@ -68,7 +68,7 @@ def measured(
     bets.mkdir(exist_ok=True)
     text = BET.format(model=model, intervention=intervention, task=task)
     (document,) = parse_bets(text, bets / "bet.yaml")
-    return Laboratory(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
+    return LocalMeasurer(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
 
 
 def questions() -> list[dict[str, object]]:
@@ -238,7 +238,7 @@ def near_chance(folder: Path, lines: int = 12, more: str = "") -> BetResult:
     return measured(folder, task=f"{{file: wrong.jsonl}}{more}")
 
 
-def test_a_base_that_cannot_be_told_from_guessing_has_nothing_to_lose(tmp_path: Path) -> None:
+def test_a_base_that_cannot_be_reported_from_guessing_has_nothing_to_lose(tmp_path: Path) -> None:
     with pytest.raises(
         MeasurementError,
         match=r"^measure.tasks.stories: .* guesses in 0\.25: it has nothing to lose",

@@ -115,11 +115,11 @@ def test_training_towards_a_layers_output_agrees_with_a_plain_loop(family: str) 
     model, runner = families.model(family), runner_of(family)
     bench = bench_of(runner)
     draw = ("reinitialize_layers", {"layers": 2, "seed": 1})
-    told = {**TRAIN, "objective": "layer_output", "layers": 2, "lr": 0.5}
+    reported = {**TRAIN, "objective": "layer_output", "layers": 2, "lr": 0.5}
     (start,) = carried_out(bench, draw)
     drawn = runner.materialise(start.steps[2].weights)
     with unchanged(model):
-        (plan,) = carried_out(bench, draw, ("train", told))
+        (plan,) = carried_out(bench, draw, ("train", reported))
     trained = plain.written(model, {2: drawn})
     losses = loop(
         plain.layers_of(trained)[2].parameters(),
@@ -168,8 +168,8 @@ class Masked(nn.Module):
 def test_training_holds_what_the_weights_were_made(family: str, kind: str) -> None:
     model, runner = families.model(family), runner_of(family)
     bench = bench_of(runner)
-    told: dict[str, object] = {"sparsity": 0.5} if kind == "prune_weights" else {}
-    (plan,) = carried_out(bench, (kind, told), ("train", TRAIN))
+    reported: dict[str, object] = {"sparsity": 0.5} if kind == "prune_weights" else {}
+    (plan,) = carried_out(bench, (kind, reported), ("train", TRAIN))
     trained = plain.pruned(model, 0.5) if kind == "prune_weights" else copy.deepcopy(model)
     for block in plain.layers_of(trained):
         for module in list(block.modules()):
@@ -241,8 +241,8 @@ def test_training_again_is_the_same_training() -> None:
 
 def test_a_layer_that_is_the_original_has_nothing_to_learn() -> None:
     runner = runner_of("llama")
-    told = {**TRAIN, "objective": "layer_output", "layers": [0, 3]}
+    reported = {**TRAIN, "objective": "layer_output", "layers": [0, 3]}
     bench = bench_of(runner)
-    (plan,) = carried_out(bench, ("train", told))
+    (plan,) = carried_out(bench, ("train", reported))
     assert [loss for _, loss in bench.notes()["training_loss"]] == [0.0, 0.0, 0.0]
     exactly_the_base(swept(runner, plan))

@@ -80,7 +80,7 @@ def test_experts_that_are_kept_in_columns_without_saying_so() -> None:
     ("family", "transposed"),
     [("jetmoe", False), ("mixtral", False), ("gpt_oss", True), ("aria_text", True)],
 )
-def test_inputs_and_outputs_are_told_apart(family: str, transposed: bool) -> None:
+def test_inputs_and_outputs_are_distinguished(family: str, transposed: bool) -> None:
     anatomy = Anatomy.of(causal_families.model(family))
     banks = [bank for parts in anatomy.parts for bank in parts.banks]
     assert {bank.transposed for bank in banks} == {transposed}

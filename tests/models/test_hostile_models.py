@@ -15,7 +15,7 @@ from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,12 +40,12 @@ def model(tmp_path: Path, tiny_folder: Path) -> Path:
     return shutil.copytree(tiny_folder, tmp_path / "model")
 
 
-def told(model: Path) -> str:
+def reported(model: Path) -> str:
     """Return the error of a bet on a model."""
     bets = model.parent / "bets"
     (document,) = parse_bets(BET, bets / "bet.yaml")
     with pytest.raises(MeasurementError) as caught:
-        Laboratory(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
+        LocalMeasurer(Conditions(device="cpu"), Registry.of()).measure(document, bets=bets)
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
     text = str(caught.value)
     assert len(text.splitlines()) == 1
@@ -65,19 +65,19 @@ def test_more_parameters_than_the_files_hold(model: Path) -> None:
     """transformers would draw those that are missing at random first, which takes their memory."""
     save_file({"x": torch.zeros(2)}, model / "model.safetensors", metadata={"format": "pt"})
     configured(model, vocab_size=10**12)
-    assert "parameters, and its files hold 2. The checkpoint does not fit" in told(model)
+    assert "parameters, and its files hold 2. The checkpoint does not fit" in reported(model)
 
 
 def test_weights_without_a_tensor(model: Path) -> None:
     (model / "model.safetensors").write_bytes(struct.pack("<Q", 8) + b"{      }")
-    assert "hold no tensor" in told(model)
+    assert "hold no tensor" in reported(model)
 
 
 def test_a_tensor_by_the_name_of_a_command(model: Path) -> None:
     file = model / "model.safetensors"
     tensors = load_file(file) | {f"a{COMMAND}": torch.zeros(2), "b" * 10_000: torch.zeros(2)}
     save_file(tensors, file, metadata={"format": "pt"})
-    text = told(model)
+    text = reported(model)
     assert "a\\u000a::error::owned" in text
     assert len(text) < 1_000
 
@@ -86,7 +86,7 @@ def test_a_file_by_the_name_of_a_command(model: Path) -> None:
     (model / "model.safetensors").unlink()
     index = {"weight_map": {"a": f"x{COMMAND}.safetensors"}}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "names files that are missing" in told(model)
+    assert "names files that are missing" in reported(model)
 
 
 @pytest.mark.parametrize("error", [MeasurementError, UnavailableError])
@@ -107,7 +107,7 @@ def test_a_pattern_that_backtracks_for_ever(model: Path) -> None:
     }
     file.write_text(json.dumps(tokenizer))
     (model.parent / "text.txt").write_text("a" * 3_000 + "b")
-    assert "made its library give up: PanicException: Onig: Regex search error" in told(model)
+    assert "made its library give up: PanicException: Onig: Regex search error" in reported(model)
 
 
 def test_a_tokenizer_that_cannot_be_parsed(model: Path) -> None:
@@ -115,4 +115,4 @@ def test_a_tokenizer_that_cannot_be_parsed(model: Path) -> None:
     tokenizer = json.loads(file.read_text())
     tokenizer["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
     file.write_text(json.dumps(tokenizer))
-    assert "made its library give up: PanicException: Precompiled" in told(model)
+    assert "made its library give up: PanicException: Precompiled" in reported(model)

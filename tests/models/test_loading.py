@@ -304,18 +304,18 @@ class TestDamaged:
     def test_missing_weights_are_not_made_up(self, folder: Path) -> None:
         change_weights(folder, lambda tensors: tensors.pop("model.layers.0.mlp.up_proj.weight"))
 
-        told = refused(folder)
+        reported = refused(folder)
 
-        assert "1 weight(s) are missing" in told
-        assert "model.layers.0.mlp.up_proj.weight" in told
+        assert "1 weight(s) are missing" in reported
+        assert "model.layers.0.mlp.up_proj.weight" in reported
 
     def test_weights_of_a_layer_too_many(self, folder: Path) -> None:
         change_config(folder, num_hidden_layers=1)
 
-        told = refused(folder)
+        reported = refused(folder)
 
-        assert "have no place in the model" in told
-        assert "model.layers.1." in told
+        assert "have no place in the model" in reported
+        assert "model.layers.1." in reported
 
     def test_weights_of_another_shape(self, folder: Path) -> None:
         def harm(tensors: dict[str, torch.Tensor]) -> None:
@@ -332,13 +332,13 @@ class TestDamaged:
         # As TRANSFORMERS_VERBOSITY=error does.
         logger.setLevel(logging.ERROR)
         try:
-            told = refused(folder)
+            reported = refused(folder)
         finally:
             logger.setLevel(level)
 
-        assert "model.layers.{0, 1}.mlp.up_proj.weight is [" in told
-        assert "16] in its files and [48, 16] by config.json" in told
-        assert "above report" not in told
+        assert "model.layers.{0, 1}.mlp.up_proj.weight is [" in reported
+        assert "16] in its files and [48, 16] by config.json" in reported
+        assert "above report" not in reported
 
     @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000])
     def test_a_configuration_that_cannot_be_read(self, folder: Path, content: bytes) -> None:
@@ -363,13 +363,13 @@ class TestDamaged:
         refused(folder)
 
     @pytest.mark.parametrize(
-        ("kind", "told"),
+        ("kind", "reported"),
         [("brand_new", "does not know"), (None, "has no model_type"), (3, "does not know")],
     )
-    def test_an_unknown_architecture(self, folder: Path, kind: Any, told: str) -> None:
+    def test_an_unknown_architecture(self, folder: Path, kind: Any, reported: str) -> None:
         change_config(folder, model_type=kind)
 
-        assert told in refused(folder)
+        assert reported in refused(folder)
 
     def test_an_architecture_that_writes_no_text(self, folder: Path) -> None:
         shutil.rmtree(folder)
@@ -494,7 +494,7 @@ class TestRefused:
         assert "is an adapter" in refused(folder)
 
     @pytest.mark.parametrize(
-        ("change", "told"),
+        ("change", "reported"),
         [
             ({"quantization_config": {"quant_method": "magic"}}, "'magic' is not supported"),
             ({"attn_implementation": "evil/kernel"}, "names a kernel"),
@@ -503,11 +503,11 @@ class TestRefused:
         ],
     )
     def test_what_a_configuration_must_not_ask_for(
-        self, folder: Path, change: dict[str, Any], told: str
+        self, folder: Path, change: dict[str, Any], reported: str
     ) -> None:
         change_config(folder, **change)
 
-        assert told in refused(folder)
+        assert reported in refused(folder)
 
     def test_an_index_that_names_files_elsewhere(self, folder: Path) -> None:
         (folder / "model.safetensors").rename(folder.parent / "other.safetensors")
@@ -634,9 +634,9 @@ class TestNeeds:
 def test_tokens_are_scrubbed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "my-own-secret")
 
-    told = scrubbed("a my-own-secret b hf_abcDEF123456 c Bearer xyz \x1b[31mred")
+    reported = scrubbed("a my-own-secret b hf_abcDEF123456 c Bearer xyz \x1b[31mred")
 
-    assert told == "a *** b *** c Bearer *** [31mred"
+    assert reported == "a *** b *** c Bearer *** [31mred"
 
 
 class TestExpectedDevice:

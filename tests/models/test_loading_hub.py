@@ -48,7 +48,10 @@ def test_a_pinned_revision_is_the_one_that_is_loaded(
         "commit": first,
     }
     assert one["provenance"]["digests"]["weights"] != two["provenance"]["digests"]["weights"]
-    assert one["told"] == [f"fetching model acme/two@{first}", f"loading model acme/two@{first}"]
+    assert one["reported"] == [
+        f"fetching model acme/two@{first}",
+        f"loading model acme/two@{first}",
+    ]
 
 
 def test_what_is_not_needed_is_not_fetched(
@@ -239,7 +242,7 @@ class TestDoors:
         assert {seen.authorized for seen in hub.seen if seen.origin == "cdn"} == {False}
 
     @pytest.mark.parametrize(
-        ("token", "error", "told"),
+        ("token", "error", "reported"),
         [
             ("", "UnavailableError", "does not exist, or is private"),
             (TOKEN, "MeasurementError", "nothing of that name"),
@@ -247,12 +250,12 @@ class TestDoors:
         ],
     )
     def test_no_such_model(
-        self, hub: Hub, visitor: Visitor, token: str, error: str, told: str
+        self, hub: Hub, visitor: Visitor, token: str, error: str, reported: str
     ) -> None:
         found = visitor.ask(model=pinned("acme/nowhere", "0" * 40), environment={"HF_TOKEN": token})
 
         assert found["error"] == error
-        assert told in found["message"]
+        assert reported in found["message"]
         assert not token or token not in json.dumps(found)
 
     def test_no_such_revision(
@@ -468,7 +471,7 @@ class TestRefused:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "told"),
+    ("error", "kind", "reported"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), MeasurementError, "disk is full"),
         (OSError(errno.EROFS, "Read-only file system"), MeasurementError, "cannot be written"),
@@ -477,9 +480,9 @@ class TestRefused:
         (ValueError("hf_abcdefSecret1234 is odd"), MeasurementError, "*** is odd"),
     ],
 )
-def test_what_the_machine_does_to_a_download(error: Exception, kind: type, told: str) -> None:
+def test_what_the_machine_does_to_a_download(error: Exception, kind: type, reported: str) -> None:
     problem = explained(error, "model a/b@c")
 
     assert type(problem) is kind
     assert str(problem).startswith("model a/b@c: ")
-    assert told in str(problem)
+    assert reported in str(problem)

@@ -35,7 +35,7 @@ def of_each(shapes: list[tuple[int, int]], stored: object, item: int = 2) -> flo
 
 
 @pytest.mark.parametrize(
-    ("told", "scales"),
+    ("reported", "scales"),
     [
         ({"scale": "tensor"}, lambda rows, columns: 1),
         ({"scale": "row"}, lambda rows, columns: rows),
@@ -43,14 +43,14 @@ def of_each(shapes: list[tuple[int, int]], stored: object, item: int = 2) -> flo
     ],
 )
 def test_rounded_weights_take_their_bits_and_scales(
-    told: dict[str, object], scales: object
+    reported: dict[str, object], scales: object
 ) -> None:
     assert callable(scales)
     ternary = of_each(LLAMA, lambda r, c: ceil(r * c / 5) + 2 * scales(r, c))
-    assert ratio("llama", ("ternary_weights", told)) == pytest.approx(ternary, rel=1e-12)
+    assert ratio("llama", ("ternary_weights", reported)) == pytest.approx(ternary, rel=1e-12)
     for bits in (2, 3, 4, 8):
         whole = of_each(LLAMA, lambda r, c, bits=bits: ceil(r * c * bits / 8) + 2 * scales(r, c))
-        found = ratio("llama", ("quantize_weights", {**told, "bits": bits}))
+        found = ratio("llama", ("quantize_weights", {**reported, "bits": bits}))
         assert found == pytest.approx(whole, rel=1e-12)
         shifted = of_each(
             LLAMA,
@@ -58,12 +58,12 @@ def test_rounded_weights_take_their_bits_and_scales(
                 ceil(r * c * bits / 8) + 2 * scales(r, c) + ceil(scales(r, c) * bits / 8)
             ),
         )
-        found = ratio("llama", ("quantize_weights", {**told, "bits": bits, "symmetric": False}))
+        found = ratio("llama", ("quantize_weights", {**reported, "bits": bits, "symmetric": False}))
         assert found == pytest.approx(shifted, rel=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("told", "stored"),
+    ("reported", "stored"),
     [
         ({"format": "fp8"}, lambda r, c: r * c + 2 * r),
         ({"format": "mxfp4"}, lambda r, c: r * c // 2 + r * ceil(c / 32)),
@@ -77,9 +77,9 @@ def test_rounded_weights_take_their_bits_and_scales(
     ],
 )
 def test_a_format_takes_its_bits_and_its_own_scales(
-    told: dict[str, object], stored: object
+    reported: dict[str, object], stored: object
 ) -> None:
-    found = ratio("llama", ("quantize_weights", told))
+    found = ratio("llama", ("quantize_weights", reported))
     assert found == pytest.approx(of_each(LLAMA, stored), rel=1e-12)
 
 
@@ -170,9 +170,9 @@ def test_a_pattern_takes_what_stays_and_its_places_among_neighbours() -> None:
     )
     assert ratio("llama", ("prune_weights", {"pattern": "1:7"})) == pytest.approx(wanted, rel=1e-12)
     # A share of each row, not of the matrix: 0.3 of 32 is 9, and of 48 it is 14.
-    told = {"sparsity": 0.3, "by": "wanda"}
+    reported = {"sparsity": 0.3, "by": "wanda"}
     wanted = of_each(LLAMA, lambda r, c: (r * c - r * int(0.3 * c)) * 2 + r * c // 8)
-    assert ratio("llama", ("prune_weights", told)) == pytest.approx(wanted, rel=1e-12)
+    assert ratio("llama", ("prune_weights", reported)) == pytest.approx(wanted, rel=1e-12)
 
 
 def test_a_lower_rank_takes_its_factors_where_they_are_fewer() -> None:
@@ -195,9 +195,9 @@ def test_dropped_experts_take_nothing_nor_do_their_routers_rows() -> None:
 
 
 def test_an_expert_is_a_matrix_of_its_own() -> None:
-    told = {"parts": "experts", "scale": "tensor"}
+    reported = {"parts": "experts", "scale": "tensor"}
     wanted = of_each(EXPERTS, lambda r, c: ceil(r * c / 5) + 2)
-    assert ratio("mixtral", ("ternary_weights", told)) == pytest.approx(wanted, rel=1e-12)
+    assert ratio("mixtral", ("ternary_weights", reported)) == pytest.approx(wanted, rel=1e-12)
 
 
 def test_the_base_is_in_the_dtype_of_the_files() -> None:

@@ -49,12 +49,12 @@ def both(
     return Runner(Anatomy.of(model)), Runner(Anatomy.of(streamed), store)
 
 
-def plans_of(runner: Runner, *told: tuple[str, dict[str, object]]) -> list[Plan]:
+def plans_of(runner: Runner, *reported: tuple[str, dict[str, object]]) -> list[Plan]:
     bench = Workbench(runner, BATCHES, families.VOCABULARY, lambda _: [], lambda _: BATCHES)
     layers = len(runner.anatomy)
     return [
         plan
-        for kind, arguments in told
+        for kind, arguments in reported
         for each in BUILTIN_KINDS[kind].model_validate(arguments).variants(layers)
         for plan in Registry.of()[kind].load()(Plan.untouched(layers), each, bench)
     ]
@@ -175,9 +175,9 @@ def test_a_streamed_model_speaks_alike(both: tuple[Runner, Runner]) -> None:
 
 
 def test_training_a_streamed_model_is_refused(both: tuple[Runner, Runner]) -> None:
-    told = ("train", {"steps": 1, "text": {"reference": "training"}})
+    reported = ("train", {"steps": 1, "text": {"reference": "training"}})
     with pytest.raises(ValueError, match="placement: memory"):
-        plans_of(both[1], told)
+        plans_of(both[1], reported)
 
 
 def test_placement_is_a_key_of_the_model() -> None:

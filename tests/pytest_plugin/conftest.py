@@ -1,4 +1,4 @@
-"""A project with bets, and a laboratory that returns what a test asks for."""
+"""A project with bets, and a measurer that returns what a test asks for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest_layerguard.report.terminal  # noqa: F401
 if TYPE_CHECKING:
     from pathlib import Path
 
-FAKE_LABORATORY = """
+FAKE_MEASURER = """
 import json
 
 import pytest
@@ -35,48 +35,48 @@ def spoken(text):
     return (Continuation("Once upon a time", text, len(set(text.split())), ()),)
 
 
-class FakeLaboratory:
+class FakeMeasurer:
     def expect(self, documents):
         pass
 
     def measure(self, document, *, bets):
-        told = json.loads((bets.parent / "fake.json").read_text(encoding="utf-8"))
-        told = told.get(document.bet.id, {})
+        reported = json.loads((bets.parent / "fake.json").read_text(encoding="utf-8"))
+        reported = reported.get(document.bet.id, {})
         with open(bets.parent / "measured.txt", "a", encoding="utf-8") as file:
             file.write(document.bet.id + "\\n")
-        if "bug" in told:
-            raise ZeroDivisionError(told["bug"])
-        if "warning" in told:
+        if "bug" in reported:
+            raise ZeroDivisionError(reported["bug"])
+        if "warning" in reported:
             import warnings
 
-            warnings.warn(told["warning"], DeprecationWarning)
-        if "error" in told:
-            raise MeasurementError(told["error"])
-        if "unavailable" in told:
-            raise UnavailableError(told["unavailable"])
+            warnings.warn(reported["warning"], DeprecationWarning)
+        if "error" in reported:
+            raise MeasurementError(reported["error"])
+        if "unavailable" in reported:
+            raise UnavailableError(reported["unavailable"])
         base = {"perplexity": Interval.point(10.0), "unique_tokens": Interval.point(60.0)}
         variants = []
-        for name, (low, value, high) in told.get("ratios", {"skip-0": (2, 2.5, 3)}).items():
+        for name, (low, value, high) in reported.get("ratios", {"skip-0": (2, 2.5, 3)}).items():
             metrics = {
                 "perplexity": Interval.point(10.0 * value),
                 "perplexity_ratio": Interval(value, low, high),
-                "unique_tokens": Interval.point(told.get("unique", 50.0)),
+                "unique_tokens": Interval.point(reported.get("unique", 50.0)),
             }
             variants.append(
                 VariantResult(
                     name=name, target=name, arm=None, text=None, checkpoint=None, metrics=metrics,
-                    samples=spoken(told.get("says", "the the the")),
+                    samples=spoken(reported.get("says", "the the the")),
                 )
             )
         return BetResult(
             bases=(BaseResult(None, None, base, spoken("there was a little girl")),),
             variants=tuple(variants), tokens=1024, windows=8, descriptive=False, provenance={},
-            seconds=1.5, cached=told.get("cached", False),
+            seconds=1.5, cached=reported.get("cached", False),
         )
 
 
-def pytest_layerguard_laboratory():
-    return FakeLaboratory()
+def pytest_layerguard_measurer():
+    return FakeMeasurer()
 """
 
 BET = """\
@@ -111,17 +111,17 @@ MEASURED: dict[str, dict[str, Any]] = {
     "STRICT": {"ratios": {"skip-0": [70, 80, 90], "skip-3": [1.1, 1.2, 1.3]}},
     "INCONCLUSIVE": {"ratios": {"skip-0": [70, 80, 90], "skip-3": [2, 3.1, 4]}},
 }
-"""What the laboratory can find, by the verdict that it leads to."""
+"""What the measurer can find, by the verdict that it leads to."""
 
 
 class Project:
-    """A folder in which pytest runs, with a laboratory that returns what a test asks for."""
+    """A folder in which pytest runs, with a measurer that returns what a test asks for."""
 
     def __init__(self, pytester: pytest.Pytester) -> None:
         self.pytester = pytester
         self.path: Path = pytester.path
-        self.told: dict[str, Any] = {}
-        pytester.makeconftest(FAKE_LABORATORY)
+        self.reported: dict[str, Any] = {}
+        pytester.makeconftest(FAKE_MEASURER)
         self.ini()
 
     def ini(self, *lines: str) -> None:
@@ -136,9 +136,9 @@ class Project:
         model: str = "reference",
         more: str = "",
         file: str | None = None,
-        **told: Any,
+        **reported: Any,
     ) -> Path:
-        """Write a bet, and what the laboratory is to find; one file of that name has them all."""
+        """Write a bet, and what the measurer is to find; one file of that name has them all."""
         path = self.path / (file or f"bets/{id}.yaml")
         path.parent.mkdir(parents=True, exist_ok=True)
         text = BET.format(id=id, status=status, model=model) + more
@@ -147,8 +147,8 @@ class Project:
         if path.exists():
             text = path.read_text(encoding="utf-8") + "---\n" + text
         path.write_text(text, encoding="utf-8")
-        self.told[id] = MEASURED[verdict] | told
-        (self.path / "fake.json").write_text(json.dumps(self.told), encoding="utf-8")
+        self.reported[id] = MEASURED[verdict] | reported
+        (self.path / "fake.json").write_text(json.dumps(self.reported), encoding="utf-8")
         return path
 
     def run(self, *args: str) -> pytest.RunResult:

@@ -1,4 +1,4 @@
-"""Whole runs with this package's own laboratory: measured, cached, recorded, and on two workers."""
+"""Whole runs with this package's own measurer: measured, cached, recorded, and on two workers."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Catalogue:
         return done.stdout
 
     @property
-    def told(self) -> list[dict[str, Any]]:
+    def reported(self) -> list[dict[str, Any]]:
         report = json.loads((self.folder / "out.json").read_text(encoding="utf-8"))
         bets: list[dict[str, Any]] = report["bets"]
         return bets
@@ -90,12 +90,12 @@ def numbers(bets: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_an_unchanged_catalogue_needs_no_model(pytester: pytest.Pytester) -> None:
     catalogue = Catalogue(pytester.path)
     assert pytester.runpytest("bets", *OPTIONS).ret == 0
-    first = catalogue.told
+    first = catalogue.reported
     assert [bet["cached"] for bet in first] == [False] * 3
     said = catalogue.run("--layerguard-record")
     assert catalogue.heavy == []
-    assert numbers(catalogue.told) == numbers(first)
-    assert [(bet["cached"], bet["seconds"]) for bet in catalogue.told] == [(True, 0.0)] * 3
+    assert numbers(catalogue.reported) == numbers(first)
+    assert [(bet["cached"], bet["seconds"]) for bet in catalogue.reported] == [(True, 0.0)] * 3
     assert said.count(": CATASTROPHIC, kept") + said.count(": FALSIFIED, kept") == 3
     record = catalogue.folder / "bets" / "records" / "skip.json"
     result = json.loads(record.read_text(encoding="utf-8"))["result"]
@@ -104,7 +104,7 @@ def test_an_unchanged_catalogue_needs_no_model(pytester: pytest.Pytester) -> Non
     assert result["seconds"] == pytest.approx(first[0]["seconds"], abs=1e-3)
     assert result["provenance"]["checkpoints"][0]["versions"]["torch"]
     assert pytester.runpytest("bets", *OPTIONS).ret == 0
-    assert [bet["cached"] for bet in catalogue.told] == [True] * 3
+    assert [bet["cached"] for bet in catalogue.reported] == [True] * 3
 
 
 @pytest.mark.slow
@@ -112,9 +112,9 @@ def test_two_workers_and_another_choice_find_the_same_numbers(tmp_path: Path) ->
     catalogue = Catalogue(tmp_path)
     catalogue.run()
     assert "torch" in catalogue.heavy
-    first = catalogue.told
+    first = catalogue.reported
     catalogue.run("--layerguard-fresh", "-n", "2")
-    assert [bet["cached"] for bet in catalogue.told] == [False] * 3
-    assert numbers(catalogue.told) == numbers(first)
+    assert [bet["cached"] for bet in catalogue.reported] == [False] * 3
+    assert numbers(catalogue.reported) == numbers(first)
     catalogue.run("--layerguard-fresh", "-k", "swap")
-    assert numbers(catalogue.told) == numbers(first[1:2])
+    assert numbers(catalogue.reported) == numbers(first[1:2])

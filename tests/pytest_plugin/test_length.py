@@ -23,12 +23,12 @@ MARKS = Marks.of("utf-8")
 
 
 class FromRecords:
-    """A laboratory that measures what the records hold, and the plugin that brings it and keeps the reports."""
+    """A measurer that measures what the records hold, and the plugin that brings it and keeps the reports."""
 
     bets: Sequence[BetReport] = ()
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_layerguard_laboratory(self) -> FromRecords:
+    def pytest_layerguard_measurer(self) -> FromRecords:
         return self
 
     def pytest_layerguard_report_lines(self, bets: Sequence[BetReport]) -> Sequence[str]:
@@ -50,13 +50,13 @@ def test_the_bets_of_this_repository_take_at_most_40_lines(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    laboratory = FromRecords()
+    measurer = FromRecords()
     result = pytester.runpytest_inprocess(
         *("--rootdir", str(REPOSITORY), "-c", str(REPOSITORY / "pyproject.toml")),
         *("-p", "no:cacheprovider", str(REPOSITORY / "bets")),
-        plugins=[laboratory],
+        plugins=[measurer],
     )
     assert result.parseoutcomes().keys() == {"passed", "skipped"}
     lines = sum(max(1, -(-len(line) // 80)) for line in result.stdout.str().splitlines())
-    narrow, wide = (len([*summary(laboratory.bets, columns, MARKS)]) for columns in (80, 140))
+    narrow, wide = (len([*summary(measurer.bets, columns, MARKS)]) for columns in (80, 140))
     assert 0 < wide <= narrow < lines <= 40

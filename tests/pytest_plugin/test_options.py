@@ -198,15 +198,15 @@ def test_a_refusal_ends_the_run_before_it_starts(pytester: pytest.Pytester) -> N
 
 
 def test_help_lists_every_option(pytester: pytest.Pytester) -> None:
-    told = pytester.runpytest("--help").stdout.str()
+    reported = pytester.runpytest("--help").stdout.str()
     for option in OPTIONS:
-        assert option.flag is None or f"  {option.flag}" in told
-        assert f"  layerguard_{option.name} (" in told
+        assert option.flag is None or f"  {option.flag}" in reported
+        assert f"  layerguard_{option.name} (" in reported
 
 
 def test_every_option_is_documented() -> None:
     page = Path(__file__).parents[2] / "docs" / "reference" / "options.md"
-    told = page.read_text(encoding="utf-8")
+    reported = page.read_text(encoding="utf-8")
     for option in OPTIONS:
-        assert f"`{option.ini}`" in told
-        assert option.flag is None or f"`{option.flag}" in told
+        assert f"`{option.ini}`" in reported
+        assert option.flag is None or f"`{option.flag}" in reported

@@ -88,7 +88,7 @@ def test_a_record_that_is_renamed_with_its_bet_is_its_record(
 ) -> None:
     text = recorded.read_text(encoding="utf-8")
     recorded.write_text(text.replace("id: skip-2", "id: skip-two"), encoding="utf-8")
-    project.told["skip-two"] = project.told["skip-2"]
+    project.reported["skip-two"] = project.reported["skip-2"]
     project.bet("unused", file="bets/unused.yaml")
     (recorded.parent / "unused.yaml").unlink()
     old = recorded.parent / "records" / "skip-2.json"

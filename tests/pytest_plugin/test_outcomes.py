@@ -211,12 +211,12 @@ class TestFailure:
 
     def test_hostile_words_do_no_harm(self, project: Project) -> None:
         project.bet("bet-40", "CATASTROPHIC", says="\x1b[2J\n::error::gone ##[error] \u202e" * 90)
-        told = project.run("bets/").stdout.str()
-        assert "\x1b" not in told
-        assert "\u202e" not in told
-        assert "##[" not in told
-        assert not [line for line in told.splitlines() if line.lstrip().startswith("::")]
-        assert max(map(len, told.splitlines())) < 1000
+        reported = project.run("bets/").stdout.str()
+        assert "\x1b" not in reported
+        assert "\u202e" not in reported
+        assert "##[" not in reported
+        assert not [line for line in reported.splitlines() if line.lstrip().startswith("::")]
+        assert max(map(len, reported.splitlines())) < 1000
 
     @pytest.mark.parametrize("style", ["auto", "long", "native"])
     def test_it_says_the_same_under_every_traceback_style(

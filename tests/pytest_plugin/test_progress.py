@@ -60,8 +60,8 @@ class TestStatus:
         display = Display(None, Clock())
         with display.bet("bet-40"):
             display.begin("loading caf\u00e9\u202e\n::error::\x1b[2J")
-            told = "bet-40: loading caf??\\u000a::error::\\u001b[2J, 0.0s"
-            assert display.status() == told
+            reported = "bet-40: loading caf??\\u000a::error::\\u001b[2J, 0.0s"
+            assert display.status() == reported
 
 
 class TestLine:
@@ -120,7 +120,7 @@ for screen in (progress.TerminalScreen, progress.LogScreen, progress.FileScreen)
 xdist.EVERY = {pause}
 
 
-class Slow(FakeLaboratory):
+class Slow(FakeMeasurer):
     def __init__(self, terms):
         self.terms = terms
 
@@ -135,14 +135,14 @@ class Slow(FakeLaboratory):
         return super().measure(document, bets=bets)
 
 
-def pytest_layerguard_laboratory(config):
+def pytest_layerguard_measurer(config):
     return Slow(conditions_of(config))
 """
 
 
 @pytest.fixture
 def slow(project: Project) -> Project:
-    """A project whose laboratory takes long enough to be shown many times."""
+    """A project whose measurer takes long enough to be shown many times."""
     conftest = project.path / "conftest.py"
     text = conftest.read_text(encoding="utf-8") + SLOW.format(pause=0.05, sleep=1.0)
     conftest.write_text(text, encoding="utf-8")

@@ -66,7 +66,7 @@ class TestFiles:
         assert (bets.path / "c.md").exists()
 
     @pytest.mark.slow
-    def test_workers_tell_the_same(self, bets: Project) -> None:
+    def test_workers_reports_the_same(self, bets: Project) -> None:
         bets.run_apart("bets", "-n2", "--layerguard-html=page.html", "--layerguard-markdown=c.md")
         assert (bets.path / "c.md").read_text(encoding="utf-8").startswith(HEADING)
         page = (bets.path / "page.html").read_text(encoding="utf-8")
@@ -74,7 +74,7 @@ class TestFiles:
         assert "there was a little girl" in page
 
     @pytest.mark.parametrize("workers", ["", "-n1"])
-    def test_a_file_that_cannot_be_read_is_told(self, bets: Project, workers: str) -> None:
+    def test_a_file_that_cannot_be_read_is_reported(self, bets: Project, workers: str) -> None:
         (bets.path / "bets/bad.yaml").write_text("id: bad\n", encoding="utf-8")
         run = bets.run_apart if workers else bets.run
         result = run(
@@ -85,8 +85,8 @@ class TestFiles:
         )
         assert result.ret != 0
         result.stdout.no_fnmatch_line("*INTERNALERROR*")
-        told = (bets.path / "c.md").read_text(encoding="utf-8")
-        assert told.startswith("## layerguard: 1 file could not be read")
+        reported = (bets.path / "c.md").read_text(encoding="utf-8")
+        assert reported.startswith("## layerguard: 1 file could not be read")
 
     def test_what_cannot_be_written_fails_the_run(self, bets: Project) -> None:
         (bets.path / "file").write_text("", encoding="utf-8")

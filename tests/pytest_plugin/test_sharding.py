@@ -125,7 +125,7 @@ def test_a_part_without_a_bet_is_no_failure(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "more", "told"),
+    ("args", "more", "reported"),
     [
         (["-x"], [], "no part has judged bets/two.yaml::two; run all parts to their end"),
         (["-k", "one"], [], "no part has judged bets/two.yaml::two;"),
@@ -133,14 +133,14 @@ def test_a_part_without_a_bet_is_no_failure(project: Project) -> None:
     ],
 )
 def test_parts_of_other_bets_than_those_here_are_refused(
-    project: Project, args: list[str], more: list[str], told: str
+    project: Project, args: list[str], more: list[str], reported: str
 ) -> None:
     project.bet("one", "CATASTROPHIC")
     project.bet("two", "CATASTROPHIC")
     in_parts(project, 1, *args)
     result = project.run("bets/", "--layerguard-merge=parts", *more)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert f"ERROR: --layerguard-merge: {told}" in result.stderr.str()
+    assert f"ERROR: --layerguard-merge: {reported}" in result.stderr.str()
 
 
 def test_a_bet_that_was_changed_since_is_an_error(project: Project) -> None:
@@ -153,7 +153,7 @@ def test_a_bet_that_was_changed_since_is_an_error(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "reported"),
     [
         (["--layerguard-shard=0/2"], "'0/2' is not a part; allowed: i/n from 1/n to n/n"),
         (["--layerguard-shard=3/2"], "'3/2' is not a part"),
@@ -174,8 +174,8 @@ def test_a_bet_that_was_changed_since_is_an_error(project: Project) -> None:
         (["--layerguard-device-wait=-1"], "'-1' is not a time"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(project: Project, args: list[str], told: str) -> None:
+def test_what_cannot_be_meant_is_refused(project: Project, args: list[str], reported: str) -> None:
     project.bet("a")
     result = project.run("bets/", *args)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert told in result.stderr.str()
+    assert reported in result.stderr.str()

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 NOTED = """
 
-def pytest_layerguard_laboratory(config):
-    class Noted(FakeLaboratory):
+def pytest_layerguard_measurer(config):
+    class Noted(FakeMeasurer):
         def measure(self, document, *, bets):
             with open(bets.parent / "where.txt", "a", encoding="utf-8") as file:
                 file.write(f"{document.bet.model.name} {config.workerinput['workerid']}\\n")

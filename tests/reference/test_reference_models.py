@@ -201,7 +201,7 @@ def test_the_initial_weights_are_the_same_on_every_machine():
     assert drawn.std() == pytest.approx(0.125, rel=0.02)
 
 
-def test_a_torch_that_draws_otherwise_is_told(monkeypatch):
+def test_a_torch_that_draws_otherwise_is_reported(monkeypatch):
     monkeypatch.setattr(initial, "initial_weights", lambda config, seed: {"x": torch.ones(2)})
     with pytest.raises(InitialWeightsError, match=r"reference@init cannot be rebuilt.*torch"):
         initial_model("reference")

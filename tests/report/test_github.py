@@ -29,8 +29,8 @@ def obeyed(line: str) -> str | None:
 
 class TestCommand:
     def test_values_are_escaped_as_the_runner_reads_them(self) -> None:
-        told = github.command("error", "a: 100%\nb\r", file="x,y:z%.yaml", line=3)
-        assert told == "::error file=x%2Cy%3Az%25.yaml,line=3::a: 100%25%0Ab\\u000d"
+        reported = github.command("error", "a: 100%\nb\r", file="x,y:z%.yaml", line=3)
+        assert reported == "::error file=x%2Cy%3Az%25.yaml,line=3::a: 100%25%0Ab\\u000d"
 
     def test_without_properties(self) -> None:
         assert github.command("endgroup", "") == "::endgroup::"
@@ -69,41 +69,43 @@ class TestAddress:
 
 class TestAnnotations:
     def test_failures_stand_at_their_lines(self) -> None:
-        told = list(github.annotated([tales.every()["training"]], [], RUNNER, Path("/project")))
-        assert told[0].startswith(
+        reported = list(github.annotated([tales.every()["training"]], [], RUNNER, Path("/project")))
+        assert reported[0].startswith(
             "::error file=bets/some.yaml,line=1,title=training%3A FALSIFIED::"
         )
-        assert "Twenty steps bring it back." in told[0]
+        assert "Twenty steps bring it back." in reported[0]
 
     def test_files_are_named_from_the_checkout(self) -> None:
         below = Path("/project/deep")
-        (told, *_) = github.annotated([tales.every()["error"]], [], RUNNER, below)
-        assert "file=deep/bets/some.yaml," in told
+        (reported, *_) = github.annotated([tales.every()["error"]], [], RUNNER, below)
+        assert "file=deep/bets/some.yaml," in reported
 
     def test_what_passed_is_not_marked_but_for_its_warnings(self) -> None:
-        told = list(github.annotated([tales.every()["sweep"]], [], RUNNER, Path("/project")))
-        assert [line.split(" ")[0] for line in told] == ["::warning"]
+        reported = list(github.annotated([tales.every()["sweep"]], [], RUNNER, Path("/project")))
+        assert [line.split(" ")[0] for line in reported] == ["::warning"]
 
     def test_each_fault_of_a_file_that_could_not_be_read(self) -> None:
         text = "bets/a.yaml:3:2: id: is missing\n    3 | x\n      | ^\nbets/a.yaml:9:1: claim: is missing"
-        told = list(
+        reported = list(
             github.annotated([], [UnreadableFile("bets/a.yaml", text)], RUNNER, Path("/project"))
         )
-        assert told == [
+        assert reported == [
             "::error file=bets/a.yaml,line=3,col=2,title=bet file::id: is missing",
             "::error file=bets/a.yaml,line=9,col=1,title=bet file::claim: is missing",
         ]
 
     def test_a_file_without_a_place(self) -> None:
-        told = list(
+        reported = list(
             github.annotated([], [UnreadableFile("bets/a.yaml", "no")], RUNNER, Path("/project"))
         )
-        assert told == ["::error file=bets/a.yaml,line=1,col=1,title=bet file::no"]
+        assert reported == ["::error file=bets/a.yaml,line=1,col=1,title=bet file::no"]
 
     def test_no_more_than_github_shows(self) -> None:
         many = [tales.every()["error"], tales.every()["sweep"]] * 50
-        told = [line.split(" ")[0] for line in github.annotated(many, [], RUNNER, Path("/project"))]
-        assert told == ["::error"] * 10 + ["::warning"] * 10
+        reported = [
+            line.split(" ")[0] for line in github.annotated(many, [], RUNNER, Path("/project"))
+        ]
+        assert reported == ["::error"] * 10 + ["::warning"] * 10
 
     @pytest.mark.parametrize("kind", HOSTILE)
     def test_nothing_else_is_obeyed(self, kind: str) -> None:
@@ -123,16 +125,16 @@ class TestAnnotations:
 
 class TestGroups:
     def test_each_measured_bet_is_a_fold(self) -> None:
-        told = list(github.groups(list(tales.every().values())))
-        opened = [line for line in told if line.startswith("::group::")]
-        assert len(opened) == 5 == told.count("::endgroup::")
+        reported = list(github.groups(list(tales.every().values())))
+        opened = [line for line in reported if line.startswith("::group::")]
+        assert len(opened) == 5 == reported.count("::endgroup::")
         assert "::group::sweep: FALSIFIED, passed" in opened
 
     @pytest.mark.parametrize("kind", HOSTILE)
     def test_nothing_else_is_obeyed(self, kind: str) -> None:
-        told = list(github.groups([hostile(HOSTILE[kind])]))
-        assert [obeyed(line) for line in told if obeyed(line)] == ["group", "endgroup"]
-        assert not any("\n" in line or set(FORBIDDEN) & set(line) for line in told)
+        reported = list(github.groups([hostile(HOSTILE[kind])]))
+        assert [obeyed(line) for line in reported if obeyed(line)] == ["group", "endgroup"]
+        assert not any("\n" in line or set(FORBIDDEN) & set(line) for line in reported)
 
 
 class TestStepSummary:
@@ -141,9 +143,9 @@ class TestStepSummary:
         path.write_text("before\n", encoding="utf-8")
         environ = RUNNER | {"GITHUB_STEP_SUMMARY": str(path)}
         assert github.summarise([tales.every()["arms"]], [], environ, Path("/project")) is None
-        told = path.read_text(encoding="utf-8")
-        assert told.startswith("before\n")
-        assert "/blob/" in told
+        reported = path.read_text(encoding="utf-8")
+        assert reported.startswith("before\n")
+        assert "/blob/" in reported
 
     def test_it_stays_below_the_limit_with_what_is_there(self, tmp_path: Path) -> None:
         path = tmp_path / "summary.md"

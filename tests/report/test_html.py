@@ -101,11 +101,11 @@ class TestPage:
 
     @pytest.mark.parametrize("kind", tales.every())
     def test_every_kind_of_bet_is_shown(self, kind: str) -> None:
-        told = tales.every()[kind]
-        text = Read(page(told)).text
-        assert told.title in text
-        assert told.word in text
-        assert f"bets/some.yaml:{told.line}" in text
+        reported = tales.every()[kind]
+        text = Read(page(reported)).text
+        assert reported.title in text
+        assert reported.word in text
+        assert f"bets/some.yaml:{reported.line}" in text
 
     def test_claim_criteria_and_their_numbers(self) -> None:
         text = Read(page(tales.judged(tales.SWEEP, tales.sweep()))).text

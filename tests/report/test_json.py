@@ -15,12 +15,12 @@ from pytest_layerguard.report import json as report
 from pytest_layerguard.report.bet_report import BetReport
 
 
-def told(file: str = "bets/a.yaml", line: int = 1, **changes: Any) -> BetReport:
+def reported(file: str = "bets/a.yaml", line: int = 1, **changes: Any) -> BetReport:
     return replace(tales.every()["skipped"], file=file, line=line, **changes)
 
 
 def test_bets_are_sorted_so_that_workers_do_not_decide() -> None:
-    bets = [told("bets/b.yaml"), told(line=40), told(line=7)]
+    bets = [reported("bets/b.yaml"), reported(line=40), reported(line=7)]
     written = json.loads(report.render(bets, {"more": 1}))
     assert written["schema"] == written["more"] == 1
     assert [(bet["file"], bet["line"]) for bet in written["bets"]] == [
@@ -33,7 +33,7 @@ def test_bets_are_sorted_so_that_workers_do_not_decide() -> None:
 def test_a_number_that_json_does_not_know_is_refused() -> None:
     slow = replace(tales.sweep(), seconds=math.nan)
     with pytest.raises(ValueError, match="not JSON compliant"):
-        report.render([told(result=slow)])
+        report.render([reported(result=slow)])
 
 
 def test_a_count_is_an_integer() -> None:

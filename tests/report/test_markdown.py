@@ -24,8 +24,8 @@ def render(*bets: object, limit: int = ROOM, **more: object) -> str:
 
 class TestSummary:
     def test_the_heading_counts(self) -> None:
-        told = render(*tales.every().values())
-        assert told.splitlines()[0] == "## layerguard: 4 failed, 3 passed, 1 skipped"
+        reported = render(*tales.every().values())
+        assert reported.splitlines()[0] == "## layerguard: 4 failed, 3 passed, 1 skipped"
 
     @pytest.mark.parametrize("kind", tales.every())
     def test_every_bet_has_a_row(self, kind: str) -> None:
@@ -39,32 +39,34 @@ class TestSummary:
         assert row.count(" | ") == 4
 
     def test_a_failure_needs_no_other_file(self) -> None:
-        told = render(tales.every()["training"])
-        assert "> **Claim:** Twenty steps bring it back." in told
-        assert "perplexity\\_ratio 77 \\[70, 84.7\\] \\<= 3 is false" in told
-        assert "\u2588" in told
-        assert "lenient \u2264 3" in told
+        reported = render(tales.every()["training"])
+        assert "> **Claim:** Twenty steps bring it back." in reported
+        assert "perplexity\\_ratio 77 \\[70, 84.7\\] \\<= 3 is false" in reported
+        assert "\u2588" in reported
+        assert "lenient \u2264 3" in reported
 
     def test_what_passed_is_folded(self) -> None:
-        told = render(tales.every()["sweep"])
-        assert "<details><summary>\u2705 sweep: FALSIFIED</summary>" in told
-        assert told.count("<details>") == told.count("</details>") == 1
-        assert "_Published, not measured here:_ Bet 40." in told
-        assert "there was a girl" in told
+        reported = render(tales.every()["sweep"])
+        assert "<details><summary>\u2705 sweep: FALSIFIED</summary>" in reported
+        assert reported.count("<details>") == reported.count("</details>") == 1
+        assert "_Published, not measured here:_ Bet 40." in reported
+        assert "there was a girl" in reported
 
     def test_a_door_that_nobody_could_try_is_not_called_closed(self) -> None:
-        told = render(tales.doubtful())
-        assert "whether old closed it cannot be told" in told
-        assert "closed by old" not in told
+        reported = render(tales.doubtful())
+        assert "whether old closed it cannot be reported" in reported
+        assert "closed by old" not in reported
 
     def test_files_lead_to_their_lines(self) -> None:
-        told = render(tales.every()["error"], address=ADDRESS)
-        assert f"[`bets/some.yaml:1`]({ADDRESS}/bets/some.yaml#L1)" in told
+        reported = render(tales.every()["error"], address=ADDRESS)
+        assert f"[`bets/some.yaml:1`]({ADDRESS}/bets/some.yaml#L1)" in reported
 
     def test_a_file_that_could_not_be_read(self) -> None:
-        told = render(refused=[UnreadableFile("bets/a.yaml", "bets/a.yaml:3:2: id: is missing")])
-        assert "1 file could not be read" in told
-        assert "`bets/a.yaml:3` could not be read" in told
+        reported = render(
+            refused=[UnreadableFile("bets/a.yaml", "bets/a.yaml:3:2: id: is missing")]
+        )
+        assert "1 file could not be read" in reported
+        assert "`bets/a.yaml:3` could not be read" in reported
 
     def test_no_bets(self) -> None:
         assert render() == "## layerguard: no bets\n"
@@ -91,35 +93,35 @@ class TestRoom:
     @pytest.mark.parametrize("limit", [1_000, 5_000, 65_000, 1_000_000])
     def test_the_limit_holds(self, limit: int) -> None:
         bets = [hostile("\U0001f600" * 500)] * 300
-        told = render(*bets, limit=limit)
-        assert len(told.encode()) <= limit
-        assert told.startswith("## layerguard: 300 failed")
-        assert "left out for want of room" in told or limit == 1_000_000
+        reported = render(*bets, limit=limit)
+        assert len(reported.encode()) <= limit
+        assert reported.startswith("## layerguard: 300 failed")
+        assert "left out for want of room" in reported or limit == 1_000_000
 
     def test_failures_are_the_last_to_go(self) -> None:
         every = tales.every()
         whole = render(*every.values())
-        told = render(*every.values(), limit=len(whole.encode()) - 500)
-        assert "### \u274c training" in told
-        assert "left out" in told
+        reported = render(*every.values(), limit=len(whole.encode()) - 500)
+        assert "### \u274c training" in reported
+        assert "left out" in reported
 
 
 class TestHostile:
     @pytest.mark.parametrize("kind", HOSTILE)
     def test_words_stay_words(self, kind: str) -> None:
-        told = render(
+        reported = render(
             hostile(HOSTILE[kind]), refused=[UnreadableFile.of("bets/a.yaml", HOSTILE[kind])]
         )
-        outside = re.sub(r"^(`{3,})text\n.*?^\1$", "", told, flags=re.DOTALL | re.MULTILINE)
+        outside = re.sub(r"^(`{3,})text\n.*?^\1$", "", reported, flags=re.DOTALL | re.MULTILINE)
         outside = re.sub(r"(?<!\\)(`+)(?!`).*?(?<!`)\1(?!`)", "", outside)
         plain = re.sub(r"\\.", "", outside)
         assert set(re.findall(r"<[^>]*>", plain)) <= {"<br>"}
         assert "](" not in plain
         assert "@" not in plain
         assert "://" not in plain
-        assert not set(FORBIDDEN) & set(told)
-        assert "##[" not in told
-        assert len(told) < 60_000
+        assert not set(FORBIDDEN) & set(reported)
+        assert "##[" not in reported
+        assert len(reported) < 60_000
 
     @pytest.mark.parametrize("kind", HOSTILE)
     def test_a_table_keeps_its_columns(self, kind: str) -> None:

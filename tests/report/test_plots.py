@@ -292,7 +292,7 @@ class TestProfile:
         assert all(tick.at >= 12 for tick in figure.yticks)
 
     @pytest.mark.parametrize("height", [-3.0, -0.03, 0.002, 0.3, 1.0, 2.2, 7.0])
-    def test_zero_and_another_number_are_told(self, height: float) -> None:
+    def test_zero_and_another_number_are_reported(self, height: float) -> None:
         figure = charts.profile_chart(tales.profile(height))
         assert figure is not None
         assert "0" in {tick.label for tick in figure.yticks}

@@ -20,15 +20,17 @@ from pytest_layerguard.report.side_by_side import side_by_side
 
 @pytest.mark.parametrize("kind", tales.every())
 def test_a_report_comes_back_as_it_went(kind: str) -> None:
-    told = tales.every()[kind]
-    assert BetReport.from_json(told.to_json()) == told
+    reported = tales.every()[kind]
+    assert BetReport.from_json(reported.to_json()) == reported
 
 
 def test_numbers_that_json_does_not_know_travel_too() -> None:
     endless = {"perplexity_ratio": Interval(math.inf, 3.0, math.inf)}
-    told = tales.judged(tales.SWEEP, tales.result(tales.variant("skip-0", "0", metrics=endless)))
-    assert told.result is not None
-    assert told.result.variants[0].metrics["perplexity_ratio"].value == math.inf
+    reported = tales.judged(
+        tales.SWEEP, tales.result(tales.variant("skip-0", "0", metrics=endless))
+    )
+    assert reported.result is not None
+    assert reported.result.variants[0].metrics["perplexity_ratio"].value == math.inf
 
 
 @pytest.mark.parametrize(
@@ -54,10 +56,10 @@ def test_bars_are_read_off_a_criterion(
 ) -> None:
     head, tail = tales.SWEEP.split("criteria:")
     text = f"{head}criteria: {{lenient: {criterion}}}\n{tail[tail.index('closes') :]}"
-    told = make_report(tales.document(text), error("x"), tales.ROOT)
+    reported = make_report(tales.document(text), error("x"), tales.ROOT)
     assert [
         (bar.prefix, bar.metric, bar.sign, bar.value)
-        for bar in told.thresholds
+        for bar in reported.thresholds
         if bar.level == "lenient"
     ] == bars
 
@@ -74,22 +76,22 @@ def test_a_sweep_shows_the_texts_of_the_mildest_and_of_the_worst() -> None:
             for at in range(50)
         )
     )
-    told = tales.judged(tales.SWEEP, found)
-    assert told.shown == (49, 48, 47, 46, 45, 44, 1, 0)
-    assert told.result is not None
-    assert [bool(each.samples) for each in told.result.variants].count(True) == 8
-    assert len(told.result.variants) == 50
+    reported = tales.judged(tales.SWEEP, found)
+    assert reported.shown == (49, 48, 47, 46, 45, 44, 1, 0)
+    assert reported.result is not None
+    assert [bool(each.samples) for each in reported.result.variants].count(True) == 8
+    assert len(reported.result.variants) == 50
 
 
 def test_what_travels_is_bounded_and_harmless() -> None:
     loud = tales.variant("skip-0", "0", samples=tales.said("A" * 10_000_000 + "\x1b[2J"))
-    told = tales.judged(tales.SWEEP, tales.result(loud))
-    assert len(told.to_json()) < 50_000
-    told = tales.judged(
+    reported = tales.judged(tales.SWEEP, tales.result(loud))
+    assert len(reported.to_json()) < 50_000
+    reported = tales.judged(
         tales.SWEEP, tales.result(replace(loud, samples=tales.said("a\x1b[2J\nb\x00")))
     )
-    assert told.result is not None
-    assert told.result.variants[0].samples[0].text == "a\\u001b[2J\nb\\u0000"
+    assert reported.result is not None
+    assert reported.result.variants[0].samples[0].text == "a\\u001b[2J\nb\\u0000"
 
 
 def test_texts_that_ran_free_stand_side_by_side_in_every_report() -> None:
@@ -97,24 +99,28 @@ def test_texts_that_ran_free_stand_side_by_side_in_every_report() -> None:
     loop = GeneratedText("The end.", "so so so so", 9, ended=False)
     found = tales.result(tales.variant("skip-0", "0", ratio=2.0, generated=(loop,)))
     bases = tuple(replace(each, generated=(free,)) for each in found.bases)
-    told = tales.judged(tales.SWEEP, replace(found, bases=bases))
-    (one,) = [each for each in side_by_side(told) if each.prompt == "The end."]
+    reported = tales.judged(tales.SWEEP, replace(found, bases=bases))
+    (one,) = [each for each in side_by_side(reported) if each.prompt == "The end."]
     assert (one.before.text, one.before.note) == (free.text, "4 tokens, then the end")
     assert (one.after[0].text, one.after[0].note) == (loop.text, "9 tokens, and no end")
-    assert "| Ben ran \u21b5 home. | so so so so |" in markdown.render([told], [], limit=100_000)
-    assert json_report.entry(told)["variants"][0]["generated"] == [
+    assert "| Ben ran \u21b5 home. | so so so so |" in markdown.render(
+        [reported], [], limit=100_000
+    )
+    assert json_report.entry(reported)["variants"][0]["generated"] == [
         {"prompt": "The end.", "base": free.text, "variant": loop.text}
     ]
 
 
 def test_a_claim_of_several_lines_is_shown_on_one() -> None:
     lines = re.sub("claim: .*", "claim: |\n  It holds\n  everywhere.", tales.SWEEP, count=1)
-    told = tales.judged(lines, tales.result(tales.variant("skip-0", "0", ratio=2.0)))
-    assert told.claim == "It holds everywhere."
+    reported = tales.judged(lines, tales.result(tales.variant("skip-0", "0", ratio=2.0)))
+    assert reported.claim == "It holds everywhere."
 
 
 def test_what_is_done_is_described_with_its_arguments() -> None:
-    told = make_report(parse_bets(tales.TRAINING, tales.ROOT / "a.yaml")[0], error("x"), tales.ROOT)
-    assert len(told.steps) == 1
-    assert told.steps[0].startswith("average_experts")
-    assert ", then train {steps: 20" in told.steps[0]
+    reported = make_report(
+        parse_bets(tales.TRAINING, tales.ROOT / "a.yaml")[0], error("x"), tales.ROOT
+    )
+    assert len(reported.steps) == 1
+    assert reported.steps[0].startswith("average_experts")
+    assert ", then train {steps: 20" in reported.steps[0]

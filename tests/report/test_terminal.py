@@ -18,7 +18,7 @@ from pytest_layerguard.report.bet_report import BetReport, Criterion
 from pytest_layerguard.report.terminal import Marks
 
 
-def told(
+def reported(
     *variants: VariantResult,
     bases: tuple[BaseResult, ...] = (BaseResult(None, None, {"perplexity": Interval.point(89.0)}),),
     cached: bool = False,
@@ -87,14 +87,16 @@ def table(*bets: BetReport, width: int = 160, verbose: bool = False) -> list[str
 
 
 def skipped(id_: str, lack: Lack | None = None, why: str = "no GPU") -> BetReport:
-    return told(id=id_, result=None, word="SKIPPED", outcome="skipped", lack=lack, messages=(why,))
+    return reported(
+        id=id_, result=None, word="SKIPPED", outcome="skipped", lack=lack, messages=(why,)
+    )
 
 
 def test_every_bar_that_was_missed_is_named() -> None:
     ratio = Decider("quantize-3", "", "perplexity_ratio", NUMBER, "<= 1.1")
     deciders = (ratio, Decider("quantize-3", "", "kl", Interval.point(0.4), "<= 0.1"))
     missed = Criterion("lenient", "", "false", "filled", decided=True, deciders=deciders)
-    lines = list(failure.lines(told(criteria=(missed,), status="proposed"), short=True))
+    lines = list(failure.lines(reported(criteria=(missed,), status="proposed"), short=True))
     place = lines.index(
         "to hold:  perplexity_ratio of quantize-3 must be <= 1.1; it is " + str(NUMBER)
     )
@@ -102,7 +104,7 @@ def test_every_bar_that_was_missed_is_named() -> None:
 
 
 def test_a_row_has_what_decided_and_its_bar() -> None:
-    heading, line = table(told(criteria=criterion()))
+    heading, line = table(reported(criteria=criterion()))
     assert heading.split() == ["bet", "status", "word", "decided", "by", "bar"]
     assert line.split("  ") == [
         *("ok", "bet-40", "falsified", "CATASTROPHIC"),
@@ -111,27 +113,27 @@ def test_a_row_has_what_decided_and_its_bar() -> None:
 
 
 def test_a_narrow_table_keeps_the_number_and_its_interval() -> None:
-    wide = told(id="bet-with-a-rather-long-name-indeed", criteria=criterion())
+    wide = reported(id="bet-with-a-rather-long-name-indeed", criteria=criterion())
     assert "3.93x [3.55, 4.36] <= 3" in " ".join(table(wide, width=80)[1].split())
     assert "CATASTROPHIC 3.93x <= 3" in " ".join(table(wide, width=40)[1].split())
 
 
 def test_a_metric_that_is_no_ratio_is_named() -> None:
     found = criterion(Interval.point(2.0), metric="unique_tokens", bar="< 5", among="")
-    assert "skip-2 unique_tokens 2  < 5" in table(told(criteria=found))[1]
+    assert "skip-2 unique_tokens 2  < 5" in table(reported(criteria=found))[1]
 
 
 def test_a_number_close_to_its_bar_has_the_digits_that_decide() -> None:
     close = criterion(Interval(1.5021, 1.5004, 1.51), bar="<= 1.5")
-    assert "1.502x [1.5, 1.51]" in table(told(criteria=close))[1]
+    assert "1.502x [1.5, 1.51]" in table(reported(criteria=close))[1]
 
 
 def test_an_overflow_is_infinite() -> None:
-    assert " infx " in table(told(criteria=criterion(Interval.point(math.inf))))[1]
+    assert " infx " in table(reported(criteria=criterion(Interval.point(math.inf))))[1]
 
 
 def test_a_bet_that_was_not_measured_has_its_reason() -> None:
-    crossed = told(
+    crossed = reported(
         result=None, word="CROSSED", outcome="failed", messages=("bet-40 closed this door",)
     )
     assert table(crossed)[1].split("  ") == [
@@ -142,7 +144,9 @@ def test_a_bet_that_was_not_measured_has_its_reason() -> None:
 def test_a_lost_challenge_has_the_bar_of_the_falsification() -> None:
     (own,) = criterion(bar="<= 9")
     missed = (MissedBar("bet-40", replace(own.deciders[0], bar="<= 3"), catastrophic=False),)
-    lost = told(word="CROSSED", outcome="failed", status="proposed", criteria=(own,), missed=missed)
+    lost = reported(
+        word="CROSSED", outcome="failed", status="proposed", criteria=(own,), missed=missed
+    )
     assert table(lost)[1].endswith("best of 4 3.93x [3.55, 4.36]  <= 3 (bet-40)")
     assert table(lost, width=60)[1].endswith("<= 3")
     assert failure.brief(lost).startswith("3.934 [3.552, 4.361] against <= 3 (bet-40): ")
@@ -153,8 +157,8 @@ def test_what_is_not_as_in_the_record_has_the_row() -> None:
     stale = ("weights: sha256:0 -> sha256:1", "tokenizer: a -> b", "perplexity of the base: 1 -> 2")
     changes = ("criteria.lenient: kl <= 1 -> kl <= 2", "claim: a -> b")
     bets = [
-        told(word="STALE", outcome="failed", criteria=criterion(), differs=stale),
-        told(id="b", word="TAMPERED", outcome="failed", result=None, differs=changes),
+        reported(word="STALE", outcome="failed", criteria=criterion(), differs=stale),
+        reported(id="b", word="TAMPERED", outcome="failed", result=None, differs=changes),
     ]
     _, first, second = table(*bets)
     assert first.endswith("STALE     not those of its record: weights, tokenizer")
@@ -163,12 +167,12 @@ def test_what_is_not_as_in_the_record_has_the_row() -> None:
 
 
 def test_what_failed_stands_apart() -> None:
-    lines = table(told(outcome="failed"), told(id="b"), told(id="c", outcome="failed"))
+    lines = table(reported(outcome="failed"), reported(id="b"), reported(id="c", outcome="failed"))
     assert [line[:2] for line in lines] == ["  ", "ok", "", "X ", "X "]
 
 
 def test_what_was_kept_is_marked() -> None:
-    lines = table(told(cached=True), told(id="b"))
+    lines = table(reported(cached=True), reported(id="b"))
     assert [line[:3] for line in lines[1:3]] == ["ok*", "ok "]
     assert lines[3].startswith("* kept")
 
@@ -176,21 +180,21 @@ def test_what_was_kept_is_marked() -> None:
 @pytest.mark.parametrize("width", [200, 120, 100, 80, 60, 40])
 def test_the_table_fits(width: int) -> None:
     bets = [
-        told(id="bet-with-a-rather-long-name-indeed", criteria=criterion(variant="a" * 90)),
-        told(id="b", outcome="failed", messages=("m" * 90,)),
+        reported(id="bet-with-a-rather-long-name-indeed", criteria=criterion(variant="a" * 90)),
+        reported(id="b", outcome="failed", messages=("m" * 90,)),
     ]
     lines = table(*bets, width=width)
     assert max(map(text.columns, lines)) <= width
     assert all("CATASTROPHIC" in line for line in (lines[1], lines[3]))
 
 
-def test_bets_that_begin_alike_can_be_told_apart() -> None:
+def test_bets_that_begin_alike_can_be_distinguished() -> None:
     names = (
         "degeneration-gemma-3-12b",
         "degeneration-gemma-3-12b-retrained",
         "degeneration-layers",
     )
-    lines = table(*(told(id=name, criteria=criterion()) for name in names), width=80)
+    lines = table(*(reported(id=name, criteria=criterion()) for name in names), width=80)
     assert max(map(text.columns, lines)) <= 80
     assert len({line.split()[1] for line in lines[1:]}) == 3
 
@@ -202,7 +206,7 @@ def margins(margin: float) -> tuple[Criterion, ...]:
 
 def test_in_a_long_table_bets_that_came_out_alike_share_the_row_of_the_nearest_to_its_bar() -> None:
     bets = [
-        told(id=f"bet-{file}-{bet}", file=f"bets/{file}.yaml", criteria=margins(9 - bet))
+        reported(id=f"bet-{file}-{bet}", file=f"bets/{file}.yaml", criteria=margins(9 - bet))
         for file in range(5)
         for bet in range(6)
     ]
@@ -224,7 +228,9 @@ def test_in_a_long_table_bets_that_came_out_alike_share_the_row_of_the_nearest_t
 def test_a_large_catalogue_in_which_all_is_well_has_a_short_table(width: int) -> None:
     words = ("CATASTROPHIC", "FALSIFIED", "INCONCLUSIVE")
     bets = [
-        told(id=f"bet-{at}", file=f"bets/{at // 25}.yaml", criteria=criterion(), word=words[at % 3])
+        reported(
+            id=f"bet-{at}", file=f"bets/{at // 25}.yaml", criteria=criterion(), word=words[at % 3]
+        )
         for at in range(300)
     ]
     noted = [replace(bet, warnings=("amended",)) for bet in bets]
@@ -235,8 +241,8 @@ def test_a_large_catalogue_in_which_all_is_well_has_a_short_table(width: int) ->
 
 def test_a_bar_that_was_measured_has_its_interval_where_there_is_room() -> None:
     found = criterion(metric="kl", bar="<= 0.5 [0.4, 0.6]", among="")
-    assert table(told(criteria=found))[1].endswith("<= 0.5 [0.4, 0.6]")
-    assert table(told(criteria=found), width=50)[1].endswith("<= ~0.5")
+    assert table(reported(criteria=found))[1].endswith("<= 0.5 [0.4, 0.6]")
+    assert table(reported(criteria=found), width=50)[1].endswith("<= ~0.5")
 
 
 def test_skipped_bets_are_summed_up_by_what_was_wanting() -> None:
@@ -255,7 +261,7 @@ def test_skipped_bets_are_summed_up_by_what_was_wanting() -> None:
 
 
 def test_details_are_shown_when_asked_for() -> None:
-    lines = table(told(criteria=criterion()), skipped("s", why="not here"), verbose=True)
+    lines = table(reported(criteria=criterion()), skipped("s", why="not here"), verbose=True)
     assert any(line.startswith("  skip-0") for line in lines)
     assert "  not here" in lines
     assert not any("-v names them" in line for line in lines)
@@ -263,9 +269,9 @@ def test_details_are_shown_when_asked_for() -> None:
 
 def test_the_title_counts() -> None:
     bets = [
-        told(devices=("cpu",)),
-        told(outcome="failed"),
-        told(word="INCONCLUSIVE", cached=True),
+        reported(devices=("cpu",)),
+        reported(outcome="failed"),
+        reported(word="INCONCLUSIVE", cached=True),
         skipped("s"),
     ]
     assert terminal.title(bets) == (
@@ -281,25 +287,25 @@ def test_marks_are_ascii_where_there_are_no_better() -> None:
 
 
 def test_a_hostile_note_stays_in_its_place() -> None:
-    lines = table(told(warnings=("\x1b[2J", "x" * 5000)), width=1000)
+    lines = table(reported(warnings=("\x1b[2J", "x" * 5000)), width=1000)
     assert len(lines) == 4
     assert "\x1b" not in "".join(lines)
     assert len(lines[3]) < 1000
 
 
 def test_notes_stand_below_the_table_each_once() -> None:
-    lines = table(told(warnings=("amended",)), told(id="b", warnings=("amended", "more")))
+    lines = table(reported(warnings=("amended",)), reported(id="b", warnings=("amended", "more")))
     assert lines[3:] == ["noted: bet-40, b: amended", "noted: b: more"]
 
 
 def test_a_remark_is_for_those_who_ask() -> None:
-    bet = told(remarks=("a weaker claim",), warnings=(NEITHER,), word="INCONCLUSIVE")
+    bet = reported(remarks=("a weaker claim",), warnings=(NEITHER,), word="INCONCLUSIVE")
     assert not any("noted" in line for line in table(bet))
     assert "noted: bet-40: a weaker claim" in table(bet, verbose=True)
 
 
 def test_an_undecided_bet_says_how_to_learn_what_would_decide() -> None:
-    undecided = told(word="INCONCLUSIVE")
+    undecided = reported(word="INCONCLUSIVE")
     legend = "? neither confirmed nor overturned (-v has how much more would decide)"
     assert table(undecided)[-1] == legend
     assert legend not in table(undecided, verbose=True)

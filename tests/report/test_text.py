@@ -29,17 +29,17 @@ def test_what_moves_the_cursor_is_written_out(hostile: str, harmless: str) -> No
 
 @given(st.text())
 def test_whatever_is_printed_stays_on_one_line_and_can_be_encoded(said: str) -> None:
-    told = cut(said, 40)
-    assert not any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in told)
-    assert len(told.splitlines()) <= 1
-    told.encode("utf-8")
+    reported = cut(said, 40)
+    assert not any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in reported)
+    assert len(reported.splitlines()) <= 1
+    reported.encode("utf-8")
 
 
 @given(st.text())
 def test_whatever_a_model_says_stays_on_one_line(said: str) -> None:
-    told = text.one_line(said, 40)
-    assert not any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in told)
-    assert "\\u000a" not in told or "\\u000a" in said
+    reported = text.one_line(said, 40)
+    assert not any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in reported)
+    assert "\\u000a" not in reported or "\\u000a" in said
 
 
 def test_a_line_break_of_a_model_is_a_sign_that_people_read() -> None:

@@ -1,4 +1,4 @@
-"""A project whose laboratory fails in the way that the claim of a bet names."""
+"""A project whose measurer fails in the way that the claim of a bet names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-LABORATORY = """
+MEASURER = """
 import ctypes
 import os
 import signal
@@ -38,7 +38,7 @@ def touch(name):
     open(name, "w").close()
 
 
-class Laboratory:
+class LocalMeasurer:
     def expect(self, documents):
         pass
 
@@ -63,8 +63,8 @@ class Laboratory:
         return fine()
 
 
-def pytest_layerguard_laboratory():
-    return Laboratory()
+def pytest_layerguard_measurer():
+    return LocalMeasurer()
 """
 
 BET = """\
@@ -88,7 +88,7 @@ class Trouble:
         self.report = self.path / "out" / "report.json"
         (self.path / "bets").mkdir()
         (self.path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
-        (self.path / "conftest.py").write_text(LABORATORY, encoding="utf-8")
+        (self.path / "conftest.py").write_text(MEASURER, encoding="utf-8")
 
     def bets(self, **claims: str) -> None:
         """Write bets, by id; an underscore in an id stands for a hyphen."""

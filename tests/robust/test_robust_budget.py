@@ -12,7 +12,7 @@ from pytest_layerguard.environment.budget import NAMES, Budget
 from pytest_layerguard.environment.conditions import Conditions
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
-from pytest_layerguard.measurement.laboratory import Laboratory
+from pytest_layerguard.measurement.measurer import LocalMeasurer
 
 if TYPE_CHECKING:
     from conftest import Trouble
@@ -36,7 +36,7 @@ TRAIN = (
 
 
 @pytest.mark.parametrize(
-    ("limit", "does", "more", "told"),
+    ("limit", "does", "more", "reported"),
     [
         ({"tokens": 63}, SWEEP, "", "measure.tokens: 64; this run allows 63"),
         ({"variants": 5}, SWEEP, "", "variants: 6; this run allows 5"),
@@ -52,12 +52,12 @@ TRAIN = (
     ],
     ids=["tokens", "variants", "layers", "parameters", "steps", "spoken"],
 )
-def test_each_limit(limit: dict[str, int], does: str, more: str, told: str) -> None:
+def test_each_limit(limit: dict[str, int], does: str, more: str, reported: str) -> None:
     (document,) = parse_bets(BET.format(does=does, more=more), BETS / "bet.yaml")
-    laboratory = Laboratory(Conditions(device="cpu", budget=Budget(**limit)), Registry.of())
+    measurer = LocalMeasurer(Conditions(device="cpu", budget=Budget(**limit)), Registry.of())
     with pytest.raises(MeasurementError) as caught:
-        laboratory.measure(document, bets=BETS)
-    assert told in str(caught.value)
+        measurer.measure(document, bets=BETS)
+    assert reported in str(caught.value)
     assert f"--layerguard-limit {next(iter(limit))}=NUMBER" in str(caught.value)
 
 
@@ -67,11 +67,11 @@ def test_all_pairs_of_the_deepest_models_are_within_the_defaults() -> None:
 
 def test_a_time_limit_is_looked_at_between_layers() -> None:
     (document,) = parse_bets(BET.format(does=SWEEP, more=""), BETS / "bet.yaml")
-    laboratory = Laboratory(Conditions(device="cpu", timeout=1e-9), Registry.of())
+    measurer = LocalMeasurer(Conditions(device="cpu", timeout=1e-9), Registry.of())
     with pytest.raises(
         MeasurementError, match=r"not measured within 1e-09 seconds; .*--layerguard-timeout"
     ):
-        laboratory.measure(document, bets=BETS)
+        measurer.measure(document, bets=BETS)
 
 
 def test_the_ini_file_and_the_command_line(trouble: Trouble) -> None:

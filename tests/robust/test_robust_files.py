@@ -98,8 +98,8 @@ def test_hundreds_of_malformed_files(trouble: Trouble) -> None:
     assert "Traceback" not in printed
     assert "INTERNALERROR" not in printed
     assert not list(trouble.path.rglob("pwned"))
-    told = [line for line in printed.splitlines() if obeyed(line)]
-    assert not told, told[:5]
+    reported = [line for line in printed.splitlines() if obeyed(line)]
+    assert not reported, reported[:5]
     for page in ("page.html", "page.md"):
         text = (trouble.path / "out" / page).read_text(encoding="utf-8")
         assert not any(obeyed(line) for line in text.splitlines()), page

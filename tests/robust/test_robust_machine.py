@@ -113,8 +113,10 @@ def test_a_report_that_cannot_be_written_fails_the_run_in_one_line(
     blocked.write_text("a file where a folder should be", encoding="utf-8")
     code, printed = trouble.run(f"--layerguard-{option}={blocked / 'report'}")
     assert code == pytest.ExitCode.USAGE_ERROR, printed
-    told = [line for line in printed.splitlines() if f"cannot write --layerguard-{option}" in line]
-    assert len(told) == 1
+    reported = [
+        line for line in printed.splitlines() if f"cannot write --layerguard-{option}" in line
+    ]
+    assert len(reported) == 1
     assert "1 passed" in printed
     assert "Traceback" not in printed
 

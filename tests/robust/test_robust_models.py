@@ -163,8 +163,8 @@ def test_each_gets_one_message_and_the_next_bet_is_measured(
     spoil(root / "models" / name)
     ran = pytester.runpytest("bets", "--layerguard-json=report.json", "--layerguard-device=cpu")
     printed = "\n".join([*ran.outlines, *ran.errlines])
-    told = json.loads((root / "report.json").read_text(encoding="utf-8"))["bets"]
-    outcomes = {each["id"]: (each["outcome"], each["word"]) for each in told}
+    reported = json.loads((root / "report.json").read_text(encoding="utf-8"))["bets"]
+    outcomes = {each["id"]: (each["outcome"], each["word"]) for each in reported}
     assert outcomes.pop("zebra")[0] == "passed", printed
     assert "Traceback" not in printed
     assert not list(root.rglob("run"))

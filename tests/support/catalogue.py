@@ -79,7 +79,7 @@ def measured(*ratios: float, spread: float = 1.05, **changes: Any) -> BetResult:
         )
         for place, ratio in enumerate(ratios)
     )
-    told: dict[str, Any] = {
+    reported: dict[str, Any] = {
         "bases": (BaseResult(None, None, {"perplexity": Interval.point(9.0)}),),
         "variants": variants,
         "tokens": 1024,
@@ -88,7 +88,7 @@ def measured(*ratios: float, spread: float = 1.05, **changes: Any) -> BetResult:
         "provenance": {"device": "cpu"},
         "seconds": 1.0,
     }
-    return BetResult(**{**told, **changes})
+    return BetResult(**{**reported, **changes})
 
 
 def measured_as(verdict: str) -> BetResult:

@@ -1,4 +1,4 @@
-"""Small randomly initialised models of every decoder family that the laboratory must know."""
+"""Small randomly initialised models of every decoder family that the measurer must know."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the laboratory gives for a family, held against a plain loop over deep copies."""
+"""What the measurer gives for a family, held against a plain loop over deep copies."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def cached(model: PreTrainedModel) -> list[Case]:
     if _unheld(model):
         return []
     found = []
-    for name, told, group in (("cache", {}, None), ("cache-channel", {"keys": "channel"}, 4)):
+    for name, reported, group in (("cache", {}, None), ("cache-channel", {"keys": "channel"}, 4)):
         tried: dict[int, tuple[float, Change]] = {}
         for bits in (4, 3, 5, 2, 6):
             near: list[float] = []
@@ -94,7 +94,7 @@ def cached(model: PreTrainedModel) -> list[Case]:
         else:
             # Noise is a share of the range, of which more levels make smaller steps.
             bits = max(tried, key=lambda each: tried[each][0] / 2**each)
-        arguments = {"bits": bits, "group_size": group, **told}
+        arguments = {"bits": bits, "group_size": group, **reported}
         found.append(Case(name, "quantize_kv_cache", arguments, tried[bits][1]))
     return found
 

@@ -56,4 +56,6 @@ def hostile(words: str) -> BetReport:
     }
     made = {words[:99]: {words[:99]: words}, "checkpoints": [{"candidates": [candidate]}]}
     found = replace(found, bases=bases, provenance=made, diagnostics={"x": words})
-    return tales.told(bet, replace(error("as our own code says it"), result=found, warnings=("w",)))
+    return tales.reported(
+        bet, replace(error("as our own code says it"), result=found, warnings=("w",))
+    )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FENCE = re.compile(
-    r"(?:^<!-- (?P<mark>[a-z ]+?)(?:: (?P<told>[^\n]*?))? -->\n+)?"
+    r"(?:^<!-- (?P<mark>[a-z ]+?)(?:: (?P<reported>[^\n]*?))? -->\n+)?"
     r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -30,7 +30,7 @@ class Block:
     language: str
     text: str
     mark: str
-    told: str
+    reported: str
 
     @property
     def place(self) -> str:
@@ -45,4 +45,6 @@ def blocks(page: Path) -> Iterator[Block]:
         line = text.count("\n", 0, found.start("language")) + 1
         indent = found["indent"]
         inner = "".join(row.removeprefix(indent) for row in found["text"].splitlines(True))
-        yield Block(page, line, found["language"], inner, found["mark"] or "", found["told"] or "")
+        yield Block(
+            page, line, found["language"], inner, found["mark"] or "", found["reported"] or ""
+        )

@@ -125,7 +125,7 @@ EVERY: Final = list(itertools.product(STATUSES, RECORDS, CHALLENGES, VERDICTS))
 
 def expected(key: Key) -> tuple[str, bool, str]:
     _, record, _, verdict = key
-    word, passed, told = ENDS[CELLS[key]]
+    word, passed, reported = ENDS[CELLS[key]]
     lost = "CROSSED" if record == "short" else record
     word = verdict if word == MEASURED else word.format(lost=lost)
-    return word, passed, told.format(verdict=verdict)
+    return word, passed, reported.format(verdict=verdict)

@@ -1,6 +1,6 @@
 """The plain way to every number: deep copies that are written to, full forward passes, float64.
 
-Nothing here uses the laboratory, so that agreement with it means something.
+Nothing here uses the measurer, so that agreement with it means something.
 """
 
 from __future__ import annotations

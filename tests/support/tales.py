@@ -295,10 +295,10 @@ def judged(text: str, found: BetResult, **changes: Any) -> BetReport:
         "warnings": decision.warnings,
     }
     outcome = Outcome(decision.word, decision.passed, **(values | changes))
-    return told(bet, outcome)
+    return reported(bet, outcome)
 
 
-def told(bet: BetDocument, outcome: Outcome) -> BetReport:
+def reported(bet: BetDocument, outcome: Outcome) -> BetReport:
     """Tell it, and let it travel as it does from a worker."""
     return BetReport.from_json(make_report(bet, outcome, ROOT).to_json())
 
@@ -343,8 +343,8 @@ def doubtful() -> BetReport:
         "status: falsified", "status: proposed"
     )
     text = text.replace("closes: {interventions: [skip_layers], models: parameters <= 1e8}\n", "")
-    skipped = told(
-        document(text), unavailable("whether old closed it cannot be told", required=False)
+    skipped = reported(
+        document(text), unavailable("whether old closed it cannot be reported", required=False)
     )
     return replace(skipped, doors=(DOOR,))
 
@@ -371,10 +371,12 @@ def every() -> dict[str, BetReport]:
         "pairs": judged(PAIRS, pairs()),
         "trajectory": judged(TRAJECTORY, trajectory()),
         "training": judged(TRAINING, training()),
-        "error": told(document(SWEEP.replace("id: sweep", "id: broken")), error("no such model")),
-        "skipped": told(
+        "error": reported(
+            document(SWEEP.replace("id: sweep", "id: broken")), error("no such model")
+        ),
+        "skipped": reported(
             document(SWEEP.replace("id: sweep", "id: absent")),
             unavailable("needs a GPU of 24 GiB", required=False),
         ),
-        "bug": told(document(SWEEP.replace("id: sweep", "id: bug")), error("a mistake")),
+        "bug": reported(document(SWEEP.replace("id: sweep", "id: bug")), error("a mistake")),
     }

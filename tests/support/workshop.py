@@ -1,4 +1,4 @@
-"""The laboratory's own pieces, put to work on the small models of every family."""
+"""The measurer's own pieces, put to work on the small models of every family."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def carried_out(
     """What interventions, in order, make of the untouched model."""
     plans: tuple[Plan, ...] = (onto or Plan.untouched(bench.layers),)
     for kind, arguments in steps:
-        told = BUILTIN_KINDS[kind].model_validate(arguments)
+        reported = BUILTIN_KINDS[kind].model_validate(arguments)
         carry_out = Registry.of()[kind].load()
-        plans = tuple(made for plan in plans for made in carry_out(plan, told, bench))
+        plans = tuple(made for plan in plans for made in carry_out(plan, reported, bench))
     return plans
 
 

@@ -102,7 +102,7 @@ def test_a_separator_that_the_readme_names(hub: Hub, visitor: Visitor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         ({"column": "words"}, "has no column 'words'; there are: 'text'"),
         ({"split": "validation"}, "has no split 'validation'; there are: test, train"),
@@ -111,13 +111,15 @@ def test_a_separator_that_the_readme_names(hub: Hub, visitor: Visitor) -> None:
         ({"revision": "0" * 40}, "no such revision"),
     ],
 )
-def test_what_is_not_there(hub: Hub, visitor: Visitor, change: dict[str, Any], told: str) -> None:
+def test_what_is_not_there(
+    hub: Hub, visitor: Visitor, change: dict[str, Any], reported: str
+) -> None:
     commit = put(hub, "acme/lacking")
 
     found = visitor.ask(text=named("acme/lacking", commit) | change)
 
     assert found["error"] == "MeasurementError"
-    assert told in found["message"]
+    assert reported in found["message"]
 
 
 def test_a_column_that_is_no_text(hub: Hub, visitor: Visitor) -> None:

@@ -155,13 +155,13 @@ class TestPaths:
 
     def test_whether_something_outside_exists_is_not_revealed(self, read: Read, bets: Path) -> None:
         (bets.parents[1] / "known.txt").write_text("secret")
-        told = []
+        reported = []
         for name in ("known", "unheard"):
             with pytest.raises(MeasurementError) as caught:
                 read({"file": f"../../{name}.txt"})
-            told.append(str(caught.value).replace(name, ""))
+            reported.append(str(caught.value).replace(name, ""))
 
-        assert told[0] == told[1]
+        assert reported[0] == reported[1]
 
     def test_inside_the_tree_but_above_the_bets(self, read: Read, bets: Path) -> None:
         (bets.parent / "text.txt").write_text("a")

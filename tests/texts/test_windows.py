@@ -24,7 +24,7 @@ from pytest_layerguard.texts.windows import (
 BOS = 900
 
 
-def told(windows: list[tuple[Tensor, Tensor]]) -> list[tuple[list[int], list[int]]]:
+def reported(windows: list[tuple[Tensor, Tensor]]) -> list[tuple[list[int], list[int]]]:
     """What each window reads and what it scores."""
     for inputs, labels in windows:
         assert inputs.shape == labels.shape
@@ -83,7 +83,7 @@ def span(first: int, last: int) -> list[int]:
     ],
 )
 def test_the_default_contract(contract: Contract, expected: object) -> None:
-    assert told(cut(span(0, 99), contract)) == expected
+    assert reported(cut(span(0, 99), contract)) == expected
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.data())
@@ -95,7 +95,7 @@ def test_every_token_is_scored_once_after_the_one_before_it(
     contract = Contract(tokens, window, stride, start)
     windows = cut(span(0, contract.needed - 1), contract)
     first = 0 if start else 1
-    scored = [each for _, labels in told(windows) for each in labels]
+    scored = [each for _, labels in reported(windows) for each in labels]
     assert scored == span(first, first + tokens - 1)
     for inputs, labels in windows:
         assert len(inputs) <= window + len(start[1:])
@@ -105,7 +105,7 @@ def test_every_token_is_scored_once_after_the_one_before_it(
 
 def test_the_last_windows_rest_is_scored_with_all_the_context_that_fits() -> None:
     # The cases that lm-evaluation-harness tests its own function with: 34 tokens, 10 at a time, 1 of context.
-    assert told(cut_rolling(span(0, 33), 10, -7)) == [
+    assert reported(cut_rolling(span(0, 33), 10, -7)) == [
         ([-7, *span(0, 8)], span(0, 9)),
         (span(9, 18), span(10, 19)),
         (span(19, 28), span(20, 29)),
@@ -124,7 +124,7 @@ def test_the_last_windows_rest_is_scored_with_all_the_context_that_fits() -> Non
     ],
 )
 def test_rolling_windows_at_the_edges(count: int, context: int, expected: object) -> None:
-    assert told(cut_rolling(span(0, count - 1), context, -7)) == expected
+    assert reported(cut_rolling(span(0, count - 1), context, -7)) == expected
 
 
 def test_an_empty_text_has_no_rolling_window() -> None:
@@ -133,16 +133,16 @@ def test_an_empty_text_has_no_rolling_window() -> None:
 
 
 def test_chunks_leave_out_their_first_token_and_what_is_left_at_the_end() -> None:
-    assert told(cut_chunks(span(0, 10), 4, None)) == [
+    assert reported(cut_chunks(span(0, 10), 4, None)) == [
         (span(0, 2), span(1, 3)),
         (span(4, 6), span(5, 7)),
     ]
-    assert told(cut_chunks(span(0, 10), 4, 5)) == [(span(0, 2), span(1, 3))]
+    assert reported(cut_chunks(span(0, 10), 4, 5)) == [(span(0, 2), span(1, 3))]
     with pytest.raises(MeasurementError, match="not one whole chunk"):
         cut_chunks(span(0, 10), 4, 2)
 
 
-def test_a_text_that_is_too_short_is_told() -> None:
+def test_a_text_that_is_too_short_is_reported() -> None:
     with pytest.raises(MeasurementError, match="7 tokens and 9 are needed to score 8"):
         cut(span(0, 6), Contract(8, 4, 4, ()))
 

@@ -240,7 +240,7 @@ def _harm(measured: Mapping[str, Any]) -> str:
 ## What harms it
 
 Measured by `{_COMMAND} measure`,
-with deep copies and plain loops that share no code with the plugin's laboratory:
+with deep copies and plain loops that share no code with the plugin's measurer:
 {_count(measured["tokens"])} held-out tokens in windows of {measured["window"]}, no BOS, fp32;
 distinct tokens of 100 greedy ones after "Once upon a time", end-of-text masked out.
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.texts.windows import Batch
 
 
-class AnyLaboratory(Protocol):
+class Measurer(Protocol):
     """Measures bets: in this process, from a cache, on a cluster, or in a package that brings its own."""
 
     def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
@@ -72,7 +72,7 @@ class _CheckpointResult:
     provenance: Mapping[str, Any]
 
 
-class Laboratory:
+class LocalMeasurer:
     """Measures bets in this process, one model in memory at a time.
 
     Args:
