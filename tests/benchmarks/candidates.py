@@ -96,7 +96,7 @@ def files(case: str, models: Path, made: Path) -> tuple[Path, Path]:
 
 
 def loaded(file: Path) -> Any:
-    """Load a model in float32 as transformers does."""
+    """Load a model as transformers does, to compute in float32."""
     if file.suffix == ".gguf":
         return AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32
@@ -106,6 +106,10 @@ def loaded(file: Path) -> Any:
         # bitsandbytes would compute in bfloat16 where a processor can.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+    for parameter in model.parameters():
+        # What is not quantised stays in the dtype of the file beside layers of bitsandbytes, whatever is asked for.
+        if parameter.dtype == torch.bfloat16:
+            parameter.data = parameter.data.float()
     return model
 
 
