@@ -18,7 +18,6 @@ from pytest_layerguard.bet.targets import TargetError
 from pytest_layerguard.checkpoints.facts import STATED_EXPERTS
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
-from pytest_layerguard.measurement.tasks.results_elsewhere import read_results
 from pytest_layerguard.models.layer_parts import RouterChoice
 from pytest_layerguard.models.loading import locate, locate_candidate
 from pytest_layerguard.texts.sources import Texts
@@ -90,6 +89,9 @@ def obstacles(
 
 
 def _of_results(document: BetDocument, bets: Path, conditions: Conditions) -> Iterator[Obstacle]:
+    # It imports numpy, which is missing where pull requests are commented on.
+    from pytest_layerguard.measurement.tasks.results_elsewhere import read_results
+
     try:
         read_results(document, AllowedPaths.of(document.path, bets, conditions), conditions)
     except MeasurementError as error:
