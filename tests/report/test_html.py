@@ -140,8 +140,10 @@ class TestPage:
         text = " ".join(Read(page(tales.questions())).text.split())
         assert "120 lost, 0 gained" in text
         assert "2 of 4 questions that skip-1 answers otherwise" in text
-        lost = "lost What flies? righta birduntouched model\u2713 a birdskip-1\u2717 a stone"
-        gained = "gained What sinks? righta stoneuntouched model\u2717 a birdskip-1\u2713 a stone"
+        lost = "lost What flies? right answera birduntouched model\u2713 a birdskip-1\u2717 a stone"
+        gained = (
+            "gained What sinks? right answera stoneuntouched model\u2717 a birdskip-1\u2713 a stone"
+        )
         assert lost in text
         assert gained in text
 
@@ -287,7 +289,7 @@ class TestNotebook:
         bet = tales.every()[kind]
         made = html.notebook(bet)
         read = Read(made)
-        assert f"{bet.verdict}{bet.title}" in read.text
+        assert f"{bet.verdict} {bet.title}" in read.text
         assert bet.deciding is not None
         assert str(bet.deciding.filled) in read.text
         assert read.all("figure")
@@ -306,6 +308,11 @@ class TestNotebook:
         assert "url(" not in style
         assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in read.tags}
         assert not any("style" in attributes for _, attributes in read.tags)
+
+    def test_words_stay_apart_in_a_notebook_that_is_not_trusted(self) -> None:
+        # Jupyter drops the style sheet and the elements of svg there, and keeps the text.
+        text = Read(html.notebook(tales.by_branch())).text
+        assert "layer 0: 2 [1.818, 2.2] layer 1: 1.5" in text
 
     @pytest.mark.parametrize("kind", HOSTILE)
     def test_words_stay_words(self, kind: str) -> None:
