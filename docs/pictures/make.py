@@ -1,4 +1,4 @@
-"""Make the pictures of the README: the page, a bet on it, and a pull request that fails.
+"""Make the pictures of the README: the page, and a pull request that fails.
 
 Run by hand, from the root of a clone, where Chromium, its chromedriver and a font
 with emoji are installed::
@@ -68,12 +68,11 @@ def main() -> None:
         head = f'<!doctype html><meta charset="utf-8"><style>{style}</style>'
         summary.write_text(head + render(words), encoding="utf-8")
         photograph(folder / "page.html", HERE / "page.png", 1060, 1400)
-        photograph(folder / "page.html", HERE / "bet.png", 1060, 1200, "article.FALSIFIED")
         photograph(summary, HERE / "pull-request.png", 980, 1080)
 
 
-def photograph(page: Path, picture: Path, width: int, height: int, start: str = "body") -> None:
-    """Save a page from `start` on as it looks in a window of that size."""
+def photograph(page: Path, picture: Path, width: int, height: int) -> None:
+    """Save a page as it looks in a window of that size."""
     options = webdriver.ChromeOptions()
     with tempfile.TemporaryDirectory() as profile:
         for flag in (*FLAGS, f"--user-data-dir={profile}"):
@@ -86,7 +85,6 @@ def photograph(page: Path, picture: Path, width: int, height: int, start: str = 
             size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
             driver.get(page.as_uri())
-            driver.execute_script("document.querySelector(arguments[0]).scrollIntoView()", start)
             shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
         finally:
             driver.quit()
