@@ -15,10 +15,11 @@ from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.environment.progress_listener import progress_to
 from pytest_layerguard.measurement import sanity_checks
 from pytest_layerguard.measurement.candidates import CandidateBench
-from pytest_layerguard.measurement.failures import naming
+from pytest_layerguard.measurement.failures import failing, naming
 from pytest_layerguard.measurement.generation import Samples, run_free, sample
 from pytest_layerguard.measurement.metrics.free_text import FreeTexts
 from pytest_layerguard.measurement.metrics.statistics import FEWEST_WINDOWS
+from pytest_layerguard.measurement.metrics.variant_metrics import size_ratios
 from pytest_layerguard.measurement.planning import PlannedVariant, Workbench, planned
 from pytest_layerguard.measurement.result_building import ResultBuilder
 from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
@@ -230,7 +231,17 @@ class LocalMeasurer:
                 name: session.scores(text, plans, later, keep=len(plans) < len(every))
                 for name, text in texts.items()
             }
-            # Before a candidate takes the base's place in memory.
+            # All that needs the base's layers, before a candidate takes their place in memory.
+            for _, scores in scored.values():
+                for plan, each in scores.items():
+                    if not sanity_checks.is_finite(each):
+                        with failing([plan]):
+                            sanity_checks.check_weights(
+                                plan, session.runner, "the intervention left"
+                            )
+            sizes = size_ratios(
+                plans, session.runner.anatomy, session.loaded.provenance["stored_dtype"]
+            )
             for text in texts.values():
                 sanity_checks.check_start(
                     session.runner,
@@ -276,7 +287,8 @@ class LocalMeasurer:
                         **scores,
                         **{plan: each.scores[name] for plan, each in measured.items()},
                     },
-                    sizes={
+                    sizes=sizes
+                    | {
                         plan: each.size_ratio
                         for plan, each in measured.items()
                         if each.size_ratio is not None

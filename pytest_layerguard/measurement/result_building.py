@@ -50,7 +50,7 @@ class ResultBuilder:
         scores: Token scores of each plan.
         comparisons: How many variants the intervals hold for together.
         named: The metrics that the criteria name.
-        sizes: The ``size_ratio`` of each plan that is another checkpoint.
+        sizes: The ``size_ratio`` of each plan that stores weights differently.
     """
 
     session: ModelSession
@@ -107,8 +107,7 @@ class ResultBuilder:
         After an overflow, each metric of another package has the worst value that its definition allows.
 
         Raises:
-            MeasurementError: If an intervention left weights that are not finite, or a metric's function does
-                not return an interval.
+            MeasurementError: If a metric's function does not return an interval.
         """
         gaps = self._protocol_gaps(variants)
         return [
@@ -124,7 +123,7 @@ class ResultBuilder:
         own_metrics: Sequence[OwnMetric],
     ) -> VariantResult:
         scores = [self.scores[plan] for plan in variant.plans]
-        note = self._overflow(variant)
+        note = sanity_checks.overflow(scores)
         if note is None:
             metrics = variant_metrics.variant_metrics(
                 self.losses, scores, self.text.positions, self.comparisons
@@ -149,14 +148,8 @@ class ResultBuilder:
                 changes[name] = task.change(self.session.base, variant.plans)
             else:
                 documents[name] = len(task.documents)
-        metrics |= variant_metrics.size_metrics(
-            variant.plans,
-            self.session.runner.anatomy,
-            self.session.loaded.provenance["stored_dtype"],
-        )
-        for plan in variant.plans:
-            if plan in self.sizes:
-                metrics["size_ratio"] = Interval.point(self.sizes[plan])
+        if sizes := [self.sizes[plan] for plan in variant.plans if plan in self.sizes]:
+            metrics["size_ratio"] = Interval.point(max(sizes))
         if is_pair and gap is not None:
             metrics["protocol_gap"] = gap
         if note is None:
@@ -184,13 +177,6 @@ class ResultBuilder:
             variant_metrics.kl_tail(scores) if note is None else {},
             documents,
         )
-
-    def _overflow(self, variant: PlannedVariant) -> str | None:
-        notes = [
-            sanity_checks.overflow(self.scores[plan].losses, plan, self.session.runner)
-            for plan in variant.plans
-        ]
-        return next(filter(None, notes), None)
 
     def _tokens(
         self,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.bet import Measure
     from pytest_layerguard.bet.criteria.interval import Interval
     from pytest_layerguard.measurement.results import Continuation
+    from pytest_layerguard.measurement.token_scores import TokenScores
     from pytest_layerguard.models.runner import ForwardState, Runner
     from pytest_layerguard.texts.windows import Batch
 
@@ -328,20 +329,35 @@ def check_base(
             )
 
 
-def overflow(losses: Tensor, plan: Plan, runner: Runner) -> str | None:
-    """Return why a variant's losses are not finite, or None if they are.
+def check_weights(plan: Plan, runner: Runner, whose: str) -> None:
+    """Refuse a plan whose losses are not finite because weights of its layers are not.
 
-    If weights and base are finite, NaN and infinity come from activations beyond the dtype's range.
+    Args:
+        plan: A plan with losses that are NaN or infinite.
+        runner: The model.
+        whose: What left the weights so, for the message.
 
     Raises:
-        MeasurementError: If the intervention itself made weights that are not finite.
+        MeasurementError: If a weight is NaN or infinite; names it.
     """
-    if bool(torch.isfinite(losses).all()):
-        return None
     for step in plan.steps:
         for name, tensor in runner.materialise(step.weights).items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise MeasurementError(
-                    f"the intervention left weights that are not finite: layer {step.weights.layer}, {name}"
+                    f"{whose} weights that are not finite: layer {step.weights.layer}, {name}"
                 )
+
+
+def overflow(scores: Sequence[TokenScores]) -> str | None:
+    """Return why losses of a variant's directed changes are not finite, or None if they are.
+
+    Weights and base are finite, so NaN and infinity come from activations beyond the dtype's range.
+    """
+    if all(map(is_finite, scores)):
+        return None
     return "its activations overflowed after a finite base; perplexity is reported as infinite"
+
+
+def is_finite(scores: TokenScores) -> bool:
+    """Return whether all losses are numbers."""
+    return bool(torch.isfinite(scores.losses).all())

@@ -217,8 +217,14 @@ def test_in_turn_and_together_give_the_same_numbers(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed(tree, "other", lambda weights: weights["model.norm.weight"].mul_(1.5))
-    arms = (load("other"), {"cast": {"dtype": "bfloat16"}}, {"skip_layers": {"layers": 1}})
+    arms = (
+        load("other"),
+        {"cast": {"dtype": "bfloat16"}},
+        {"skip_layers": {"layers": 1}},
+        {"quantize_weights": {"parts": "linear", "bits": 4}},
+    )
     together = judged(*arms).result
+    assert "size_ratio" in together.variants[3].metrics
     monkeypatch.setattr(devices, "free_memory", lambda device: 1000)
     in_turn = judged(*arms).result
     assert in_turn.variants == together.variants

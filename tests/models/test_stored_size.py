@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.workshop import bench_of, carried_out, runner_of
 
-from pytest_layerguard.measurement.metrics.variant_metrics import size_metrics
+from pytest_layerguard.measurement.metrics.variant_metrics import size_ratios
 from pytest_layerguard.models.layer_parts import Form
 from pytest_layerguard.models.stored_size import packed, sparse, trits
 
@@ -24,8 +24,8 @@ def ratio(
 ) -> float | None:
     runner = runner_of(family)
     plans = carried_out(bench_of(runner), *steps)
-    found = size_metrics(plans, runner.anatomy, dtype).get("size_ratio")
-    return found.value if found else None
+    found = size_ratios(plans, runner.anatomy, dtype)
+    return max(found.values(), default=None)
 
 
 def of_each(shapes: list[tuple[int, int]], stored: object, item: int = 2) -> float:

@@ -161,17 +161,17 @@ def gap(
     )
 
 
-def size_metrics(plans: Iterable[Plan], anatomy: Anatomy, stored_dtype: str) -> dict[str, Interval]:
-    """Return the metric ``size_ratio`` if weights are stored differently; of several plans, the largest.
+def size_ratios(plans: Iterable[Plan], anatomy: Anatomy, stored_dtype: str) -> dict[Plan, float]:
+    """Return the ``size_ratio`` of each plan that stores weights differently.
 
     Args:
-        plans: The plans of one variant.
-        anatomy: The model.
+        plans: The plans.
+        anatomy: The model, its layers in memory or on disk.
         stored_dtype: The dtype of the model's files, by torch's name.
     """
     item = getattr(torch, stored_dtype).itemsize
-    found = [
-        stored_size.size_ratio(
+    found = {
+        plan: stored_size.size_ratio(
             (
                 (anatomy.parts[weights.layer], weights.edits)
                 for weights in dict.fromkeys(step.weights for step in plan.steps)
@@ -179,9 +179,8 @@ def size_metrics(plans: Iterable[Plan], anatomy: Anatomy, stored_dtype: str) -> 
             item,
         )
         for plan in plans
-    ]
-    ratios = [ratio for ratio in found if ratio is not None]
-    return {"size_ratio": Interval.point(max(ratios))} if ratios else {}
+    }
+    return {plan: ratio for plan, ratio in found.items() if ratio is not None}
 
 
 def profile(
