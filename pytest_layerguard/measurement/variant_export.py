@@ -86,22 +86,23 @@ def write_variant(
     if folder.exists():
         raise MeasurementError(f"{folder} exists and is not overwritten; give another folder")
     plan = _one_model(variant, session.runner.anatomy.parts)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        with quiet():
-            wanted = predictions(session.runner, plan, ids)
-            _save(session, plan, made)
-            session.release_layers()
-            check_written(_loaded(session, made), ids, wanted)
-            session.loaded.tokenizer.save_pretrained(made)
-        (made / "README.md").write_text(readme, encoding="utf-8")
-        made.chmod(0o755)
-        made.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            with quiet():
+                wanted = predictions(session.runner, plan, ids)
+                _save(session, plan, made)
+                session.release_layers()
+                check_written(_loaded(session, made), ids, wanted)
+                session.loaded.tokenizer.save_pretrained(made)
+            (made / "README.md").write_text(readme, encoding="utf-8")
+            made.chmod(0o755)
+            made.rename(folder)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
     except OSError as error:
         raise MeasurementError(f"{folder} cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def _one_model(variant: PlannedVariant, parts: Sequence[LayerParts]) -> Plan:

@@ -89,6 +89,7 @@ def stored_model(
     model, report = load(
         None, config=config, state_dict=values, output_loading_info=True, **options
     )
+    model.generation_config = _generation_config(folder, model)
     return model, report
 
 
@@ -117,20 +118,15 @@ def load_copy(
     Raises:
         MeasurementError: If it is a GGUF file with a mixture of experts.
     """
-    from transformers import GenerationConfig
-
     _as_plain(config)
     copy = Path(offload_folder) / "plain"
     copy.mkdir()
     _write_plain(folder, empty, options["dtype"], copy / WEIGHTS)
-    generation = empty.generation_config
-    if not folder.is_compressed and (folder.path / GENERATION_CONFIG).exists():
-        generation = GenerationConfig.from_pretrained(folder.path)
     load: Any = type(empty).from_pretrained
     model, report = load(
         copy,
         config=config,
-        generation_config=generation,
+        generation_config=_generation_config(folder, empty),
         use_safetensors=True,
         output_loading_info=True,
         offload_folder=offload_folder,
@@ -138,6 +134,15 @@ def load_copy(
         **more,
     )
     return model, report
+
+
+def _generation_config(folder: ModelFolder, model: PreTrainedModel) -> Any:
+    """Return the settings of generation in a model's files, or those of its configuration where it has none."""
+    from transformers import GenerationConfig
+
+    if folder.gguf is None and (folder.path / GENERATION_CONFIG).exists():
+        return GenerationConfig.from_pretrained(folder.path)
+    return model.generation_config
 
 
 def _as_plain(config: PreTrainedConfig) -> None:

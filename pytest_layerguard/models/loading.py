@@ -340,7 +340,7 @@ def model_key(
         if source.kind == "adapter":
             files = _adapter_digests(_adapter(source, reach))
         else:
-            files = locate(source, reach, conditions).digests()
+            files = locate(source, reach, conditions).decisive()
         content = files | {"init": source.name.endswith(INIT)}
     how = {"dtype": spec.dtype, "attention": spec.attn_implementation, "map": spec.device_map}
     return file_digests.of_text(json.dumps([content, how], sort_keys=True))

@@ -142,6 +142,16 @@ class ModelFolder:
             "tokenizer": file_digests.of_files(self.tokenizer),
         }
 
+    def decisive(self) -> dict[str, str]:
+        """Return the digests of all files that decide a number, of which a record holds only `digests`.
+
+        Those are also the ends of text in ``generation_config.json``, and code that a model brings.
+        """
+        if self.gguf is not None:
+            return self.digests()
+        more = [*self.path.glob(GENERATION_CONFIG), *self.path.glob("*.py")]
+        return self.digests() | {"more": file_digests.of_files({file.name: file for file in more})}
+
     def _header(self, file: str) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
         from safetensors import SafetensorError, safe_open
 

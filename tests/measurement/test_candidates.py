@@ -352,8 +352,12 @@ def test_a_quantised_file_is_judged_and_may_be_a_base(tree: Path) -> None:
     recognised = candidates_of(served)[0]["recognised"]
     assert "quantize_weights" in {each["kind"] for each in recognised}
     assert "quantised:" in "\n".join(candidates_of(served)[0]["facts"])
+    # Its ends of text are those of its own file.
+    ends = set(range(3, len(WORDS) - 2))
+    (tree / "fp8" / "generation_config.json").write_text(json.dumps({"eos_token_id": [*ends]}))
     base = judged({"skip_layers": {"layers": 1}}, base={"path": "fp8"}).result.bases[0]
     assert base.metrics["perplexity"].value == pytest.approx(points(stored)["perplexity"], rel=1e-6)
+    assert ends.isdisjoint(base.samples[0].token_ids)
 
 
 def mixture(tree: Path) -> Path:

@@ -247,11 +247,22 @@ def test_changed_weights_are_measured_anew(bench: Bench, local_model: Path) -> N
     assert not bench.measure(bet).cached
 
 
-@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+        "modeling_own.py",
+    ],
+)
 def test_a_changed_model_file_is_measured_anew(bench: Bench, local_model: Path, file: str) -> None:
     bet = bench.bet(model="{path: ../model}")
-    bench.measure(bet)
     path = local_model / file
+    path.touch()
+    bench.measure(bet)
+    assert bench.measure(bet).cached
     path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     assert not bench.measure(bet).cached
 

@@ -105,3 +105,9 @@ def test_a_layer_less_is_what_transformers_loads_or_is_not_written(
         return
     found = AutoModelForCausalLM.from_pretrained(tmp_path / "made", dtype=model.dtype).eval()
     torch.testing.assert_close(logits(found), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MeasurementError, match=r"cannot be written: (File exists|Not a directory)"):
+        write(causal_families.model("smollm3"), without(1), tmp_path / "file" / "made")
