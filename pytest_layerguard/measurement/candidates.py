@@ -19,16 +19,16 @@ from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.captured_output import quiet
 from pytest_layerguard.environment.progress_listener import counted
 from pytest_layerguard.measurement import sanity_checks
-from pytest_layerguard.measurement.generation import run_free, sample
 from pytest_layerguard.measurement.metrics import variant_metrics
+from pytest_layerguard.measurement.model_outputs import ModelOutputs
+from pytest_layerguard.measurement.sweep import scored_places
 from pytest_layerguard.measurement.tasks.asked_model import AskedModel
 from pytest_layerguard.measurement.token_scores import TokenScores, compare, joined
 from pytest_layerguard.models import tokenization
 from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.loading import load_candidate, locate, locate_candidate
-from pytest_layerguard.models.plan import Plan, Weights
+from pytest_layerguard.models.plan import Weights
 from pytest_layerguard.models.runner import Runner
-from pytest_layerguard.texts.windowed_text import tokens_needed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,9 +41,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.bet.model_source import ModelSource
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.environment.conditions import Conditions
-    from pytest_layerguard.measurement.metrics.free_text import FreeText
     from pytest_layerguard.measurement.planning import PlannedVariant
-    from pytest_layerguard.measurement.results import Continuation
     from pytest_layerguard.measurement.session import ModelSession
     from pytest_layerguard.measurement.tasks.bet_tasks import BetTasks
     from pytest_layerguard.models.loading import CandidateFiles, LoadedModel
@@ -61,19 +59,13 @@ class MeasuredCandidate:
 
     Attributes:
         scores: Its scores on each text.
-        samples: Greedy continuations.
-        eye_test: Continuations drawn at a temperature.
-        free: Greedy continuations that run free.
-        answers: Its answers to each task.
+        outputs: Its texts and answers.
         size_ratio: Bytes of its files of weights over the base's; None for a cast.
         provenance: Plain data: what it is, what was done to the base to get it, digests, dtype.
     """
 
     scores: Mapping[str | None, TokenScores]
-    samples: tuple[Continuation, ...]
-    eye_test: tuple[Continuation, ...]
-    free: tuple[FreeText, ...]
-    answers: Mapping[str, tuple[Any, ...]]
+    outputs: ModelOutputs
     size_ratio: float | None
     provenance: dict[str, Any]
 
@@ -170,32 +162,25 @@ class CandidateBench:
         with redirect_stderr(StringIO()):
             runner = Runner(Anatomy.of(loaded.model), loaded.store)
             self._check(files, loaded, runner)
-        measure = self._bet.measure
         # With the tokenizer and the ends of text of the base.
-        plan = Plan.untouched(len(runner.anatomy))
-        samples = sample(runner, self.session.loaded, (), measure.sample)[plan]
-        eye_test = sample(runner, self.session.loaded, (), measure.speak)[plan]
-        free = run_free(runner, self.session.loaded, (), measure.generate)[plan]
-        asked = self.tasks.ask(
-            AskedModel(
-                runner=runner,
-                loaded=self.session.loaded,
-                variants=(),
-                micro_batch=self.session.micro_batch,
-            )
+        asked = AskedModel(
+            runner=runner,
+            loaded=self.session.loaded,
+            variants=(),
+            micro_batch=self.session.micro_batch,
         )
-        answers = {name: each.answers[plan] for name, each in asked.items()}
+        outputs = ModelOutputs.of(asked, self._bet.measure, self.tasks)
         scores = {name: self._scores(runner, text, files.name) for name, text in self.texts.items()}
+        if loaded.store is not None and not all(map(sanity_checks.is_finite, scores.values())):
+            # Those in memory were checked as they were loaded.
+            sanity_checks.check_weights(asked.base, runner, f"{files.name}: has")
         size = files.bytes / self.session.loaded.bytes if self.session.loaded.bytes else None
-        del loaded, runner
+        del loaded, runner, asked
         gc.collect()
         devices.vacate()
         return MeasuredCandidate(
             scores,
-            samples,
-            eye_test,
-            free,
-            answers,
+            outputs,
             size if isinstance(files.arguments, LoadCheckpoint) else None,
             made_with | {"dtype": dtype},
         )
@@ -251,8 +236,7 @@ class CandidateBench:
             for prompt in spec.prompts
         ]
         contents = [
-            self.read.read(text, base, tokens_needed(measure))
-            for text in measure.named_texts.values()
+            self.session.content(self.read, text, measure) for text in measure.named_texts.values()
         ]
         tokenization.check_same(base, own, contents, prompts, files.name)
 
@@ -309,8 +293,10 @@ def _finals(runner: Runner, batches: Sequence[Batch], advance: Any) -> list[Tens
         advance(len(batches))
     with runner.tail():
         return [
-            runner.finish(frame, state)[batch.scored.to(runner.device)]
-            for frame, state, batch in zip(frames, states, batches, strict=True)
+            runner.finish(frame, state).flatten(0, 1).index_select(0, places)
+            for frame, state, places in zip(
+                frames, states, scored_places(runner, batches), strict=True
+            )
         ]
 
 

@@ -16,10 +16,9 @@ from pytest_layerguard.environment.progress_listener import progress_to
 from pytest_layerguard.measurement import sanity_checks
 from pytest_layerguard.measurement.candidates import CandidateBench
 from pytest_layerguard.measurement.failures import failing, naming
-from pytest_layerguard.measurement.generation import Samples, run_free, sample
-from pytest_layerguard.measurement.metrics.free_text import FreeTexts
 from pytest_layerguard.measurement.metrics.statistics import FEWEST_WINDOWS
 from pytest_layerguard.measurement.metrics.variant_metrics import size_ratios
+from pytest_layerguard.measurement.model_outputs import ModelOutputs
 from pytest_layerguard.measurement.planning import PlannedVariant, Workbench, planned
 from pytest_layerguard.measurement.result_building import ResultBuilder
 from pytest_layerguard.measurement.results import BaseResult, BetResult, VariantResult
@@ -37,12 +36,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from pytest_layerguard.bet.bet import Bet
+    from torch import Tensor
+
+    from pytest_layerguard.bet.bet import Bet, Measure
     from pytest_layerguard.bet.model_source import ModelSource
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.bet.text_sources import TextSource
     from pytest_layerguard.environment.conditions import Conditions
     from pytest_layerguard.interventions.registry import Registry
+    from pytest_layerguard.measurement.token_scores import TokenScores
     from pytest_layerguard.models.loading import LoadedModel
     from pytest_layerguard.models.plan import Plan
     from pytest_layerguard.texts.windows import Batch
@@ -87,7 +89,7 @@ class LocalMeasurer:
     def __init__(self, conditions: Conditions, registry: Registry) -> None:
         self._conditions = conditions
         self._registry = registry
-        self._expected: list[tuple[BetDocument, Path]] | None = None
+        self._expected: list[tuple[BetDocument, Path]] = []
         self._held: tuple[tuple[Any, ...], ModelSession] | None = None
         self._lock = DeviceLock(conditions)
         self.loads = 0
@@ -97,7 +99,8 @@ class LocalMeasurer:
 
         Sharing changes no number: every plan is run at the same shapes, alone or not.
         """
-        self._expected = list(documents)
+        # What was measured elsewhere needs no model.
+        self._expected = [each for each in documents if each[0].bet.results is None]
 
     def measure(self, document: BetDocument, *, bets: Path) -> BetResult:
         """Measure a bet: its base and every variant, on every text and checkpoint.
@@ -111,26 +114,32 @@ class LocalMeasurer:
             UnavailableError: If the machine or the hub lacks what the bet needs.
         """
         started = time.perf_counter()
-        if self._expected is not None:
-            self._expected = [each for each in self._expected if each[0] is not document]
+        others = [each for each in self._expected if each[0] is not document]
+        announced = len(others) < len(self._expected)
+        self._expected = others
+        try:
+            result = self._measured(document, bets)
+        finally:
+            # What was not announced may come again.
+            if announced:
+                self._release_unless_expected()
+        return replace(result, seconds=time.perf_counter() - started)
+
+    def _measured(self, document: BetDocument, bets: Path) -> BetResult:
         self._conditions.budget.check_bet(document.bet)
         if document.bet.results is not None:
-            result = judge_results(document, bets, self._conditions)
-            return replace(result, seconds=time.perf_counter() - started)
+            return judge_results(document, bets, self._conditions)
         devices.require(document.bet.needs, self._conditions)
         checkpoints: list[_CheckpointResult] = []
-        try:
-            with (
-                panics_as_errors(),
-                progress_to(self._conditions.counting),
-                within(self._conditions.timeout),
-            ):
-                for name, source in document.bet.model.checkpoints().items():
-                    session = self._session(document, bets, source)
-                    work = partial(self._measure_checkpoint, session, document, bets, name, source)
-                    checkpoints.append(session.within_memory(work, self._conditions.progress))
-        finally:
-            self._release_unless_expected()
+        with (
+            panics_as_errors(),
+            progress_to(self._conditions.counting),
+            within(self._conditions.timeout),
+        ):
+            for name, source in document.bet.model.checkpoints().items():
+                session = self._session(document, bets, source)
+                work = partial(self._measure_checkpoint, session, document, bets, name, source)
+                checkpoints.append(session.within_memory(work, self._conditions.progress))
         texts = [text for each in checkpoints for text in each.texts]
         return BetResult(
             bases=tuple(base for each in checkpoints for base in each.bases),
@@ -139,7 +148,6 @@ class LocalMeasurer:
             windows=texts[0].windows,
             descriptive=any(text.windows < FEWEST_WINDOWS for text in texts),
             provenance={"checkpoints": [each.provenance for each in checkpoints]},
-            seconds=time.perf_counter() - started,
         )
 
     def export(
@@ -193,132 +201,100 @@ class LocalMeasurer:
         checkpoint: str | None,
         source: ModelSource,
     ) -> _CheckpointResult:
-        """Read the texts, plan the variants, sample, sweep, and build the results."""
+        """Read the texts, plan the variants, run them, and build the results."""
         bet = document.bet
         if session.spent:
             session.revive(self._load(document, bets, source))
-        source_texts = Texts(self._conditions, document.path, bets)
+        reader = Texts(self._conditions, document.path, bets)
         texts = {
-            name: session.windows(source_texts, text, bet.measure)
+            name: session.windows(reader, text, bet.measure)
             for name, text in bet.measure.named_texts.items()
         }
-        variants = self._plan(bet, session, source_texts, next(iter(texts.values())))
-        names = {
-            f"{each.arm}: {each.name}" if each.arm else each.name: each.plans for each in variants
-        }
+        variants = self._plan(bet, session, reader, next(iter(texts.values())))
         every = [plan for variant in variants for plan in variant.plans]
         plans = [plan for plan in every if plan.candidate is None]
         tasks = BetTasks.of(bet, session.loaded.tokenizer, document.path, bets, self._conditions)
-        with naming(names):
-            spoken = sample(session.runner, session.loaded, plans, bet.measure.sample)
-            eye_test = sample(session.runner, session.loaded, plans, bet.measure.speak)
-            free = run_free(session.runner, session.loaded, plans, bet.measure.generate)
-            answers = tasks.ask(
-                AskedModel(
-                    runner=session.runner,
-                    loaded=session.loaded,
-                    variants=tuple(plans),
-                    micro_batch=session.micro_batch,
-                )
+        with naming(_plans_by_name(variants)):
+            asked = AskedModel(
+                runner=session.runner,
+                loaded=session.loaded,
+                variants=tuple(plans),
+                micro_batch=session.micro_batch,
             )
-            for task, asked in answers.items():
-                check_base(bet, task, asked, session.base)
+            outputs = ModelOutputs.of(asked, bet.measure, tasks)
+            for task, answers in outputs.answers.items():
+                check_base(bet, task, answers, session.base)
             later = self._plans_of_later_bets(document, session, source)
-            own_metrics = self._registry.own_metrics(bet.criteria)
-            bases: list[BaseResult] = []
-            results: list[VariantResult] = []
             scored = {
                 name: session.scores(text, plans, later, keep=len(plans) < len(every))
                 for name, text in texts.items()
             }
-            # All that needs the base's layers, before a candidate takes their place in memory.
-            for _, scores in scored.values():
-                for plan, each in scores.items():
-                    if not sanity_checks.is_finite(each):
-                        with failing([plan]):
-                            sanity_checks.check_weights(
-                                plan, session.runner, "the intervention left"
-                            )
+            # What needs the base's layers comes before a candidate takes their place in memory.
+            _check_with_layers(session, texts.values(), scored.values(), bet.measure)
             sizes = size_ratios(
                 plans, session.runner.anatomy, session.loaded.provenance["stored_dtype"]
             )
-            for text in texts.values():
-                sanity_checks.check_start(
-                    session.runner,
-                    text.batches[0],
-                    text.provenance["bos"],
-                    session.loaded.tokenizer.bos_token_id,
-                    bet.measure,
-                )
-            candidates = CandidateBench(
+            found = CandidateBench(
                 session=session,
                 document=document,
                 bets=bets,
                 source=source,
                 conditions=self._conditions,
                 texts=texts,
-                read=source_texts,
+                read=reader,
                 tasks=tasks,
             ).measure(variants)
-            measured = {
-                plan: candidates[plan.candidate] for plan in every if plan.candidate is not None
+            candidates = {
+                plan: found[plan.candidate] for plan in every if plan.candidate is not None
             }
-            spoken |= {plan: each.samples for plan, each in measured.items()}
-            eye_test |= {plan: each.eye_test for plan, each in measured.items()}
-            free |= {plan: each.free for plan, each in measured.items()}
-            answers = {
-                name: asked.beside({plan: each.answers[name] for plan, each in measured.items()})
-                for name, asked in answers.items()
+            outputs = outputs.beside({plan: each.outputs for plan, each in candidates.items()})
+            sizes |= {
+                plan: each.size_ratio
+                for plan, each in candidates.items()
+                if each.size_ratio is not None
             }
-            for name, text in texts.items():
-                losses, scores = scored[name]
-                builder = ResultBuilder(
+            builders = [
+                ResultBuilder(
                     session=session,
-                    measure=bet.measure,
+                    bet=bet,
+                    variants=variants,
+                    outputs=outputs,
+                    own_metrics=self._registry.own_metrics(bet.criteria),
+                    sizes=sizes,
+                    checkpoint=checkpoint,
                     text_name=name,
                     text=text,
-                    checkpoint=checkpoint,
-                    samples=Samples.of(spoken, session.base, variants),
-                    eye_test=Samples.of(eye_test, session.base, variants),
-                    free=FreeTexts.of(free, session.base, variants, bet.measure.generate),
-                    tasks=answers,
-                    losses=losses,
+                    losses=scored[name][0],
                     scores={
-                        **scores,
-                        **{plan: each.scores[name] for plan, each in measured.items()},
-                    },
-                    sizes=sizes
-                    | {
-                        plan: each.size_ratio
-                        for plan, each in measured.items()
-                        if each.size_ratio is not None
+                        **scored[name][1],
+                        **{plan: each.scores[name] for plan, each in candidates.items()},
                     },
                     # A criterion may range over all of them, so their intervals hold together.
                     comparisons=len(variants) * len(texts) * len(bet.model.checkpoints()),
-                    named=bet.criteria.metrics,
                 )
-                bases.append(builder.base())
-                results += builder.variants(variants, own_metrics)
-        alone = evaluations([session.base, *plans])
+                for name, text in texts.items()
+            ]
+            results = [(builder.base(), builder.all_variants()) for builder in builders]
+        evaluated = evaluations([session.base, *plans])
         where_there_are_any = {
-            "tasks": [{"name": name, **each.provenance} for name, each in answers.items()],
+            "tasks": [{"name": name, **each.provenance} for name, each in outputs.answers.items()],
             "candidates": [
-                {"arm": variant.arm, "variant": variant.name, **measured[plan].provenance}
+                {"arm": variant.arm, "variant": variant.name, **candidates[plan].provenance}
                 for variant in variants
                 for plan in variant.plans
-                if plan in measured
+                if plan in candidates
             ],
-            "training": _training_files(bet, source_texts),
+            "training": _training_files(bet, reader),
         }
         return _CheckpointResult(
             texts=tuple(texts.values()),
-            bases=tuple(bases),
-            variants=tuple(results),
+            bases=tuple(base for base, _ in results),
+            variants=tuple(variant for _, made in results for variant in made),
             provenance={
                 "checkpoint": checkpoint,
                 **session.loaded.provenance,
                 "micro_batch": session.micro_batch,
-                "layer_evaluations": alone * sum(len(text.batches) for text in texts.values()),
+                "layer_evaluations": evaluated * sum(len(text.batches) for text in texts.values()),
                 "texts": [{"name": name, **text.provenance} for name, text in texts.items()],
                 **{key: listed for key, listed in where_there_are_any.items() if listed},
             },
@@ -349,7 +325,7 @@ class LocalMeasurer:
         """Return the plans of bets still to come that can run in the same sweep as this one."""
         contract = contract_key(document.bet.measure, document.path)
         plans: list[Plan] = []
-        for later, bets in self._expected or ():
+        for later, bets in self._expected:
             bet = later.bet
             if (
                 self._key(document, source) not in self._keys(later)
@@ -407,9 +383,7 @@ class LocalMeasurer:
         )
 
     def _release_unless_expected(self) -> None:
-        """Release the model in memory if no announced bet needs it; keep it if none was announced."""
-        if self._expected is None:
-            return
+        """Release the model in memory if no announced bet needs it."""
         needed = [key for document, _ in self._expected for key in self._keys(document)]
         if self._held is None or self._held[0] not in needed:
             self._release()
@@ -419,6 +393,36 @@ class LocalMeasurer:
         self._held = None
         devices.vacate()
         self._lock.end()
+
+
+def _plans_by_name(variants: Sequence[PlannedVariant]) -> dict[str, tuple[Plan, ...]]:
+    return {f"{each.arm}: {each.name}" if each.arm else each.name: each.plans for each in variants}
+
+
+def _check_with_layers(
+    session: ModelSession,
+    texts: Iterable[WindowedText],
+    scored: Iterable[tuple[Tensor, Mapping[Plan, TokenScores]]],
+    measure: Measure,
+) -> None:
+    """Refuse weights that are not finite, and windows without a BOS that the base needs.
+
+    Raises:
+        MeasurementError: If an intervention left such weights, or BOS is missing.
+    """
+    for _, scores in scored:
+        for plan, each in scores.items():
+            if not sanity_checks.is_finite(each):
+                with failing([plan]):
+                    sanity_checks.check_weights(plan, session.runner, "the intervention left")
+    for text in texts:
+        sanity_checks.check_start(
+            session.runner,
+            text.batches[0],
+            text.provenance["bos"],
+            session.loaded.tokenizer.bos_token_id,
+            measure,
+        )
 
 
 def _training_files(bet: Bet, texts: Texts) -> list[str]:

@@ -146,17 +146,21 @@ class ModelSession:
         """Return the text of token ids."""
         return str(self.loaded.tokenizer.decode(list(ids)))
 
-    def windows(self, texts: Texts, text: TextSource, measure: Measure) -> WindowedText:
-        """Read a text and cut it into micro-batches by the bet's contract.
-
-        The first text is also used to check that running slot by slot equals the model's own forward pass.
-        """
-        content = texts.read(
+    def content(self, texts: Texts, text: TextSource, measure: Measure) -> str:
+        """Read as much of a text as a bet needs."""
+        return texts.read(
             text,
             self.loaded.tokenizer,
             tokens_needed(measure),
             paragraphs=measure.preset == AS_PUBLISHED,
         )
+
+    def windows(self, texts: Texts, text: TextSource, measure: Measure) -> WindowedText:
+        """Read a text and cut it into micro-batches by the bet's contract.
+
+        The first text is also used to check that running slot by slot equals the model's own forward pass.
+        """
+        content = self.content(texts, text, measure)
         windows = windowed(content, measure, self.loaded, self.micro_batch)
         windows = self._texts.setdefault(windows.key, windows)
         if not self._checked:

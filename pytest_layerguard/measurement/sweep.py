@@ -201,6 +201,14 @@ def sweep(
     )
 
 
+def scored_places(runner: Runner, batches: Sequence[Batch]) -> list[Tensor]:
+    """Return where the scored tokens of each batch are among all of its tokens, on the model's device.
+
+    Places, and no mask: a device is waited for where a mask is counted.
+    """
+    return [batch.scored.flatten().nonzero()[:, 0].to(runner.device) for batch in batches]
+
+
 def _finals(known: Base | None, parts: Sequence[Sequence[Batch]]) -> Sequence[Tensor | None]:
     """Return the known base's final hidden states on each part; its sweep may have had other parts."""
     if known is None:
@@ -235,8 +243,7 @@ class _Walk:
         self.advance = advance
         self.tokens = [batch.input_ids.numel() for batch in part]
         self.labels = torch.cat([batch.labels[batch.scored] for batch in part])
-        # Their places, not a mask: a device is waited for where a mask is counted.
-        self.places = [batch.scored.flatten().nonzero()[:, 0].to(runner.device) for batch in part]
+        self.places = scored_places(runner, part)
         self.base_final: Tensor
         self.heads: dict[OuterWeights, Callable[[Tensor], Tensor]] = {}
         self.waiting: list[tuple[Plan, Tensor]] = []

@@ -587,3 +587,17 @@ def test_the_cache_knows_a_candidate_by_its_files(tree: Path) -> None:
         *(digests_of(each.result.provenance) for each in (first, again))
     )
     assert changed_file.startswith("weights of the candidate: sha256:")
+
+
+@pytest.mark.parametrize("placement", ["memory", "stream"])
+def test_weights_that_do_not_fit_the_dtype_are_no_verdict(tree: Path, placement: str) -> None:
+    def enlarge(weights: dict[str, torch.Tensor]) -> None:
+        weights["model.layers.1.mlp.down_proj.weight"][0, 0] = 1e6
+
+    changed(tree, "other", enlarge)
+    with pytest.raises(MeasurementError, match=r"down_proj\.weight"):
+        judged(
+            load("other", dtype="float16"),
+            base={"path": "base", "placement": placement},
+            measure={"sample": None},
+        )

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_layerguard.bet.reader import parse_bets
 from pytest_layerguard.environment.conditions import Conditions
-from pytest_layerguard.environment.measurement_errors import MeasurementError
+from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement import measurer
 from pytest_layerguard.measurement.measurer import LocalMeasurer
@@ -155,3 +155,22 @@ def test_how_far_it_is_can_be_heard() -> None:
     measured(lab, [SKIP])
     assert heard
     assert [(steps, done) for _, steps, done in heard] == [(steps, steps) for _, steps, _ in heard]
+
+
+def test_a_bet_that_needs_another_machine_does_not_hold_the_model_of_the_bet_before(
+    lab: Watched,
+) -> None:
+    elsewhere = bet("elsewhere", "{skip_layers: {layers: 0}}\nneeds: {gpu: 1024GiB}")
+    lab.expect([(SKIP, BETS), (elsewhere, BETS)])
+    lab.measure(SKIP, bets=BETS)
+    with pytest.raises(UnavailableError):
+        lab.measure(elsewhere, bets=BETS)
+    gc.collect()
+    assert [model() for model in lab.models] == [None]
+
+
+def test_what_was_not_announced_stays_beside_what_was(lab: Watched) -> None:
+    lab.expect([(WIDE, BETS)])
+    lab.measure(SKIP, bets=BETS)
+    lab.measure(SWAP, bets=BETS)
+    assert lab.loads == 1

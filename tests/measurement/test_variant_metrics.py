@@ -21,7 +21,10 @@ from pytest_layerguard.measurement.metrics.variant_metrics import (
     requested_metrics,
     variant_metrics,
 )
+from pytest_layerguard.measurement.planning import PlannedVariant
+from pytest_layerguard.measurement.result_building import protocol_gaps
 from pytest_layerguard.measurement.token_scores import TokenScores
+from pytest_layerguard.models.plan import Plan
 from pytest_layerguard.texts.windows import TokenPositions
 
 WINDOWS, LENGTH = 12, 10
@@ -170,3 +173,40 @@ def test_nothing_changed_is_known_on_request_too() -> None:
     same = TokenScores(BASE, torch.zeros_like(BASE), torch.ones_like(BASE), BASE > 0)
     found = requested_metrics(ON_REQUEST, BASE, [same], GROUND, 1)
     assert found == dict.fromkeys(ON_REQUEST, Interval.point(0.0))
+
+
+def pair(*kinds: str, plan: int) -> PlannedVariant:
+    return PlannedVariant(None, "a", "0-1", kinds, (Plan.untouched(plan),), {})
+
+
+@pytest.mark.parametrize(
+    ("replaced", "interchanged", "gap"),
+    [
+        (0.5, 0.2, None),
+        (math.nan, 0.2, math.inf),
+        (0.5, math.nan, -math.inf),
+        (math.nan, math.nan, math.inf),
+    ],
+)
+def test_a_protocol_gap_is_of_the_two_protocols_alone(
+    replaced: float, interchanged: float, gap: float | None
+) -> None:
+    variants = [
+        pair("replace_layers", plan=1),
+        pair("interchange_layers", plan=2),
+        pair("prune_weights", "replace_layers", plan=3),
+    ]
+    found = protocol_gaps(
+        variants,
+        {
+            each.plans[0]: scores(place, harm)
+            for place, (each, harm) in enumerate(
+                zip(variants, (replaced, interchanged, 0.9), strict=True)
+            )
+        },
+        GROUND,
+        3,
+    )
+    assert found.keys() == {0, 1}
+    assert found[0] == found[1]
+    assert found[0].value == (gap if gap is not None else pytest.approx(0.3, abs=0.02))
