@@ -74,7 +74,7 @@ class RayMeasurer:
         self._address = address
         self._opens = opens
         self._expected: list[tuple[BetDocument, Path]] = []
-        self._begun: dict[str, Any] = {}
+        self._begun: list[tuple[BetDocument, Any]] = []
         self._connected = False
 
     def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
@@ -91,9 +91,11 @@ class RayMeasurer:
         import ray
 
         self._connect()
-        if document.bet.id not in self._begun:
+        self._begin_expected()
+        if not any(each is document for each, _ in self._begun):
             self._begin([(document, bets)])
-        begun = self._begun.pop(document.bet.id)
+        place = next(at for at, (each, _) in enumerate(self._begun) if each is document)
+        _, begun = self._begun.pop(place)
         if isinstance(begun, Exception):
             raise begun
         self._conditions.progress(f"measuring on the Ray cluster at {self._address}")
@@ -124,9 +126,12 @@ class RayMeasurer:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise MeasurementError(f"no Ray cluster answers at {self._address}: {reason}") from None
         self._connected = True
+
+    def _begin_expected(self) -> None:
         by_model: dict[str, list[tuple[BetDocument, Path]]] = {}
         for document, bets in self._expected:
             by_model.setdefault(document.model_identity, []).append((document, bets))
+        self._expected = []
         for group in by_model.values():
             self._begin(group)
 
@@ -140,19 +145,19 @@ class RayMeasurer:
             by_needs.setdefault(needed, []).append((document, bets))
         for needed, members in by_needs.items():
             resources = dict(needed)
-            ids = [document.bet.id for document, _ in members]
+            documents = [document for document, _ in members]
             try:
                 _require(resources)
                 task = self._task(members)
             except (MeasurementError, UnavailableError) as error:
-                self._begun |= dict.fromkeys(ids, error)
+                self._begun += [(document, error) for document in documents]
                 continue
             remote = ray.remote(_measure).options(
                 num_returns=len(members), max_retries=RETRIES, **_options(resources)
             )
             found = remote.remote(task)
             refs = found if len(members) > 1 else [found]
-            self._begun |= dict(zip(ids, refs, strict=True))
+            self._begun += zip(documents, refs, strict=True)
 
     def _task(self, members: Sequence[tuple[BetDocument, Path]]) -> _Task:
         return _Task(

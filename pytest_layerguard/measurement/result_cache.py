@@ -62,11 +62,13 @@ class CachingMeasurer:
         self._conditions = conditions
         self._registry = registry
         self._opened: LocalMeasurer | None = None
-        self._expected: list[tuple[BetDocument, Path]] | None = None
+        self._expected: list[tuple[BetDocument, Path]] = []
 
     def expect(self, documents: Iterable[tuple[BetDocument, Path]]) -> None:
         """Announce the bets that this process will measure."""
         self._expected = list(documents)
+        if self._opened is not None:
+            self._announce(self._opened)
 
     def measure(self, document: BetDocument, *, bets: Path) -> BetResult:
         """Return the bet's result, from the cache or measured.
@@ -110,10 +112,12 @@ class CachingMeasurer:
                 from pytest_layerguard.measurement.measurer import LocalMeasurer
 
             self._opened = LocalMeasurer(self._conditions, self._registry)
-            if self._expected is not None:
-                # A cached bet must not join the sweep of those that are not.
-                self._opened.expect(each for each in self._expected if not self._is_cached(*each))
+            self._announce(self._opened)
         return self._opened
+
+    def _announce(self, measurer: LocalMeasurer) -> None:
+        # A cached bet must not join the sweep of those that are not.
+        measurer.expect(each for each in self._expected if not self._is_cached(*each))
 
 
 class ResultCache:

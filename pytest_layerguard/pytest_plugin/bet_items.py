@@ -32,6 +32,7 @@ GUARD: Final[pytest.StashKey[Guard]] = pytest.StashKey()
 REGISTRY: Final[pytest.StashKey[Registry]] = pytest.StashKey()
 IDS: Final[pytest.StashKey[dict[str, tuple[Path, int]]]] = pytest.StashKey()
 """The place of each bet that was collected, by id."""
+MEASURER: Final[pytest.StashKey[Measurer]] = pytest.StashKey()
 JUDGE: Final[pytest.StashKey[Judge]] = pytest.StashKey()
 FOLDERS: Final[pytest.StashKey[set[Path]]] = pytest.StashKey()
 """The bet folders whose records were looked at."""
@@ -319,9 +320,10 @@ def conditions_of(config: pytest.Config) -> Conditions:
 
 
 def measurer_of(config: pytest.Config) -> Measurer:
-    """Return the measurer of this process."""
-    made: Measurer = config.hook.pytest_layerguard_measurer(config=config)
-    return made
+    """Return the measurer of this process: a second one would wait for the GPU that the first one holds."""
+    if MEASURER not in config.stash:
+        config.stash[MEASURER] = config.hook.pytest_layerguard_measurer(config=config)
+    return config.stash[MEASURER]
 
 
 def own_measurer(config: pytest.Config) -> Measurer:

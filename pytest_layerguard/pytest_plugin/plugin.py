@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -40,7 +40,7 @@ def layerguard(pytestconfig: pytest.Config) -> Measuring:
         pytest.skip(why)
 
     registry = bet_items.registry_of(pytestconfig)
-    measurer = cache(partial(bet_items.measurer_of, pytestconfig))
+    measurer = partial(bet_items.measurer_of, pytestconfig)
     return Measuring(measurer, registry, pytestconfig.rootpath, skip)
 
 

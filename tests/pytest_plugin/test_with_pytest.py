@@ -249,3 +249,21 @@ class TestHooks:
         assert result.ret != 0
         result.stdout.fnmatch_lines(["*two interventions are named skip_layers: *elsewhere:skip*"])
         result.stdout.no_fnmatch_line("*INTERNALERROR*")
+
+
+def test_bets_and_tests_with_the_fixture_share_one_measurer(project: Project) -> None:
+    project.bet("a")
+    source = (project.path / "conftest.py").read_text(encoding="utf-8")
+    noted = "def pytest_layerguard_measurer():\n    open('opened.txt', 'a').write('1')"
+    (project.path / "conftest.py").write_text(
+        source.replace("def pytest_layerguard_measurer():", noted), encoding="utf-8"
+    )
+    project.pytester.makepyfile("""
+        def test_a(layerguard):
+            assert layerguard.measure("bets/a.yaml").holds
+
+        def test_again(layerguard):
+            assert layerguard.measure("bets/a.yaml").holds
+    """)
+    project.run(".").assert_outcomes(passed=3)
+    assert (project.path / "opened.txt").read_text(encoding="utf-8") == "1"
