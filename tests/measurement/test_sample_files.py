@@ -288,6 +288,23 @@ def test_a_folder_of_output_has_the_samples_of_groups_and_documents(tmp_path: Pa
     assert BetResult.from_json(json.loads(json.dumps(result.to_json()))) == result
 
 
+def test_a_base_without_a_likelihood_is_no_base(tmp_path: Path) -> None:
+    for side in ("base", "candidate"):
+        write_run(tmp_path / "out" / side)
+    edit(tmp_path / "out" / "base", "docs", "[-20.0, 10]", "[-Infinity, 10]")
+    files = ", ".join(
+        f"{side}: {{file: ../out/{side}/org__model/samples_docs_{DATE}.jsonl}}"
+        for side in ("base", "candidate")
+    )
+    with pytest.raises(MeasurementError, match=r"^measure.tasks.docs: .* of 1 of 9 documents"):
+        judged(
+            tmp_path,
+            files=f"{{{files}}}",
+            measure="{tasks: {docs: {lm_eval: docs}}}",
+            lenient="docs.perplexity_ratio <= 2",
+        )
+
+
 def arms(**candidates: str) -> str:
     written = (
         f"{name}: {{{{load_results: {{{{base: {{{{folder: ../out/{base}}}}}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -89,9 +90,9 @@ class BetTasks:
 
 
 def check_base(bet: Bet, task: str, asked: TaskResult, base: Any) -> None:
-    """Refuse a base that cannot be told from guessing, where a criterion compares a variant with it.
+    """Refuse a base that gives a document no likelihood, or that a criterion compares with and that may only guess.
 
-    Such a base has nothing to lose, so that a variant which only guesses would be as good.
+    Against the one every variant would be infinitely better; the other has nothing to lose.
 
     Args:
         bet: The bet.
@@ -100,15 +101,23 @@ def check_base(bet: Bet, task: str, asked: TaskResult, base: Any) -> None:
         base: The base, as its answers are found there.
 
     Raises:
-        MeasurementError: If guesses may be right as often.
+        MeasurementError: If a likelihood is not finite, or guesses may be right as often.
     """
+    if not isinstance(asked, TaskAnswers):
+        unlikely = [each for each in asked.answers[base] if not math.isfinite(each)]
+        if unlikely:
+            raise MeasurementError(
+                f"measure.tasks.{task}: the base has no finite likelihood of {len(unlikely)} of "
+                f"{len(asked.documents)} documents, so that nothing can be compared with it"
+            )
+        return
     compares = any(
         task in named.prefix and named.metric in ("accuracy_change", "base_accuracy")
         for _, expression in bet.criteria
         for named in (expression.references if expression is not None else ())
     )
     allowed = bet.measure.max_base_perplexity == "none"
-    if not compares or allowed or not isinstance(asked, TaskAnswers):
+    if not compares or allowed:
         return
     found = asked.base_metrics(base)["accuracy"]
     if found.low <= asked.chance:
