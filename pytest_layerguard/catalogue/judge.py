@@ -292,7 +292,9 @@ class Judge:
         if found.record is None:
             warnings = (*warnings, *_recorded_before(found))
         path = shown(path_of(found.bets, found.bet.id), self.root)
-        closes = found.bet.closes if found.bet.status == "falsified" else None
+        # What an overturned falsification closes is to be revisited.
+        closing = found.bet.status == "falsified" and reached.word != Word.OVERTURNED
+        closes = found.bet.closes if closing else None
         closed = f"; closed from now on: {describe_closes(closes)}" if closes else ""
         reached = replace(
             reached, warnings=warnings, recorded=f"{reached.verdict} in {printable(path)}{closed}"

@@ -268,6 +268,13 @@ class TestFailure:
             ]
         )
 
+    def test_an_overturned_falsification_is_not_said_to_close_anything(
+        self, project: Project
+    ) -> None:
+        project.bet("bet-40", "LENIENT", status="falsified", more=CLOSES)
+        recorded = project.run("bets/", "--layerguard-record")
+        recorded.stdout.fnmatch_lines(["recorded: bet-40: LENIENT in bets/records/bet-40.json"])
+
     def test_the_last_line_names_the_bet_and_what_decided(self, project: Project) -> None:
         project.bet("bet-40", "CATASTROPHIC")
         last = project.run("bets/", "--tb=line").outlines
