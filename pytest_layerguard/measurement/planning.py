@@ -436,10 +436,11 @@ class Workbench:
         mixed: bool = False,
     ) -> Plan:
         """Edit slot after slot by the inputs of its linear maps, each slot fed by those edited before it."""
+        # First, as it notes the text, also where the plan is known.
+        batches = self._on(text)
         held = (plan, text, key, tuple(names))
         if held in self._calibrated:
             return self._calibrated[held]
-        batches = self._on(text)
         frames = [self._runner.begin(batch.input_ids, shell=plan.shell) for batch in batches]
         states = [frame.start for frame in frames]
 

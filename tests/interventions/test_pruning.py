@@ -8,9 +8,11 @@ import pytest
 import torch
 from support import families, plain
 from support.workshop import (
+    BATCHES,
     WINDOWS,
     agree,
     bench_of,
+    calibration,
     carried_out,
     planned,
     runner_of,
@@ -19,7 +21,10 @@ from support.workshop import (
 )
 from torch import Tensor
 
+from pytest_layerguard.bet.text_sources import TextSource
+from pytest_layerguard.measurement.planning import Workbench
 from pytest_layerguard.models.plan import InterventionError
+from pytest_layerguard.texts.windows import Batch
 
 
 def least_of_all(scores: Tensor) -> Sequence[int]:
@@ -84,9 +89,17 @@ def test_wanda_of_some_layers_leaves_the_others() -> None:
 
 
 def test_wanda_is_calibrated_once() -> None:
-    bench = bench_of(runner_of("llama"))
-    reported = ("prune_weights", {"sparsity": 0.4, "by": "wanda"})
-    assert carried_out(bench, reported) == carried_out(bench, reported)
+    def noting(text: TextSource) -> list[Batch]:
+        bench.note("chosen_on", "another text")
+        return calibration(text)
+
+    bench = Workbench(runner_of("llama"), BATCHES, families.VOCABULARY, lambda _: WINDOWS, noting)
+    text = {"reference": "training"}
+    reported = ("prune_weights", {"sparsity": 0.4, "by": "wanda", "text": text})
+    first = carried_out(bench, reported)
+    assert bench.notes()["chosen_on"] == "another text"
+    assert carried_out(bench, reported) == first
+    assert bench.notes()["chosen_on"] == "another text"
 
 
 def test_inputs_that_cannot_be_watched_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
