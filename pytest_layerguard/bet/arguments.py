@@ -93,7 +93,10 @@ class Arguments(BetPart):
 
     @property
     def runs_the_model(self) -> bool:
-        """Whether these arguments make it run the model before it is known what it does."""
+        """Whether the model is run before it is known what the intervention does; then it is not planned ahead.
+
+        Bets that can be planned ahead are swept together, where they are on one model and text.
+        """
         return False
 
     def variants(self, layers: int) -> tuple[Self, ...]:
@@ -301,6 +304,11 @@ class RemoveLayers(Arguments):
                 raise invalid("does not go with contiguous; one of the two", key)
         return self
 
+    @property
+    def runs_the_model(self) -> bool:
+        """Whether the model is run: for the scores of layers that are not named."""
+        return self.layers is None
+
     def slug(self) -> str:
         """Return ``remove-3-by-interchange`` or ``remove-4-9``."""
         if self.layers is not None:
@@ -349,6 +357,11 @@ class DropExperts(WeightsArguments):
     )
     text: Calibration = None
 
+    @property
+    def runs_the_model(self) -> bool:
+        """Whether the model is run: for the scores of experts."""
+        return True
+
     def slug(self) -> str:
         """Return ``drop-4-experts``, ``drop-4-experts-3`` or ``drop-4-experts-by-reap``."""
         by = "" if self.by == "frequency" else f"-by-{self.by}"
@@ -369,9 +382,14 @@ class MergeExperts(WeightsArguments):
     )
     text: Calibration = None
 
+    @property
+    def runs_the_model(self) -> bool:
+        """Whether the model is run: for what experts make of tokens, or how often each is chosen."""
+        return (self.by, self.weighted) != ("weights", "uniform")
+
     @model_validator(mode="after")
     def _a_text_is_run(self) -> Self:
-        if self.text is not None and (self.by, self.weighted) == ("weights", "uniform"):
+        if self.text is not None and not self.runs_the_model:
             raise invalid(
                 "has no meaning here; allowed with by: output or weighted: frequency", "text"
             )
@@ -675,6 +693,11 @@ class Train(Arguments):
         if self.objective == "language_model" and self.layers is not None:
             raise invalid("has no meaning here; allowed with objective: layer_output", "layers")
         return self
+
+    @property
+    def runs_the_model(self) -> bool:
+        """Whether the model is run: it is trained."""
+        return True
 
     def slug(self) -> str:
         """Return ``train-200``."""

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP: Final = "layerguard.interventions"
 METRICS_ENTRY_POINT_GROUP: Final = "layerguard.metrics"
 
-_RUN_THE_MODEL: Final = ("remove_layers", "drop_experts", "merge_experts", "train")
-"""Built-in kinds that must run the model before it is known what they do."""
-
 
 @dataclass(frozen=True)
 class Kind:
@@ -33,13 +30,11 @@ class Kind:
         arguments: The arguments that a bet gives it, a frozen pydantic model.
         implementation: The function that carries it out, as ``"package.module:function"``, so that naming a
             kind does not import torch. It takes a plan, the arguments and a bench, and returns a tuple of plans.
-        light: Whether planning it runs no model, so that bets may be planned ahead and swept together.
     """
 
     name: str
     arguments: type[Arguments]
     implementation: str
-    light: bool = False
 
     def load(self) -> Implementation:
         """Import and return the function that carries the intervention out."""
@@ -78,12 +73,7 @@ class Registry(Mapping[str, Kind]):
             ValueError: If two kinds or two metrics have one name.
         """
         builtin = [
-            Kind(
-                name,
-                arguments,
-                f"{__package__}.{MODULES[name]}:{name}",
-                name not in _RUN_THE_MODEL,
-            )
+            Kind(name, arguments, f"{__package__}.{MODULES[name]}:{name}")
             for name, arguments in BUILTIN_KINDS.items()
         ]
         installed = [found.load() for found in entry_points(group=ENTRY_POINT_GROUP)]

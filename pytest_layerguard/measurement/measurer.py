@@ -330,7 +330,7 @@ class LocalMeasurer:
             if (
                 self._key(document, source) not in self._keys(later)
                 or contract_key(bet.measure, later.path) != contract
-                or not self._is_light(bet)
+                or any(each.arguments.runs_the_model for each in bet.interventions)
             ):
                 continue
             try:
@@ -345,13 +345,6 @@ class LocalMeasurer:
                 plan for variant in variants for plan in variant.plans if plan.candidate is None
             ]
         return plans
-
-    def _is_light(self, bet: Bet) -> bool:
-        """Return whether a bet's variants can be planned without running the model."""
-        return all(
-            self._registry[each.kind].light and not each.arguments.runs_the_model
-            for each in bet.interventions
-        )
 
     def _key(self, document: BetDocument, source: ModelSource) -> tuple[Any, ...]:
         """Return a key that is equal for checkpoints of two bets that are the same model in memory."""

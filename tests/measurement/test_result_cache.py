@@ -327,7 +327,7 @@ def test_what_another_package_does_is_never_remembered(bench: Bench) -> None:
     others = Registry(
         [
             *(kind for name, kind in bench.registry.items() if name != "skip_layers"),
-            Kind("skip_layers", own.arguments, "elsewhere:skip", light=True),
+            Kind("skip_layers", own.arguments, "elsewhere:skip"),
         ]
     )
     for _ in range(2):

@@ -174,3 +174,10 @@ def test_what_was_not_announced_stays_beside_what_was(lab: Watched) -> None:
     lab.measure(SKIP, bets=BETS)
     lab.measure(SWAP, bets=BETS)
     assert lab.loads == 1
+
+
+def test_layers_that_are_named_need_no_run_of_the_model_and_join_the_sweep(lab: Watched) -> None:
+    named = bet("named", "{remove_layers: {layers: [1]}}")
+    guided = bet("guided", "{remove_layers: {count: 1, guided_by: block_influence}}")
+    measured(lab, [SKIP, named, guided])
+    assert (lab.loads, lab.sweeps) == (1, 2)

@@ -21,7 +21,6 @@ SCALE_LAYERS = Kind(
     name="scale_layers",
     arguments=ScaleLayers,
     implementation="layerguard_example.measuring:scale_layers",
-    light=True,
 )
 
 WORST_WINDOW = OwnMetric(
