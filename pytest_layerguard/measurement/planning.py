@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
@@ -444,13 +444,16 @@ class Workbench:
         frames = [self._runner.begin(batch.input_ids, shell=plan.shell) for batch in batches]
         states = [frame.start for frame in frames]
 
-        def run(slot: int) -> list[LayerState]:
-            return [
-                self._runner.step(frame, slot, state)
-                for frame, state in zip(frames, states, strict=True)
-            ]
+        def run(slot: int, states: list[LayerState], times: int) -> list[LayerState]:
+            for _ in range(times):
+                states = [
+                    self._runner.step(frame, slot, state)
+                    for frame, state in zip(frames, states, strict=True)
+                ]
+            return states
 
-        for step in plan.steps:
+        # A slot that is repeated has one set of weights, edited by the inputs of all its runs.
+        for step, times in Counter(plan.steps).items():
             weights = step.weights
             if step.slot in names:
                 tensors = self._runner.materialise(weights)
@@ -458,11 +461,11 @@ class Workbench:
                 watched = {name: tensors[name].clone() for name in names[step.slot]}
                 moments = InputMoments(watched, mixed=mixed)
                 with self._runner.bound(step.slot, weights, tensors | watched), moments.watching:
-                    run(step.slot)
+                    run(step.slot, states, times)
                 weights = weights.edited(edit(moments.means()))
                 plan = plan.rebound({step.slot: weights})
             with self._runner.bound(step.slot, weights):
-                states = run(step.slot)
+                states = run(step.slot, states, times)
         self._calibrated[held] = plan
         return plan
 

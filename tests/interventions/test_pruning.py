@@ -77,6 +77,24 @@ def test_wanda_prunes_what_stands_before_it_in_a_list() -> None:
     agree(swept(runner, plan), 0, model, wanted)
 
 
+@torch.no_grad()
+def test_wanda_weighs_by_the_inputs_of_every_run_of_a_layer() -> None:
+    model, runner = families.model("llama"), runner_of("llama")
+    (plan,) = carried_out(
+        bench_of(runner),
+        ("repeat_layers", {"layers": 1}),
+        ("prune_weights", {"sparsity": 0.4, "by": "wanda", "layers": 1}),
+    )
+    wanted = plain.repeated(model, [1], 2)
+    block = plain.layers_of(wanted)[1]
+    given = plain.input_rows(block, wanted, WINDOWS)
+    for name, matrix in plain.matrices(block):
+        norm = torch.cat(given[name]).norm(dim=0)
+        for row in matrix:
+            row[list(least_of_all(row.abs() * norm))] = 0
+    agree(swept(runner, plan), 0, model, wanted)
+
+
 def test_wanda_of_some_layers_leaves_the_others() -> None:
     runner = runner_of("mixtral")
     reported = {"sparsity": 0.4, "by": "wanda", "parts": "experts", "layers": [1, 2]}
