@@ -342,7 +342,12 @@ def model_key(
         else:
             files = locate(source, reach, conditions).decisive()
         content = files | {"init": source.name.endswith(INIT)}
-    how = {"dtype": spec.dtype, "attention": spec.attn_implementation, "map": spec.device_map}
+    how = {
+        "dtype": spec.dtype,
+        "attention": spec.attn_implementation,
+        "map": spec.device_map,
+        "own_code": conditions.allow_remote_code,
+    }
     return file_digests.of_text(json.dumps([content, how], sort_keys=True))
 
 

@@ -267,6 +267,11 @@ def test_a_changed_model_file_is_measured_anew(bench: Bench, local_model: Path, 
     assert not bench.measure(bet).cached
 
 
+def test_a_model_that_may_run_its_own_code_is_another(bench: Bench) -> None:
+    bench.measure(bench.bet())
+    assert not bench.measure(bench.bet(), allow_remote_code=True).cached
+
+
 def test_a_changed_text_is_measured_anew(bench: Bench) -> None:
     text = bench.bets / "text.txt"
     text.write_text("Once upon a time\n", encoding="utf-8")
