@@ -6,13 +6,16 @@ import logging
 import warnings
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.environment.measurement_errors import MeasurementError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
+
+_APART: Final = {"gptqmodel": "--no-deps gptqmodel"}
+"""What pip is given for packages that no extra has, because their pins exclude current libraries."""
 
 
 class CheckpointError(MeasurementError):
@@ -40,9 +43,9 @@ def library(module: str, extra: str, name: str) -> ModuleType:
     except ImportError as error:
         package = module.split(".")[0].replace("_", "-")
         state = "is not installed" if error.name == module.split(".")[0] else f"fails: {error}"
+        install = _APART.get(package, f"'pytest-layerguard[{extra}]'")
         raise MissingLibraryError(
-            f"{name}: reading its weights needs {package}, which {state}; "
-            f"pip install 'pytest-layerguard[{extra}]'"
+            f"{name}: reading its weights needs {package}, which {state}; pip install {install}"
         ) from None
 
 

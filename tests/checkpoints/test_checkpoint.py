@@ -19,7 +19,11 @@ from safetensors.torch import save_file
 from support.checkpoints import FILES, Saver, state
 
 from pytest_layerguard.checkpoints.checkpoint import open_checkpoint
-from pytest_layerguard.checkpoints.checkpoint_errors import CheckpointError, MissingLibraryError
+from pytest_layerguard.checkpoints.checkpoint_errors import (
+    CheckpointError,
+    MissingLibraryError,
+    library,
+)
 
 # Format, the library that it needs, its base, how far the values are from the base's.
 FORMATS = [
@@ -215,6 +219,14 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(
             checkpoint.read("model.layers.0.self_attn.q_proj.weight")
         assert str(raised.value).endswith(f"pip install 'pytest-layerguard[{extra}]'")
         assert "\n" not in str(raised.value)
+
+
+def test_a_library_that_no_extra_has_is_installed_by_its_own_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "gptqmodel", None)
+    with pytest.raises(MissingLibraryError, match=r"pip install --no-deps gptqmodel$"):
+        library("gptqmodel", "gptq", "out")
 
 
 def damaged(save: Saver, tmp_path: Path) -> Iterator[tuple[str, Path, str]]:
