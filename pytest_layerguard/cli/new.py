@@ -135,7 +135,7 @@ def run(given: argparse.Namespace) -> int:
     )
     document = write(path, str(bet), known)
     roots = outside(document)
-    for line in (*_next(path, roots), *_doors(document, Conditions(roots=roots), known)):
+    for line in (*_next(document, roots), *_doors(document, Conditions(roots=roots), known)):
         echo(line)
     return 0
 
@@ -429,13 +429,15 @@ def _bounded(metric: str, sign: str, bar: str) -> str:
             return f"{metric} of {of} {bar}"
 
 
-def _next(path: Path, roots: Sequence[Path]) -> list[str]:
+def _next(document: BetDocument, roots: Sequence[Path]) -> list[str]:
+    path, left = document.path, document.bet.placeholders
     bets = bets_of(path)
     # Joined by '=': pytest takes a folder that stands alone as an argument and derives its root from it.
     allowed = "".join(f" {ROOT_FLAG}={shlex.quote(str(root))}" for root in roots)
     named = "" if bets.name == "bets" else f" -o layerguard_bets={bets.name}"
     lines = [
         f"wrote {path}",
+        *([f"set your own bars:   {', '.join(left)} in place of the placeholders"] if left else []),
         f"what it would cost: python -m pytest_layerguard explain {path}{allowed}",
         f"judge it:            pytest{named} {path}{allowed}",
     ]

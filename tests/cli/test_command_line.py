@@ -70,7 +70,14 @@ def test_a_new_bet_is_sound_commented_and_a_proposal(capsys: pytest.CaptureFixtu
     assert document.bet.id == "mine"
     assert document.bet.status == "proposed"
     assert text.count("#") >= 8
-    assert "judge it:            pytest bets/mine.yaml" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "judge it:            pytest bets/mine.yaml" in printed
+    assert "set your own bars:   strict, lenient in place of the placeholders" in printed
+
+
+def test_bars_that_were_given_are_not_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert new("bets/mine.yaml", "--lenient", "any(perplexity_ratio <= 1.2)") == 0
+    assert "set your own bars" not in capsys.readouterr().out
 
 
 def test_editors_find_the_schema_beside_it() -> None:
