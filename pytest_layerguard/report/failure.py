@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.catalogue.wording import cut
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _PROSE: Final = 600
 """Characters of a claim, a criterion or a message."""
 _CONTINUATION: Final = 160
+_ASIDE: Final = re.compile(r" \([^()]*\)")
 _NOT_BY_NUMBERS: Final = frozenset({"UNMEASURED", "UNRECORDED", "ERROR"})
 _VARIANTS: Final = 3
 """Variants whose continuations are shown."""
@@ -82,7 +84,7 @@ def reasons(bet: BetReport) -> list[str]:
         return [f"{closed}; nothing was measured", closed]
     line = next((line for each in bet.messages for line in each.splitlines()), "")
     clause = line.split("; ")[0]
-    return [line, clause, clause.split(" (")[0]]
+    return [line, clause, _ASIDE.sub("", clause)]
 
 
 def _criteria(bet: BetReport) -> Iterator[str]:

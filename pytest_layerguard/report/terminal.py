@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_layerguard.bet.criteria.evaluate import Decider
+    from pytest_layerguard.bet.criteria.interval import Interval
     from pytest_layerguard.report.bet_report import BetReport
 
 _HEADINGS: Final = ("", "bet", "status", "word", "decided by", "bar")
@@ -41,6 +42,8 @@ _ATTEMPTS: Final = (
     (_LEAST, False),
 )
 """What is tried until the table fits: columns for what decided, None for all that there is to say, and the status."""
+_DIGITS: Final = range(3, 7)
+"""How many digits a number with an interval may have."""
 _ROWS: Final = 20
 """Rows that a table has before bets that came out alike share one."""
 _NAMED: Final = 8
@@ -258,9 +261,9 @@ def _decided(decider: Decider) -> list[str]:
     name = decider.metric.rpartition(".")[2]
     ratio = name == "perplexity_ratio"
     number = decider.interval
-    value = _figure(number.value, decider.bar) + "x" * ratio
+    value, low, high = _figures(number, decider.bar)
+    value += "x" * ratio
     what = value if ratio else f"{decider.metric} {value}"
-    low, high = (_figure(end, decider.bar) for end in (number.low, number.high))
     ends = "" if number.is_point else f" [{low}, {high}]"
     who = ", ".join(part for part in (decider.variant, decider.among) if part)
     few = decider.among or decider.variant
@@ -275,9 +278,18 @@ def _decided(decider: Decider) -> list[str]:
     return [printable(form).strip() for form in forms]
 
 
-def _figure(value: float, bar: str) -> str:
-    """Return a number with three digits, or with more where three would make it equal to the bar."""
-    few = f"{value:.3g}" if abs(value) < 1_000 else short(value)
+def _figures(number: Interval, bar: str) -> list[str]:
+    """Return value, low and high end with three digits, or with more where three would make the ends equal."""
+    digits = next(
+        (more for more in _DIGITS if f"{number.low:.{more}g}" != f"{number.high:.{more}g}"),
+        _DIGITS[0],
+    )
+    return [_figure(each, digits, bar) for each in (number.value, number.low, number.high)]
+
+
+def _figure(value: float, digits: int, bar: str) -> str:
+    """Return a number with as many digits, or with four where they would make it equal to the bar."""
+    few = f"{value:.{digits}g}" if abs(value) < 1_000 else short(value)
     return short(value) if few in bar.split() else few
 
 

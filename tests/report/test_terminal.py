@@ -128,6 +128,13 @@ def test_a_number_close_to_its_bar_has_the_digits_that_decide() -> None:
     assert "1.502x [1.5, 1.51]" in table(reported(criteria=close))[1]
 
 
+def test_a_narrow_interval_has_the_digits_that_tell_its_ends_apart() -> None:
+    narrow = criterion(Interval(1.00052, 0.99993, 1.00131), bar="<= 1.02")
+    assert "1.001x [0.9999, 1.001]" in table(reported(criteria=narrow))[1]
+    equal = criterion(Interval(1.0, 1 - 1e-9, 1 + 1e-9), bar="<= 1.02")
+    assert "1x [1, 1]" in table(reported(criteria=equal))[1]
+
+
 def test_an_overflow_is_infinite() -> None:
     assert " infx " in table(reported(criteria=criterion(Interval.point(math.inf))))[1]
 
@@ -139,6 +146,12 @@ def test_a_bet_that_was_not_measured_has_its_reason() -> None:
     assert table(crossed)[1].split("  ") == [
         *("X", "bet-40", "falsified", "CROSSED", "bet-40 closed this door"),
     ]
+
+
+def test_a_reason_loses_what_stands_in_brackets_before_its_end() -> None:
+    message = "candidate: question 0 (doc_id) is in the base's file alone; ask both the same"
+    error = reported(result=None, word="ERROR", outcome="failed", messages=(message,))
+    assert table(error, width=78)[1].endswith("question 0 is in the base's file alone")
 
 
 def test_a_lost_challenge_has_the_bar_of_the_falsification() -> None:
