@@ -161,47 +161,24 @@ def measured(
     Of a few interventions, and of other checkpoints of the model.
     """
     import torch
+    from support.real_losses import of_variants
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from pytest_layerguard.bet.arguments import BUILTIN_KINDS
-    from pytest_layerguard.interventions.registry import Registry
-    from pytest_layerguard.measurement.planning import Workbench
-    from pytest_layerguard.measurement.sweep import sweep as run
-    from pytest_layerguard.models.anatomy import Anatomy
-    from pytest_layerguard.models.plan import Plan
-    from pytest_layerguard.models.runner import Runner
     from pytest_layerguard.models.tokenization import encode, start_ids
     from pytest_layerguard.texts.windows import Contract, batched, cut
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    runner = Runner(Anatomy.of(loaded.eval().requires_grad_(False)))
     start = start_ids(tokenizer, "auto")
     ids = encode(tokenizer, text.read_text(encoding="utf-8"))
     tokens = min(len(ids) - 1, 131_072) // TOKENS * TOKENS
     windows = cut(ids, Contract(tokens, TOKENS, TOKENS, start))
     batches = batched(windows, 2048 // TOKENS)
-    vocabulary = int(loaded.config.vocab_size)
-    bench = Workbench(runner, batches[:1], vocabulary, lambda _: windows, lambda _: batches)
-    base = Plan.untouched(len(runner.anatomy))
-
-    def plan(kind: str, **arguments: object) -> Plan:
-        given = BUILTIN_KINDS[kind].model_validate(arguments)
-        return Registry.of()[kind].load()(base, given, bench)[0]
-
-    plans = {
-        f"{model.name}, skip-{k}": plan("skip_layers", layers=k)
-        for k in sorted({0, len(base.steps) // 2, len(base.steps) - 1})
-    }
-    plans[f"{model.name}, 4 bits"] = plan("quantize_weights", parts="linear", bits=4, scale="row")
-    plans[f"{model.name}, 10 % pruned"] = plan(
-        "prune_weights", parts="linear", sparsity=0.1, by="magnitude"
-    )
-    swept = run(runner, batches, base, list(plans.values()), vocabulary)
-    base_losses = swept.base.double().numpy()
+    base, variants = of_variants(loaded, windows, batches)
+    base_losses = base.double().numpy()
     found = {
-        name: (scores.losses.double().numpy(), scores.kl.double().numpy())
-        for name, scores in zip(plans, swept.variants, strict=True)
+        f"{model.name}, {name}": (scores.losses.double().numpy(), scores.kl.double().numpy())
+        for name, scores in variants.items()
     }
     for folder in candidates:
         other = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
