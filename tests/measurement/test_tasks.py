@@ -26,8 +26,7 @@ from pytest_layerguard.environment.measurement_errors import MeasurementError, U
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement import result_cache
 from pytest_layerguard.measurement.measurer import LocalMeasurer
-from pytest_layerguard.measurement.metrics import task_metrics, task_perplexity
-from pytest_layerguard.measurement.metrics.statistics import clustered
+from pytest_layerguard.measurement.metrics import statistics, task_metrics, task_perplexity
 from pytest_layerguard.measurement.metrics.task_metrics import Answer, Question
 from pytest_layerguard.measurement.results import BetResult
 from pytest_layerguard.measurement.session import MICRO_BATCH, ModelSession
@@ -307,14 +306,8 @@ def test_a_perplexity_is_paired_by_document() -> None:
     assert found["perplexity"].value == pytest.approx(math.exp(-sum(worse) / 32))
     assert found["bits_per_byte"].value == pytest.approx(-sum(worse) / 160 / math.log(2))
     assert found["base_bits_per_byte"].value == pytest.approx(64 / 160 / math.log(2))
-    # As if each word were a token, and had its share of the document's loss.
-    lost = [
-        (before - after) / size
-        for before, after, size in zip(base, worse, sizes, strict=True)
-        for _ in range(int(size))
-    ]
-    of = [place for place, size in enumerate(sizes) for _ in range(int(size))]
-    mean = clustered(np.array(lost), np.array(of)).interval(2)
+    rises = np.array(base) - np.array(worse)
+    mean = statistics.ratio(rises, np.array(sizes)).interval(2)
     ratio = found["perplexity_ratio"]
     for one, other in zip(
         (ratio.value, ratio.low, ratio.high), (mean.value, mean.low, mean.high), strict=True

@@ -154,8 +154,8 @@ def mean(intervals: Iterable[Interval]) -> Interval:
 
 
 @cache
-def quantile(windows: int, comparisons: int = 1) -> float:
-    """Return Student's t quantile for two-sided intervals on ``windows`` windows.
+def quantile(windows: float, comparisons: int = 1) -> float:
+    """Return Student's t quantile for two-sided intervals on ``windows`` windows, or what others are worth.
 
     The intervals hold together over ``comparisons`` (Bonferroni).
     """

@@ -10,12 +10,19 @@ instead of 2.5 %. That end is moved out to where Hall's transformation puts it (
 transformation", Journal of the Royal Statistical Society B 54, 1992) for half again the skewness in the sample,
 because a few windows show too little of it, and at most twice as far as Student's; the other end stays. Its
 coverage is in ``docs/statistics.md``.
+
+Documents are clusters of very unequal size, of which the largest decide. Their residuals are those of the jackknife,
+which leaves out one document at a time, so that the standard error is that of Bell and McCaffrey's CR3 ("Bias
+reduction in standard errors for linear regression with multi-stage samples", Survey Methodology 28, 2002). Degrees
+of freedom and skewness are those of as many documents as they are worth: (sum w)^2 / sum w^2 for sizes w (Kish,
+"Survey Sampling", 1965; Carter, Schnepel and Steigerwald, "Asymptotic behavior of a t-test robust to cluster
+heterogeneity", Review of Economics and Statistics 99, 2017). Documents of one size have the interval of windows.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
@@ -47,12 +54,14 @@ class Mean:
         error: Its standard error, clustered by window; 0 where all windows agree exactly.
         windows: The number of windows.
         skewness: Of the windows' deviations, with the usual correction for a small sample.
+        worth: How many windows of one size know the mean as well, if the windows differ in size.
     """
 
     value: float
     error: float
     windows: int
     skewness: float = 0.0
+    worth: float | None = None
 
     def interval(self, comparisons: int = 1) -> Interval:
         """Return the 95 % interval; simultaneous over so many comparisons by Bonferroni's inequality.
@@ -61,25 +70,26 @@ class Mean:
         """
         if self.windows < FEWEST_WINDOWS or not math.isfinite(self.value):
             return Interval.point(self.value)
-        half = quantile(self.windows, comparisons) * self.error
+        worth = self.windows if self.worth is None else self.worth
+        half = quantile(worth, comparisons) * self.error
+        # The fewer decide, the less of the skewness a sample shows.
+        skewness = self.skewness * (self.windows / worth)
         return Interval(
             self.value,
-            self.value - half * _reach(-self.skewness, self.windows),
-            self.value + half * _reach(self.skewness, self.windows),
+            self.value - half * _reach(-skewness, worth),
+            self.value + half * _reach(skewness, worth),
         )
 
     def root(self, comparisons: int = 1) -> Interval:
         """Return the interval of the root of a mean of squares, made in its logarithm."""
         if not self.value:
             return Interval.point(0.0)
-        logarithm = Mean(
-            math.log(self.value) / 2, self.error / self.value / 2, self.windows, self.skewness
-        )
+        logarithm = replace(self, value=math.log(self.value) / 2, error=self.error / self.value / 2)
         return exponential(logarithm.interval(comparisons))
 
     def times(self, factor: float) -> Mean:
         """Return the mean of the quantity times a positive factor."""
-        return Mean(self.value * factor, self.error * factor, self.windows, self.skewness)
+        return replace(self, value=self.value * factor, error=self.error * factor)
 
 
 def clustered(values: NDArray[np.float64], windows: NDArray[np.int64]) -> Mean:
@@ -112,9 +122,16 @@ def ratio(sums: NDArray[np.float64], sizes: NDArray[np.float64]) -> Mean:
     """
     total = float(sizes.sum())
     mean = float(sums.sum()) / total
-    if len(sums) < 2 or not math.isfinite(mean):
-        return Mean(mean, 0.0, len(sums))
-    return _mean_of(mean, sums - mean * sizes, total)
+    count = len(sums)
+    if count < 2 or not math.isfinite(mean):
+        return Mean(mean, 0.0, count)
+    # 1 where all texts have one size.
+    jackknife = (1 - 1 / count) / (1 - sizes / total)
+    relative = sizes / sizes.max()
+    return replace(
+        _mean_of(mean, (sums - mean * sizes) * jackknife, total),
+        worth=float(relative.sum() ** 2 / (relative**2).sum()),
+    )
 
 
 def _mean_of(mean: float, residuals: NDArray[np.float64], total: float) -> Mean:
@@ -296,7 +313,7 @@ def exponential(interval: Interval) -> Interval:
     return Interval(*(_exp(bound) for bound in (interval.value, interval.low, interval.high)))
 
 
-def _reach(skewness: float, windows: int) -> float:
+def _reach(skewness: float, windows: float) -> float:
     """Return how many times as far as Student's the upper end lies, for deviations of this skewness.
 
     Hall's transformation is g(T) = T + aT²/3 + a²T³/27 + a/(6n), for T the mean's deviation in standard
