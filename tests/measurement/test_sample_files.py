@@ -391,6 +391,52 @@ def test_a_folder_that_is_not_one_whole_run_is_an_error(
     assert "\n" not in str(caught.value)
 
 
+def likelihoods(**changed: Any) -> Change:
+    """Make documents of samples, of which the third is changed."""
+
+    def change(lines: list[dict[str, Any]]) -> None:
+        lines[:] = [document(place, -20.0, 10) for place in range(3)]
+        lines[2].update(changed)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("base", "what"),
+    [
+        ({"word_perplexity": [math.nan, 10]}, "line 3: word_perplexity is no log-likelihood with"),
+        ({"word_perplexity": [math.inf, 10]}, "line 3: word_perplexity is no log-likelihood with"),
+        ({"word_perplexity": [-(10**400), 10]}, "line 3: word_perplexity is no log-likelihood"),
+        ({"word_perplexity": [-20.0, -30]}, "line 3: word_perplexity is no log-likelihood with"),
+        ({"word_perplexity": [-20.0, math.inf]}, "line 3: word_perplexity is no log-likelihood"),
+        ({"bits_per_byte": [-20.0, -1]}, "line 3: bits_per_byte is no log-likelihood with"),
+        ({"word_perplexity": [-math.inf, 10]}, "^measure.tasks.arc: the base has no finite likelihood of 1 of 3"),
+    ],
+)  # fmt: skip
+def test_log_likelihoods_of_the_base_are_numbers(
+    tmp_path: Path, base: dict[str, Any], what: str
+) -> None:
+    write(tmp_path, base=likelihoods(**base), candidate=likelihoods())
+    with pytest.raises(MeasurementError, match=what):
+        judged(tmp_path, lenient="arc.perplexity_ratio <= 2")
+
+
+@pytest.mark.parametrize("measure", ["word_perplexity", "bits_per_byte"])
+def test_empty_documents_have_no_perplexity(tmp_path: Path, measure: str) -> None:
+    def empty(lines: list[dict[str, Any]]) -> None:
+        lines[:] = [{**document(place, -20.0, 10), measure: [0.0, 0]} for place in range(3)]
+
+    write(tmp_path, base=empty, candidate=empty)
+    with pytest.raises(MeasurementError, match=r"base: all documents of 'base.jsonl' are empty"):
+        judged(tmp_path, lenient="arc.perplexity_ratio <= 2")
+
+
+def test_a_candidate_may_give_a_document_no_probability(tmp_path: Path) -> None:
+    write(tmp_path, likelihoods(), likelihoods(word_perplexity=[-math.inf, 10]))
+    (variant,) = judged(tmp_path, lenient="arc.perplexity_ratio <= 2").variants
+    assert variant.metrics["arc.perplexity_ratio"].value == math.inf
+
+
 def test_a_base_that_cannot_be_reported_from_guessing_has_nothing_to_lose(tmp_path: Path) -> None:
     write(tmp_path)
     measure = "{tasks: {arc: {lm_eval: arc_easy, metric: acc_norm}}}"

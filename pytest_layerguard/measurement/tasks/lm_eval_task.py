@@ -169,15 +169,13 @@ class LoadedTask:
         }
         sized = {plan: [_sized(each[self.metric]) for each in all_] for plan, all_ in found.items()}
         units = tuple(size for _, size in sized[base])
-        if not sum(units):
+        of_bytes = None
+        if _BITS in self.task.aggregation():
+            of_bytes = tuple(_sized(each[_BITS])[1] for each in found[base])
+        if not sum(units) or (of_bytes is not None and not sum(of_bytes)):
             raise MeasurementError("all of its documents are empty")
         return TaskLikelihoods(
-            Documents(
-                units,
-                tuple(_sized(each[_BITS])[1] for each in found[base])
-                if _BITS in self.task.aggregation()
-                else None,
-            ),
+            Documents(units, of_bytes),
             {plan: tuple(value for value, _ in all_) for plan, all_ in sized.items()},
             self._provenance(),
         )

@@ -7,6 +7,7 @@ It writes one line for each question and filter, with digests of the question (`
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -128,6 +129,11 @@ def read_samples(
             f"{key}: {quoted(file)} has no sample of {task}"
             + (f" with the filter {filter_name}" if filter_name else "")
         )
+    # A task without bits per byte has None for the bytes of its documents.
+    if not any(each.units for each in found.values()) or all(
+        each.bytes == 0 for each in found.values()
+    ):
+        raise MeasurementError(f"{key}: all documents of {quoted(file)} are empty")
     return SampleFileContent(found, f"{measure},{filter_name}", digest)
 
 
@@ -187,9 +193,11 @@ def _sample(data: Mapping[str, Any], measure: str, place: str) -> Sample:
 def _sized(value: Any, measure: str, place: str) -> tuple[float, float]:
     """Return a log-likelihood and the number of units that it is of, 1 where the task does not say it."""
     try:
-        likelihood, units = value if isinstance(value, list) else (value, 1)
-        return float(likelihood), float(units)
-    except (TypeError, ValueError):
+        likelihood, units = map(float, value if isinstance(value, list) else (value, 1))
+    except (TypeError, ValueError, OverflowError):
+        likelihood = units = math.nan
+    if not (likelihood < math.inf and 0 <= units < math.inf):
         raise MeasurementError(
             f"{place}: {measure} is no log-likelihood with the size of the document"
-        ) from None
+        )
+    return likelihood, units
