@@ -7,11 +7,14 @@ import re
 import shlex
 import sys
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_layerguard.bet.bet import REFERENCE_NAMES, SLUG
 from pytest_layerguard.bet.criteria.interval import short
+from pytest_layerguard.bet.criteria.metrics import METRICS
+from pytest_layerguard.bet.criteria.parse import RESERVED
 from pytest_layerguard.catalogue.bet_folders import Catalogue, bets_of
 from pytest_layerguard.cli.bet_template import ARGUMENTS, TASK, NewBet
 from pytest_layerguard.cli.command_output import UserError, echo, registry
@@ -21,7 +24,7 @@ from pytest_layerguard.environment.conditions import ROOT_FLAG, Conditions
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from pytest_layerguard.bet.reader import BetDocument
     from pytest_layerguard.interventions.registry import Registry
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 _SCHEMA: Final = "schema.json"
 _HUB: Final = re.compile(r"([\w.-]+/[\w.-]+)(?:@([0-9a-f]{40}))?")
 
+_LONGEST: Final = 36
+"""Characters of a task's name, before a number where another task has the same."""
 _BOUNDS: Final = {
     "<=": ("no more than", "at most"),
     "<": ("less than", "less than"),
@@ -89,7 +94,9 @@ def run(given: argparse.Namespace) -> int:
         # A perplexity below the base's is no merit, so the KL is judged as well.
         limit = "perplexity_ratio <= 1.1 and kl <= 0.1"
         strict = "perplexity_ratio <= 1.02 and kl <= 0.02"
-    tasks = dict(_task(each, path) for each in given.task)
+    tasks: dict[str, str] = {}
+    for each in given.task:
+        tasks[_task_name(each, tasks)] = _task(each, path)
     elsewhere = kinds == ("load_results",)
     if elsewhere:
         tasks = tasks or {TASK: "{lm_eval: arc_easy}"}
@@ -253,18 +260,28 @@ def _text(text: str, bet: Path) -> str:
     return f"{{{form}file: {_from(bet, file)}, sha256: {digest}}}"
 
 
-def _task(text: str, bet: Path) -> tuple[str, str]:
-    """Read a task as its name in the bet, and as the YAML of a bet file at `bet`."""
-    file = Path(text).expanduser()
+def _task(text: str, bet: Path) -> str:
+    """Read a task as the YAML of a bet file at `bet`."""
     if text == "questions":
-        return "stories", "{reference: questions}"
-    name = re.sub(r"[^A-Za-z0-9]+", "_", file.stem).strip("_")[:40]
+        return "{reference: questions}"
+    file = Path(text).expanduser()
     if file.suffix != ".jsonl":
-        return name, f"{{lm_eval: {text}}}"
+        return f"{{lm_eval: {text}}}"
     if not file.is_file():
         raise UserError(f"task: there is no file {text!r}; allowed: a file of questions")
     digest = file_digests.of_file(file).removeprefix("sha256:")
-    return name, f"{{file: {_from(bet, file)}, sha256: {digest}}}"
+    return f"{{file: {_from(bet, file)}, sha256: {digest}}}"
+
+
+def _task_name(text: str, taken: Collection[str]) -> str:
+    """Return the name of a task in the bet, which the criteria write before a dot and no other task has."""
+    stem = "stories" if text == "questions" else Path(text).stem
+    name = re.sub(r"[^A-Za-z0-9]+", "_", stem).strip("_")
+    if not name[:1].isalpha() or name in METRICS or name in RESERVED:
+        name = f"{TASK}_{name}".rstrip("_")
+    name = name[:_LONGEST]
+    numbered = (f"{name}_{number}" for number in count(2))
+    return next(each for each in (name, *islice(numbered, len(taken))) if each not in taken)
 
 
 def _bars(bars: Sequence[str], tasks: Iterable[str], lost: float, *, swept: bool) -> str:

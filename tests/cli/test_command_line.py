@@ -570,6 +570,19 @@ def test_a_new_bet_is_judged_by_tasks(capsys: pytest.CaptureFixture[str]) -> Non
     assert "lm_eval" in capsys.readouterr().err
 
 
+def test_each_task_of_a_new_bet_has_a_name_that_criteria_can_write() -> None:
+    line = '{"context": "a", "choices": ["b", "c"], "answer": 0}\n'
+    files = ["q.jsonl", "more/q.jsonl", "mean.jsonl", "accuracy.jsonl", "2.jsonl", "_.jsonl"]
+    for file in files:
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).write_text(line, encoding="utf-8")
+    given = [part for file in (*files, "q") for part in ("--task", file)]
+    new("bets/one.yaml", "--intervention", "skip_layers: {layers: 1}", *given)
+    (one,) = read_bets(Path("bets/one.yaml"))
+    names = ["q", "q_2", "task_mean", "task_accuracy", "task_2", "task", "q_3"]
+    assert list(one.bet.measure.tasks or ()) == names
+
+
 @pytest.mark.parametrize("kind", ["path", "adapter", "gguf"])
 def test_a_candidate_is_named_as_what_it_is(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
