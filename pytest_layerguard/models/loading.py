@@ -6,6 +6,7 @@ import errno
 import gc
 import json
 import re
+import tempfile
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import partial
@@ -518,7 +519,10 @@ def _explained(error: Exception, folder: ModelFolder, chatter: list[str]) -> Exc
     if isinstance(error, torch.OutOfMemoryError):
         return _out_of_memory(folder, "the device")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return MeasurementError(f"{folder.name}: the disk is full")
+        return MeasurementError(
+            f"{folder.name}: the disk is full where its weights are converted, {tempfile.gettempdir()}; TMPDIR says "
+            "where"
+        )
     details = "; ".join(_mismatches(chatter)) or first_line(error)
     return MeasurementError(f"{folder.name}: cannot be loaded: {details}")
 

@@ -7,10 +7,13 @@ call; they are removed here, and a sweep reads each layer once for all variants.
 from __future__ import annotations
 
 import shutil
+import tempfile
+import time
 import weakref
+from contextlib import suppress
 from importlib.util import find_spec
-from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
@@ -29,6 +32,39 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
 
+_CONVERTED: Final = "layerguard-weights-"
+_LOCK: Final = "lock"
+_NEW: Final = 60.0
+"""Seconds within which a folder is locked after it was made."""
+
+
+class ConvertedWeights:
+    """A new temporary folder for weights that have to be converted, which can be as large as the model.
+
+    A lock in it, the system's own, ends with this process. So a folder that a killed run left is known by its lock,
+    and is removed when the next one is made.
+    """
+
+    def __init__(self) -> None:
+        from filelock import FileLock, Timeout
+
+        for left in Path(tempfile.gettempdir()).glob(f"{_CONVERTED}*/{_LOCK}"):
+            # A folder of another user cannot be locked. A new one may not be locked yet.
+            with suppress(Timeout, OSError, NotImplementedError):
+                if time.time() - left.stat().st_mtime > _NEW:
+                    with FileLock(left, timeout=0):
+                        shutil.rmtree(left.parent, ignore_errors=True)
+        self.path = Path(tempfile.mkdtemp(prefix=_CONVERTED))
+        self._lock = FileLock(self.path / _LOCK)
+        # Some file systems have no locks. There no folder is ever taken for one that was left.
+        with suppress(OSError, NotImplementedError):
+            self._lock.acquire()
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        self._lock.release()
+        shutil.rmtree(self.path, ignore_errors=True)
+
 
 class LayerStore:
     """The tensors of a model that stay on disk: those of its layers, of its embeddings and of its head.
@@ -41,11 +77,12 @@ class LayerStore:
             was read so far.
     """
 
-    def __init__(self, model: PreTrainedModel, path: str, folder: str, device: Any) -> None:
+    def __init__(
+        self, model: PreTrainedModel, path: str, folder: ConvertedWeights, device: Any
+    ) -> None:
         self._path = path
-        # The folder holds weights that accelerate had to convert.
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self._folder = folder
+        weakref.finalize(self, folder.remove)
+        self._folder = str(folder.path)
         self._kept = _detached(model)
         # Each of several names of a tensor is now another empty tensor.
         model.tie_weights()
@@ -123,11 +160,11 @@ def load_streamed(
         for name in _beside(anatomy.model, anatomy.path)
     }
     places |= {f"{anatomy.path}.{index}": "disk" for index in range(len(anatomy))}
-    folder = mkdtemp(prefix="layerguard-")
+    folder = ConvertedWeights()
     try:
-        model, report = load(device_map=places, offload_folder=folder)
+        model, report = load(device_map=places, offload_folder=str(folder.path))
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        folder.remove()
         raise
     return model, report, LayerStore(model, anatomy.path, folder, device)
 

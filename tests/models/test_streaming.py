@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +22,7 @@ from pytest_layerguard.measurement.sweep import Swept, sweep
 from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.plan import Plan, evaluations
 from pytest_layerguard.models.runner import Runner
-from pytest_layerguard.models.streaming import LayerStore, load_streamed
+from pytest_layerguard.models.streaming import ConvertedWeights, LayerStore, load_streamed
 from pytest_layerguard.texts.windows import Contract, batched, cut
 
 BATCHES = batched(cut(families.text(41), Contract(40, 16, 16, start=())), 2)
@@ -95,6 +98,23 @@ def test_a_streamed_sweep_gives_the_same_numbers_bit_for_bit(
     for ours, theirs in zip(here.variants, there.variants, strict=True):
         assert torch.equal(ours.losses, theirs.losses)
         assert torch.equal(ours.kl, theirs.kl)
+
+
+def test_converted_weights_of_killed_runs_are_removed_and_those_of_living_ones_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    living = ConvertedWeights()
+    killed = tmp_path / "layerguard-weights-killed"
+    (killed / "plain").mkdir(parents=True)
+    (killed / "lock").touch()
+    for folder in (living.path, killed):
+        os.utime(folder / "lock", (0, 0))
+    new = ConvertedWeights()
+    assert set(tmp_path.iterdir()) == {living.path, new.path}
+    living.remove()
+    new.remove()
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("both", ["llama"], indirect=True)
