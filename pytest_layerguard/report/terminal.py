@@ -303,6 +303,12 @@ def _short_bar(row: _Row) -> str:
     return number.replace(" ", " ~") if measured else number
 
 
+def _wanted(row: _Row) -> int:
+    """Return the columns that show what decided with its interval, or the beginning of a reason."""
+    columns = text.columns(row.decided[0])
+    return max(_LEAST, columns if row.bar else min(columns, _ENOUGH))
+
+
 def _fit(rows: Sequence[_Row], width: int) -> list[str]:
     """Return heading and lines: ids, the status and what decided are cut as little as the width allows.
 
@@ -323,10 +329,13 @@ def _fit(rows: Sequence[_Row], width: int) -> list[str]:
         at = names.index("decided by")
         cells[0][at] = ""
         room = width - max(map(text.columns, text.aligned(cells, gap=gap)))
-        whole = limit >= _READABLE and all(
-            text.columns(row.decided[0]) <= room for row in rows if row.bar
-        )
-        if whole if enough is None else room >= enough:
+        if enough is not None:
+            wanted = enough
+        elif limit >= _READABLE:
+            wanted = max(map(_wanted, rows))
+        else:
+            continue
+        if room >= wanted:
             break
     room = max(room, _LEAST)
     cells[0][at] = text.clip(_HEADINGS[4], room)

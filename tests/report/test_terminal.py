@@ -201,6 +201,20 @@ def test_the_table_fits(width: int) -> None:
     assert all("CATASTROPHIC" in line for line in (lines[1], lines[3]))
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_table_of_reasons_alone_fits(width: int) -> None:
+    failed = reported(
+        id="a-" * 35,
+        result=None,
+        word="ERROR",
+        outcome="failed",
+        messages=("model 'x': it is gone",),
+    )
+    lines = [line.mark + line.text for line in terminal.summary([failed], width, Marks.of("utf-8"))]
+    assert max(map(text.columns, lines)) <= width
+    assert "model 'x': it is gone" in lines[1]
+
+
 def test_bets_that_begin_alike_can_be_distinguished() -> None:
     names = (
         "degeneration-gemma-3-12b",
