@@ -15,6 +15,7 @@ from pytest_layerguard.bet.errors import BetFileError, many
 from pytest_layerguard.bet.reader import BetDocument, one_bet, parse_bets, read_bets
 from pytest_layerguard.bet.verdict import judge
 from pytest_layerguard.catalogue.bet_folders import bets_of
+from pytest_layerguard.environment.allowed_paths import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -171,7 +172,7 @@ def measure(
     if model is not None and candidate is not None and (bet is None or isinstance(bet, Mapping)):
         given = [each for each in (model, candidate) if isinstance(each, str | os.PathLike)]
         # Who names a path in Python allows it.
-        roots = (*roots, *(Path(each).expanduser() for each in given))
+        roots = (*roots, *(expanded(each) for each in given))
         bet = {**_CANDIDATE, **(bet or {}), **_against(model, candidate)}
     if bet is None or (model is None) != (candidate is None):
         raise TypeError("measure() takes a bet, or a model and a candidate")
@@ -195,9 +196,9 @@ def _against(
     from pytest_layerguard.models.model_folder import as_candidate
 
     if isinstance(model, str | os.PathLike) and model not in REFERENCE_NAMES:
-        model = as_candidate(Path(model).expanduser())
+        model = as_candidate(expanded(model))
     if isinstance(candidate, str | os.PathLike):
-        candidate = as_candidate(Path(candidate).expanduser())
+        candidate = as_candidate(expanded(candidate))
     return {"model": model, "intervention": {"load_checkpoint": candidate}}
 
 
@@ -229,7 +230,7 @@ def read(
             # The lines are of a text that only this function has.
             problems = (replace(each, path=None, excerpt="") for each in error.problems)
             raise BetFileError(problems) from None
-    path = start / Path(bet).expanduser()
+    path = start / expanded(bet)
     documents = read_bets(path, kinds=known.arguments, metrics=known.metrics)
     return one_bet(documents, path, id)
 

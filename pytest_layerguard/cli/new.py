@@ -19,6 +19,7 @@ from pytest_layerguard.catalogue.bet_folders import Catalogue, bets_of
 from pytest_layerguard.cli.bet_template import ARGUMENTS, TASK, NewBet
 from pytest_layerguard.cli.command_output import UserError, echo, registry
 from pytest_layerguard.environment import file_digests
+from pytest_layerguard.environment.allowed_paths import expanded
 from pytest_layerguard.environment.atomic_write import write_whole
 from pytest_layerguard.environment.conditions import ROOT_FLAG, Conditions
 
@@ -193,7 +194,7 @@ def _candidate(given: Path, bet: Path) -> str:
     from pytest_layerguard.models.model_folder import as_candidate
 
     try:
-        arguments = as_candidate(given.expanduser())
+        arguments = as_candidate(expanded(given))
     except MeasurementError as error:
         raise UserError(f"candidate: {error}") from None
     (key, found), *digest = arguments.items()
@@ -211,7 +212,7 @@ def model(text: str, bet: Path) -> str:
 
     if text in REFERENCE_NAMES:
         return text
-    folder = Path(text).expanduser()
+    folder = expanded(text)
     if folder.is_dir():
         _refuse_parts(folder, text)
         if not (folder / "config.json").is_file():
@@ -252,7 +253,7 @@ def _commit(name: str) -> str:
 def _text(text: str, bet: Path) -> str:
     if text in ("heldout", "training"):
         return f"{{reference: {text}}}"
-    file = Path(text).expanduser()
+    file = expanded(text)
     if not file.is_file():
         raise UserError(f"text: there is no file {text!r}; allowed: a text file, or heldout")
     form = "dataset: parquet, " if file.suffix == ".parquet" else ""
@@ -264,7 +265,7 @@ def _task(text: str, bet: Path) -> str:
     """Read a task as the YAML of a bet file at `bet`."""
     if text == "questions":
         return "{reference: questions}"
-    file = Path(text).expanduser()
+    file = expanded(text)
     if file.suffix != ".jsonl":
         return f"{{lm_eval: {text}}}"
     if not file.is_file():

@@ -112,6 +112,14 @@ class AllowedPaths:
         return any(path.is_relative_to(folder) for folder in self.allowed)
 
 
+def expanded(written: str | os.PathLike[str]) -> Path:
+    """Return a path with a home folder for its ``~``; as it is where there is no such user."""
+    try:
+        return Path(written).expanduser()
+    except RuntimeError:
+        return Path(written)
+
+
 def quoted(written: str) -> str:
     """Return untrusted text in quotes for a message: short, printable and on one line."""
     cut = written if len(written) <= _LONGEST_SHOWN else f"{written[:_LONGEST_SHOWN]}..."

@@ -111,9 +111,15 @@ def read_device(word: str, _start: Path) -> str:
     return word
 
 
+def _path(word: str, start: Path) -> Path:
+    from pytest_layerguard.environment.allowed_paths import expanded
+
+    return start / expanded(word)
+
+
 def read_report_path(word: str, start: Path) -> Path:
     """Read the path of a file to be written."""
-    path = start / Path(word).expanduser()
+    path = _path(word, start)
     if path.is_dir():
         raise ValueError(f"{word!r} is a directory; allowed: the path of a file to write")
     return path
@@ -129,7 +135,7 @@ def read_page_path(word: str, start: Path) -> Path:
 
 def read_new_folder(word: str, start: Path) -> Path:
     """Read the path of a folder that is created when it is needed."""
-    path = start / Path(word).expanduser()
+    path = _path(word, start)
     if path.exists() and not path.is_dir():
         raise ValueError(f"{word!r} is a file; allowed: the path of a folder")
     return path
@@ -137,7 +143,7 @@ def read_new_folder(word: str, start: Path) -> Path:
 
 def read_folder(word: str, start: Path) -> Path:
     """Read the path of a folder that exists."""
-    path = start / Path(word).expanduser()
+    path = _path(word, start)
     if not path.is_dir():
         raise ValueError(f"{word!r} is not a directory; allowed: a folder that exists")
     return path

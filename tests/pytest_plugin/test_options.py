@@ -56,6 +56,10 @@ def test_what_words_mean(name: str, words: list[str], value: object, start: Path
     assert read(name, words, start) == value
 
 
+def test_the_home_of_nobody_is_a_name_like_any_other(start: Path) -> None:
+    assert read("json", ["~nobody-here/o.json"], start) == start / "~nobody-here" / "o.json"
+
+
 @pytest.mark.parametrize(
     ("name", "word", "below"),
     [
