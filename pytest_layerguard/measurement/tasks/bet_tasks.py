@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_layerguard.bet.criteria.interval import short
+from pytest_layerguard.bet.errors import many
 from pytest_layerguard.bet.task_sources import LmEvalTask
 from pytest_layerguard.environment.allowed_paths import AllowedPaths
 from pytest_layerguard.environment.measurement_errors import MeasurementError
@@ -122,9 +123,9 @@ def check_base(bet: Bet, task: str, asked: TaskResult, base: Any) -> None:
     found = asked.base_metrics(base)["accuracy"]
     if found.low <= asked.chance:
         raise MeasurementError(
-            f"measure.tasks.{task}: the base is right in {found} of {len(asked.questions)} questions, and guesses in "
-            f"{short(asked.chance)}: it has nothing to lose that could be told from guessing. Ask more questions, or "
-            "easier ones, or name accuracy alone"
+            f"measure.tasks.{task}: of {many(len(asked.questions), 'question')} the base is right in a share of "
+            f"{found}, and guesses in {short(asked.chance)}: it has nothing to lose that could be told from guessing. "
+            "Ask more questions, or easier ones, or name accuracy alone"
         )
 
 
