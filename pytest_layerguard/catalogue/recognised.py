@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pytest_layerguard.environment.allowed_paths import AllowedPaths
     from pytest_layerguard.measurement.results import BetResult
 
-_FORM: Final = 3
+_FORM: Final = 4
 """Counts the changes of what is remembered."""
 
 

@@ -30,6 +30,9 @@ _PRUNED_ON_GRID: Final = 0.05
 _ROUNDED: Final = 0.6
 """The steps from zero below which values become zero; a half, and a little for GPTQ's corrections."""
 _PRECISION: Final = {"F16": 2.0**-11, "BF16": 2.0**-8}
+_FLOAT32: Final = 2.0**-24
+_ROUNDINGS: Final = 4
+"""How much less precise values are once a scale was taken back: that was rounded, and so were both norms."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Change:
         two_of_four: Whether two of any four values in a row are zero.
         distance: The norm of the difference over the base's norm.
         cosine: Of the angle between both.
+        reordered: Whether its rows or columns were put into the base's order before this was found.
+        rescaled: Whether the scales of its columns were taken back before, as a norm does.
     """
 
     equal: bool = False
@@ -59,6 +64,8 @@ class Change:
     two_of_four: bool = False
     distance: float = 0.0
     cosine: float = 1.0
+    reordered: bool = False
+    rescaled: bool = False
 
     @property
     def related(self) -> bool:
@@ -71,7 +78,9 @@ def compare(base: Piece, candidate: Piece) -> Change:
     columns = min(base.shape[-1], candidate.shape[-1]) if len(base.shape) > 1 else None
     width = max(1, prod((*candidate.shape[1:-1], columns or 1)))
     rows = max(1, _BLOCK // width)
-    tally = _Tally(min(base.shape[0], candidate.shape[0]), width)
+    scaled = base.scales is not None or candidate.scales is not None
+    tolerance = _ROUNDINGS * _PRECISION.get(candidate.dtype, _FLOAT32) if scaled else 0.0
+    tally = _Tally(min(base.shape[0], candidate.shape[0]), width, tolerance)
     for ours, theirs in zip(base.blocks(rows), candidate.blocks(rows), strict=False):
         shared = min(len(ours), len(theirs))
         if columns is None:
@@ -84,9 +93,10 @@ def compare(base: Piece, candidate: Piece) -> Change:
 class _Tally:
     """Counts over the blocks of two tensors."""
 
-    def __init__(self, rows: int, width: int) -> None:
+    def __init__(self, rows: int, width: int, tolerance: float) -> None:
         import torch
 
+        self._tolerance = tolerance
         self._every = max(1, rows // _SAMPLED)
         # One piece of memory for all rows: small ones between the blocks would keep those from being reused.
         self._sample = torch.empty(2, -(-rows // self._every), width)
@@ -111,6 +121,8 @@ class _Tally:
         self._sample[:, at : at + sampled.shape[1]] = sampled
         self._rows += len(ours)
         same = ours == theirs
+        if self._tolerance:
+            same |= (ours - theirs).abs() <= self._tolerance * ours.abs()
         self._count += ours.numel()
         self._equal = self._equal and bool(same.all())
         for dtype, alive in self._casts.items():
@@ -150,7 +162,8 @@ class _Tally:
         pruned, grid = kept, None
         if len(candidate.shape) > 1 and not kept:
             ours, theirs = self._sample
-            grid = _grid(candidate, ours, theirs)
+            # Few bits hold the larger half of random values as well as those of a grid.
+            grid = _grid(candidate, ours.masked_fill(theirs == 0, 0), theirs)
             least = _MORE_ZEROS if grid is None else _PRUNED_ON_GRID
             small, base_small = self._small / self._count, self._base_small / self._count
             noisy = small - base_small > _MORE_NEXT_TO_ZERO
@@ -158,7 +171,7 @@ class _Tally:
                 zeros, base_zeros = small, base_small
                 theirs = theirs.masked_fill(_next_to_zero(theirs), 0)
             more = zeros - base_zeros > _MORE_ZEROS
-            pruned = more and _unexplained(ours, theirs) > least
+            pruned = more and _unexplained(ours, theirs, self._tolerance) > least
             if grid is not None and zeros == 0:
                 at_level, unexplained = _next_to_zero_on_grid(ours, theirs)
                 if unexplained > least:
@@ -184,7 +197,12 @@ def _grid(candidate: Piece, base: Tensor, values: Tensor) -> Grid | None:
     scheme = candidate.checkpoint.weights[candidate.name].scheme
     if scheme is not None:
         return Grid(scheme.levels, scheme.group, floats="FP8" in scheme.number)
-    return find_grid(values, base, _PRECISION.get(candidate.dtype, 2.0**-24))
+    return find_grid(values, base, _precision(candidate))
+
+
+def _precision(candidate: Piece) -> float:
+    stored = _PRECISION.get(candidate.dtype, _FLOAT32)
+    return stored if candidate.scales is None else _ROUNDINGS * stored
 
 
 def _next_to_zero_on_grid(base: Tensor, candidate: Tensor) -> tuple[float, float]:
@@ -204,10 +222,14 @@ def _next_to_zero_on_grid(base: Tensor, candidate: Tensor) -> tuple[float, float
     return float(there.float().mean()), float(away.float().mean())
 
 
-def _unexplained(base: Tensor, candidate: Tensor) -> float:
-    """Return the share of zeros that rounding to the steps of their group would not have made."""
+def _unexplained(base: Tensor, candidate: Tensor, tolerance: float) -> float:
+    """Return the share of zeros that rounding to the steps of their group would not have made.
+
+    Values that differ by no more than the tolerance, over the largest of their group, are one step.
+    """
     whole = candidate.numel() // _RUN * _RUN
     values, before = (each.flatten()[:whole].reshape(-1, _RUN) for each in (candidate, base))
     apart = values.sort(1).values.diff(dim=1)
-    step = apart.masked_fill(apart <= 0, float("inf")).amin(1, keepdim=True)
+    least = tolerance * values.abs().amax(1, keepdim=True)
+    step = apart.masked_fill(apart <= least, float("inf")).amin(1, keepdim=True)
     return float(((values == 0) & (before.abs() > _ROUNDED * step)).float().mean())

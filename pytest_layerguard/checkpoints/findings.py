@@ -24,7 +24,8 @@ class Finding:
 
     Attributes:
         kind: The intervention that it amounts to, or ``adapter``, ``configuration``,
-            ``quantization_config``, ``resized``, ``reordered``, ``other_tensors``, ``unrelated`` or ``identical``.
+            ``quantization_config``, ``resized``, ``reordered``, ``rescaled``, ``other_tensors``,
+            ``unrelated`` or ``identical``.
         sentence: What was done, for people.
         details: The same for programs: layers, experts, shares and levels.
     """
@@ -57,7 +58,28 @@ def value_findings(
         yield Finding(
             "cast", f"{where} rounded to {dtype} and otherwise the base's", {"dtype": dtype}
         )
+    yield from _put_back(changes, matrices)
     yield from _moved(changes, matrices)
+
+
+def _put_back(
+    changes: Mapping[Place, Change], matrices: Mapping[Place, Change]
+) -> Iterator[Finding]:
+    reordered = [place for place, change in matrices.items() if change.reordered]
+    if reordered:
+        yield Finding(
+            "reordered",
+            f"has the rows or columns of {which_tensors(reordered, matrices)} in another order",
+            counts_of(reordered),
+        )
+    rescaled = [place for place, change in changes.items() if change.rescaled]
+    if rescaled:
+        yield Finding(
+            "rescaled",
+            f"{which_tensors(rescaled, changes, 'tensor')} rescaled: the scales of norms and of the matrices "
+            "after them cancel out",
+            counts_of(rescaled),
+        )
 
 
 def placeless_findings(matrices: Mapping[Place, Change]) -> Iterator[Finding]:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final
 from pytest_layerguard.checkpoints.places import ROUTER
 
 if TYPE_CHECKING:
-    from pytest_layerguard.checkpoints.matching import Layer
-    from pytest_layerguard.checkpoints.places import Piece
+    from pytest_layerguard.checkpoints.places import Layer, Piece
 
 ATTENTION: Final = "attention"
 FEED_FORWARD: Final = "feed-forward"

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pytest_layerguard.checkpoints.places import ROUTER, Piece
+from pytest_layerguard.checkpoints.order import likeness_in_any_order, sources_in_any_order
+from pytest_layerguard.checkpoints.places import ROUTER, Layer, Piece
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Mapping
 
-Layer = Mapping[tuple[str, int | None], Piece]
-"""The pieces of a layer by role and expert."""
+    from torch import Tensor
 
 _SKETCH: Final = 4096
 """How many values of a matrix are compared with those of another one."""
@@ -39,6 +38,7 @@ class MatchedExperts:
         different: How many of these differ from each other.
         equal: Whether all are equal to each other, and the base's are not.
         mean: Whether they are the mean of the base's.
+        reordered: Whether the neurons of each stand in another order.
     """
 
     source: dict[int, int | None]
@@ -46,6 +46,7 @@ class MatchedExperts:
     different: int
     equal: bool = False
     mean: bool = False
+    reordered: bool = False
 
     @property
     def order(self) -> tuple[int, ...] | None:
@@ -88,11 +89,36 @@ def matched_layers(ours: Mapping[int, Layer], theirs: Mapping[int, Layer]) -> di
         source = layer if layer in ties else (following or ties)[0]
         found[layer] = source if best >= _RELATED else None
         last = source
+    strange = {
+        layer: theirs[layer]
+        for layer, source in found.items()
+        if source is None and _not_zero(_sketches(theirs[layer]))
+    }
+    return found | _in_any_order(ours, strange)
+
+
+def _in_any_order(ours: Mapping[int, Layer], theirs: Mapping[int, Layer]) -> dict[int, int]:
+    """Match layers by the rows and columns of a matrix, whose order may be another one."""
+    found: dict[int, int] = {}
+    for role in dict.fromkeys(role for layer in theirs.values() for role in _sketched(layer)):
+        matrices, others = (
+            {
+                layer: pieces[role, None]
+                for layer, pieces in each.items()
+                if layer not in found and (role, None) in pieces
+            }
+            for each in (theirs, ours)
+        )
+        found |= sources_in_any_order(others, matrices)
     return found
 
 
 def _sketches(pieces: Layer) -> dict[str, Tensor]:
     """Return some values of up to three matrices of a layer that are no experts', by role."""
+    return {role: _sketch(pieces[role, None]) for role in _sketched(pieces)}
+
+
+def _sketched(pieces: Layer) -> list[str]:
     roles = sorted(
         role
         for (role, expert), piece in pieces.items()
@@ -100,7 +126,7 @@ def _sketches(pieces: Layer) -> dict[str, Tensor]:
     )
     if len(roles) > 3:
         roles = [roles[0], roles[len(roles) // 2], roles[-1]]
-    return {role: _sketch(pieces[role, None]) for role in roles}
+    return roles
 
 
 def _sketches_of_an_expert(pieces: Layer) -> dict[str, Tensor]:
@@ -167,6 +193,7 @@ def matched_experts(ours: Layer, theirs: Layer) -> MatchedExperts:
     known = {expert: _sketch(piece) for expert, piece in before.items()}
     sketches = {expert: _sketch(piece) for expert, piece in after.items()}
     source: dict[int, int | None] = {}
+    strange = {}
     for expert, sketch in sketches.items():
         near = {
             each: _cosine(sketch, other) if sketch.shape == other.shape else 0.0
@@ -176,8 +203,10 @@ def matched_experts(ours: Layer, theirs: Layer) -> MatchedExperts:
         best, second = near[ranked[0]], near[ranked[1]] if ranked[1:] else 0.0
         if best < _RELATED:
             source[expert] = expert if expert in before else None
+            strange[expert] = after[expert]
         else:
             source[expert] = ranked[0] if second <= _NEXT * best or best > 1 - 1e-6 else None
+    source |= sources_in_any_order(before, strange) if strange else {}
     copies = Counter(_bytes(sketch) for sketch in sketches.values())
     if len({_bytes(sketch) for sketch in known.values()}) == len(known):
         # One that there is several times was made of several of the base's.
@@ -185,9 +214,10 @@ def matched_experts(ours: Layer, theirs: Layer) -> MatchedExperts:
             expert: None for expert, sketch in sketches.items() if copies[_bytes(sketch)] > 1
         }
     experts = MatchedExperts(source, len(before), len(copies))
-    alike = _all_equal(sketches) and not _all_equal(known)
+    reordered = bool(strange) and not _all_equal(sketches) and _all_equal_in_any_order(after)
+    alike = (reordered or _all_equal(sketches)) and not _all_equal(known)
     if alike and (len(after) > 1 or None in source.values()) and len(before) > 1:
-        experts.equal = True
+        experts.equal, experts.reordered = True, reordered
         experts.mean = _is_mean(before, next(iter(after.values())))
         experts.source = dict.fromkeys(source)
     return experts
@@ -206,12 +236,19 @@ def _all_equal(sketches: Mapping[int, Tensor]) -> bool:
     )
 
 
+def _all_equal_in_any_order(experts: Mapping[int, Piece]) -> bool:
+    first, *others = experts.values()
+    return all(likeness_in_any_order(first, other) >= 1 - _ALIKE**2 for other in others)
+
+
 def _is_mean(experts: Mapping[int, Piece], candidate: Piece) -> bool:
     """Return whether a matrix is the mean of the base's experts, but for rounding."""
     total = sum(piece.read().float() for piece in experts.values()) / len(experts)
     found = candidate.read().float()
     assert not isinstance(total, float)
-    return total.shape == found.shape and _cosine(found, total) >= _MEAN
+    return total.shape == found.shape and (
+        _cosine(found, total) >= _MEAN or likeness_in_any_order(found, total) >= _MEAN
+    )
 
 
 def is_part(base: Piece, candidate: Piece) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from pytest_layerguard.checkpoints.checkpoint_errors import CheckpointError
@@ -56,6 +57,8 @@ class Piece:
         expert: The row of a fused weight that it is, or None.
         rows: The rows of that expert's matrix, where gate and up are one.
         order: The order to read its rows in, or None.
+        columns: The order to read its columns in, or None.
+        scales: What to multiply its columns by, or None.
     """
 
     checkpoint: Checkpoint
@@ -64,6 +67,8 @@ class Piece:
     expert: int | None = None
     rows: tuple[int, int] | None = None
     order: tuple[int, ...] | None = None
+    columns: Tensor | None = field(default=None, compare=False)
+    scales: Tensor | None = field(default=None, compare=False)
 
     def read(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Read rows of it; all of them by default.
@@ -71,14 +76,7 @@ class Piece:
         Raises:
             CheckpointError: If values are NaN or infinite.
         """
-        if self.order is not None:
-            return self._finite(self.checkpoint.read(self.name)[list(self.order)][start:stop])
-        if self.expert is None:
-            return self._finite(self.checkpoint.read(self.name, start, stop))
-        whole = self.checkpoint.read(self.name, self.expert, self.expert + 1)[0]
-        if self.rows is not None:
-            whole = whole[self.rows[0] : self.rows[1]]
-        return self._finite(whole[start:stop])
+        return self._arranged(self._read(start, stop))
 
     def blocks(self, rows: int) -> Iterator[Tensor]:
         """Read it in blocks of rows.
@@ -87,10 +85,25 @@ class Piece:
             CheckpointError: If values are NaN or infinite.
         """
         if self.expert is None and self.order is None:
-            yield from map(self._finite, self.checkpoint.blocks(self.name, rows=rows))
+            yield from map(self._arranged, self.checkpoint.blocks(self.name, rows=rows))
         else:
-            whole = self.read()
-            yield from (whole[at : at + rows] for at in range(0, len(whole), rows))
+            whole = self._read()
+            yield from (self._arranged(whole[at : at + rows]) for at in range(0, len(whole), rows))
+
+    def _read(self, start: int = 0, stop: int | None = None) -> Tensor:
+        if self.order is not None:
+            return replace(self, order=None)._read()[list(self.order)][start:stop]
+        if self.expert is None:
+            return self.checkpoint.read(self.name, start, stop)
+        whole = self.checkpoint.read(self.name, self.expert, self.expert + 1)[0]
+        if self.rows is not None:
+            whole = whole[self.rows[0] : self.rows[1]]
+        return whole[start:stop]
+
+    def _arranged(self, values: Tensor) -> Tensor:
+        if self.columns is not None:
+            values = values[:, self.columns]
+        return self._finite(values if self.scales is None else values.float() * self.scales)
 
     def _finite(self, values: Tensor) -> Tensor:
         # Values are compared in float32, which float64 may go beyond.
@@ -104,6 +117,10 @@ class Piece:
     def dtype(self) -> str:
         """The dtype in which it is stored, as the file names it."""
         return self.checkpoint.weights[self.name].dtype
+
+
+Layer = Mapping[tuple[str, int | None], Piece]
+"""The pieces of a layer by role and expert."""
 
 
 def places(checkpoint: Checkpoint, named: Callable[[str], str] | None) -> dict[Place, Piece]:

@@ -37,7 +37,6 @@ from pytest_layerguard.checkpoints.idle import (
     matrices_of,
 )
 from pytest_layerguard.checkpoints.matching import (
-    Layer,
     MatchedExperts,
     experts_of,
     is_padded,
@@ -46,8 +45,10 @@ from pytest_layerguard.checkpoints.matching import (
     matched_layers,
 )
 from pytest_layerguard.checkpoints.merged import Delta, Merged
+from pytest_layerguard.checkpoints.order import PutBack
 from pytest_layerguard.checkpoints.places import (
     ROUTER,
+    Layer,
     Piece,
     Place,
     llama_names,
@@ -186,7 +187,9 @@ class _Comparison:
             yield from self._stored()
             return
         exact = not any(self._empty.values()) and all(
-            change.equal for place, change in changes.items() if place.layer is not None
+            change.equal and not change.reordered and not change.rescaled
+            for place, change in changes.items()
+            if place.layer is not None
         )
         structure = [*self._layer_findings(exact), *self._expert_findings()]
         values = [
@@ -242,8 +245,11 @@ class _Comparison:
                 continue
             ours, theirs = self._ours[source], self._theirs[layer]
             experts = self._experts.get(layer)
+            put_back = PutBack(ours, theirs)
             matched = set()
-            for (role, expert), piece in theirs.items():
+            # Whether a norm was rescaled shows in the matrices that read it.
+            by_shape = sorted(theirs.items(), key=lambda each: len(each[1].shape) == 1)
+            for (role, expert), piece in by_shape:
                 origin = expert
                 if expert is not None and experts is not None:
                     origin = experts.source.get(expert)
@@ -254,7 +260,7 @@ class _Comparison:
                     self._extra.append(piece.name)
                     continue
                 place = Place(role, source, origin)
-                change = self._compared(place, ours[role, origin], piece, experts)
+                change = self._compared(place, ours[role, origin], piece, experts, put_back)
                 if change is None:
                     continue
                 idle = len(piece.shape) > 1 and branch_of(role) in self._empty[layer]
@@ -291,7 +297,7 @@ class _Comparison:
                 self._extra.append(piece.name)
                 continue
             place = Place(role)
-            change = self._compared(place, ours, piece, None)
+            change = self._compared(place, ours, piece, None, None)
             if change is not None:
                 yield place, change
         self._missing += [
@@ -301,13 +307,21 @@ class _Comparison:
         ]
 
     def _compared(
-        self, place: Place, ours: Piece, theirs: Piece, experts: MatchedExperts | None
+        self,
+        place: Place,
+        ours: Piece,
+        theirs: Piece,
+        experts: MatchedExperts | None,
+        put_back: PutBack | None,
     ) -> Change | None:
         """Return how a tensor changed; None where it has another shape, which is noted."""
         if ours.shape == theirs.shape:
             if experts is not None and experts.order is not None and ROUTER.search(place.role):
                 ours = replace(ours, order=experts.order)
-            return compare(ours, theirs)
+            if put_back is None:
+                return compare(ours, theirs)
+            key = place.role, place.expert
+            return (put_back.matrix if len(ours.shape) > 1 else put_back.vector)(key, ours, theirs)
         same_width = ours.shape[1:] == theirs.shape[1:]
         if same_width and any(part in theirs.name for part in _EMBEDDINGS):
             self._resized.append((theirs.name, theirs.shape, ours.shape))
@@ -428,6 +442,7 @@ class _Comparison:
                 kind = "average_experts" if experts.mean else "merge_experts"
                 of = f"{'' if experts.mean else 'not '}the mean of the base's {experts.count}"
                 what = "are all equal" if len(experts.source) > 1 else "are one"
+                what += " but for the order of their neurons" if experts.reordered else ""
                 grouped[kind, what, of].append(layer)
             elif None in experts.source.values():
                 copied = experts.different < len(experts.source)

@@ -581,6 +581,109 @@ def test_what_was_done_is_recognised_in_disguise(
     assert expected in recognised(candidate)
 
 
+def with_neurons_in_another_order(weights: State) -> State:
+    """Return a model that computes the same, with the rows of the heads and the neurons of each expert exchanged."""
+    torch.manual_seed(1)
+    made = dict(weights)
+    for name, down in weights.items():
+        if match := re.fullmatch(r"(.*)(down|o)_proj\.weight", name):
+            order = torch.randperm(down.shape[1])
+            made[name] = down[:, order]
+            for before in ("gate", "up") if match[2] == "down" else "qkv":
+                rows = f"{match[1]}{before}_proj.weight"
+                made[rows] = weights[rows][order]
+    return made
+
+
+def with_norms_of_other_scales(weights: State) -> State:
+    """Return a model that computes the same, with other scales in each norm and in what reads it."""
+    torch.manual_seed(1)
+    scales = torch.rand(64) + 0.5
+    made = changed(weights, lambda each: each * scales, "input_layernorm")
+    return changed(made, lambda each: each / scales, "[qkv]_proj")
+
+
+REORDERED = "has the rows or columns of every matrix of layers {} in another order"
+RESCALED = (
+    "input_layernorm, k_proj, q_proj and v_proj of layers 0 to 3 rescaled: the scales of norms and of the "
+    "matrices after them cancel out"
+)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "expected"),
+    [
+        (
+            with_neurons_in_another_order(state()),
+            {"reordered": REORDERED.format("0 to 3")},
+        ),
+        (
+            with_neurons_in_another_order(of_layers(state(), [0, 2, 3])),
+            {
+                "reordered": REORDERED.format("0, 2 and 3"),
+                "remove_layers": "keeps 3 of 4 layers; layer 1 is gone",
+            },
+        ),
+        (
+            with_neurons_in_another_order(changed(state(), halved)),
+            {
+                "reordered": REORDERED.format("0 to 3"),
+                "prune_weights": "50 % of the weights of every matrix of layers 0 to 3 are zero; the base has none",
+            },
+        ),
+        (
+            with_neurons_in_another_order(of_experts(state(), [1, 3])),
+            {
+                "reordered": REORDERED.format("0 to 3"),
+                "drop_experts": "keeps 2 of 4 experts in layers 0 to 3; gone from layer 0: 0 and 2",
+            },
+        ),
+        (
+            with_neurons_in_another_order(mean_of_experts(state())),
+            {
+                "reordered": REORDERED.format("0 to 3"),
+                "average_experts": "the experts of layers 0 to 3 are all equal but for the order of their neurons, "
+                "the mean of the base's 4",
+            },
+        ),
+        (with_norms_of_other_scales(state()), {"rescaled": RESCALED}),
+        (
+            with_norms_of_other_scales(changed(state(), halved)),
+            {
+                "rescaled": RESCALED,
+                "prune_weights": "50 % of the weights of every matrix of layers 0 to 3 are zero; the base has none",
+            },
+        ),
+    ],
+)
+def test_what_computes_the_same_is_put_back_first(
+    recognised: Callable[..., dict[str, str]], candidate: State, expected: dict[str, str]
+) -> None:
+    assert recognised(candidate) == expected
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_grid_is_found_whether_values_were_rounded_before_or_after(
+    recognised: Callable[..., dict[str, str]], first: bool
+) -> None:
+    def quantised(weights: State) -> State:
+        return changed(weights, lambda each: rounded(each, 4, 16))
+
+    made = with_neurons_in_another_order(quantised(state()) if first else state())
+    found = recognised(made if first else quantised(made))
+    assert found.keys() == {"quantize_weights", "reordered"}
+    assert "every matrix of layers 0 to 3 on a grid of 16 values" in found["quantize_weights"]
+
+
+def test_a_grid_is_found_below_the_scales_of_norms(
+    recognised: Callable[..., dict[str, str]],
+) -> None:
+    made = changed(state(), lambda each: rounded(each, 4, 16))
+    found = recognised(with_norms_of_other_scales(made))
+    assert found.keys() == {"quantize_weights", "rescaled"}
+    assert "every matrix of layers 0 to 3 on a grid of 16 values" in found["quantize_weights"]
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_pruned_weights_are_seen_on_a_grid_that_has_no_zero(
     recognised: Callable[..., dict[str, str]], bits: int
@@ -607,17 +710,15 @@ def test_a_matrix_that_is_small_is_made_up_for_by_the_one_before(
         lambda each: 1e-4 * each,
         "(q|k|v|gate|up)_proj",
     )
-    assert recognised(norms).keys() == {"train"}
+    assert recognised(norms).keys() == {"rescaled"}
 
 
-def test_layers_that_are_gone_show_in_the_configuration_of_values_in_another_order(
+def test_layers_that_are_gone_show_with_the_hidden_dimension_in_another_order(
     recognised: Callable[..., dict[str, str]],
 ) -> None:
     fewer = with_columns_in_another_order(of_layers(state(), [0, 1, 3]))
-    assert recognised(fewer, num_hidden_layers=3) == {
-        "unrelated": "no tensor is the base's: another model of the same shape",
-        "remove_layers": "has 3 layers, the base 4",
-    }
+    found = recognised(fewer, num_hidden_layers=3)
+    assert found["remove_layers"] == "keeps 3 of 4 layers; layer 2 is gone"
 
 
 @pytest.mark.parametrize(
