@@ -96,8 +96,9 @@ class Sheet:
         self._blocks: list[str] = []
         self._dropped = 0
 
-    def add(self, *blocks: str) -> None:
-        """Add blocks, each whole or not at all."""
+    def add(self, *blocks: str) -> bool:
+        """Add blocks, each whole or not at all; return whether all had room."""
+        dropped = self._dropped
         for block in map(_silent, blocks):
             size = len(block.encode("utf-8", "replace")) + 1
             if size > self._left:
@@ -105,6 +106,7 @@ class Sheet:
                 continue
             self._left -= size
             self._blocks.append(block)
+        return self._dropped == dropped
 
     def table(self, rows: Sequence[str]) -> None:
         """Add as many rows as fit in half of the room, which leaves the other half to details."""

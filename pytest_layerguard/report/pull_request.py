@@ -94,8 +94,8 @@ def body(found: RunFile, changed: Sequence[Change], base: str, run: Run) -> str:
     markdown.add_failed(sheet, found.bets, found.unreadable, run.files)
     sheet.add(*_changes(changed, base))
     rest = [bet for bet in found.bets if not bet.failed]
-    if rest:
-        sheet.add(f"<details><summary>{many(len(rest), 'bet')} that did not fail</summary>\n")
+    folded = f"<details><summary>{many(len(rest), 'bet')} that did not fail</summary>\n"
+    if rest and sheet.add(folded):
         markdown.add_rest(sheet, found.bets, run.files)
         return f"{sheet.text}\n</details>\n"
     return sheet.text

@@ -25,7 +25,7 @@ from support.hostile_bet import hostile
 from pytest_layerguard.catalogue.records import Record, laid_out
 from pytest_layerguard.cli import comment
 from pytest_layerguard.cli.main import main
-from pytest_layerguard.report import pull_request, run_file
+from pytest_layerguard.report import markdown, pull_request, run_file
 from pytest_layerguard.report.bet_report import BetReport, UnreadableFile
 
 FAILED = tales.every()["training"]
@@ -384,6 +384,15 @@ class TestAStrangersWords:
         assert "left out for want of room" in body
         assert body.endswith("</details>\n")
         assert_harmless(body)
+
+    def test_every_fold_ends_however_little_room_there_is(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = run_file.RunFile(1, (FAILED, HELD), ())
+        for limit in range(0, 4_000, 40):
+            monkeypatch.setattr(markdown, "COMMENT", limit)
+            body = pull_request.body(found, [], "main", RUN)
+            assert body.count("<details>") == body.count("</details>")
 
 
 PLAIN = st.recursive(
