@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -31,7 +32,7 @@ from pytest_layerguard.measurement.metrics.task_metrics import Answer, Question
 from pytest_layerguard.measurement.results import BetResult
 from pytest_layerguard.measurement.session import MICRO_BATCH, ModelSession
 from pytest_layerguard.measurement.sweep import evaluations
-from pytest_layerguard.measurement.tasks import question_task
+from pytest_layerguard.measurement.tasks import lm_eval_task, question_task
 from pytest_layerguard.measurement.tasks.asked_model import AskedModel
 from pytest_layerguard.measurement.tasks.right_or_wrong import chance
 from pytest_layerguard.models.loading import LoadedModel
@@ -345,7 +346,9 @@ def test_criteria_of_questions_name_what_they_give(criterion: str, what: str) ->
 def test_without_lm_eval_a_bet_is_skipped_with_the_command_that_helps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "lm_eval.tasks", None)
+    # Where it is installed, an earlier test may have used it.
+    lm_eval_task._manager.cache_clear()
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     with pytest.raises(UnavailableError, match=r"pip install 'pytest-layerguard\[tasks\]'"):
         measured(tmp_path, task="{lm_eval: arc_easy}")
 
