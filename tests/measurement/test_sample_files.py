@@ -19,6 +19,7 @@ from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.interventions.registry import Registry
 from pytest_layerguard.measurement.measurer import LocalMeasurer
 from pytest_layerguard.measurement.results import BetResult
+from pytest_layerguard.measurement.tasks import results_elsewhere, sample_files
 
 BET = """\
 id: served
@@ -314,12 +315,22 @@ def arms(**candidates: str) -> str:
     return f"arms: {{{{{', '.join(written)}}}}}"
 
 
-def test_arms_have_a_candidate_each_and_one_base(tmp_path: Path) -> None:
+def test_arms_have_a_candidate_each_and_one_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def read(file: str, *args: Any) -> Any:
+        opened.append(Path(file).parts[-3])
+        return sample_files.read_samples(file, *args)
+
+    monkeypatch.setattr(results_elsewhere, "read_samples", read)
     for name, worse in (("base", 0), ("one", 1), ("two", 2)):
         write_run(tmp_path / "out" / name, worse=worse)
     given = {"measure": RUN, "lenient": "one.living.accuracy >= two.living.accuracy - 1"}
     result = judged(tmp_path, intervention=arms(one="base", two="base"), **given)
     assert [each.arm for each in result.variants] == ["one", "two"]
+    assert opened.count("base") == opened.count("one") == opened.count("two") > 0
     ratios = [each.metrics["docs.perplexity_ratio"].value for each in result.variants]
     assert ratios == pytest.approx([math.exp(0.1), math.exp(0.2)])
     what = r"^arms.two.load_results.base: its samples of living are not those of arms.one.load_results.base"

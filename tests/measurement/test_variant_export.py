@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pytest_layerguard.environment.measurement_errors import MeasurementError
 from pytest_layerguard.measurement.planning import PlannedVariant
+from pytest_layerguard.measurement.sanity_checks import check_written, predictions
 from pytest_layerguard.measurement.variant_export import write_variant
 from pytest_layerguard.models.anatomy import Anatomy
 from pytest_layerguard.models.plan import Edit, Plan, Step, Weights
@@ -63,6 +64,15 @@ def test_what_depends_on_how_many_layers_there_are_is_not_written(tmp_path: Path
     ):
         write(model, without(1), tmp_path / "made")
     assert not [*tmp_path.iterdir()]
+
+
+def test_what_gives_no_numbers_once_it_is_loaded_is_not_the_variant() -> None:
+    runner = Runner(Anatomy.of(causal_families.model("llama")))
+    wanted = predictions(runner, Plan.untouched(causal_families.LAYERS), IDS)
+    check_written(runner, IDS, wanted)
+    runner.anatomy.layers[2].mlp.up_proj.weight.data[0, 0] = torch.nan
+    with pytest.raises(MeasurementError, match="gives other numbers"):
+        check_written(runner, IDS, wanted)
 
 
 def test_what_a_configuration_refuses_is_one_line(tmp_path: Path) -> None:

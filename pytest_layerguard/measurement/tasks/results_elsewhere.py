@@ -201,13 +201,15 @@ def read_results(document: BetDocument, reach: AllowedPaths, conditions: Conditi
     for name, task in (bet.measure.tasks or {}).items():
         assert isinstance(task, LmEvalTask)
         by_arm = found.setdefault(name, {})
+        # Arms have one base; where they name the same files, these are read once.
+        bases: dict[str, Samples] = {}
         for arm, results in (bet.results or {}).items():
-            where = "intervention" if arm is None else f"arms.{arm}"
-            sides = [
-                _read(given, name, task, f"{where}.load_results.{side}", reach, conditions)
-                for side, given in (("base", results.base), ("candidate", results.candidate))
-            ]
-            before, after = sides
+            key = f"{'intervention' if arm is None else f'arms.{arm}'}.load_results"
+            files = results.base.model_dump_json()
+            if files not in bases:
+                bases[files] = _read(results.base, name, task, f"{key}.base", reach, conditions)
+            before = bases[files]
+            after = _read(results.candidate, name, task, f"{key}.candidate", reach, conditions)
             _check_same(before, after)
             first, _ = next(iter(by_arm.values()), (before, after))
             if before.digest != first.digest:
